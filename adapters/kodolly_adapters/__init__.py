@@ -1,0 +1,1 @@
+"""Raw data in, merged model out."""

@@ -1,0 +1,1 @@
+"""The embedded model: a small real LLaMA turned into a model directory."""

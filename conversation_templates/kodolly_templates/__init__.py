@@ -1,0 +1,1 @@
+"""The words around a chat: one definition a dialect, three renderings."""

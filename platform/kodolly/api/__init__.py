@@ -1,0 +1,1 @@
+"""The OpenAI door: checks, routes and relays."""

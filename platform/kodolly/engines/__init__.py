@@ -1,0 +1,1 @@
+"""How each engine process is started and asked."""

@@ -1,0 +1,139 @@
+"""Every error KoDolly raises on purpose.
+
+    KodollyError
+    ├── SettingsError         a flag, variable or file holds a value that cannot be used
+    ├── EngineError           the engine beside a worker
+    │   ├── EngineStartError  it could not be started, or ended before it made a token
+    │   └── EngineCallError   it answered a call with an error, or not at all
+    ├── ControllerError       the controller refused, or cannot be reached
+    └── ApiError              an answer to an API client, in OpenAI's envelope
+        ├── BadRequest              400
+        │   └── ContextOverflow     400, code context_length_exceeded
+        ├── Unauthorized            401
+        ├── ModelNotFound           404
+        ├── TooLarge                413
+        ├── EngineFailed            502
+        └── NoWorker                503, with Retry-After
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class KodollyError(Exception):
+    """Base of all errors KoDolly raises on purpose; its text is meant for people."""
+
+
+class SettingsError(KodollyError):
+    """A flag, environment variable or file holds a value that cannot be used."""
+
+
+class EngineError(KodollyError):
+    """The engine beside a worker failed."""
+
+
+class EngineStartError(EngineError):
+    """The engine could not be started, or ended before it made its first token."""
+
+
+class EngineCallError(EngineError):
+    """The engine answered a call with an error, or not at all.
+
+    `status` is its HTTP status, or None when no answer came.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ControllerError(KodollyError):
+    """The controller refused a call or cannot be reached."""
+
+
+class ApiError(KodollyError):
+    """An answer to an API client: HTTP status and OpenAI's error envelope."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or self.code
+        self.headers = dict(headers or {})
+
+    def envelope(self) -> dict[str, Any]:
+        """OpenAI's body for this error: `{"error": {message, type, param, code}}`."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+
+class BadRequest(ApiError):
+    """The request itself is wrong; `param` names the field."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class ContextOverflow(BadRequest):
+    """Prompt and answer do not fit the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class Unauthorized(ApiError):
+    """No API key, or one nobody issued."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class ModelNotFound(ApiError):
+    """No worker has ever offered this model."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+
+class TooLarge(ApiError):
+    """The request body is over the bound."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class EngineFailed(ApiError):
+    """Every worker that was tried failed before its first byte."""
+
+    status = 502
+    type = "server_error"
+    code = "engine_error"
+
+
+class NoWorker(ApiError):
+    """The model is known but no worker can take the request now."""
+
+    status = 503
+    type = "server_error"
+    code = "no_worker"

@@ -1,0 +1,1 @@
+"""Shapes that cross processes: FastChat's wire and OpenAI's wire."""

@@ -1,0 +1,1 @@
+"""The Gradio page; it talks only to the API."""
