@@ -1,19 +1,19 @@
 """Every error KoDolly raises on purpose.
 
-    KodollyError
-    ├── SettingsError         a flag, variable or file holds a value that cannot be used
-    ├── EngineError           the engine beside a worker
-    │   ├── EngineStartError  it could not be started, or ended before it made a token
-    │   └── EngineCallError   it answered a call with an error, or not at all
-    ├── ControllerError       the controller refused, or cannot be reached
-    └── ApiError              an answer to an API client, in OpenAI's envelope
-        ├── BadRequest              400
-        │   └── ContextOverflow     400, code context_length_exceeded
-        ├── Unauthorized            401
-        ├── ModelNotFound           404
-        ├── TooLarge                413
-        ├── EngineFailed            502
-        └── NoWorker                503, with Retry-After
+KodollyError
+├── SettingsError         a flag, variable or file holds a value that cannot be used
+├── EngineError           the engine beside a worker
+│   ├── EngineStartError  it could not be started, or ended before it made a token
+│   └── EngineCallError   it answered a call with an error, or not at all
+├── ControllerError       the controller refused, or cannot be reached
+└── ApiError              an answer to an API client, in OpenAI's envelope
+    ├── BadRequest              400
+    │   └── ContextOverflow     400, code context_length_exceeded
+    ├── Unauthorized            401
+    ├── ModelNotFound           404
+    ├── TooLarge                413
+    ├── EngineFailed            502
+    └── NoWorker                503, with Retry-After
 """
 
 from __future__ import annotations

@@ -1,0 +1,60 @@
+"""`kodolly`: one command, one subcommand a process. Only the chosen one is imported."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from kodolly import __version__
+from kodolly.errors import KodollyError
+
+# name -> (module with a `main(argv) -> int`, one line for --help)
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "up": ("kodolly.supervisor.app", "everything on this machine under one supervisor"),
+    "controller": ("kodolly.controller.app", "who is alive, who is next"),
+    "worker": ("kodolly.worker.app", "the agent beside one engine"),
+    "api": ("kodolly.api.app", "the OpenAI-compatible door"),
+    "web": ("kodolly.web.main", "the chat page"),
+    "config": ("kodolly.show_config", "every option, its value and where it came from"),
+    "doctor": ("kodolly.doctor", "what is missing on this machine, and what to do"),
+}
+# The making side registers its commands as entry points: this side never imports that one.
+PLUGIN_GROUP = "kodolly.commands"
+PLUGIN_HELP = {"fetch": "make the embedded model's directory"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `kodolly COMMAND ...` and returns the exit code: 0 done, 1 failed, 2 bad usage."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if args else 2
+    if args[0] in ("-V", "--version"):
+        print(f"kodolly {__version__}")
+        return 0
+    try:
+        return _run(args[0], args[1:])
+    except KodollyError as error:
+        print(f"kodolly {args[0]}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def usage() -> str:
+    """The text of `kodolly --help`."""
+    rows = {name: line for name, (_, line) in COMMANDS.items()} | PLUGIN_HELP
+    lines = [f"  {name:<12}{line}" for name, line in rows.items()]
+    head, foot = "usage: kodolly COMMAND [options]", "`kodolly COMMAND --help` lists its options."
+    return "\n".join([head, "", "commands:", *lines, "", foot])
+
+
+def _run(name: str, args: list[str]) -> int:
+    if name in COMMANDS:
+        return int(import_module(COMMANDS[name][0]).main(args))
+    for plugin in entry_points(group=PLUGIN_GROUP, name=name):
+        return int(plugin.load()(args))
+    print(f"kodolly: no command {name!r}\n\n{usage()}", file=sys.stderr)
+    return 2

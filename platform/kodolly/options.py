@@ -1,0 +1,303 @@
+"""Where a setting comes from: flag, then environment, then TOML file, then default.
+
+A settings class is a frozen dataclass whose fields are made by `option()`. `resolve()` fills it and
+remembers, for each field, which source won, so that `kodolly config` can show it and an error can
+name the flag, the variable, or the file and line at fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from kodolly.errors import SettingsError
+
+DEFAULT_FILE = "kodolly.toml"
+COMMON = "common"
+
+
+def option(
+    default: Any,
+    help: str,  # noqa: A002 - argparse's own word
+    *,
+    choices: Sequence[str] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+    secret: bool = False,
+) -> Any:
+    """A dataclass field that is also a flag, an environment variable and a TOML key."""
+    meta = {
+        "help": help,
+        "choices": tuple(choices),
+        "minimum": minimum,
+        "maximum": maximum,
+        "secret": secret,
+    }
+    return dataclasses.field(default=default, metadata=meta)
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """Base of every settings class; `section` names its TOML table and environment prefix."""
+
+    section: ClassVar[str] = COMMON
+
+
+S = TypeVar("S", bound=Section)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved(Generic[S]):
+    """The settings of one command and the source of each value."""
+
+    settings: S
+    sources: Mapping[str, str]
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(option, value with secrets masked, source) of every option, in order."""
+        return [
+            (_flag(f.name), self._shown(f), self.sources[f.name])
+            for f in dataclasses.fields(self.settings)
+        ]
+
+    def _shown(self, f: dataclasses.Field[Any]) -> str:
+        value = getattr(self.settings, f.name)
+        return "********" if f.metadata["secret"] and value else repr(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Raw:
+    """A value as written somewhere, and the name of that place."""
+
+    value: Any
+    source: str
+
+
+def resolve(
+    cls: type[S],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str = "",
+    known: Sequence[type[Section]] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Resolved[S]:
+    """Fills `cls` for the command line `argv`.
+
+    With `known`, tables and keys of the file that no class of it declares are refused. Raises
+    SettingsError; argparse exits for --help and unknown flags.
+    """
+    environ = os.environ if environ is None else environ
+    flags = _parser(cls, prog, description).parse_args(argv)
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    table = _read_file(flags.config, environ)
+    if known:
+        _check_file(table, known)
+    hints = typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        raw = _first_source(cls, f.name, vars(flags), environ, table)
+        if raw is None:
+            values[f.name], sources[f.name] = f.default, "default"
+        else:
+            values[f.name], sources[f.name] = _convert(raw, hints[f.name], f), raw.source
+    return Resolved(cls(**values), sources)
+
+
+def section_of(cls: type[Section], name: str) -> str:
+    """The TOML table a field lives in: that of the class which declares it."""
+    for base in reversed(cls.__mro__):
+        if name in getattr(base, "__annotations__", {}) and issubclass(base, Section):
+            return base.section
+    raise KeyError(name)
+
+
+def environment_name(cls: type[Section], name: str) -> str:
+    """`KODOLLY_API_PORT` for the port of section api, `KODOLLY_TOKEN` for a common option."""
+    section = section_of(cls, name)
+    prefix = "" if section == COMMON else section.upper() + "_"
+    return f"KODOLLY_{prefix}{name.upper()}"
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _parser(cls: type[Section], prog: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Each option is also an environment variable and a key of the TOML file; "
+        "`kodolly config` shows which one won.",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help=f"TOML file (default: {DEFAULT_FILE} if there)"
+    )
+    hints = typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        default = "" if f.default in (None, "", ()) else f", default {f.default}"
+        text = f"{f.metadata['help']} [{environment_name(cls, f.name)}{default}]".replace("%", "%%")
+        kwargs: dict[str, Any] = {"help": text, "default": None, "dest": f.name}
+        if hints[f.name] is bool:
+            kwargs["action"] = argparse.BooleanOptionalAction
+        elif typing.get_origin(hints[f.name]) is tuple:
+            kwargs |= {"action": "append", "metavar": "TEXT"}
+        else:
+            kwargs["metavar"] = "|".join(f.metadata["choices"]) or _noun(hints[f.name])
+        parser.add_argument(_flag(f.name), **kwargs)
+    return parser
+
+
+def _read_file(path: str | None, environ: Mapping[str, str]) -> _File:
+    named = path or environ.get("KODOLLY_CONFIG")
+    file = Path(named or DEFAULT_FILE)
+    if not named and not file.is_file():
+        return _File(file, {}, "")
+    try:
+        text = file.read_text(encoding="utf-8")
+        table = tomllib.loads(text)
+    except OSError as error:
+        raise SettingsError(f"cannot read settings file {file}: {error.strerror}") from error
+    except ValueError as error:  # bad TOML names its line; bad UTF-8 its byte
+        raise SettingsError(f"{file}: {error}") from error
+    return _File(file, table, text)
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+    path: Path
+    table: Mapping[str, Any]
+    text: str
+
+    def get(self, section: str, name: str) -> _Raw | None:
+        table = self.table.get(section, {})
+        if not isinstance(table, dict):
+            raise SettingsError(f"{self.path}: [{section}] must be a table")
+        for key in (name, name.replace("_", "-")):
+            if key in table:
+                return _Raw(table[key], f"{self.path}:{self.line_of(section, key)}")
+        return None
+
+    def line_of(self, section: str, key: str) -> int:
+        """1-based line of `key` in `[section]`; tomllib keeps no positions."""
+        inside = False
+        for number, line in enumerate(self.text.splitlines(), 1):
+            if head := re.match(r"\s*\[([^\[\]]+)\]", line):
+                inside = head[1].strip() == section
+            elif inside and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+                return number
+        return 1
+
+
+def _check_file(file: _File, classes: Sequence[type[Section]]) -> None:
+    known: dict[str, set[str]] = {}
+    for cls in classes:
+        for f in dataclasses.fields(cls):
+            known.setdefault(section_of(cls, f.name), set()).add(f.name)
+    for section, table in file.table.items():
+        if section not in known:
+            raise SettingsError(f"{file.path}: unknown table [{section}]; known: {sorted(known)}")
+        for key in table:
+            if key.replace("-", "_") not in known[section]:
+                line = file.line_of(section, key)
+                raise SettingsError(f"{file.path}:{line}: unknown key {key!r} in [{section}]")
+
+
+def _first_source(
+    cls: type[Section],
+    name: str,
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    file: _File,
+) -> _Raw | None:
+    if flags[name] is not None:
+        return _Raw(flags[name], f"flag {_flag(name)}")
+    variable = environment_name(cls, name)
+    if environ.get(variable):  # an empty variable means unset, as compose files write it
+        return _Raw(environ[variable], f"environment {variable}")
+    return file.get(section_of(cls, name), name)
+
+
+def _convert(raw: _Raw, hint: Any, f: dataclasses.Field[Any]) -> Any:
+    wanted = _strip_none(hint)
+    try:
+        value = _CONVERTERS[typing.get_origin(wanted) or wanted](raw.value)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(
+            f"{raw.source}: {f.name} must be {_noun(wanted)}, not {raw.value!r}"
+        ) from error
+    _check(value, raw, f)
+    return value
+
+
+def _check(value: Any, raw: _Raw, f: dataclasses.Field[Any]) -> None:
+    low, high, choices = (f.metadata[k] for k in ("minimum", "maximum", "choices"))
+    if choices and value not in choices:
+        raise SettingsError(f"{raw.source}: {f.name} must be one of {', '.join(choices)}")
+    if low is not None and value < low:
+        raise SettingsError(f"{raw.source}: {f.name} must be at least {low}, not {value}")
+    if high is not None and value > high:
+        raise SettingsError(f"{raw.source}: {f.name} must be at most {high}, not {value}")
+
+
+def _strip_none(hint: Any) -> Any:
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return next(a for a in typing.get_args(hint) if a is not type(None))
+    return hint
+
+
+def _noun(hint: Any) -> str:
+    wanted = _strip_none(hint)
+    names = {int: "NUMBER", float: "NUMBER", bool: "true or false", str: "TEXT"}
+    return names.get(wanted, "LIST")
+
+
+def _to_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"1": True, "true": True, "yes": True, "on": True}
+    words |= {"0": False, "false": False, "no": False, "off": False}
+    if not isinstance(value, str) or value.lower() not in words:
+        raise ValueError(value)
+    return words[value.lower()]
+
+
+def _to_number(kind: type) -> Callable[[Any], Any]:
+    def convert(value: Any) -> Any:
+        if isinstance(value, bool) or (kind is int and isinstance(value, float)):
+            raise ValueError(value)
+        return kind(value)
+
+    return convert
+
+
+def _to_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+def _to_tuple(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list) or not all(isinstance(p, str) for p in parts):
+        raise TypeError(value)
+    return tuple(p.strip() for p in parts if p.strip())
+
+
+_CONVERTERS: Mapping[Any, Callable[[Any], Any]] = {
+    str: _to_text,
+    int: _to_number(int),
+    float: _to_number(float),
+    bool: _to_bool,
+    tuple: _to_tuple,
+}

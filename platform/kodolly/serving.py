@@ -1,0 +1,150 @@
+"""What every HTTP face of ours shares: the server, JSON both ways, the token check."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+import logging
+from collections.abc import Awaitable, Callable
+from types import FrameType
+from typing import Any
+
+import orjson
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from kodolly.errors import BadRequest, TooLarge
+
+log = logging.getLogger(__name__)
+
+
+class JsonResponse(Response):
+    """A JSON answer, encoded by orjson: UTF-8, never escaped."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The request's body; TooLarge beyond `limit` bytes, before the rest is read."""
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > limit:
+        raise TooLarge(f"the request body has {declared} bytes; at most {limit} are accepted")
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise TooLarge(f"the request body has more than {limit} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def read_object(request: Request, limit: int) -> dict[str, Any]:
+    """The request's body as a JSON object. Raises BadRequest or TooLarge."""
+    try:
+        data = orjson.loads(await read_body(request, limit))
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the request body is not valid JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise BadRequest("the request body must be a JSON object")
+    return data
+
+
+def presented_token(authorization: str) -> str:
+    """The secret in an Authorization header: a Bearer token, or the password of Basic.
+
+    Basic is what a stock FastChat worker sends for http://name:TOKEN@controller:21001.
+    """
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(value).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return ""
+    return ""
+
+
+def same_secret(given: str, wanted: str) -> bool:
+    """Constant-time comparison of two secrets of any characters."""
+    return hmac.compare_digest(given.encode(), wanted.encode())
+
+
+class TokenGuard:
+    """ASGI middleware: 401 for every path but `open_paths` unless the token is presented."""
+
+    def __init__(self, app: ASGIApp, token: str | None, open_paths: frozenset[str]) -> None:
+        self.app = app
+        self.token = token
+        self.open_paths = open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self.token and scope["path"] not in self.open_paths:
+            headers = dict(scope["headers"])
+            given = presented_token(headers.get(b"authorization", b"").decode("latin-1"))
+            if not same_secret(given, self.token):
+                refusal = JsonResponse({"error": "missing or wrong token"}, status_code=401)
+                return await refusal(scope, receive, send)
+        await self.app(scope, receive, send)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server that tells `on_exit` of SIGTERM or SIGINT before it stops listening."""
+
+    on_exit: Callable[[], None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.on_exit is not None:
+            self.on_exit()
+        super().handle_exit(sig, frame)
+
+
+def run(
+    app: ASGIApp,
+    host: str,
+    port: int,
+    *,
+    on_exit: Callable[[], None] | None = None,
+    drain: float = 5.0,
+) -> None:
+    """Serves `app` until SIGTERM or Ctrl-C; open answers then get `drain` seconds."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(drain)),
+        timeout_keep_alive=75,
+    )
+    server = Server(config)
+    server.on_exit = on_exit
+    log.info("listening on http://%s:%d", host, port)
+    server.run()
+
+
+async def until_disconnect(receive: Receive) -> None:
+    """Returns when the client has gone; the body must have been read before."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancels tasks and waits for their end; their errors are not ours to raise any more."""
+    alive = [task for task in tasks if task is not None]
+    for task in alive:
+        task.cancel()
+    await asyncio.gather(*alive, return_exceptions=True)
+
+
+Handler = Callable[[Request], Awaitable[Response]]

@@ -1,0 +1,207 @@
+"""What can be set, one class a process. See options.py for where values come from."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+from kodolly.errors import SettingsError
+from kodolly.logs import configure
+from kodolly.options import Section, option, resolve
+
+LOCAL = "127.0.0.1"
+CONTROLLER_PORT, WORKER_PORT, ENGINE_PORT, API_PORT, WEB_PORT = 21001, 21002, 22002, 8000, 7860
+EMBEDDED_MODEL = "smollm2-135m-instruct"
+
+
+@dataclass(frozen=True)
+class CommonSettings(Section):
+    """Options every process has."""
+
+    token: str | None = option(None, "shared secret of controller, workers and API", secret=True)
+    token_file: str | None = option(None, "file that holds the token (a compose secret)")
+    log_level: str = option("info", "how much to log", choices=("debug", "info", "warning"))
+    log_format: str = option("text", "one line as text or JSON", choices=("text", "json"))
+
+    def secret(self) -> str | None:
+        """The token, from `token` or `token_file`. Raises SettingsError for an empty or missing file."""
+        if self.token or not self.token_file:
+            return self.token
+        return _read_secret("token_file", self.token_file)
+
+
+@dataclass(frozen=True)
+class ControllerSettings(CommonSettings):
+    """`kodolly controller`."""
+
+    section: ClassVar[str] = "controller"
+
+    host: str = option(LOCAL, "address to listen on")
+    port: int = option(CONTROLLER_PORT, "port to listen on", minimum=0, maximum=65535)
+    dispatch_method: str = option(
+        "shortest_queue",
+        "how /get_worker_address chooses",
+        choices=("shortest_queue", "lottery"),
+    )
+    expiration: float = option(
+        90.0, "seconds without a heartbeat after which a stock FastChat worker is lost", minimum=1
+    )
+    missed_beats: float = option(
+        3.0, "heartbeat intervals a KoDolly worker may miss before it is lost", minimum=1.5
+    )
+
+
+@dataclass(frozen=True)
+class WorkerSettings(CommonSettings):
+    """`kodolly worker`."""
+
+    section: ClassVar[str] = "worker"
+
+    host: str = option(LOCAL, "address to listen on, the engine too")
+    port: int = option(WORKER_PORT, "port of the agent", minimum=0, maximum=65535)
+    advertise: str | None = option(
+        None,
+        "address others reach this worker by: a host name, or 'auto' for this machine's own IP",
+    )
+    controller: str = option(f"http://{LOCAL}:{CONTROLLER_PORT}", "the controller's URL")
+    engine: str = option(
+        "transformers", "what makes the tokens", choices=("vllm", "transformers", "openai")
+    )
+    model: str | None = option(None, "model directory (or a hub id the engine can load)")
+    model_name: str | None = option(
+        None, "name the model is served by (default: its card's, else the directory's)"
+    )
+    conv_template: str | None = option(
+        None, "conversation template (default: the model card's, else the model's own)"
+    )
+    engine_port: int = option(ENGINE_PORT, "port of the engine process", minimum=0, maximum=65535)
+    engine_url: str | None = option(None, "server to attach to (engine openai)")
+    engine_key: str | None = option(None, "API key of that server", secret=True)
+    engine_python: str | None = option(None, "interpreter of the engine's own environment (vLLM)")
+    engine_args: tuple[str, ...] = option((), "further argument for the engine; may be repeated")
+    max_model_len: int | None = option(None, "context length in tokens", minimum=16)
+    max_num_seqs: int | None = option(None, "requests decoded at once", minimum=1)
+    dtype: str = option("auto", "number type", choices=("auto", "float32", "bfloat16", "float16"))
+    seed: int | None = option(None, "the engine's seed")
+    speed: int = option(1, "weight of this worker against others", minimum=1)
+    heart_beat_interval: float = option(5.0, "seconds between heartbeats", minimum=0.1)
+    start_timeout: float = option(900.0, "seconds the engine has for its first token", minimum=1)
+    drain_timeout: float = option(60.0, "seconds running requests get at SIGTERM", minimum=0)
+
+
+@dataclass(frozen=True)
+class ApiSettings(CommonSettings):
+    """`kodolly api`."""
+
+    section: ClassVar[str] = "api"
+
+    host: str = option(LOCAL, "address to listen on")
+    port: int = option(API_PORT, "port to listen on", minimum=0, maximum=65535)
+    controller: str = option(f"http://{LOCAL}:{CONTROLLER_PORT}", "the controller's URL")
+    client_keys: tuple[str, ...] = option((), "accepted client key; none: everybody", secret=True)
+    client_keys_file: str | None = option(None, "file with one accepted client key a line")
+    max_body: int = option(4 * 2**20, "largest request body in bytes", minimum=1024)
+    connect_timeout: float = option(3.0, "seconds to reach a worker", minimum=0.1)
+    read_timeout: float = option(
+        300.0, "seconds an engine may be silent within an answer", minimum=1
+    )
+    drain_timeout: float = option(30.0, "seconds open answers get at SIGTERM", minimum=0)
+
+    def keys(self) -> frozenset[str]:
+        """Accepted client keys, from `client_keys` and `client_keys_file`."""
+        if not self.client_keys_file:
+            return frozenset(self.client_keys)
+        lines = _read_secret("client_keys_file", self.client_keys_file).splitlines()
+        return frozenset(self.client_keys) | {line.strip() for line in lines if line.strip()}
+
+
+@dataclass(frozen=True)
+class WebSettings(CommonSettings):
+    """`kodolly web`."""
+
+    section: ClassVar[str] = "web"
+
+    host: str = option(LOCAL, "address to listen on")
+    port: int = option(WEB_PORT, "port to listen on", minimum=0, maximum=65535)
+    api: str = option(f"http://{LOCAL}:{API_PORT}", "the API's URL")
+    api_key: str | None = option(None, "client key for the API, if it asks for one", secret=True)
+    title: str = option("KoDolly", "name shown on the page")
+    max_tokens: int = option(512, "longest answer offered by default", minimum=1)
+    root_path: str = option("", "path prefix behind a proxy")
+
+
+@dataclass(frozen=True)
+class UpSettings(CommonSettings):
+    """`kodolly up`: one worker or more, controller, API and page under one supervisor."""
+
+    section: ClassVar[str] = "up"
+
+    home: str = option(".kodolly", "where models, logs and the state file live")
+    model: str | None = option(None, "model directory (default: the embedded model)")
+    engine: str = option("transformers", "what makes the tokens", choices=("vllm", "transformers"))
+    engine_python: str | None = option(None, "interpreter of the engine's own environment (vLLM)")
+    workers: int = option(1, "how many workers of the model", minimum=1, maximum=64)
+    host: str = option(LOCAL, "address web and API listen on")
+    web_port: int = option(WEB_PORT, "port of the page", minimum=1, maximum=65535)
+    api_port: int = option(API_PORT, "port of the API", minimum=1, maximum=65535)
+    controller_port: int = option(CONTROLLER_PORT, "controller's port", minimum=1, maximum=65535)
+    worker_port: int = option(WORKER_PORT, "first worker's port", minimum=1, maximum=65535)
+    web: bool = option(True, "serve the page (--no-web: the API alone)")
+
+    def model_directory(self) -> Path:
+        """Where the served model is or will be made."""
+        return Path(self.model) if self.model else Path(self.home) / "models" / EMBEDDED_MODEL
+
+
+SECTIONS: tuple[type[CommonSettings], ...] = (
+    ControllerSettings,
+    WorkerSettings,
+    ApiSettings,
+    WebSettings,
+    UpSettings,
+)
+
+
+C = TypeVar("C", bound=CommonSettings)
+
+
+def load(cls: type[C], argv: Sequence[str], description: str) -> C:
+    """The settings of one process, checked; logging is set up by them. Raises SettingsError."""
+    prog = f"kodolly {cls.section}"
+    settings = resolve(cls, argv, prog=prog, description=description, known=SECTIONS).settings
+    configure(settings.log_level, settings.log_format)
+    return settings
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` names this machine only; a name counts by the addresses it resolves to."""
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return bool(found) and all(ipaddress.ip_address(str(a)).is_loopback for a in found)
+
+
+def require_token(settings: CommonSettings, host: str) -> str | None:
+    """The cluster's token; SettingsError if there is none although `host` is open to others."""
+    token = settings.secret()
+    if token is None and not is_loopback(host):
+        raise SettingsError(
+            f"--host {host} is reachable by others, so a shared secret is needed: "
+            "set KODOLLY_TOKEN (or --token-file) to the same value everywhere"
+        )
+    return token
+
+
+def _read_secret(name: str, path: str) -> str:
+    try:
+        text = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{name}: cannot read {path}: {error}") from error
+    if not text:
+        raise SettingsError(f"{name}: {path} is empty")
+    return text

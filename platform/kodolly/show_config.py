@@ -1,0 +1,30 @@
+"""`kodolly config [SECTION]`: every option, its value and where it came from."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from kodolly.errors import SettingsError
+from kodolly.options import environment_name, resolve
+from kodolly.settings import SECTIONS
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the options of every section, or of the named ones."""
+    classes = {cls.section: cls for cls in SECTIONS}
+    wanted = [a for a in argv if not a.startswith("-")] or list(classes)
+    rest = [a for a in argv if a.startswith("-")]
+    if unknown := [w for w in wanted if w not in classes]:
+        raise SettingsError(f"no section {unknown[0]!r}; there are {', '.join(classes)}")
+    if {"-h", "--help"} & set(rest):
+        sys.stdout.write(f"usage: kodolly config [{'|'.join(classes)}]...\n")
+        return 0
+    for section in wanted:
+        cls = classes[section]
+        rows = resolve(cls, rest, prog=f"kodolly {section}", known=SECTIONS).rows()
+        sys.stdout.write(f"[{section}]\n")
+        for flag, value, source in rows:
+            name = environment_name(cls, flag[2:].replace("-", "_"))
+            sys.stdout.write(f"  {flag:<24}{value:<32}{source:<28}{name}\n")
+    return 0
