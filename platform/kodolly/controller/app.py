@@ -1,0 +1,273 @@
+"""The controller's HTTP face: FastChat's protocol, plus drain, deregister and the watch stream.
+
+`kodolly controller --host 127.0.0.1 --port 21001`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import aiohttp
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from kodolly import serving
+from kodolly.controller.dispatch import Dispatcher
+from kodolly.controller.registry import Registry
+from kodolly.errors import ApiError, BadRequest
+from kodolly.protocol.wire import HeartBeat, Registration, WorkerStatus, frame, parse
+from kodolly.serving import JsonResponse
+from kodolly.settings import ControllerSettings, load, require_token
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 2**20
+MAX_PROMPT_BODY = 16 * 2**20  # the relay carries whole prompts
+STATUS_TIMEOUT = aiohttp.ClientTimeout(total=5)
+STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=100)
+SWEEP_INTERVAL = 0.5
+WATCH_KEEPALIVE = 2.0
+# Changes closer together than this travel in one line of the watch stream.
+WATCH_COALESCE = 0.01
+NO_WORKER, WORKER_TIMEOUT = 50005, 50006  # fastchat.constants.ErrorCode
+
+
+class Controller:
+    """The endpoints, around one registry."""
+
+    def __init__(self, registry: Registry, dispatcher: Dispatcher, token: str | None) -> None:
+        self.registry = registry
+        self.dispatcher = dispatcher
+        self.stopping = asyncio.Event()
+        self._token = token
+        self._session: aiohttp.ClientSession | None = None
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        """Sweeps the table while the server runs."""
+        async with aiohttp.ClientSession(auto_decompress=False) as self._session:
+            sweeper = asyncio.create_task(self._sweep())
+            yield
+            await serving.cancel_and_wait(sweeper)
+
+    async def _sweep(self) -> None:
+        while True:
+            self.registry.sweep()
+            await asyncio.sleep(SWEEP_INTERVAL)
+
+    # FastChat's endpoints
+
+    async def register_worker(self, request: Request) -> Response:
+        registration = parse(Registration, await serving.read_object(request, MAX_BODY))
+        status = registration.worker_status or await self._ask_status(registration.worker_name)
+        if status is None:
+            raise BadRequest(
+                f"{registration.worker_name} gave no worker_status and does not answer"
+                " /worker_get_status",
+                param="worker_status",
+            )
+        self.registry.register(registration, status)
+        return JsonResponse(None)
+
+    async def receive_heart_beat(self, request: Request) -> Response:
+        beat = parse(HeartBeat, await serving.read_object(request, MAX_BODY))
+        return JsonResponse({"exist": self.registry.beat(beat)})
+
+    async def refresh_all_workers(self, _: Request) -> Response:
+        """Asks every worker at once; unlike FastChat's, nobody vanishes meanwhile."""
+        names = [row.name for row in self.registry.rows()]
+        for name, status in zip(
+            names, await asyncio.gather(*map(self._ask_status, names)), strict=True
+        ):
+            if status is None:
+                self.registry.lose(name)
+            else:
+                self.registry.refresh(name, status)
+        return JsonResponse(None)
+
+    async def list_models(self, _: Request) -> Response:
+        return self._models(multimodal=None)
+
+    async def list_multimodal_models(self, _: Request) -> Response:
+        return self._models(multimodal=True)
+
+    async def list_language_models(self, _: Request) -> Response:
+        return self._models(multimodal=False)
+
+    async def get_worker_address(self, request: Request) -> Response:
+        model = _model_of(await serving.read_object(request, MAX_BODY))
+        return JsonResponse({"address": self.dispatcher.choose(self.registry.ready(), model)})
+
+    async def worker_get_status(self, _: Request) -> Response:
+        """This controller as one worker, for a controller above it."""
+        ready = self.registry.ready()
+        return JsonResponse(
+            {
+                "model_names": sorted({m for row in ready for m in row.model_names}),
+                "speed": sum(row.speed for row in ready),
+                "queue_length": sum(row.queue_length for row in ready),
+            }
+        )
+
+    async def worker_generate_stream(self, request: Request) -> Response:
+        params = await serving.read_object(request, MAX_PROMPT_BODY)
+        address = self.dispatcher.choose(self.registry.ready(), _model_of(params))
+        return StreamingResponse(self._relay(address, params))
+
+    async def test_connection(self, _: Request) -> Response:  # noqa: PT019 - FastChat's name
+        return JsonResponse("success")
+
+    # KoDolly's additions
+
+    async def deregister_worker(self, request: Request) -> Response:
+        name = _name_of(await serving.read_object(request, MAX_BODY))
+        return JsonResponse({"exist": self.registry.remove(name)})
+
+    async def drain_worker(self, request: Request) -> Response:
+        name = _name_of(await serving.read_object(request, MAX_BODY))
+        return JsonResponse({"exist": self.registry.drain(name)})
+
+    async def workers(self, _: Request) -> Response:
+        """The table once, for people and scripts."""
+        return JsonResponse(self.registry.snapshot().model_dump(mode="json"))
+
+    async def watch(self, _: Request) -> Response:
+        """The table now and after every change, a JSON line each; an empty line is a keep-alive."""
+        return StreamingResponse(self._watch_lines(), media_type="application/x-ndjson")
+
+    async def health(self, _: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    async def _watch_lines(self) -> AsyncIterator[bytes]:
+        stop = asyncio.create_task(self.stopping.wait())
+        version = -1
+        try:
+            while not stop.done():
+                change = asyncio.create_task(self.registry.wait_beyond(version))
+                await asyncio.wait(
+                    {stop, change},
+                    timeout=WATCH_KEEPALIVE,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if not change.done():
+                    change.cancel()
+                    yield b"\n"
+                    continue
+                await asyncio.sleep(WATCH_COALESCE)
+                snapshot = self.registry.snapshot()
+                version = snapshot.version
+                yield snapshot.model_dump_json().encode() + b"\n"
+        finally:
+            stop.cancel()
+
+    async def _relay(self, address: str, params: dict[str, Any]) -> AsyncIterator[bytes]:
+        if not address:
+            yield frame({"text": "no worker serves this model", "error_code": NO_WORKER})
+            return
+        try:
+            async with self.session.post(
+                f"{address}/worker_generate_stream",
+                json=params,
+                timeout=STREAM_TIMEOUT,
+                headers=self._headers(),
+            ) as answer:
+                async for chunk in answer.content.iter_any():
+                    yield chunk
+        except (aiohttp.ClientError, TimeoutError) as error:
+            log.warning("relay to %s broke: %r", address, error)
+            yield frame({"text": "the worker does not answer", "error_code": WORKER_TIMEOUT})
+
+    async def _ask_status(self, name: str) -> WorkerStatus | None:
+        try:
+            async with self.session.post(
+                f"{name}/worker_get_status", timeout=STATUS_TIMEOUT, headers=self._headers()
+            ) as answer:
+                answer.raise_for_status()
+                return parse(WorkerStatus, await answer.json(content_type=None))
+        except (aiohttp.ClientError, TimeoutError, ValueError, BadRequest) as error:
+            log.warning("no status from %s: %r", name, error)
+            return None
+
+    def _models(self, multimodal: bool | None) -> Response:
+        rows = [r for r in self.registry.ready() if multimodal in (None, r.multimodal)]
+        return JsonResponse({"models": sorted({m for row in rows for m in row.model_names})})
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The client for workers; it lives as long as the server."""
+        if self._session is None:
+            raise RuntimeError("the controller is not serving yet")
+        return self._session
+
+
+def create_app(controller: Controller, token: str | None = None) -> Starlette:
+    """The ASGI application; with a token, every path but the health checks needs it."""
+    posts = (
+        controller.register_worker,
+        controller.receive_heart_beat,
+        controller.refresh_all_workers,
+        controller.list_models,
+        controller.list_multimodal_models,
+        controller.list_language_models,
+        controller.get_worker_address,
+        controller.worker_generate_stream,
+        controller.worker_get_status,
+        controller.deregister_worker,
+        controller.drain_worker,
+    )
+    gets = (controller.test_connection, controller.workers, controller.watch, controller.health)
+    routes = [Route(f"/{f.__name__}", f, methods=["POST"]) for f in posts]
+    routes += [Route(f"/{f.__name__}", f, methods=["GET"]) for f in gets]
+    guard = Middleware(
+        serving.TokenGuard, token=token, open_paths=frozenset({"/health", "/test_connection"})
+    )
+    return Starlette(
+        routes=routes,
+        middleware=[guard],
+        lifespan=controller.lifespan,
+        exception_handlers={ApiError: _api_error},
+    )
+
+
+async def _api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JsonResponse(error.envelope(), status_code=error.status)
+
+
+def _model_of(data: dict[str, Any]) -> str:
+    return _text_field(data, "model")
+
+
+def _name_of(data: dict[str, Any]) -> str:
+    return _text_field(data, "worker_name")
+
+
+def _text_field(data: dict[str, Any], field: str) -> str:
+    value = data.get(field)
+    if not isinstance(value, str):
+        raise BadRequest(f"{field}: a string is required", param=field)
+    return value
+
+
+def main(argv: Sequence[str]) -> int:
+    """`kodolly controller`: serves until SIGTERM or Ctrl-C."""
+    settings = load(ControllerSettings, argv, "Who is alive, who is next.")
+    token = require_token(settings, settings.host)
+    controller = Controller(
+        Registry(settings.expiration, settings.missed_beats),
+        Dispatcher(settings.dispatch_method),
+        token,
+    )
+    app = create_app(controller, token)
+    serving.run(app, settings.host, settings.port, on_exit=controller.stopping.set, drain=2)
+    return 0
