@@ -113,7 +113,10 @@ class ScriptedEngine:
         if self.script.fail_status and request.path.startswith(GENERATES):
             self.see(request, await request.json()).outcome = "refused"
             return _error("scripted failure", "InternalServerError", self.script.fail_status)
-        response: web.StreamResponse = await handler(request)
+        try:
+            response: web.StreamResponse = await handler(request)
+        except json.JSONDecodeError as failure:
+            return _error(f"The body is not JSON: {failure}", "BadRequestError", 400)
         return response
 
     def see(self, request: web.Request, body: Body) -> Seen:
