@@ -231,6 +231,8 @@ async def token_ids_resume_an_answer(base_url: str, model: str, api_key: str | N
         made = [i for choice in _deltas(events)[1:] for i in choice["token_ids"] or []]
         counts = events[-1]["usage"]
         assert (len(prompt), len(made)) == (counts["prompt_tokens"], counts["completion_tokens"])
+        plain = await _post(client, "/detokenize", {"model": model, "tokens": made})
+        assert _said(_deltas(events)).strip() in plain["prompt"]
         half = len(made) // 2
         rest = _completion(model, prompt + made[:half], max_tokens=TOKENS - half)
         resumed = await _events(client, "/v1/completions", rest | {"return_token_ids": True})
