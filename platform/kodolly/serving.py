@@ -7,7 +7,7 @@ import base64
 import binascii
 import hmac
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kodolly.errors import BadRequest, TooLarge
+from kodolly.errors import ApiError, BadRequest, TooLarge
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,13 @@ class JsonResponse(Response):
 
     def render(self, content: Any) -> bytes:
         return orjson.dumps(content)
+
+
+async def error_response(_: Request, error: Exception) -> Response:
+    """An ApiError as OpenAI's envelope with its status and headers."""
+    if not isinstance(error, ApiError):
+        raise error
+    return JsonResponse(error.envelope(), status_code=error.status, headers=error.headers)
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -145,6 +152,3 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> None:
     for task in alive:
         task.cancel()
     await asyncio.gather(*alive, return_exceptions=True)
-
-
-Handler = Callable[[Request], Awaitable[Response]]

@@ -36,6 +36,7 @@ SWEEP_INTERVAL = 0.5
 WATCH_KEEPALIVE = 2.0
 # Changes closer together than this travel in one line of the watch stream.
 WATCH_COALESCE = 0.01
+SECRETS = {"workers": {"__all__": {"kodolly": {"engine_key"}}}}
 NO_WORKER, WORKER_TIMEOUT = 50005, 50006  # fastchat.constants.ErrorCode
 
 
@@ -136,7 +137,7 @@ class Controller:
 
     async def workers(self, _: Request) -> Response:
         """The table once, for people and scripts."""
-        return JsonResponse(self.registry.snapshot().model_dump(mode="json"))
+        return JsonResponse(self.registry.snapshot().model_dump(mode="json", exclude=SECRETS))
 
     async def watch(self, _: Request) -> Response:
         """The table now and after every change, a JSON line each; an empty line is a keep-alive."""
@@ -235,13 +236,8 @@ def create_app(controller: Controller, token: str | None = None) -> Starlette:
         routes=routes,
         middleware=[guard],
         lifespan=controller.lifespan,
-        exception_handlers={ApiError: _api_error},
+        exception_handlers={ApiError: serving.error_response},
     )
-
-
-async def _api_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return JsonResponse(error.envelope(), status_code=error.status)
 
 
 def _model_of(data: dict[str, Any]) -> str:

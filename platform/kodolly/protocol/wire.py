@@ -45,6 +45,8 @@ class Extension(BaseModel):
 
     state: WorkerState = WorkerState.READY
     engine_url: str | None = None
+    # Followers of the watch stream need it; people who read /workers do not get it.
+    engine_key: str | None = None
     heart_beat_interval: float = Field(default=5.0, gt=0)
     context_length: int | None = None
     template: str | None = None

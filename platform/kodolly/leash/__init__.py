@@ -1,0 +1,1 @@
+"""A child process that cannot outlive its parent, however the parent dies."""

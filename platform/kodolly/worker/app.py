@@ -1,0 +1,215 @@
+"""The worker process: an agent, its engine, and FastChat's worker endpoints.
+
+`kodolly worker --model DIR --controller http://127.0.0.1:21001`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import socket
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from kodolly import __version__, serving
+from kodolly.engines import openai
+from kodolly.engines.client import EngineClient
+from kodolly.engines.command import EngineCommand, EngineOptions, engine_command
+from kodolly.errors import ApiError, EngineCallError, SettingsError
+from kodolly.protocol.wire import Extension, WorkerState
+from kodolly.settings import WorkerSettings, load, require_token
+from kodolly.worker.agent import Agent, Announcement
+from kodolly.worker.fastchat_face import FastChatFace
+from kodolly.worker.model import ServedModel, describe
+from kodolly.worker.registration import ControllerClient
+
+log = logging.getLogger(__name__)
+
+DISCOVER_INTERVAL = 2.0
+OPEN_PATHS = frozenset({"/health", "/ready"})
+
+
+class Worker:
+    """Wires one worker together from its settings."""
+
+    def __init__(self, settings: WorkerSettings, scratch: Path) -> None:
+        self.settings = settings
+        self.token = require_token(settings, settings.host)
+        host = advertised_host(settings)
+        self.name = f"http://{host}:{settings.port}"
+        self._attached = settings.engine == "openai"
+        # Each engine life has a key of its own where the cluster has a secret at all.
+        own_key = secrets.token_urlsafe(24) if self.token else None
+        self.engine_key = settings.engine_key if self._attached else own_key
+        self.engine_url = (
+            self._attached_url() if self._attached else f"http://{host}:{settings.engine_port}"
+        )
+        self._scratch = scratch
+
+    def describe(self, discovered: Sequence[str]) -> ServedModel:
+        """The served model; for an attached engine by the names it told."""
+        settings = self.settings
+        if not self._attached:
+            if settings.model is None:
+                raise SettingsError("--model: which model directory should be served?")
+            return describe(settings.model, settings.model_name, settings.conv_template)
+        name = settings.model_name or discovered[0]
+        if name not in discovered:
+            raise SettingsError(
+                f"--model-name: {name!r} is not served there: {', '.join(discovered)}"
+            )
+        return describe(settings.model or name, name, settings.conv_template)
+
+    def command(self, model: ServedModel) -> EngineCommand | None:
+        """How to start the engine; None for one that somebody else runs."""
+        if self._attached:
+            return None
+        settings = self.settings
+        chat_template = model.write_chat_template(self._scratch)
+        options = EngineOptions(
+            model=model.path,
+            served_model_name=model.name,
+            host=settings.host,
+            port=settings.engine_port,
+            api_key=self.engine_key,
+            chat_template=str(chat_template) if chat_template else None,
+            max_model_len=settings.max_model_len,
+            max_num_seqs=settings.max_num_seqs,
+            dtype=settings.dtype,
+            seed=settings.seed,
+            python=settings.engine_python,
+            extra_args=settings.engine_args,
+        )
+        return engine_command(settings.engine, options)
+
+    def agent(
+        self, model: ServedModel, command: EngineCommand | None, session: aiohttp.ClientSession
+    ) -> Agent:
+        """The agent for `model`, talking through `session`."""
+        settings = self.settings
+        extension = Extension(
+            state=WorkerState.STARTING,
+            engine_url=self.engine_url,
+            engine_key=self.engine_key,
+            heart_beat_interval=settings.heart_beat_interval,
+            template=model.template.name if model.template else None,
+            stop=model.stop,
+            guard=model.guard,
+            version=__version__,
+        )
+        return Agent(
+            Announcement(self.name, (model.name,), settings.speed, extension),
+            EngineClient(self._own_view_of_engine(), self.engine_key, session),
+            ControllerClient(settings.controller, self.token, session),
+            command,
+            start_timeout=settings.start_timeout,
+            drain_timeout=settings.drain_timeout,
+        )
+
+    async def discover(self) -> list[str]:
+        """The names an attached engine serves, once it answers; nothing for one of our own.
+
+        Raises EngineCallError when it has not answered within the start timeout.
+        """
+        if not self._attached:
+            return []
+        deadline = time.monotonic() + self.settings.start_timeout
+        while True:
+            try:
+                return await openai.discover(self.engine_url, self.engine_key)
+            except EngineCallError as error:
+                if time.monotonic() > deadline:
+                    raise
+                log.info("waiting for %s: %s", self.engine_url, error)
+                await asyncio.sleep(DISCOVER_INTERVAL)
+
+    def _attached_url(self) -> str:
+        if not self.settings.engine_url:
+            raise SettingsError("--engine-url: which server should the worker attach to?")
+        return openai.normalise_url(self.settings.engine_url)
+
+    def _own_view_of_engine(self) -> str:
+        """The engine as this process reaches it: over loopback where it listens there."""
+        if self._attached or self.settings.host not in ("0.0.0.0", "::"):
+            return self.engine_url
+        return f"http://127.0.0.1:{self.settings.engine_port}"
+
+
+def advertised_host(settings: WorkerSettings) -> str:
+    """The host others reach this worker by. Raises SettingsError if it cannot be known."""
+    if settings.advertise == "auto":
+        return own_address(urlsplit(settings.controller).hostname or "127.0.0.1")
+    if settings.advertise:
+        return settings.advertise
+    if settings.host in ("0.0.0.0", "::"):
+        raise SettingsError("--advertise: a worker on all addresses must say which one is its own")
+    return settings.host
+
+
+def own_address(peer: str) -> str:
+    """This machine's own IP on the route to `peer`; nothing is sent."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(peer, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(address)
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise SettingsError(f"--advertise auto: no route to {peer}: {error}") from error
+
+
+def create_app(worker: Worker, model: ServedModel, command: EngineCommand | None) -> Starlette:
+    """The ASGI application; its lifespan is the agent's."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with aiohttp.ClientSession() as session:
+            agent = worker.agent(model, command, session)
+            app.router.routes.extend(FastChatFace(agent, model).routes())
+            app.state.agent = agent
+            agent.start()
+            yield
+            await agent.drain()
+
+    async def ready(request: Request) -> Response:
+        """200 while the worker takes requests."""
+        state: WorkerState = request.app.state.agent.state
+        return PlainTextResponse(state.value, 200 if state is WorkerState.READY else 503)
+
+    async def health(_: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    return Starlette(
+        routes=[Route("/health", health), Route("/ready", ready)],
+        middleware=[Middleware(serving.TokenGuard, token=worker.token, open_paths=OPEN_PATHS)],
+        lifespan=lifespan,
+        exception_handlers={ApiError: serving.error_response},
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """`kodolly worker`: serves until SIGTERM or Ctrl-C, then drains."""
+    settings = load(WorkerSettings, argv, "The agent beside one engine.")
+    with tempfile.TemporaryDirectory(prefix="kodolly-worker-") as scratch:
+        worker = Worker(settings, Path(scratch))
+        model = worker.describe(asyncio.run(worker.discover()))
+        app = create_app(worker, model, worker.command(model))
+        serving.run(
+            app,
+            settings.host,
+            settings.port,
+            on_exit=lambda: app.state.agent.leave_rotation(),
+            drain=settings.drain_timeout,
+        )
+    return 0

@@ -1,0 +1,156 @@
+"""FastChat's worker endpoints, answered from the engine's OpenAI ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from kodolly import serving
+from kodolly.errors import BadRequest, EngineCallError
+from kodolly.protocol.wire import frame
+from kodolly.serving import JsonResponse
+from kodolly.worker.agent import Agent
+from kodolly.worker.model import ServedModel
+
+MAX_BODY = 16 * 2**20
+DEFAULT_MAX_NEW_TOKENS = 256
+# fastchat.constants.ErrorCode
+VALIDATION, INVALID_MODEL, CONTEXT_OVERFLOW, OVERLOADED, INTERNAL = (
+    40001,
+    40301,
+    40303,
+    42903,
+    50001,
+)
+
+# FastChat's name -> the completions API's, for those passed on as they are.
+SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "stop",
+    "stop_token_ids",
+    "seed",
+)
+
+
+class FastChatFace:
+    """The six endpoints a FastChat controller or API server calls."""
+
+    def __init__(self, agent: Agent, model: ServedModel) -> None:
+        self.agent = agent
+        self.model = model
+
+    def routes(self) -> list[Route]:
+        """The endpoints, by FastChat's names."""
+        handlers = (
+            self.worker_generate_stream,
+            self.worker_generate,
+            self.worker_get_status,
+            self.worker_get_conv_template,
+            self.worker_get_embeddings,
+            self.count_token,
+            self.model_details,
+        )
+        return [Route(f"/{h.__name__}", h, methods=["POST"]) for h in handlers]
+
+    async def worker_generate_stream(self, request: Request) -> Response:
+        """Frames of cumulative text; the last text comes twice, then with its finish reason."""
+        params = await serving.read_object(request, MAX_BODY)
+        return StreamingResponse(self._stream(params), media_type="application/octet-stream")
+
+    async def worker_generate(self, request: Request) -> Response:
+        """The last frame alone."""
+        last: dict[str, Any] = {}
+        async for payload in self._frames(await serving.read_object(request, MAX_BODY)):
+            last = payload
+        return JsonResponse(last)
+
+    async def worker_get_status(self, _: Request) -> Response:
+        return JsonResponse((await self.agent.status()).model_dump())
+
+    async def worker_get_conv_template(self, _: Request) -> Response:
+        if self.model.template is None:
+            return JsonResponse(_error("this model has no conversation template", VALIDATION), 501)
+        try:
+            conversation = self.model.template.conversation([])
+        except ValueError as error:
+            return JsonResponse(_error(str(error), VALIDATION), 501)
+        fields = dataclasses.asdict(conversation)
+        return JsonResponse({"conv": {**fields, "sep_style": int(fields["sep_style"])}})
+
+    async def worker_get_embeddings(self, _: Request) -> Response:
+        return JsonResponse(_error("this worker serves no embeddings", VALIDATION))
+
+    async def count_token(self, request: Request) -> Response:
+        params = await serving.read_object(request, MAX_BODY)
+        count = await self.agent.engine.count_tokens(self.model.name, str(params.get("prompt", "")))
+        return JsonResponse({"count": count, "error_code": 0})
+
+    async def model_details(self, _: Request) -> Response:
+        return JsonResponse({"context_length": self.agent.context_length})
+
+    async def _stream(self, params: dict[str, Any]) -> AsyncIterator[bytes]:
+        async for payload in self._frames(params):
+            yield frame(payload)
+
+    async def _frames(self, params: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        try:
+            body = self._completion_body(params)
+            prefix = params["prompt"] if params.get("echo", True) else ""
+            async for payload in self._translate(body, prefix):
+                yield payload
+        except BadRequest as error:
+            yield _error(str(error), INVALID_MODEL if error.param == "model" else VALIDATION)
+        except EngineCallError as error:
+            yield _error(str(error), _code_of(error))
+
+    def _completion_body(self, params: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(params.get("prompt"), str):
+            raise BadRequest("prompt: a string is required", param="prompt")
+        if params.get("model", self.model.name) not in self.agent.announcement.model_names:
+            raise BadRequest(f"model {params['model']!r} is not served here", param="model")
+        body: dict[str, Any] = {k: params[k] for k in SAMPLING if params.get(k) is not None}
+        limit = params.get("max_new_tokens") or DEFAULT_MAX_NEW_TOKENS
+        return body | {
+            "model": self.model.name,
+            "prompt": params["prompt"],
+            "max_tokens": limit,
+            "stream": True,
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        }
+
+    async def _translate(self, body: dict[str, Any], text: str) -> AsyncIterator[dict[str, Any]]:
+        usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+        reason: str | None = None
+        async for event in self.agent.engine.stream(body):
+            usage = event.get("usage") or usage
+            for choice in event.get("choices", ()):
+                text += choice.get("text") or ""
+                reason = choice.get("finish_reason") or reason
+                yield _frame(text, usage, None)
+        yield _frame(text, usage, reason or "stop")
+
+
+def _frame(text: str, usage: dict[str, Any], reason: str | None) -> dict[str, Any]:
+    return {"text": text, "error_code": 0, "usage": usage, "finish_reason": reason}
+
+
+def _error(message: str, code: int) -> dict[str, Any]:
+    return {"text": message, "error_code": code}
+
+
+def _code_of(error: EngineCallError) -> int:
+    if "context" in str(error).lower() and error.status == 400:
+        return CONTEXT_OVERFLOW
+    return {400: VALIDATION, 404: INVALID_MODEL, 429: OVERLOADED, 503: OVERLOADED}.get(
+        error.status or 0, INTERNAL
+    )

@@ -1,0 +1,91 @@
+"""What a worker must know of its model before the engine runs: names, template, stop and guard."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kodolly_templates
+from kodolly.errors import SettingsError
+from kodolly_templates import ChatTemplate
+
+log = logging.getLogger(__name__)
+
+CARD = "model_card.json"
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One model as it is served. `template` is None where nothing is known of its prompt."""
+
+    name: str
+    path: str
+    template: ChatTemplate | None
+    special_tokens: tuple[str, ...] = ()
+
+    @property
+    def stop(self) -> list[str]:
+        """Strings at which every answer of this model ends."""
+        return list(self.template.stop) if self.template else []
+
+    @property
+    def guard(self) -> list[str]:
+        """Strings a user must not be able to put into the prompt."""
+        keys = self.template.guard if self.template else ()
+        return list(dict.fromkeys([*keys, *self.special_tokens]))
+
+    def write_chat_template(self, directory: Path) -> Path | None:
+        """Our dialect as a Jinja file for the engine; None if the model's own template is used."""
+        if self.template is None or self.template.name == "tokenizer":
+            return None
+        file = directory / f"{self.template.name}.jinja"
+        file.write_text(self.template.jinja(extra_guard=self.special_tokens), encoding="utf-8")
+        return file
+
+
+def describe(model: str, name: str | None, conv_template: str | None) -> ServedModel:
+    """Reads a model directory. Raises SettingsError when it cannot be served.
+
+    A `model` that is no directory is left to the engine (a hub id): only `conv_template` is known.
+    """
+    path = Path(model)
+    if not path.is_dir():
+        if model.startswith((".", "/")):
+            raise SettingsError(f"--model: no directory {model}")
+        template = kodolly_templates.get_template(conv_template) if conv_template else None
+        return ServedModel(name or model, model, template)
+    if not (path / "config.json").is_file():
+        raise SettingsError(f"--model: {model} has no config.json; it is no model directory")
+    card = _card(path / CARD)
+    return ServedModel(
+        name or str(card.get("name") or path.resolve().name),
+        str(path.resolve()),
+        _template(path, conv_template),
+        tuple(kodolly_templates.special_tokens_of(path)),
+    )
+
+
+def _card(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        card = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SettingsError(f"{file}: {error}") from error
+    if not isinstance(card, dict):
+        raise SettingsError(f"{file}: a JSON object is expected")
+    return card
+
+
+def _template(path: Path, override: str | None) -> ChatTemplate | None:
+    try:
+        return kodolly_templates.load(path, override)
+    except ValueError as error:
+        if override is not None:
+            raise SettingsError(f"--conv-template: {error}") from error
+        # A base model without a template still completes; chat will be refused by the engine.
+        log.warning("%s: %s", path, error)
+        return None
