@@ -1,0 +1,99 @@
+"""What a model directory says about its words, read with plain json: no transformers needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import TemplateError
+from .guard import is_key
+
+MAX_BYTES = 64 * 1024 * 1024  # the largest tokenizer.json of a known model is about 35 MB
+TOKEN_NAMES = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`, {} when there is no such file; TemplateError when it is not one."""
+    if not path.is_file():
+        return {}
+    if path.stat().st_size > MAX_BYTES:
+        raise TemplateError(f"{path}: larger than {MAX_BYTES} bytes")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TemplateError(f"{path}: not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise TemplateError(f"{path}: not a JSON object")
+    return data
+
+
+def card_template(model_dir: Path) -> str | None:
+    """The template name in model_card.json, or None."""
+    name = read_json(model_dir / "model_card.json").get("template")
+    return name if isinstance(name, str) and name else None
+
+
+def named_tokens(model_dir: Path) -> dict[str, str]:
+    """The tokenizer's named special tokens, such as {"eos_token": "</s>"}, that are set."""
+    config = read_json(model_dir / "tokenizer_config.json")
+    mapped = read_json(model_dir / "special_tokens_map.json")
+    found = {name: _content(config.get(name, mapped.get(name))) for name in TOKEN_NAMES}
+    return {name: token for name, token in found.items() if token}
+
+
+def special_tokens_of(model_dir: str | Path) -> list[str]:
+    """Every special token of the tokenizer in `model_dir`, in file order and without repeats.
+
+    Tokens that cannot be guarded (of one character, or around a newline) are left out. Raises
+    TemplateError for a file that is not JSON.
+    """
+    directory = Path(model_dir)
+    tokens = dict.fromkeys([*_added_tokens(directory), *named_tokens(directory).values()])
+    return [token for token in tokens if is_key(token)]
+
+
+def chat_template_of(model_dir: Path) -> str:
+    """The source of the model's own chat template; TemplateError, saying what to do, when it has none."""
+    source = model_dir / "chat_template.jinja"
+    if source.is_file():
+        return source.read_text(encoding="utf-8")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        found = read_json(model_dir / name).get("chat_template")
+        if isinstance(found, list):  # several by name; "default" is the one for chats
+            found = {entry["name"]: entry["template"] for entry in found}.get("default")
+        if isinstance(found, str) and found:
+            return found
+    raise TemplateError(
+        f"{model_dir} has no chat template: add chat_template.jinja, or name a dialect as "
+        f'"template" in its model_card.json'
+    )
+
+
+def _added_tokens(directory: Path) -> Iterator[str]:
+    added = read_json(directory / "tokenizer.json").get("added_tokens") or []
+    config = read_json(directory / "tokenizer_config.json")
+    decoder = config.get("added_tokens_decoder") or {}
+    for token in [*added, *decoder.values()]:
+        if token.get("special"):
+            yield str(token["content"])
+    mapped = read_json(directory / "special_tokens_map.json")
+    for extra in (config, mapped):
+        for token in extra.get("additional_special_tokens") or []:
+            yield _content(token)
+
+
+def _content(token: object) -> str:
+    """A token written as text or as {"content": ...}; "" when it is neither."""
+    if isinstance(token, Mapping):
+        token = token.get("content")
+    return token if isinstance(token, str) else ""
