@@ -1,0 +1,84 @@
+"""The web process: the Gradio page behind a strict content policy, on one uvicorn server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from kodolly import serving
+from kodolly.web.guard import Guard
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+DRAIN = 1.0  # seconds open answers get when the process is told to stop
+
+
+class WebOptions(Protocol):
+    """What the page needs of `kodolly.settings.WebSettings`."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def api(self) -> str: ...
+    @property
+    def api_key(self) -> str | None: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def max_tokens(self) -> int: ...
+    @property
+    def root_path(self) -> str: ...
+
+
+def serve(settings: WebOptions) -> None:
+    """Serves the page until SIGTERM or Ctrl-C."""
+    app = create_app(settings)
+    serving.run(Guard(app), settings.host, settings.port, drain=DRAIN)
+
+
+def create_app(settings: WebOptions) -> FastAPI:
+    """The ASGI application; its lifespan closes the API client."""
+    # Gradio reads these at import: nothing is reported to or fetched from outside.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    import gradio as gr
+    from fastapi import FastAPI
+
+    from kodolly.web.chat import Chat
+    from kodolly.web.client import api_client
+    from kodolly.web.page import asset, build_page, theme, translations
+
+    client = api_client(settings.api, settings.api_key)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with client:
+            yield
+
+    page = build_page(Chat(client), title=settings.title, max_tokens=settings.max_tokens)
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    return gr.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        server_name=settings.host,
+        server_port=settings.port,
+        root_path=settings.root_path or None,
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        max_file_size=1,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        i18n=translations(),
+        theme=theme(),
+        css=asset("style.css"),
+        head=f"<script>{asset('page.js')}</script>",
+    )

@@ -1,0 +1,111 @@
+"""Answers one turn of a conversation: from the API's stream to what the page shows."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import openai
+
+from kodolly.web.failures import Interrupted, explain
+from kodolly.web.growing import growing
+from kodolly.web.history import Message, assistant, for_api, notice
+from kodolly.web.models import LiveModels
+from kodolly.web.texts import Language
+
+SYSTEM_LIMIT = 8_000  # characters
+TOKENS_LIMIT = 32_768
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a person chose beside the conversation; out-of-range values are moved into range."""
+
+    model: str | None = None
+    system: str = ""
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_tokens: int = 512
+
+    @classmethod
+    def read(cls, model: Any, system: Any, temperature: Any, top_p: Any, max_tokens: Any) -> Choices:
+        """From a browser's values, which may be anything."""
+        return cls(
+            model=model if isinstance(model, str) and model else None,
+            system=system[:SYSTEM_LIMIT] if isinstance(system, str) else "",
+            temperature=_between(temperature, 0.0, 2.0, cls.temperature),
+            top_p=_between(top_p, 0.01, 1.0, cls.top_p),
+            max_tokens=int(_between(max_tokens, 1, TOKENS_LIMIT, cls.max_tokens)),
+        )
+
+
+@dataclass
+class Chat:
+    """The API as the page uses it: one client for all pages."""
+
+    client: openai.AsyncOpenAI
+    live: LiveModels = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.live = LiveModels(self.client)
+
+    async def answer(
+        self, history: Sequence[Message], choices: Choices, language: Language
+    ) -> AsyncIterator[list[Message]]:
+        """Yields the conversation with the growing answer; a failure becomes a notice at its end.
+
+        Closing this iterator, or cancelling the task that runs it, closes the API's stream.
+        """
+        before = list(history)
+        model = choices.model or next(iter((await self.live.get()).models), None)
+        if model is None:
+            problem = (await self.live.get()).problem or "no_worker"
+            yield [*before, notice(language, problem)]
+            return
+        text, finish = "", Finish()
+        try:
+            async with aclosing(growing(self._pieces(model, before, choices, finish))) as states:
+                async for text in states:
+                    yield [*before, assistant(text)] if text else before
+        except (openai.APIError, Interrupted) as error:
+            failure = explain(error, language, model=model, begun=bool(text))
+            yield [*before, *([assistant(text)] if text else []), failure]
+            return
+        if finish.reason == "length":
+            yield [*before, assistant(text), notice(language, "length", retry=False)]
+
+    async def _pieces(
+        self, model: str, history: Sequence[Message], choices: Choices, finish: Finish
+    ) -> AsyncIterator[str]:
+        """The answer's deltas. Raises openai.APIError, or Interrupted when the end is missing."""
+        stream = await self.client.chat.completions.create(
+            model=model,
+            messages=for_api(history, choices.system),  # type: ignore[arg-type]
+            temperature=choices.temperature,
+            top_p=choices.top_p,
+            max_tokens=choices.max_tokens,
+            stream=True,
+        )
+        async with stream:
+            async for chunk in stream:
+                for choice in chunk.choices:
+                    finish.reason = choice.finish_reason or finish.reason
+                    if choice.delta.content:
+                        yield choice.delta.content
+        if finish.reason is None:
+            raise Interrupted("the stream ended without a finish reason")
+
+
+@dataclass
+class Finish:
+    """Why an answer ended; None while it has not."""
+
+    reason: str | None = None
+
+
+def _between(value: Any, low: float, high: float, default: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        return default
+    return min(max(value, low), high)

@@ -1,0 +1,166 @@
+"""The page's layout and which event calls what. Why gr.Blocks: docs/decisions/0005-web-page.md."""
+
+from __future__ import annotations
+
+from functools import cache
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+import gradio as gr
+
+from kodolly.web.chat import TOKENS_LIMIT, Chat, Choices
+from kodolly.web.events import Events, idle
+from kodolly.web.status import waiting_html
+from kodolly.web.texts import EN, GRADIO_KO, KO
+from kodolly.web.turn import INPUT_LIMIT
+
+REFRESH = 3.0  # seconds between two looks at the live list
+ANSWERS = 128  # answers being made at once for all pages
+WAITING = 512  # events waiting for their turn; beyond that Gradio says the queue is full
+
+LATEX = [
+    {"left": "$$", "right": "$$", "display": True},
+    {"left": "\\[", "right": "\\]", "display": True},
+    {"left": "\\(", "right": "\\)", "display": False},
+]
+
+
+def build_page(chat: Chat, *, title: str = "KoDolly", max_tokens: int = 512) -> gr.Blocks:
+    """The chat page as Gradio Blocks; it talks to the API through `chat` only."""
+    t = translations()
+    page = gr.Blocks(title=title, analytics_enabled=False, fill_height=True, fill_width=True)
+    page.max_threads = ANSWERS + 64  # the queue's slots, whatever runs in them
+    with page:
+        with gr.Sidebar(position="right", open=False, width=320, elem_id="kd-settings"):
+            settings = _settings(t, max_tokens)
+        with gr.Row(elem_id="kd-head"):
+            gr.HTML(_brand(title), elem_id="kd-brand", padding=False)
+            status = gr.HTML(waiting_html(), elem_id="kd-status", padding=False)
+            picker = gr.Dropdown(
+                choices=[],
+                label=t("model"),
+                show_label=False,
+                container=False,
+                filterable=False,
+                interactive=True,
+                elem_id="kd-model",
+            )
+        chatbot = _chatbot(t)
+        box = _input(t)
+        seen = gr.Textbox(visible=False)
+        _wire(Events(chat), box, chatbot, picker, settings, status, seen)
+    page.queue(max_size=WAITING, default_concurrency_limit=None, api_open=False)
+    return page
+
+
+@cache
+def translations() -> gr.I18n:
+    """Labels of the page in both languages, and Gradio's own that its Korean bundle lacks."""
+    return gr.I18n(ko=KO | GRADIO_KO, en=EN)
+
+
+def theme() -> gr.themes.Base:
+    """Colours and fonts; fonts are the reader's own, nothing is fetched."""
+    sans = ("Pretendard", "Apple SD Gothic Neo", "Noto Sans KR", "Noto Sans CJK KR", "Malgun Gothic")
+    more = ("NanumSquareRound", "NanumGothic", "system-ui", "sans-serif")
+    mono = ("D2Coding", "NanumGothicCoding", "ui-monospace", "Consolas", "monospace")
+    return gr.themes.Base(
+        primary_hue=gr.themes.colors.teal,
+        secondary_hue=gr.themes.colors.teal,
+        neutral_hue=gr.themes.colors.stone,
+        radius_size=gr.themes.sizes.radius_lg,
+        font=[*sans, *more],
+        font_mono=list(mono),
+    )
+
+
+def asset(name: str) -> str:
+    """A text file that lies beside this module."""
+    return files("kodolly.web").joinpath(name).read_text(encoding="utf-8")
+
+
+def _brand(title: str) -> str:
+    return f'<h1 class="kd-brand">{asset("logo.svg")}<span>{escape(title)}</span></h1>'
+
+
+def _chatbot(t: gr.I18n) -> gr.Chatbot:
+    examples = [{"text": t(f"example_{number}")} for number in (1, 2, 3)]
+    return gr.Chatbot(
+        label=t("conversation"),
+        show_label=False,
+        container=False,
+        elem_id="kd-chat",
+        scale=1,
+        height=None,
+        layout="bubble",
+        editable="user",
+        buttons=["copy"],
+        latex_delimiters=LATEX,
+        sanitize_html=True,
+        group_consecutive_messages=False,
+        feedback_options=None,
+        allow_file_downloads=False,
+        placeholder=f"## {t('welcome')}",
+        examples=examples,  # type: ignore[arg-type]
+    )
+
+
+def _input(t: gr.I18n) -> gr.Textbox:
+    return gr.Textbox(
+        placeholder=t("placeholder"),
+        label=t("message"),
+        show_label=False,
+        container=False,
+        lines=1,
+        max_lines=8,
+        max_length=INPUT_LIMIT,
+        submit_btn=True,
+        stop_btn=False,
+        autofocus=True,
+        elem_id="kd-input",
+        html_attributes=gr.InputHTMLAttributes(enterkeyhint="send", autocomplete="off"),
+    )
+
+
+def _settings(t: gr.I18n, max_tokens: int) -> list[Any]:
+    """System prompt, temperature, top-p and length, in the order `Events.answer` takes them."""
+    gr.Markdown(t("settings"), elem_classes="kd-settings-title")
+    return [
+        gr.Textbox(label=t("system"), info=t("system_hint"), lines=4, max_lines=10),
+        gr.Slider(0, 2, Choices.temperature, step=0.1, label=t("temperature"),
+                  info=t("temperature_hint")),
+        gr.Slider(0.05, 1, Choices.top_p, step=0.05, label=t("top_p"), info=t("top_p_hint")),
+        gr.Slider(16, min(max(4096, max_tokens), TOKENS_LIMIT), max_tokens, step=16,
+                  label=t("max_tokens"), info=t("max_tokens_hint")),
+    ]
+
+
+def _wire(
+    events: Events,
+    box: gr.Textbox,
+    chatbot: gr.Chatbot,
+    picker: gr.Dropdown,
+    settings: list[Any],
+    status: gr.HTML,
+    seen: gr.Textbox,
+) -> None:
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    # One event for all ways to ask: a page makes one answer at a time, and Stop ends any of them.
+    answer = gr.on(
+        [box.submit, chatbot.retry, chatbot.edit, chatbot.example_select, chatbot.option_select],
+        events.answer,
+        [box, chatbot, picker, *settings],
+        [box, chatbot],
+        preprocess=False,
+        trigger_mode="once",
+        concurrency_limit=ANSWERS,
+        concurrency_id="answer",
+        **quiet,
+    )
+    now: dict[str, Any] = {"queue": False, "preprocess": False, **quiet}
+    gr.on([box.stop, chatbot.clear], idle, None, [box], cancels=[answer], **now)
+    chatbot.undo(events.undo, [chatbot], [box, chatbot], cancels=[answer], **now)
+    look = {"fn": events.refresh, "inputs": [picker, seen], "outputs": [picker, status, seen]}
+    gr.Timer(REFRESH).tick(**look, **now)
+    gr.on([gr.context.Context.root_block.load], **look, **now)
