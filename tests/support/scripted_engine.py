@@ -400,7 +400,7 @@ def _parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--start-delay", type=float, default=0.0, help="seconds before it listens")
     parser.add_argument("--record", action="store_true", help="keep requests for GET /scripted")
     parser.add_argument("--register", action="append", default=[], metavar="URL")
-    parser.add_argument("--kodolly", action="store_true", help="register with a kodolly block")
+    parser.add_argument("--register-kodolly", action="append", default=[], metavar="URL")
     parser.add_argument("--token", help="shared secret of the controller")
     parser.add_argument("--heart-beat", type=float, default=5.0, help="seconds between heartbeats")
     options, _ = parser.parse_known_args(arguments)  # vLLM's other flags mean nothing here
@@ -418,13 +418,11 @@ async def _serve(options: argparse.Namespace) -> None:
     await asyncio.sleep(options.start_delay)
     engine = ScriptedEngine(script, host=options.host, port=options.port, record=options.record)
     async with engine:
+        kept = {"token": options.token, "interval": options.heart_beat}
         for controller in options.register:
-            await engine.register(
-                controller,
-                token=options.token,
-                interval=options.heart_beat,
-                kodolly={} if options.kodolly else None,
-            )
+            await engine.register(controller, **kept)
+        for controller in options.register_kodolly:
+            await engine.register(controller, kodolly={}, **kept)
         sys.stdout.write(f"ready {engine.url}\n")
         sys.stdout.flush()
         await asyncio.Event().wait()
