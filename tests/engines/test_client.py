@@ -1,0 +1,445 @@
+"""The engine client, against the scripted engine and against servers that misbehave on purpose."""
+
+import asyncio
+import itertools
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+from support.scripted_engine import Script, ScriptedEngine
+
+from kodolly.engines.client import EngineClient, EventParser, requests_in_engine
+from kodolly.engines.openai import discover, normalise_url
+from kodolly.errors import EngineCallError, SettingsError
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+@asynccontextmanager
+async def serving(**routes: Handler) -> AsyncIterator[str]:
+    """A server on loopback that answers /load by `load`, /v1/models by `v1_models`, and so on."""
+    app = web.Application()
+    for name, handler in routes.items():
+        app.router.add_route("*", "/" + name.replace("_", "/", 1), handler)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def answering(body: Any, status: int = 200) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if isinstance(body, str):
+            return web.Response(text=body, status=status)
+        return web.json_response(body, status=status)
+
+    return handler
+
+
+def streaming(*chunks: bytes) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for chunk in chunks:
+            await response.write(chunk)
+            await asyncio.sleep(0)
+        return response
+
+    return handler
+
+
+async def events(client: EngineClient, **body: Any) -> list[dict[str, Any]]:
+    return [event async for event in client.stream({"model": "demo", "prompt": "가", **body})]
+
+
+async def test_healthy(session: aiohttp.ClientSession) -> None:
+    """An engine is healthy when /health answers 200, and not when it answers 503 or nothing."""
+    async with ScriptedEngine() as engine:
+        client = EngineClient(engine.url, None, session)
+        assert await client.healthy()
+        engine.script.health_status = 503
+        assert not await client.healthy()
+    assert not await client.healthy()
+
+
+async def test_models(session: aiohttp.ClientSession) -> None:
+    """The served names are the ids of /v1/models."""
+    async with ScriptedEngine(Script(model="한국어")) as engine:
+        assert await EngineClient(engine.url + "/", None, session).models() == ["한국어"]
+
+
+async def test_key_is_sent(session: aiohttp.ClientSession) -> None:
+    """An engine with a key answers a client that has it, and its 401 carries the status."""
+    async with ScriptedEngine(Script(api_key="k")) as engine:
+        assert await EngineClient(engine.url, "k", session).models() == ["demo"]
+        with pytest.raises(EngineCallError, match="401: Unauthorized") as caught:
+            await EngineClient(engine.url, None, session).models()
+    assert caught.value.status == 401
+
+
+async def test_canary_is_one_token(session: aiohttp.ClientSession) -> None:
+    """The canary asks for a single greedy token and returns when it came."""
+    async with ScriptedEngine() as engine:
+        await EngineClient(engine.url, None, session).canary("demo")
+        (seen,) = engine.requests
+    assert (seen.path, seen.body["max_tokens"], seen.body["temperature"]) == (
+        "/v1/completions",
+        1,
+        0,
+    )
+
+
+async def test_canary_refused(session: aiohttp.ClientSession) -> None:
+    """A canary that the engine refuses is an EngineCallError with its status and words."""
+    async with ScriptedEngine(Script(refuse_canary=True)) as engine:
+        with pytest.raises(EngineCallError, match="scripted failure") as caught:
+            await EngineClient(engine.url, None, session).canary("demo")
+    assert caught.value.status == 503
+
+
+async def test_canary_of_a_hung_engine(session: aiohttp.ClientSession) -> None:
+    """A canary ends in time although the engine makes no token."""
+    async with ScriptedEngine(Script(hang_after=0)) as engine:
+        with pytest.raises(EngineCallError, match="in time") as caught:
+            await EngineClient(engine.url, None, session).canary("demo", timeout=0.1)
+    assert caught.value.status is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"choices": []},
+        {"choices": [{"text": ""}]},
+        {"choices": [{"text": ""}], "usage": {"completion_tokens": 0}},
+        {"object": "nothing"},
+    ],
+)
+async def test_canary_without_a_token(session: aiohttp.ClientSession, answer: Any) -> None:
+    """A 200 that carries no token is no proof."""
+    async with serving(v1_completions=answering(answer)) as url:
+        with pytest.raises(EngineCallError, match="canary"):
+            await EngineClient(url, None, session).canary("demo")
+
+
+async def test_canary_whose_token_has_no_text(session: aiohttp.ClientSession) -> None:
+    """An end mark as first token has no text, and is a token."""
+    answer = {"choices": [{"text": ""}], "usage": {"completion_tokens": 1}}
+    async with serving(v1_completions=answering(answer)) as url:
+        await EngineClient(url, None, session).canary("demo")
+
+
+async def test_load(session: aiohttp.ClientSession) -> None:
+    """The load is what /load says."""
+    async with ScriptedEngine(Script(load=3)) as engine:
+        assert await EngineClient(engine.url, None, session).load() == 3
+
+
+VLLM_METRICS = """\
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="a } b"} 2.0
+vllm:num_requests_running{engine="1",model_name="a } b"} 1.0
+vllm:num_requests_waiting{engine="0",model_name="a } b"} 4.0
+vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 4.0
+"""
+SGLANG_METRICS = 'sglang:num_running_reqs{tp_rank="0"} 5\nsglang:num_queue_reqs{tp_rank="0"} 1\n'
+LLAMA_METRICS = "llamacpp:requests_processing 2\nllamacpp:requests_deferred 3 1700000000\n"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "load"),
+    [
+        (VLLM_METRICS, 7),
+        (SGLANG_METRICS, 6),
+        (LLAMA_METRICS, 5),
+        ("process_open_fds 7.0\n", None),
+        ("vllm:num_requests_running NaN?\n<html>\n", None),
+    ],
+)
+def test_requests_in_metrics(metrics: str, load: int | None) -> None:
+    """Running and waiting requests are read from each engine's own gauges, over all labels."""
+    assert requests_in_engine(metrics) == load
+
+
+async def test_load_from_metrics(session: aiohttp.ClientSession) -> None:
+    """Without /load the metrics tell, and without either nobody does."""
+    async with serving(metrics=answering(SGLANG_METRICS)) as url:
+        assert await EngineClient(url, None, session).load() == 6
+    async with serving() as url:
+        assert await EngineClient(url, None, session).load() is None
+
+
+async def test_untracked_load(session: aiohttp.ClientSession) -> None:
+    """A 0 on /load gives way to metrics that count requests, and stands without them."""
+    idle = answering({"server_load": 0})
+    async with serving(load=idle, metrics=answering(VLLM_METRICS)) as url:
+        assert await EngineClient(url, None, session).load() == 7
+    async with serving(load=idle) as url:
+        assert await EngineClient(url, None, session).load() == 0
+
+
+async def test_count_tokens(session: aiohttp.ClientSession) -> None:
+    """A text's tokens are what /tokenize counts; the scripted engine has one a byte."""
+    async with ScriptedEngine() as engine:
+        assert await EngineClient(engine.url, None, session).count_tokens("demo", "한글") == 6
+
+
+async def test_count_tokens_of_llama_cpp(session: aiohttp.ClientSession) -> None:
+    """llama.cpp's /tokenize reads `content` and answers a bare list."""
+
+    async def tokenize(request: web.Request) -> web.StreamResponse:
+        content = (await request.json()).get("content", "")
+        return web.json_response({"tokens": list(content.encode())})
+
+    async with serving(tokenize=tokenize) as url:
+        assert await EngineClient(url, None, session).count_tokens("demo", "한") == 3
+
+
+@pytest.mark.parametrize(
+    ("card", "length"),
+    [
+        ({"id": "demo", "max_model_len": 2048}, 2048),
+        ({"id": "demo", "meta": {"n_ctx_train": 4096}}, 4096),
+        ({"id": "other", "max_model_len": 2048}, 99),
+        ({"id": "demo"}, 99),
+    ],
+)
+async def test_context_length(
+    session: aiohttp.ClientSession, card: dict[str, Any], length: int
+) -> None:
+    """The context is the model card's, in vLLM's word or llama.cpp's, else /tokenize's."""
+    models = answering({"object": "list", "data": [card]})
+    tokenize = answering({"count": 1, "max_model_len": 99, "tokens": [1]})
+    async with serving(v1_models=models, tokenize=tokenize) as url:
+        assert await EngineClient(url, None, session).context_length("demo") == length
+
+
+async def test_context_length_untold(session: aiohttp.ClientSession) -> None:
+    """An engine that does not say has an unknown context, not a failed call."""
+    async with serving(v1_models=answering({"data": [{"id": "demo"}]})) as url:
+        assert await EngineClient(url, None, session).context_length("demo") is None
+
+
+async def test_stream_equals_whole(session: aiohttp.ClientSession) -> None:
+    """The texts of a stream, put together, are the text of the whole answer."""
+    async with ScriptedEngine() as engine:
+        client = EngineClient(engine.url, None, session)
+        whole = await client.complete({"model": "demo", "prompt": "가"})
+        parts = [event["choices"][0]["text"] for event in await events(client)]
+    assert "".join(parts) == whole["choices"][0]["text"] == engine.script.answer(10**6, [], 0).text
+    assert len(parts) > 1
+
+
+async def test_request_id(session: aiohttp.ClientSession) -> None:
+    """A request id given is the id the engine answers with."""
+    async with ScriptedEngine() as engine:
+        client = EngineClient(engine.url, None, session)
+        body = {"model": "demo", "prompt": "가"}
+        assert (await client.complete(body, request_id="abc"))["id"] == "cmpl-abc"
+        stream = client.stream(body, request_id="def")
+        assert {event["id"] async for event in stream} == {"cmpl-def"}
+
+
+async def test_chat_path(session: aiohttp.ClientSession) -> None:
+    """Another path is asked the same way."""
+    async with ScriptedEngine() as engine:
+        client = EngineClient(engine.url, None, session)
+        body = {"model": "demo", "messages": [{"role": "user", "content": "가"}]}
+        answer = await client.complete(body, path="/v1/chat/completions")
+    assert answer["object"] == "chat.completion"
+
+
+async def test_closing_a_stream_stops_the_engine(session: aiohttp.ClientSession) -> None:
+    """Closing the iterator closes the connection, so that the engine aborts."""
+    script = Script(length=100_000, token_delay=0.005)
+    async with ScriptedEngine(script) as engine:
+        stream = EngineClient(engine.url, None, session).stream({"model": "demo", "prompt": "가"})
+        await anext(stream)
+        await stream.aclose()
+        async with asyncio.timeout(10):
+            while engine.running:
+                await asyncio.sleep(0.01)
+    assert engine.aborted == 1
+
+
+async def test_error_status_of_a_stream(session: aiohttp.ClientSession) -> None:
+    """A stream that the engine refuses raises its status and message."""
+    async with ScriptedEngine() as engine:
+        client = EngineClient(engine.url, None, session)
+        with pytest.raises(EngineCallError, match="does not exist") as caught:
+            await events(client, model="unknown")
+    assert caught.value.status == 404
+
+
+async def test_error_event_inside_a_stream(session: aiohttp.ClientSession) -> None:
+    """An error event raises after the events before it."""
+    async with ScriptedEngine(Script(error_after=3)) as engine:
+        stream = EngineClient(engine.url, None, session).stream({"model": "demo", "prompt": "가"})
+        got = []
+        for _ in range(3):
+            got.append((await anext(stream))["choices"][0]["text"])
+        with pytest.raises(EngineCallError, match="scripted failure") as caught:
+            await anext(stream)
+    assert "".join(got) == "물론이죠, 안녕하세요!"
+    assert caught.value.status == 500
+
+
+async def test_stream_that_breaks(session: aiohttp.ClientSession) -> None:
+    """A connection lost in the middle of a stream is an EngineCallError without a status."""
+    async with ScriptedEngine(Script(die_after=3)) as engine:
+        with pytest.raises(EngineCallError) as caught:
+            await events(EngineClient(engine.url, None, session))
+    assert caught.value.status is None
+
+
+async def test_stream_that_ends_too_soon(session: aiohttp.ClientSession) -> None:
+    """A stream that ends without [DONE] was cut, whatever its transport says."""
+    async with serving(v1_completions=streaming(b'data: {"id": "a"}\n\n')) as url:
+        with pytest.raises(EngineCallError, match="before it was done"):
+            await events(EngineClient(url, None, session))
+
+
+async def test_stream_that_hangs(session: aiohttp.ClientSession) -> None:
+    """A stream without a byte for longer than the pause is an EngineCallError."""
+    async with ScriptedEngine(Script(hang_after=2)) as engine:
+        client = EngineClient(engine.url, None, session)
+        with pytest.raises(EngineCallError, match="in time"):
+            async for _ in client.stream({"model": "demo", "prompt": "가"}, pause=0.1):
+                pass
+
+
+async def test_stream_of_something_else(session: aiohttp.ClientSession) -> None:
+    """An event that is no JSON object is an EngineCallError."""
+    async with serving(v1_completions=streaming(b"data: oops\n\n")) as url:
+        with pytest.raises(EngineCallError, match="no JSON object"):
+            await events(EngineClient(url, None, session))
+
+
+@pytest.mark.parametrize("body", ["not json", "[1]", ""])
+async def test_answers_that_are_no_object(session: aiohttp.ClientSession, body: str) -> None:
+    """A 200 with something else than a JSON object is an EngineCallError."""
+    async with serving(v1_models=answering(body)) as url:
+        with pytest.raises(EngineCallError, match="JSON object"):
+            await EngineClient(url, None, session).models()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"error": {"message": "too long", "code": 400}}, "too long"),
+        ({"error": "Unauthorized"}, "Unauthorized"),
+        ({"detail": "Not Found"}, "Not Found"),
+        ("Internal Server Error", "Internal Server Error"),
+        ("", "no reason given"),
+    ],
+)
+async def test_words_of_an_error(session: aiohttp.ClientSession, body: Any, words: str) -> None:
+    """The engine's own words are in the error, in whichever shape it gave them."""
+    async with serving(v1_completions=answering(body, 418)) as url:
+        with pytest.raises(EngineCallError, match=f"418: {words}$") as caught:
+            await EngineClient(url, None, session).complete({})
+    assert caught.value.status == 418
+
+
+async def test_nobody_listens(session: aiohttp.ClientSession) -> None:
+    """A refused connection is an EngineCallError without a status."""
+    async with serving() as url:
+        pass
+    with pytest.raises(EngineCallError, match="/v1/models failed") as caught:
+        await EngineClient(url, None, session).models()
+    assert caught.value.status is None
+
+
+async def test_connection_closed_while_idle(session: aiohttp.ClientSession) -> None:
+    """A pooled connection that the engine closed meanwhile costs no failed call."""
+    dropped: list[str] = []
+
+    async def drop_first(request: web.Request) -> web.StreamResponse:
+        if not dropped and request.transport is not None:
+            dropped.append("once")
+            request.transport.abort()
+        return web.json_response({"count": 1})
+
+    async with serving(tokenize=drop_first) as url:
+        assert await EngineClient(url, None, session).count_tokens("demo", "가") == 1
+    assert dropped == ["once"]
+
+
+EVENTS = ['{"a": 1}', '{"text": "한글 🙂"}', "[DONE]"]
+
+
+@given(
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    cuts=st.lists(st.integers(0, 200), max_size=12),
+    space=st.booleans(),
+)
+def test_events_survive_every_cut(end: str, cuts: list[int], space: bool) -> None:
+    """Events come out whole wherever the bytes were cut and however lines end."""
+    head = "data: " if space else "data:"
+    text = f": keep-alive{end}{end}" + "".join(f"{head}{e}{end}{end}" for e in EVENTS)
+    wire = text.encode()
+    edges = [0, *sorted(min(cut, len(wire)) for cut in cuts), len(wire)]
+    parser = EventParser()
+    chunks = [wire[a:b] for a, b in itertools.pairwise(edges) if a < b]
+    got = [data.decode() for chunk in chunks for data in parser.feed(chunk)]
+    assert got == EVENTS
+
+
+def test_data_of_several_lines() -> None:
+    """Data lines of one event are joined by line feeds; other fields are passed over."""
+    parser = EventParser()
+    assert parser.feed(b"event: x\nid: 1\ndata: {\ndata: }\n\n\n") == [b"{\n}"]
+
+
+@pytest.mark.parametrize(
+    ("given_url", "root"),
+    [
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("http://127.0.0.1:8000/", "http://127.0.0.1:8000"),
+        (" http://gpu:8000/v1 ", "http://gpu:8000"),
+        ("https://host/engines/a/v1/", "https://host/engines/a"),
+        ("http://[::1]:8000/v1", "http://[::1]:8000"),
+    ],
+)
+def test_url_with_or_without_v1(given_url: str, root: str) -> None:
+    """Both ways of naming a server give its root."""
+    assert normalise_url(given_url) == root
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["", "gpu:8000", "ftp://gpu/v1", "http://", "http://gpu:port", "http://gpu/v1?key=1"],
+)
+def test_url_that_cannot_be_used(bad: str) -> None:
+    """What is no http(s) address is a settings error that repeats it."""
+    with pytest.raises(SettingsError, match=re.escape(repr(bad))):
+        normalise_url(bad)
+
+
+def test_url_with_a_key_in_it() -> None:
+    """Credentials in the URL are refused, and not repeated in the message."""
+    with pytest.raises(SettingsError) as caught:
+        normalise_url("http://user:geheim@gpu:8000/v1")
+    assert "geheim" not in str(caught.value)
+
+
+async def test_discover() -> None:
+    """The models of a running server are found from its URL and key."""
+    async with ScriptedEngine(Script(model="a", api_key="k")) as engine:
+        assert await discover(engine.url + "/v1", "k") == ["a"]
