@@ -81,7 +81,7 @@ class FastChatFace:
         if self.model.template is None:
             return JsonResponse(_error("this model has no conversation template", VALIDATION), 501)
         try:
-            conversation = self.model.template.conversation([])
+            conversation = self.model.template.conversation()
         except ValueError as error:
             return JsonResponse(_error(str(error), VALIDATION), 501)
         fields = dataclasses.asdict(conversation)

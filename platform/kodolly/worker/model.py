@@ -10,11 +10,13 @@ from typing import Any
 
 import kodolly_templates
 from kodolly.errors import SettingsError
-from kodolly_templates import ChatTemplate
+from kodolly_templates import Template, TemplateError, TokenizerTemplate
 
 log = logging.getLogger(__name__)
 
 CARD = "model_card.json"
+
+ChatTemplate = Template | TokenizerTemplate
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class ServedModel:
 
     def write_chat_template(self, directory: Path) -> Path | None:
         """Our dialect as a Jinja file for the engine; None if the model's own template is used."""
-        if self.template is None or self.template.name == "tokenizer":
+        if not isinstance(self.template, Template):
             return None
         file = directory / f"{self.template.name}.jinja"
         file.write_text(self.template.jinja(extra_guard=self.special_tokens), encoding="utf-8")
@@ -83,7 +85,7 @@ def _card(file: Path) -> dict[str, Any]:
 def _template(path: Path, override: str | None) -> ChatTemplate | None:
     try:
         return kodolly_templates.load(path, override)
-    except ValueError as error:
+    except TemplateError as error:
         if override is not None:
             raise SettingsError(f"--conv-template: {error}") from error
         # A base model without a template still completes; chat will be refused by the engine.

@@ -1,0 +1,139 @@
+"""The OpenAI door: `kodolly api --controller http://127.0.0.1:21001`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import aiohttp
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from kodolly import serving
+from kodolly.api.auth import KeyRing
+from kodolly.api.completions import Completions, request_id_of
+from kodolly.api.relay import Relay
+from kodolly.api.stock_worker import StockRelay
+from kodolly.api.table import Follower, WorkerTable
+from kodolly.errors import ApiError, BadRequest, ModelNotFound
+from kodolly.protocol.openai import ChatRequest, CompletionRequest
+from kodolly.serving import JsonResponse
+from kodolly.settings import ApiSettings, load
+
+# Idle connections to engines are kept this long; uvicorn's own servers close theirs after 5 s.
+KEEPALIVE = 4.0
+FIRST_TABLE = 2.0
+
+
+class Models:
+    """GET /v1/models and /v1/models/{id}: what can be asked for now."""
+
+    def __init__(self, table: WorkerTable, keys: KeyRing) -> None:
+        self._table = table
+        self._keys = keys
+        self._created = int(time.time())
+
+    async def list(self, request: Request) -> Response:
+        """Every model with a ready worker."""
+        self._keys.admit(request.headers.get("authorization", ""))
+        return JsonResponse({"object": "list", "data": list(map(self._card, self._table.models()))})
+
+    async def retrieve(self, request: Request) -> Response:
+        """One of them."""
+        self._keys.admit(request.headers.get("authorization", ""))
+        model = request.path_params["model"]
+        if model not in self._table.models():
+            raise ModelNotFound(f"The model '{model}' does not exist.", param="model")
+        return JsonResponse(self._card(model))
+
+    def _card(self, model: str) -> dict[str, object]:
+        workers = self._table.ready(model)
+        lengths = [w.extension.context_length for w in workers if w.extension]
+        return {
+            "id": model,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "kodolly",
+            "max_model_len": min((n for n in lengths if n), default=None),
+            "workers": len(workers),
+        }
+
+
+def create_app(settings: ApiSettings) -> Starlette:
+    """The ASGI application. Raises SettingsError when a key file cannot be read."""
+    keys, token = KeyRing(settings.keys()), settings.secret()
+    table = WorkerTable()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, ttl_dns_cache=10)
+        async with aiohttp.ClientSession(
+            connector=connector, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
+        ) as session:
+            relay = Relay(table, session, settings.connect_timeout, settings.read_timeout)
+            stock = StockRelay(session, token, settings.read_timeout)
+            for kind, path in (
+                (ChatRequest, "/v1/chat/completions"),
+                (CompletionRequest, "/v1/completions"),
+            ):
+                endpoint = Completions(kind, path, relay, stock, keys, settings.max_body)
+                app.router.routes.insert(0, Route(path, endpoint, methods=["POST"]))
+            follower = Follower(table, settings.controller, token, session)
+            following = asyncio.create_task(follower.run())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(table.loaded.wait(), FIRST_TABLE)
+            yield
+            await serving.cancel_and_wait(following)
+
+    async def health(_: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    async def ready(_: Request) -> Response:
+        """200 once a model can be asked for."""
+        models = table.models()
+        return PlainTextResponse(", ".join(models) or "no worker", 200 if models else 503)
+
+    models = Models(table, keys)
+    return Starlette(
+        routes=[
+            Route("/v1/models", models.list),
+            Route("/v1/models/{model:path}", models.retrieve),
+            Route("/health", health),
+            Route("/ready", ready),
+        ],
+        lifespan=lifespan,
+        exception_handlers={
+            ApiError: serving.error_response,
+            HTTPException: _http_error,
+            Exception: _crash,
+        },
+    )
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """404 and 405 of unknown paths, in OpenAI's envelope too."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    wrong = BadRequest(f"Invalid URL ({request.method} {request.url.path})")
+    response = await serving.error_response(request, wrong)
+    response.status_code = status
+    return response
+
+
+async def _crash(request: Request, _: Exception) -> Response:
+    """A fault of ours: logged by the server, told without its insides."""
+    response = await serving.error_response(request, ApiError("Internal error."))
+    response.headers["X-Request-Id"] = request_id_of(request)
+    return response
+
+
+def main(argv: Sequence[str]) -> int:
+    """`kodolly api`: serves until SIGTERM or Ctrl-C; open answers are finished first."""
+    settings = load(ApiSettings, argv, "The OpenAI-compatible door.")
+    app = create_app(settings)
+    serving.run(app, settings.host, settings.port, drain=settings.drain_timeout)
+    return 0

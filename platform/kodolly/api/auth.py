@@ -1,0 +1,30 @@
+"""Who may use the API: a flat set of client keys, compared in constant time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from kodolly.errors import Unauthorized
+from kodolly.serving import presented_token, same_secret
+
+
+class KeyRing:
+    """The accepted client keys; an empty ring lets everybody in."""
+
+    def __init__(self, keys: Collection[str]) -> None:
+        self._keys = tuple(keys)
+
+    def admit(self, authorization: str) -> None:
+        """Returns for an accepted key. Raises Unauthorized otherwise."""
+        if not self._keys:
+            return
+        given = presented_token(authorization)
+        # Every key is compared, whichever matches, so that time tells nothing.
+        matches = [same_secret(given, key) for key in self._keys]
+        if not any(matches):
+            raise Unauthorized(
+                "Incorrect API key provided."
+                if given
+                else "No API key provided: send `Authorization: Bearer KEY`.",
+                headers={"WWW-Authenticate": "Bearer"},
+            )

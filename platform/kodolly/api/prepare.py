@@ -1,0 +1,45 @@
+"""What a request gains on its way to an engine: the model's stop strings, and guarded text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kodolly.protocol.wire import Extension
+from kodolly_templates import neutralise
+
+
+def for_engine(body: dict[str, Any], extension: Extension, *, chat: bool) -> dict[str, Any]:
+    """The body an engine gets: as the client sent it, but for what the template demands.
+
+    Only a chat is touched: a plain completion is the client's own prompt, keys and all.
+    """
+    if not chat:
+        return body
+    changed: dict[str, Any] = {}
+    if extension.stop:
+        changed["stop"] = merged_stop(body.get("stop"), extension.stop)
+    if extension.guard:
+        changed["messages"] = [_guarded(m, extension.guard) for m in body["messages"]]
+    return body | changed
+
+
+def merged_stop(asked: str | list[str] | None, own: list[str]) -> list[str]:
+    """The client's stop strings and the template's, without doubles."""
+    wanted = [asked] if isinstance(asked, str) else asked or []
+    return list(dict.fromkeys([*wanted, *own]))
+
+
+def _guarded(message: dict[str, Any], keys: list[str]) -> dict[str, Any]:
+    """A message in whose text no template key or special token can be read as one."""
+    content = message.get("content")
+    if isinstance(content, str):
+        safe = neutralise(content, keys)
+        return message if safe is content else message | {"content": safe}
+    if isinstance(content, list):
+        return message | {"content": [_guarded_part(part, keys) for part in content]}
+    return message
+
+
+def _guarded_part(part: dict[str, Any], keys: list[str]) -> dict[str, Any]:
+    text = part.get("text")
+    return part | {"text": neutralise(text, keys)} if isinstance(text, str) else part

@@ -1,0 +1,321 @@
+"""A stock FastChat worker behind the API: prompts by its own template, frames turned into events.
+
+Such a worker has no OpenAI engine to relay from, so its cumulative frames are parsed here. It costs
+more a token than the byte relay; KoDolly's own workers never go this way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import aiohttp
+import orjson
+from starlette.types import Send
+
+from kodolly.api.engine_errors import RETRY_AFTER
+from kodolly.api.relay import EVENT_END, Call, WorkerGone, error_event, stream_start
+from kodolly.api.table import Worker
+from kodolly.errors import ApiError, BadRequest, ContextOverflow, EngineFailed, NoWorker
+from kodolly.protocol.wire import frames
+
+# The character a worker sends for a syllable whose last bytes it has not decoded yet.
+UNFINISHED = "\ufffd"
+CALL_TIMEOUT = 10.0
+
+
+class StockRelay:
+    """Sends calls to stock workers; the same two verbs as the byte relay."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, token: str | None, read_timeout: float
+    ) -> None:
+        self._session = session
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._stream_timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=3, sock_read=read_timeout
+        )
+        # Conversation template and context length, which stock workers never change.
+        self._facts: dict[tuple[str, str], tuple[dict[str, Any], int]] = {}
+
+    async def answer(self, call: Call, worker: Worker) -> bytes:
+        """The whole answer, as an OpenAI body. Raises WorkerGone or ApiError."""
+        params = await self._params(call, worker)
+        ends = await asyncio.gather(
+            *(self._last_frame(params, worker) for _ in range(call.body.get("n") or 1))
+        )
+        choices = [
+            _choice(call.chat, i, end["text"], end.get("finish_reason") or "stop")
+            for i, end in enumerate(ends)
+        ]
+        usage = _total_usage([end.get("usage") or {} for end in ends])
+        return orjson.dumps(_body(call, choices, chunk=False) | {"usage": usage})
+
+    async def stream(self, call: Call, worker: Worker, send: Send) -> None:
+        """The answer as OpenAI events. Raises WorkerGone or ApiError while nothing was sent."""
+        params = await self._params(call, worker)
+        async with aclosing(self._interleaved(call, params, worker)) as events:
+            first = await anext(events)
+            await send(stream_start(call.request_id))
+            await send(_part(_event(first)))
+            try:
+                async for event in events:
+                    await send(_part(_event(event)))
+                await send(_part(b"data: [DONE]" + EVENT_END))
+            except (WorkerGone, ApiError) as error:
+                await send(_part(error_event(str(error), "worker_lost")))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _interleaved(
+        self, call: Call, params: dict[str, Any], worker: Worker
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of all `n` choices as they come, then the usage if it was asked for."""
+        count = call.body.get("n") or 1
+        queue: asyncio.Queue[dict[str, Any] | Exception | None] = asyncio.Queue(maxsize=64)
+        usages: list[dict[str, Any]] = [{} for _ in range(count)]
+
+        async def pump(index: int) -> None:
+            try:
+                async for choice in self._choices(call.chat, index, params, worker, usages):
+                    await queue.put(_body(call, [choice], chunk=True))
+                await queue.put(None)
+            except (WorkerGone, ApiError) as error:
+                await queue.put(error)
+
+        pumps = [asyncio.create_task(pump(i)) for i in range(count)]
+        try:
+            while count:
+                item = await queue.get()
+                if isinstance(item, Exception):
+                    raise item
+                if item is None:
+                    count -= 1
+                else:
+                    yield item
+            if (call.body.get("stream_options") or {}).get("include_usage"):
+                yield _body(call, [], chunk=True) | {"usage": _total_usage(usages)}
+        finally:
+            for task in pumps:
+                task.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+
+    async def _choices(
+        self,
+        chat: bool,
+        index: int,
+        params: dict[str, Any],
+        worker: Worker,
+        usages: list[dict[str, Any]],
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """One choice's chunks: cumulative texts turned into deltas, never half a syllable."""
+        sent, reason, text = 0, None, ""
+        if chat:
+            yield _delta(index, {"role": "assistant", "content": ""}, None)
+        async with aclosing(self._frames(params, worker)) as incoming:
+            async for frame in incoming:
+                text, reason = str(frame["text"]), frame.get("finish_reason") or reason
+                usages[index] = frame.get("usage") or usages[index]
+                ready = text.rstrip(UNFINISHED)
+                if len(ready) > sent:
+                    yield _piece(chat, index, ready[sent:])
+                    sent = len(ready)
+        if len(text) > sent:  # it really ended so
+            yield _piece(chat, index, text[sent:])
+        yield _delta(index, {}, reason or "stop") if chat else _text(index, "", reason or "stop")
+
+    async def _last_frame(self, params: dict[str, Any], worker: Worker) -> dict[str, Any]:
+        last: dict[str, Any] = {"text": ""}
+        async with aclosing(self._frames(params, worker)) as incoming:
+            async for frame in incoming:
+                last = frame
+        return last
+
+    async def _frames(
+        self, params: dict[str, Any], worker: Worker
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """A worker's good frames. Raises WorkerGone, or ApiError for an error frame."""
+        try:
+            async with self._session.post(
+                f"{worker.row.name}/worker_generate_stream",
+                json=params,
+                headers=self._headers,
+                timeout=self._stream_timeout,
+            ) as response:
+                if response.status != 200:
+                    raise WorkerGone(f"answered {response.status}")
+                async for frame in frames(response.content.iter_any()):
+                    if frame.get("error_code"):
+                        raise _error_of(frame)
+                    yield frame
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise WorkerGone(f"broke off: {error!r}") from error
+
+    async def _params(self, call: Call, worker: Worker) -> dict[str, Any]:
+        body = call.body
+        conv, context = await self._worker_facts(call.model, worker)
+        prompt = chat_prompt(conv, body["messages"]) if call.chat else _plain_prompt(body)
+        stop = body.get("stop") or []
+        stops = [*([stop] if isinstance(stop, str) else stop), *_listed(conv.get("stop_str"))]
+        limit = body.get("max_completion_tokens") or body.get("max_tokens")
+        if limit is None:
+            limit = await self._room_left(call.model, prompt, context, worker)
+        return {
+            "model": call.model,
+            "prompt": prompt,
+            "temperature": _or(body.get("temperature"), 1.0),
+            "top_p": _or(body.get("top_p"), 1.0),
+            "top_k": _or(body.get("top_k"), -1),
+            "repetition_penalty": _or(body.get("repetition_penalty"), 1.0),
+            "presence_penalty": _or(body.get("presence_penalty"), 0.0),
+            "frequency_penalty": _or(body.get("frequency_penalty"), 0.0),
+            "max_new_tokens": limit,
+            "stop": list(dict.fromkeys(stops)) or None,
+            "stop_token_ids": conv.get("stop_token_ids"),
+            "echo": bool(body.get("echo")),
+        }
+
+    async def _room_left(self, model: str, prompt: str, context: int, worker: Worker) -> int:
+        counted = await self._ask(worker, "count_token", {"model": model, "prompt": prompt})
+        room = context - int(counted.get("count", 0))
+        if room <= 0:
+            raise ContextOverflow(
+                f"This model's maximum context length is {context} tokens; your messages have"
+                f" {counted['count']}. Shorten them.",
+                param="messages",
+            )
+        return room
+
+    async def _worker_facts(self, model: str, worker: Worker) -> tuple[dict[str, Any], int]:
+        key = (worker.row.name, model)
+        if key not in self._facts:
+            conv, details = await asyncio.gather(
+                self._ask(worker, "worker_get_conv_template", {"model": model}),
+                self._ask(worker, "model_details", {"model": model}),
+            )
+            self._facts[key] = (conv["conv"], int(details.get("context_length") or 2048))
+        return self._facts[key]
+
+    async def _ask(self, worker: Worker, path: str, payload: dict[str, Any]) -> dict[str, Any]:
+        try:
+            async with self._session.post(
+                f"{worker.row.name}/{path}",
+                json=payload,
+                headers=self._headers,
+                timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT),
+            ) as response:
+                response.raise_for_status()
+                answer = await response.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise WorkerGone(f"gave no /{path}: {error!r}") from error
+        if not isinstance(answer, dict):
+            raise WorkerGone(f"gave no object for /{path}")
+        return answer
+
+
+def chat_prompt(conv: dict[str, Any], messages: list[dict[str, Any]]) -> str:
+    """The prompt fschat's own Conversation makes of OpenAI messages."""
+    from fastchat.conversation import Conversation, SeparatorStyle
+
+    names = ("name", "system_template", "system_message", "roles", "offset", "sep", "sep2")
+    conversation = Conversation(
+        **{name: conv[name] for name in names if name in conv},
+        messages=[list(m) for m in conv.get("messages") or ()],
+        sep_style=SeparatorStyle(conv["sep_style"]),
+    )
+    user, assistant = conversation.roles
+    for index, message in enumerate(messages):
+        text = _message_text(message, index)
+        if message["role"] in ("system", "developer"):
+            conversation.set_system_message(text)
+        elif message["role"] in ("user", "assistant"):
+            conversation.append_message(user if message["role"] == "user" else assistant, text)
+        else:
+            raise BadRequest(
+                f"messages[{index}].role: this model knows no {message['role']!r}",
+                param=f"messages[{index}].role",
+            )
+    conversation.append_message(assistant, None)
+    return str(conversation.get_prompt())
+
+
+def _message_text(message: dict[str, Any], index: int) -> str:
+    content = message.get("content") or ""
+    if isinstance(content, str):
+        return content
+    if any(part.get("type") != "text" for part in content):
+        field = f"messages[{index}].content"
+        raise BadRequest(f"{field}: this model reads text only", param=field)
+    return "\n".join(str(part.get("text", "")) for part in content)
+
+
+def _plain_prompt(body: dict[str, Any]) -> str:
+    prompt = body["prompt"]
+    if not isinstance(prompt, str):
+        raise BadRequest("prompt: this model takes one text as its prompt", param="prompt")
+    return prompt
+
+
+def _error_of(frame: dict[str, Any]) -> ApiError:
+    """FastChat's error codes: 400xx the request, 40303 its length, 429xx load, 5xxxx the worker."""
+    code, text = int(frame["error_code"]), str(frame.get("text", ""))
+    if code == 40303:
+        return ContextOverflow(text, param="messages")
+    if code // 100 == 429:
+        return NoWorker(text, headers=RETRY_AFTER, code="overloaded")
+    return BadRequest(text) if code < 42900 else EngineFailed(text)
+
+
+def _body(call: Call, choices: list[dict[str, Any]], *, chunk: bool) -> dict[str, Any]:
+    prefix, kind = ("chatcmpl", "chat.completion") if call.chat else ("cmpl", "text_completion")
+    return {
+        "id": f"{prefix}-{call.request_id}",
+        "object": f"{kind}.chunk" if chunk and call.chat else kind,
+        "created": int(time.time()),
+        "model": call.model,
+        "choices": choices,
+    }
+
+
+def _choice(chat: bool, index: int, text: str, reason: str) -> dict[str, Any]:
+    if not chat:
+        return _text(index, text, reason)
+    message = {"role": "assistant", "content": text}
+    return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
+
+
+def _piece(chat: bool, index: int, text: str) -> dict[str, Any]:
+    return _delta(index, {"content": text}, None) if chat else _text(index, text, None)
+
+
+def _delta(index: int, delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+
+
+def _text(index: int, text: str, reason: str | None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+
+
+def _total_usage(usages: list[dict[str, Any]]) -> dict[str, int]:
+    """One prompt, all answers."""
+    prompt = max((int(u.get("prompt_tokens", 0)) for u in usages), default=0)
+    answer = sum(int(u.get("completion_tokens", 0)) for u in usages)
+    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+
+
+def _event(body: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(body) + EVENT_END
+
+
+def _part(body: bytes) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": body, "more_body": True}
+
+
+def _listed(stop: str | list[str] | None) -> list[str]:
+    return [stop] if isinstance(stop, str) else stop or []
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value

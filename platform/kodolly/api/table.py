@@ -1,0 +1,140 @@
+"""The API's own copy of the controller's table, kept by its watch stream.
+
+Nobody is asked per request. When the controller is away the last table stays in force; when it
+comes back with an empty one, the old rows stay for a grace in which workers register again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import aiohttp
+from pydantic import ValidationError
+
+from kodolly.protocol.wire import Extension, Snapshot, WorkerRow, WorkerState
+
+log = logging.getLogger(__name__)
+
+RECONNECT = 0.5
+# The controller sends at least a keep-alive every two seconds.
+SILENCE = 10.0
+MAX_LINE = 16 * 2**20
+# A new controller's table is complete once every worker has missed no more than a beat or two.
+GRACE = 15.0
+# A worker that refused a connection is passed over this long, or until the controller tells more.
+SUSPECT_FOR = 2.0
+
+
+@dataclass
+class Worker:
+    """One worker as the router sees it; `inflight` counts this process's open requests."""
+
+    row: WorkerRow
+    inflight: int = 0
+    suspect_until: float = 0.0
+
+    @property
+    def extension(self) -> Extension | None:
+        """What a KoDolly worker told beyond FastChat's protocol."""
+        return self.row.kodolly
+
+    def expected_wait(self) -> float:
+        """Load per speed. The queue a heartbeat told includes our own requests: no double count."""
+        return max(self.inflight, self.row.queue_length) / self.row.speed
+
+
+class WorkerTable:
+    """Workers by base URL, as of the newest snapshot."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._workers: dict[str, Worker] = {}
+        self._clock = clock
+        self._epoch: str | None = None
+        self._kept_until = 0.0
+        self.loaded = asyncio.Event()
+
+    def apply(self, snapshot: Snapshot) -> None:
+        """Takes a new snapshot; counts of running requests and suspicions stay."""
+        now = self._clock()
+        if self._epoch not in (None, snapshot.epoch):
+            log.info("the controller is new: keeping known workers for %.0f s", GRACE)
+            self._kept_until = now + GRACE
+        self._epoch = snapshot.epoch
+        fresh: dict[str, Worker] = {}
+        for row in snapshot.workers:
+            worker = self._workers.get(row.name) or Worker(row)
+            if worker.row.state is not row.state:
+                worker.suspect_until = 0.0
+            worker.row = row
+            fresh[row.name] = worker
+        if now < self._kept_until:
+            fresh = {**self._workers, **fresh}
+        self._workers = fresh
+        self.loaded.set()
+
+    def all(self) -> list[Worker]:
+        """Every worker known."""
+        return list(self._workers.values())
+
+    def ready(self, model: str) -> list[Worker]:
+        """Workers that may take a request for `model` now, least loaded first."""
+        now = self._clock()
+        able = [w for w in self.all() if w.row.serves(model)]
+        trusted = [w for w in able if w.suspect_until <= now]
+        return sorted(trusted or able, key=Worker.expected_wait)
+
+    def suspect(self, worker: Worker) -> None:
+        """Passes over a worker that did not answer, for a moment."""
+        worker.suspect_until = self._clock() + SUSPECT_FOR
+
+    def models(self) -> list[str]:
+        """Names that can be asked for now, sorted."""
+        return sorted(
+            {m for w in self.all() if w.row.state is WorkerState.READY for m in w.row.model_names}
+        )
+
+    def knows(self, model: str) -> bool:
+        """Whether any worker, in whatever state, has offered this model."""
+        return any(model in w.row.model_names for w in self.all())
+
+
+class Follower:
+    """Keeps a table up to date from one controller, for as long as it runs."""
+
+    def __init__(
+        self, table: WorkerTable, controller: str, token: str | None, session: aiohttp.ClientSession
+    ) -> None:
+        self._table = table
+        self._url = controller.rstrip("/") + "/watch"
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._session = session
+
+    async def run(self) -> None:
+        """Follows the watch stream for ever, connecting again whenever it breaks."""
+        complained = ""
+        while True:
+            try:
+                await self._follow()
+                complaint = "the watch stream ended"
+            except (aiohttp.ClientError, TimeoutError, ValidationError, ValueError) as error:
+                complaint = f"{type(error).__name__}: {error}"
+            if complaint != complained:  # once a cause, not twice a second
+                log.warning(
+                    "controller %s: %s; the last table stays in force", self._url, complaint
+                )
+                complained = complaint
+            await asyncio.sleep(RECONNECT)
+
+    async def _follow(self) -> None:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=3, sock_read=SILENCE)
+        async with self._session.get(
+            self._url, headers=self._headers, timeout=timeout, read_bufsize=MAX_LINE
+        ) as answer:
+            answer.raise_for_status()
+            async for line in answer.content:
+                if line.strip():
+                    self._table.apply(Snapshot.model_validate_json(line))
