@@ -84,7 +84,10 @@ def probe(template: TokenizerTemplate) -> Shape:
         raise TemplateError(f"the chat template puts {lead!r} between the prompt and an answer")
     system = _probe_system(template, ask, prompt)
     starts = [head, two[2]] + ([system[1]] if system else [])
+    stop = next((token for token in template.guard if two[2].lstrip().startswith(token)), None)
     user_role = _common_suffix(starts)
+    if stop and stop in user_role:  # a turn always stands before this one: its end is not the role
+        user_role = user_role.partition(stop)[2].lstrip()
     turn_end = two[2].removesuffix(user_role)
     sep = _common_prefix(prompt, turn_end)
     return Shape(
@@ -95,7 +98,7 @@ def probe(template: TokenizerTemplate) -> Shape:
         sep=sep,
         sep2=turn_end,
         lead=lead,
-        stop=next((token for token in template.guard if turn_end.lstrip().startswith(token)), None),
+        stop=stop,
     )
 
 
