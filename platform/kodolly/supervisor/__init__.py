@@ -1,0 +1,1 @@
+"""One command that runs everything on this machine and keeps it running."""

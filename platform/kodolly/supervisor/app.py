@@ -1,0 +1,157 @@
+"""`kodolly up`: controller, workers, API and page on this machine, kept running until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import aiohttp
+
+from kodolly.errors import KodollyError, SettingsError
+from kodolly.settings import UpSettings, load
+from kodolly.supervisor import plan
+from kodolly.supervisor.service import Service
+
+log = logging.getLogger(__name__)
+
+MODEL_TIMEOUT = 1800.0
+STATE_INTERVAL = 0.5
+
+
+class Supervisor:
+    """All processes of one `kodolly up`."""
+
+    def __init__(self, settings: UpSettings) -> None:
+        self.settings = settings
+        self.home = Path(settings.home)
+        logs = self.home / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        self.services = [
+            Service(spec, _fresh_log(logs, spec.name)) for spec in plan.services(settings)
+        ]
+        self._state_file = self.home / "up.json"
+
+    async def run(self) -> None:
+        """Starts everything, says where it is, and stops everything at SIGTERM or Ctrl-C."""
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        for service in self.services:
+            service.start()
+        state = asyncio.create_task(self._keep_state())
+        greeting = asyncio.create_task(self._greet())
+        try:
+            await stop.wait()
+            say("stopping")
+        finally:
+            for task in (greeting, state):
+                task.cancel()
+            await asyncio.gather(greeting, state, return_exceptions=True)
+            for service in reversed(self.services):
+                await service.stop()
+            self._state_file.unlink(missing_ok=True)
+            say("stopped: no process left")
+
+    async def _greet(self) -> None:
+        """Tells each process as it becomes ready, then where to chat."""
+        async with aiohttp.ClientSession() as session:
+            await asyncio.gather(*(self._greet_one(s, session) for s in self.services))
+            # The API learns of the workers a moment after they are ready.
+            api = f"{plan.api_url(self.settings)}/ready"
+            while True:
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                    async with session.get(api) as answer:
+                        if answer.status == 200:
+                            break
+                await asyncio.sleep(0.1)
+        say(f"API   {plan.api_url(self.settings)}/v1")
+        if self.settings.web:
+            say(f"chat  {plan.page_url(self.settings)}")
+        say(f"logs  {self.home / 'logs'}   (Ctrl-C stops everything)")
+
+    async def _greet_one(self, service: Service, session: aiohttp.ClientSession) -> None:
+        slow = asyncio.create_task(self._still_waiting(service))
+        try:
+            seconds = await service.until_ready(session)
+        finally:
+            slow.cancel()
+        say(f"{service.spec.name:<12} ready after {seconds:.1f} s")
+
+    async def _still_waiting(self, service: Service) -> None:
+        started = time.monotonic()
+        while True:
+            await asyncio.sleep(15)
+            waited = time.monotonic() - started
+            say(f"{service.spec.name:<12} starting for {waited:.0f} s ({service.log_file})")
+
+    async def _keep_state(self) -> None:
+        """Writes who runs where to up.json, for scripts and people."""
+        last = ""
+        while True:
+            processes = {s.spec.name: {"pid": s.pid, "restarts": s.restarts} for s in self.services}
+            text = json.dumps({"pid": os.getpid(), "processes": processes}, indent=2)
+            if text != last:
+                fresh = self._state_file.with_suffix(".tmp")
+                fresh.write_text(text, encoding="utf-8")
+                fresh.replace(self._state_file)
+                last = text
+            await asyncio.sleep(STATE_INTERVAL)
+
+
+def say(text: str) -> None:
+    """One line for the person at the terminal."""
+    sys.stderr.write(f"kodolly: {text}\n")
+    sys.stderr.flush()
+
+
+def check_ports(settings: UpSettings) -> None:
+    """Raises SettingsError for the first port somebody else listens on."""
+    for port, flag in plan.ports(settings).items():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((settings.host, port))
+            except OSError as error:
+                raise SettingsError(
+                    f"port {port} cannot be used ({error.strerror}): is another `kodolly up`"
+                    f" running? Stop it, or choose another with {flag}"
+                ) from error
+
+
+def ensure_model(settings: UpSettings) -> None:
+    """Makes the embedded model's directory if it is to be served and not there yet."""
+    directory = settings.model_directory()
+    if settings.model or (directory / "model_card.json").is_file():
+        return
+    say(f"making the embedded model in {directory} (once)")
+    command = [*plan.KODOLLY, "fetch", "--out", str(directory)]
+    code = subprocess.run(command, check=False, timeout=MODEL_TIMEOUT).returncode
+    if code != 0:
+        raise KodollyError("the embedded model could not be made; see the message above")
+
+
+def _fresh_log(directory: Path, name: str) -> Path:
+    """The log file of a process; the one of the run before is kept beside it."""
+    file = directory / f"{name}.log"
+    if file.is_file():
+        file.replace(directory / f"{name}.log.1")
+    return file
+
+
+def main(argv: Sequence[str]) -> int:
+    """`kodolly up`: runs until SIGTERM or Ctrl-C."""
+    settings = load(UpSettings, argv, "Everything on this machine under one supervisor.")
+    check_ports(settings)
+    ensure_model(settings)
+    asyncio.run(Supervisor(settings).run())
+    return 0

@@ -1,0 +1,105 @@
+"""One supervised process: started on a leash, watched, started again when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from kodolly.leash.process import LeashedProcess
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF, LAST_BACKOFF = 0.5, 15.0
+HEALTHY_RUN = 30.0
+POLL = 0.2
+PROBE = aiohttp.ClientTimeout(total=2)
+
+
+@dataclass(frozen=True)
+class ServiceSpec:
+    """What to run, and the URL that answers 200 once it is ready. `grace`: seconds to stop in."""
+
+    name: str
+    argv: Sequence[str]
+    ready_url: str
+    grace: float = 10.0
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class Service:
+    """A process that comes back. `pid` is 0 while it does not run."""
+
+    def __init__(self, spec: ServiceSpec, log_file: Path) -> None:
+        self.spec = spec
+        self.log_file = log_file
+        self.restarts = 0
+        self._process: LeashedProcess | None = None
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The program's own process id."""
+        process = self._process
+        return process.pid if process is not None and process.running else 0
+
+    def start(self) -> None:
+        """Begins to run it, for ever."""
+        self._task = asyncio.create_task(self._keep_running())
+
+    async def ready(self, session: aiohttp.ClientSession) -> bool:
+        """Whether it answers its ready URL with 200 now."""
+        try:
+            async with session.get(self.spec.ready_url, timeout=PROBE) as answer:
+                return answer.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    async def until_ready(self, session: aiohttp.ClientSession) -> float:
+        """Waits until it is ready; returns the seconds that took."""
+        started = time.monotonic()
+        while not await self.ready(session):
+            await asyncio.sleep(POLL)
+        return time.monotonic() - started
+
+    async def stop(self) -> None:
+        """SIGTERM, and SIGKILL after the grace; returns when the process is gone."""
+        self._stopping = True
+        if self._process is not None:
+            await self._process.stop()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def last_lines(self, count: int = 15) -> str:
+        """The end of its log, for an error message."""
+        if not self.log_file.is_file():
+            return ""
+        return "\n".join(self.log_file.read_text("utf-8", "replace").splitlines()[-count:])
+
+    async def _keep_running(self) -> None:
+        backoff = FIRST_BACKOFF
+        while not self._stopping:
+            started = time.monotonic()
+            with self.log_file.open("ab") as output:
+                self._process = await LeashedProcess.start(
+                    self.spec.argv, env=self.spec.env, output=output, grace=self.spec.grace
+                )
+            code = await self._process.wait()
+            if self._stopping:
+                return
+            if time.monotonic() - started > HEALTHY_RUN:
+                backoff = FIRST_BACKOFF
+            self.restarts += 1
+            log.warning(
+                "%s ended with code %d; starting it again in %.1f s (log: %s)",
+                *(self.spec.name, code, backoff, self.log_file),
+            )
+            await asyncio.sleep(backoff)
+            backoff = min(backoff * 2, LAST_BACKOFF)
