@@ -51,7 +51,7 @@ def create_app(settings: WebOptions) -> FastAPI:
 
     from kodolly.web.chat import Chat
     from kodolly.web.client import api_client
-    from kodolly.web.page import asset, build_page, theme, translations
+    from kodolly.web.page import asset, build_page, head_html, theme, translations
 
     client = api_client(settings.api, settings.api_key)
 
@@ -80,5 +80,5 @@ def create_app(settings: WebOptions) -> FastAPI:
         i18n=translations(),
         theme=theme(),
         css=asset("style.css"),
-        head=f"<script>{asset('page.js')}</script>",
+        head=head_html(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -30,7 +31,9 @@ class Choices:
     max_tokens: int = 512
 
     @classmethod
-    def read(cls, model: Any, system: Any, temperature: Any, top_p: Any, max_tokens: Any) -> Choices:
+    def read(
+        cls, model: Any, system: Any, temperature: Any, top_p: Any, max_tokens: Any
+    ) -> Choices:
         """From a browser's values, which may be anything."""
         return cls(
             model=model if isinstance(model, str) and model else None,
@@ -106,6 +109,6 @@ class Finish:
 
 
 def _between(value: Any, low: float, high: float, default: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return default
-    return min(max(value, low), high)
+    return min(max(value, low), high) if math.isfinite(value) else default

@@ -19,6 +19,7 @@ from kodolly.web.texts import Language, language_of, say
 from kodolly.web.turn import INPUT_LIMIT, read_turn
 
 Updates = tuple[Any, ...]
+EXAMPLES = 3
 
 
 class Events:
@@ -52,6 +53,12 @@ class Events:
         async for state in self.chat.answer(turn.history, choices, language):
             yield gr.skip(), state
         yield idle(), gr.skip()
+
+    def greet(self, request: gr.Request) -> Any:
+        """Examples in the reader's language: Gradio translates labels, not these."""
+        language = _language(request)
+        numbers = range(1, EXAMPLES + 1)
+        return gr.update(examples=[{"text": say(language, f"example_{n}")} for n in numbers])
 
     def undo(self, history: Any) -> Updates:
         """Takes the last question back into the input box. Gives (input box, conversation)."""

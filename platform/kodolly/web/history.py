@@ -35,7 +35,8 @@ def assistant(text: str) -> Message:
 
 def notice(language: Language, key: str, *, retry: bool = True, **fields: object) -> Message:
     """A sentence of ours in the conversation, with a button to try again if `retry`."""
-    text = say(language, key, **fields)
+    # One line: a quotation in Markdown, which the page sets apart.
+    text = "> " + " ".join(say(language, key, **fields).split())
     message: Message = {"role": "assistant", "content": text, "metadata": {"id": NOTICE}}
     if retry:
         message["options"] = [{"value": "retry", "label": say(language, "retry")}]
@@ -101,6 +102,9 @@ def _text(content: Any) -> str:
         content = [content]
     if not isinstance(content, list):
         return ""
-    parts = [part if isinstance(part, str) else part.get("text", "") for part in content
-             if isinstance(part, str | Mapping)]
+    parts = [
+        part if isinstance(part, str) else part.get("text", "")
+        for part in content
+        if isinstance(part, str | Mapping)
+    ]
     return "".join(part for part in parts if isinstance(part, str))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -12,7 +13,7 @@ import gradio as gr
 from kodolly.web.chat import TOKENS_LIMIT, Chat, Choices
 from kodolly.web.events import Events, idle
 from kodolly.web.status import waiting_html
-from kodolly.web.texts import EN, GRADIO_KO, KO
+from kodolly.web.texts import EN, GRADIO_FIXED_KO, GRADIO_KO, KO
 from kodolly.web.turn import INPUT_LIMIT
 
 REFRESH = 3.0  # seconds between two looks at the live list
@@ -48,8 +49,9 @@ def build_page(chat: Chat, *, title: str = "KoDolly", max_tokens: int = 512) -> 
             )
         chatbot = _chatbot(t)
         box = _input(t)
+        gr.HTML(f"<p>{t('foot')}</p>", elem_id="kd-foot", padding=False)
         seen = gr.Textbox(visible=False)
-        _wire(Events(chat), box, chatbot, picker, settings, status, seen)
+        _wire(page, Events(chat), box, chatbot, picker, settings, status, seen)
     page.queue(max_size=WAITING, default_concurrency_limit=None, api_open=False)
     return page
 
@@ -62,7 +64,13 @@ def translations() -> gr.I18n:
 
 def theme() -> gr.themes.Base:
     """Colours and fonts; fonts are the reader's own, nothing is fetched."""
-    sans = ("Pretendard", "Apple SD Gothic Neo", "Noto Sans KR", "Noto Sans CJK KR", "Malgun Gothic")
+    sans = (
+        "Pretendard",
+        "Apple SD Gothic Neo",
+        "Noto Sans KR",
+        "Noto Sans CJK KR",
+        "Malgun Gothic",
+    )
     more = ("NanumSquareRound", "NanumGothic", "system-ui", "sans-serif")
     mono = ("D2Coding", "NanumGothicCoding", "ui-monospace", "Consolas", "monospace")
     return gr.themes.Base(
@@ -80,12 +88,33 @@ def asset(name: str) -> str:
     return files("kodolly.web").joinpath(name).read_text(encoding="utf-8")
 
 
+def head_html() -> str:
+    """The page's own script with the words it needs."""
+    both: dict[str, dict[str, str]] = {"ko": KO, "en": EN}
+    words = {
+        "fixed": GRADIO_FIXED_KO,
+        "reconnecting": {language: texts["reconnecting"] for language, texts in both.items()},
+        "names": {language: _names(texts) for language, texts in both.items()},
+    }
+    # "</" would end the script early.
+    data = json.dumps(words, ensure_ascii=False).replace("</", "<\\/")
+    return f"<script>const KODOLLY = {data};\n{asset('page.js')}</script>"
+
+
+def _names(texts: dict[str, str]) -> dict[str, str]:
+    """CSS selector of a button without a name -> its name."""
+    return {
+        "#kd-input .submit-button": texts["send"],
+        "#kd-input .stop-button": texts["stop"],
+        "#kd-settings .toggle-button": texts["settings"],
+    }
+
+
 def _brand(title: str) -> str:
     return f'<h1 class="kd-brand">{asset("logo.svg")}<span>{escape(title)}</span></h1>'
 
 
 def _chatbot(t: gr.I18n) -> gr.Chatbot:
-    examples = [{"text": t(f"example_{number}")} for number in (1, 2, 3)]
     return gr.Chatbot(
         label=t("conversation"),
         show_label=False,
@@ -102,7 +131,6 @@ def _chatbot(t: gr.I18n) -> gr.Chatbot:
         feedback_options=None,
         allow_file_downloads=False,
         placeholder=f"## {t('welcome')}",
-        examples=examples,  # type: ignore[arg-type]
     )
 
 
@@ -128,15 +156,23 @@ def _settings(t: gr.I18n, max_tokens: int) -> list[Any]:
     gr.Markdown(t("settings"), elem_classes="kd-settings-title")
     return [
         gr.Textbox(label=t("system"), info=t("system_hint"), lines=4, max_lines=10),
-        gr.Slider(0, 2, Choices.temperature, step=0.1, label=t("temperature"),
-                  info=t("temperature_hint")),
+        gr.Slider(
+            0, 2, Choices.temperature, step=0.1, label=t("temperature"), info=t("temperature_hint")
+        ),
         gr.Slider(0.05, 1, Choices.top_p, step=0.05, label=t("top_p"), info=t("top_p_hint")),
-        gr.Slider(16, min(max(4096, max_tokens), TOKENS_LIMIT), max_tokens, step=16,
-                  label=t("max_tokens"), info=t("max_tokens_hint")),
+        gr.Slider(
+            16,
+            min(max(4096, max_tokens), TOKENS_LIMIT),
+            max_tokens,
+            step=16,
+            label=t("max_tokens"),
+            info=t("max_tokens_hint"),
+        ),
     ]
 
 
 def _wire(
+    page: gr.Blocks,
     events: Events,
     box: gr.Textbox,
     chatbot: gr.Chatbot,
@@ -163,4 +199,15 @@ def _wire(
     chatbot.undo(events.undo, [chatbot], [box, chatbot], cancels=[answer], **now)
     look = {"fn": events.refresh, "inputs": [picker, seen], "outputs": [picker, status, seen]}
     gr.Timer(REFRESH).tick(**look, **now)
-    gr.on([gr.context.Context.root_block.load], **look, **now)
+    page.load(events.greet, None, [chatbot], queue=False, **quiet)
+    kept = [chatbot, picker, *settings]
+    remembered = page.load(None, kept, kept, js="(...values) => kodolly.restore(...values)")
+    remembered.then(**look, **now)
+    gr.on(
+        [component.change for component in kept],
+        None,
+        kept,
+        None,
+        js="(...values) => kodolly.save(...values)",
+        show_progress="hidden",
+    )

@@ -21,6 +21,4 @@ def waiting_html(language: Language = "ko") -> str:
 
 
 def _line(mood: str, sentence: str) -> str:
-    return (
-        f'<span class="kd-status kd-{mood}" role="status"><i></i>{html.escape(sentence)}</span>'
-    )
+    return f'<span class="kd-status kd-{mood}" role="status"><i></i>{html.escape(sentence)}</span>'

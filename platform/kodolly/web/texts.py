@@ -25,7 +25,10 @@ KO = {
     "max_tokens": "최대 길이 (토큰)",
     "max_tokens_hint": "답변 하나의 최대 길이입니다.",
     "welcome": "무엇을 도와드릴까요?",
-    "welcome_hint": "아래에 적거나 예시를 골라 시작하세요.",
+    "foot": "답변이 틀릴 수 있으니 중요한 내용은 확인해 주세요.",
+    "reconnecting": "페이지 서버에 다시 연결하는 중입니다…",
+    "send": "보내기",
+    "stop": "중지",
     "example_1": "자기소개를 세 문장으로 해 주세요.",
     "example_2": "파이썬으로 피보나치 수열을 구하는 함수를 작성해 주세요.",
     "example_3": "주말에 다녀올 만한 서울 산책길을 추천해 주세요.",
@@ -64,7 +67,10 @@ EN = {
     "max_tokens": "Maximum length (tokens)",
     "max_tokens_hint": "The longest a single answer may be.",
     "welcome": "How can I help you?",
-    "welcome_hint": "Type below, or pick an example to begin.",
+    "foot": "Answers can be wrong: check what matters.",
+    "reconnecting": "Reconnecting to the page's server…",
+    "send": "Send",
+    "stop": "Stop",
     "example_1": "Introduce yourself in three sentences.",
     "example_2": "Write a Python function for the Fibonacci sequence.",
     "example_3": "Suggest a weekend walk in Seoul.",
@@ -101,6 +107,22 @@ GRADIO_KO = {
     "chatbot.copy_message": "메시지 복사",
     "chatbot.copied_message": "복사됨",
     "status.queue_position": "대기 순서: {size}명 중 {position}번째",
+}
+
+# Words fixed in English inside Gradio's page (6.31); page.js replaces them by their beginning.
+GRADIO_FIXED_KO = {
+    "Connection Lost": "연결이 끊어졌습니다",
+    "Connection to the server was lost. Attempting reconnection...": "다시 연결하는 중입니다…",
+    "chatbot conversation": "대화 내용",
+    "user's message:": "내 메시지:",
+    "bot's message:": "답변:",
+    "number input for": "숫자 입력:",
+    "range slider for": "슬라이더:",
+    "Reset to default value": "기본값으로",
+    "Copy code": "코드 복사",
+    "Copied": "복사됨",
+    "Copy": "복사",
+    "Close": "닫기",
 }
 
 
