@@ -1,0 +1,73 @@
+"""What is measured: which gateways, which cells, how many requests of which size and pace."""
+
+from dataclasses import dataclass
+
+MODEL = "demo"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One measurement: `requests` answers of `tokens` tokens, `concurrency` at a time.
+
+    kind: whole (not streamed), first (short streams, for the time to the first token) or
+    stream (paced streams, for the time of a whole answer and CPU a token). Delays are seconds.
+    """
+
+    kind: str
+    concurrency: int
+    requests: int
+    tokens: int
+    first_delay: float
+    token_delay: float
+    once: bool = False  # measured in the first round only
+
+    @property
+    def streamed(self) -> bool:
+        return self.kind != "whole"
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.tokens} c={self.concurrency}"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One way to the engine: its name, its port, the processes whose CPU is the gateway's."""
+
+    name: str
+    port: int
+    pids: tuple[int, ...]
+
+
+# The engine thinks longer when more people ask, so that 64 at once offer about 160 requests a
+# second and not all that one core can make: a closed loop against an engine that answers at once
+# would measure how the whole box saturates, the same figure for every gateway.
+THINK = {1: 0.01, 16: 0.1, 64: 0.4}
+PACE = 0.01  # seconds a token: about what one GPU gives each of many streams
+
+
+def cells(quick: bool) -> list[Cell]:
+    """The full plan, or one of about a minute."""
+    counts = {
+        "whole": {1: 20, 16: 48, 64: 96} if quick else {1: 60, 16: 160, 64: 256},
+        "first": {1: 12, 16: 32, 64: 64} if quick else {1: 30, 16: 80, 64: 128},
+    }
+    sizes = {"whole": 32, "first": 16}
+    plan = [
+        Cell(kind, level, count, sizes[kind], THINK[level], 0.0)
+        for kind, levels in counts.items()
+        for level, count in levels.items()
+    ]
+    for tokens, levels in _streams(quick).items():
+        plan += [
+            Cell("stream", level, count, tokens, 0.05, PACE, once=tokens > 1000)
+            for level, count in levels.items()
+        ]
+    return plan
+
+
+def _streams(quick: bool) -> dict[int, dict[int, int]]:
+    """Tokens of a paced stream -> concurrency -> requests."""
+    if quick:
+        return {128: {1: 2, 16: 16, 64: 64}}
+    return {256: {1: 3, 16: 16, 64: 64}, 1024: {16: 16, 64: 64}}

@@ -1,0 +1,173 @@
+"""FastChat's API server against KoDolly's, before one scripted engine, in one interleaved run.
+
+    python -m benchmarks.gateway.run            the full run, under ten minutes
+    python -m benchmarks.gateway.run --quick    about a minute
+
+Prints a Markdown table; writes it, a JSON file and a bar chart to benchmarks/gateway/results/.
+"""
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from benchmarks.gateway import load, report
+from benchmarks.gateway.plan import Cell, Target, cells
+from benchmarks.gateway.processes import ask, cpu_seconds
+from benchmarks.gateway.report import Result
+from benchmarks.gateway.stacks import FASTCHAT, KODOLLY, KODOLLY_STOCK, stacks
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--quick", action="store_true", help="one short round")
+    parser.add_argument("--rounds", type=int, help="default 3, with --quick 1")
+    parser.add_argument(
+        "--targets",
+        default="fastchat,kodolly,kodolly-stock",
+        help="gateways beside `direct`, with commas (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seconds", type=float, help="start no cell after this (default 540 or 80)"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that children are ended
+    known = {"fastchat": FASTCHAT, "kodolly": KODOLLY, "kodolly-stock": KODOLLY_STOCK}
+    names = [known[name] for name in options.targets.split(",") if name]
+    rounds = options.rounds or (1 if options.quick else 3)
+    deadline = time.monotonic() + (options.seconds or (80 if options.quick else 540))
+    with tempfile.TemporaryDirectory(prefix="gateway-") as place:
+        try:
+            with stacks(Path(place), names) as (targets, engine_port, engine_pid):
+                bench = Bench(targets, engine_port, engine_pid, deadline)
+                with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                    results = runner.run(bench.run(cells(options.quick), rounds))
+        except KeyboardInterrupt:
+            return 130
+        except (RuntimeError, TimeoutError) as failure:
+            _show_logs(Path(place))
+            print(f"error: {failure}", file=sys.stderr)
+            return 1
+    _write(results, ["direct", *names], options.out, rounds, options.quick)
+    return 1 if any(r.errors for r in results if r.target in {"direct", KODOLLY}) else 0
+
+
+class Bench:
+    """One run: every cell on every target in turn, round after round."""
+
+    def __init__(
+        self, targets: list[Target], engine_port: int, engine_pid: int, deadline: float
+    ) -> None:
+        self.targets, self.deadline = targets, deadline
+        self.engine_port, self.engine_pid = engine_port, engine_pid
+        self.expected: dict[Cell, str] = {}
+
+    async def run(self, plan: list[Cell], rounds: int) -> list[Result]:
+        results: dict[tuple[str, Cell], Result] = {}
+        for target in self.targets:  # first requests build caches and pools: not measured
+            for kind in ("whole", "first"):
+                await load.run(target.port, Cell(kind, 2, 4, 16, 0.0, 0.0))
+        for number in range(rounds):
+            for cell in (cell for cell in plan if number == 0 or not cell.once):
+                if time.monotonic() > self.deadline:
+                    print(
+                        f"out of time: {cell.name} of round {number + 1} left out", file=sys.stderr
+                    )
+                    continue
+                ask(
+                    f"http://127.0.0.1:{self.engine_port}/scripted",
+                    {"first_delay": cell.first_delay, "token_delay": cell.token_delay},
+                )
+                for target in self.targets:
+                    result = results.setdefault((target.name, cell), Result(target.name, cell))
+                    await self._measure(target, cell, result)
+        return list(results.values())
+
+    async def _measure(self, target: Target, cell: Cell, result: Result) -> None:
+        await asyncio.sleep(0.2)
+        gateway, engine = cpu_seconds(target.pids), cpu_seconds([self.engine_pid])
+        own, begin = time.process_time(), time.monotonic()
+        samples = await load.run(target.port, cell)
+        wall = time.monotonic() - begin
+        result.load_cpu += time.process_time() - own
+        result.gateway_cpu += cpu_seconds(target.pids) - gateway
+        result.engine_cpu += cpu_seconds([self.engine_pid]) - engine
+        good = [sample for sample in samples if self._is_good(sample, cell, result)]
+        result.answers += len(good)
+        result.whole.append([sample.seconds for sample in good])
+        result.first.append([sample.first for sample in good if sample.first is not None])
+        median = report.percentile(result.whole[-1], 50) or 0.0
+        print(
+            f"{cell.name:<20} {target.name:<26} p50 {median * 1000:8.1f} ms, {wall:5.1f} s, "
+            f"{result.errors} errors",
+            file=sys.stderr,
+        )
+
+    def _is_good(self, sample: load.Sample, cell: Cell, result: Result) -> bool:
+        """An answer counts only if it says what the engine says when asked directly."""
+        error = sample.error
+        if error is None:
+            try:
+                text = load.text_of(sample.raw, cell.streamed)
+            except (ValueError, KeyError, IndexError) as failure:
+                error = f"{type(failure).__name__}: {failure}"
+            else:
+                if text != self.expected.setdefault(cell, text):
+                    error = "other text than the engine's"
+        if error is not None:
+            result.errors += 1
+            result.first_error = result.first_error or error[:200]
+        return error is None
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _show_logs(place: Path) -> None:
+    for log in sorted(place.glob("*.out")):
+        tail = log.read_text(errors="replace").splitlines()[-8:]
+        print(f"--- {log.name}", *tail, sep="\n", file=sys.stderr)
+
+
+def _write(results: list[Result], targets: list[str], out: Path, rounds: int, quick: bool) -> None:
+    lines = report.rows(results, targets)
+    text = report.table(lines, targets, KODOLLY, FASTCHAT)
+    versions = {"fschat": "0.2.36", "kodolly": metadata.version("kodolly")}
+    facts = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": report.machine(),
+        "versions": versions,
+        "rounds": rounds,
+        "quick": quick,
+        "results": [result.figures() for result in results],
+    }
+    head = f"{facts['date']}, {facts['machine']}; fschat {versions['fschat']}, {rounds} round(s)."
+    print(f"{head}\n\n{text}")
+    out.mkdir(parents=True, exist_ok=True)
+    name = "quick" if quick else "full"
+    (out / f"{name}.md").write_text(f"{head}\n\n{text}\n")
+    (out / f"{name}.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    (out / f"{name}.svg").write_text(report.chart(lines, targets))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

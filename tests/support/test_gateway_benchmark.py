@@ -1,0 +1,116 @@
+"""The gateway benchmark's own arithmetic and its load generator, against the scripted engine."""
+
+import contextlib
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from support.scripted_engine import Script, ScriptedEngine
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def gateway(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A loader of the benchmark's modules: benchmarks/ is no installed package."""
+    monkeypatch.syspath_prepend(str(ROOT))
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(f"benchmarks.gateway.{name}")
+
+    return load
+
+
+def test_percentiles_are_values_that_were_measured(gateway: Any) -> None:
+    """Nearest rank: p50 of 1..100 is 50, p99 is 99, of few values p99 is the largest."""
+    percentile = gateway("report").percentile
+    values = [float(value) for value in range(100, 0, -1)]
+    assert (percentile(values, 50), percentile(values, 99)) == (50.0, 99.0)
+    assert percentile([3.0, 1.0, 2.0], 99) == 3.0
+    assert percentile([], 50) is None
+
+
+def test_added_time_is_the_median_of_the_rounds_differences(gateway: Any) -> None:
+    """A slow minute that hits both targets of a round does not count against the gateway."""
+    added = gateway("report").added
+    direct = [[1.0], [5.0], [1.0]]
+    ours = [[1.5], [5.5], [1.5]]
+    assert added(ours, direct, 50) == 0.5
+    assert added([], direct, 50) is None
+
+
+def test_the_table_sets_the_figures_side_by_side(gateway: Any) -> None:
+    """One line a figure: direct, theirs, ours and how many times better ours is."""
+    plan, report = gateway("plan"), gateway("report")
+    cell = plan.Cell("whole", 16, 1, 32, 0.0, 0.0)
+    results = [
+        report.Result("direct", cell, [[0.100]]),
+        report.Result("FastChat", cell, [[0.300]], errors=1),
+        report.Result("KoDolly", cell, [[0.105]]),
+    ]
+    names = ["direct", "FastChat", "KoDolly"]
+    lines = report.table(report.rows(results, names), names, "KoDolly", "FastChat").splitlines()
+    assert lines[2] == "| added latency, p50 | 16 | 100.0 ms | 200.0 ms | 5.00 ms | 40.0x |"
+    assert lines[-1] == "| errors, whole 32 | 16 | 0 | 1 | 0 |  |"
+    assert len(lines) == 5
+
+
+@pytest.mark.parametrize("kind", ["whole", "first"])
+async def test_the_load_generator_reads_whole_and_streamed_answers(gateway: Any, kind: str) -> None:
+    """Every answer is read to its end over kept connections and says what the engine says."""
+    load, plan = gateway("load"), gateway("plan")
+    cell = plan.Cell(kind, 4, 12, 30, 0.0, 0.0)
+    async with ScriptedEngine(Script(model=plan.MODEL)) as engine:
+        samples = await load.run(engine.port, cell)
+        assert len(engine.requests) == 12
+    said = {load.text_of(sample.raw, cell.streamed) for sample in samples}
+    assert said == {Script().answer(30).text}
+    assert all((sample.first is not None) == cell.streamed for sample in samples)
+
+
+async def test_the_load_generator_counts_a_broken_answer_as_an_error(gateway: Any) -> None:
+    """A connection that dies in the middle is an error of that answer and not of the run."""
+    load, plan = gateway("load"), gateway("plan")
+    cell = plan.Cell("first", 2, 4, 30, 0.0, 0.0)
+    async with ScriptedEngine(Script(model=plan.MODEL, die_after=3)) as engine:
+        samples = await load.run(engine.port, cell)
+    assert [sample.error for sample in samples] == ["ConnectionResetError: connection lost"] * 4
+
+
+def test_a_refused_answer_is_no_answer(gateway: Any) -> None:
+    """A status other than 200 and a stream without [DONE] are errors."""
+    load = gateway("load")
+    with pytest.raises(ValueError, match="503"):
+        load.text_of(b"HTTP/1.1 503 Service Unavailable\r\n\r\n{}", False)
+    with pytest.raises(ValueError, match="DONE"):
+        load.text_of(b'HTTP/1.1 200 OK\r\n\r\ndata: {"choices":[]}\n\n', True)
+
+
+def test_a_started_process_ends_with_its_children(
+    gateway: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leaving `running` kills the whole process group, also one that ignores SIGTERM."""
+    script = (
+        "import signal, subprocess, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "child = subprocess.Popen(['sleep', '60'])\n"
+        "open('pid', 'w').write(str(child.pid))\n"
+        "open('ready', 'w').close()\n"
+        "time.sleep(60)\n"
+    )
+    processes = gateway("processes")
+    monkeypatch.setattr(processes, "GRACE", 0.2)
+    with processes.running("x", [sys.executable, "-c", script], tmp_path, {}) as leader:
+        while not (tmp_path / "ready").exists():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                leader.wait(0.02)
+        assert processes.cpu_seconds([leader.pid]) > 0
+    grandchild = int((tmp_path / "pid").read_text())
+    assert leader.poll() is not None
+    stat = Path(f"/proc/{grandchild}/stat")
+    assert not stat.exists() or ") Z" in stat.read_text() or os.getpgid(grandchild) != leader.pid
