@@ -49,12 +49,12 @@ SOURCE = """\
   {%- if not text -%}
     {{- raise_exception("message " ~ index ~ ": content is empty") -}}
   {%- endif -%}
+  {%- set context = safe(message["context"] or "") -%}
   {%- if expected == "user" -%}
     {%- if not loop.first -%}
       {{- @SEPARATOR@ -}}
     {%- endif -%}
     {{- @INSTRUCTION@ ~ text -}}
-    {%- set context = safe(message["context"] or "") -%}
     {%- if context -%}
       {{- @SEPARATOR@ ~ @CONTEXT@ ~ context -}}
     {%- endif -%}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kodolly_templates import Template, get_template, list_templates, special_tokens_of
@@ -122,6 +122,7 @@ def test_same_with_special_keys(chat: Chat, neox_tokenizer: Any) -> None:
 
 
 @pytest.mark.model
+@settings(max_examples=15)
 @given(chat=chats())
 def test_same_with_the_embedded_model(chat: Chat, embedded_tokenizer: Any) -> None:
     """With SmolLM2's own tokenizer the renderings agree."""
