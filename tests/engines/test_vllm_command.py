@@ -147,11 +147,24 @@ def test_no_usage_report_leaves(cpu_env: str) -> None:
     assert env["VLLM_NO_USAGE_STATS"] == env["DO_NOT_TRACK"] == "1"
 
 
-def test_cache_size_of_the_operator_stays(cpu_env: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A KV cache size that the operator set is inherited, not overridden."""
-    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "8")
-    env = engine_command("vllm", replace(OPTIONS, python=cpu_env)).env
-    assert "VLLM_CPU_KVCACHE_SPACE" not in env
+@pytest.mark.parametrize(
+    ("parent", "env"),
+    [
+        ({}, {"VLLM_CPU_KVCACHE_SPACE": "1"}),
+        ({"VLLM_CPU_KVCACHE_SPACE": "8"}, {}),
+        (
+            {"OMP_NUM_THREADS": "1"},
+            {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
+        ),
+        (
+            {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "0-3"},
+            {"VLLM_CPU_KVCACHE_SPACE": "1"},
+        ),
+    ],
+)
+def test_operator_owns_the_cpu(parent: dict[str, str], env: dict[str, str]) -> None:
+    """What the operator set stays, and a thread count that he set is what vLLM takes."""
+    assert vllm.cpu_env(parent) == env
 
 
 @pytest.mark.parametrize(

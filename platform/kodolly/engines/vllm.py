@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from kodolly.engines.command import EngineCommand, EngineOptions, common_env, common_flags
@@ -63,10 +64,21 @@ def command(options: EngineOptions) -> EngineCommand:
     if found.is_cpu:
         options = replace(options, dtype=cpu_dtype(options.dtype, cpu_flags()))
         flags.append("--enforce-eager")
-        if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-            env["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB; else it takes 9/10 of the memory
+        env |= cpu_env(os.environ)
     argv = (python, *start(found, options.model), *common_flags(options), *flags)
     return EngineCommand((*argv, *options.extra_args), env)
+
+
+def cpu_env(parent: Mapping[str, str]) -> dict[str, str]:
+    """Defaults for a CPU that others use too; what the operator set in `parent` stays."""
+    env = {}
+    if "VLLM_CPU_KVCACHE_SPACE" not in parent:
+        env["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB; vLLM would take 9/10 of the memory
+    if "OMP_NUM_THREADS" in parent and "VLLM_CPU_OMP_THREADS_BIND" not in parent:
+        # vLLM binds threads to the first cores and overrides the number: several engines on one
+        # machine would share the same cores and leave others idle.
+        env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    return env
 
 
 def find_interpreter(python: str | None) -> str:
