@@ -181,8 +181,6 @@ class _File:
 
     def get(self, section: str, name: str) -> _Raw | None:
         table = self.table.get(section, {})
-        if not isinstance(table, dict):
-            raise SettingsError(f"{self.path}: [{section}] must be a table")
         for key in (name, name.replace("_", "-")):
             if key in table:
                 return _Raw(table[key], f"{self.path}:{self.line_of(section, key)}")
@@ -207,6 +205,8 @@ def _check_file(file: _File, classes: Sequence[type[Section]]) -> None:
     for section, table in file.table.items():
         if section not in known:
             raise SettingsError(f"{file.path}: unknown table [{section}]; known: {sorted(known)}")
+        if not isinstance(table, dict):
+            raise SettingsError(f"{file.path}: [{section}] must be a table")
         for key in table:
             if key.replace("-", "_") not in known[section]:
                 line = file.line_of(section, key)

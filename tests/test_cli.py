@@ -1,0 +1,85 @@
+"""The `kodolly` command as a person meets it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kodolly import cli
+
+HEAVY = ("torch", "transformers", "gradio", "fastchat", "aiohttp", "starlette", "pydantic")
+
+
+def kodolly(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kodolly", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd, check=False)
+
+
+def test_help_names_every_command() -> None:
+    """`kodolly --help` lists what there is and exits 0."""
+    done = kodolly("--help")
+
+    assert done.returncode == 0
+    assert all(f"  {name}" in done.stdout for name in (*cli.COMMANDS, "fetch"))
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """--help stays fast because only the chosen command is imported."""
+    code = f"import sys, kodolly.cli as c; c.main(['--help']); print(*({HEAVY!r} & sys.modules.keys()))"
+    code = code.replace(repr(HEAVY), f"set({HEAVY!r})")
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_an_unknown_command_is_bad_usage() -> None:
+    """A misspelt command exits 2 and shows the list."""
+    done = kodolly("sevre")
+
+    assert done.returncode == 2
+    assert "no command 'sevre'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("worker",), "--model: which model directory"),
+        (("worker", "--model", "./nowhere"), "--model: no directory ./nowhere"),
+        (("worker", "--engine", "openai"), "--engine-url"),
+        (("worker", "--engine", "cuda", "--model", "x"), "engine must be one of"),
+        (("controller", "--host", "0.0.0.0"), "KODOLLY_TOKEN"),
+        (("config", "nothing"), "no section 'nothing'"),
+    ],
+)
+def test_bad_input_is_one_clear_line(args: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    """A wrong option exits 1 with one line that names it, and no traceback."""
+    done = kodolly(*args, cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_config_shows_values_and_sources(tmp_path: Path) -> None:
+    """`kodolly config` tells each option's value and where it came from."""
+    (tmp_path / "kodolly.toml").write_text("[api]\nport = 8123\n")
+
+    done = kodolly("config", "api", cwd=tmp_path)
+
+    line = next(row for row in done.stdout.splitlines() if "--port" in row)
+    assert "8123" in line
+    assert "kodolly.toml:2" in line
+
+
+def test_doctor_reports_and_advises(tmp_path: Path) -> None:
+    """`kodolly doctor` prints a line a subject and exits 1 when something needed is missing."""
+    done = kodolly("doctor", "--model", str(tmp_path / "none"), cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert {"python", "disk", "ports", "model", "vllm"} <= {
+        row.split()[1] for row in done.stdout.splitlines()
+    }
+    assert "check --model" in done.stdout

@@ -1,0 +1,162 @@
+"""Where a setting comes from, and what a wrong one says."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from kodolly.errors import SettingsError
+from kodolly.options import Resolved, Section, environment_name, option, resolve
+from kodolly.settings import (
+    SECTIONS,
+    ApiSettings,
+    ControllerSettings,
+    WorkerSettings,
+    require_token,
+)
+
+
+@dataclass(frozen=True)
+class Sample(Section):
+    """A settings class with one field of each type."""
+
+    section: ClassVar[str] = "sample"
+
+    port: int = option(80, "a number", minimum=1, maximum=99)
+    ratio: float = option(0.5, "a fraction")
+    name: str | None = option(None, "a text")
+    mode: str = option("a", "a choice", choices=("a", "b"))
+    web: bool = option(True, "a switch")
+    keys: tuple[str, ...] = option((), "texts", secret=True)
+
+
+def of(argv: list[str], environ: dict[str, str] | None = None) -> Resolved[Sample]:
+    return resolve(Sample, argv, prog="sample", known=(Sample,), environ=environ or {})
+
+
+def test_defaults_hold_when_nothing_is_said() -> None:
+    """Without flag, variable or file every option has its default, and says so."""
+    result = of([])
+
+    assert Sample() == result.settings
+    assert {"default"} == set(result.sources.values())
+
+
+def test_flag_beats_environment_beats_file(tmp_path: Path) -> None:
+    """The nearest source wins, and `sources` names it: the flag, the variable, the file's line."""
+    file = tmp_path / "k.toml"
+    file.write_text('# settings\n[sample]\nport = 3\nname = "file"\nmode = "b"\n')
+    environ = {"KODOLLY_SAMPLE_PORT": "2", "KODOLLY_SAMPLE_NAME": "environment"}
+
+    result = of(["--config", str(file), "--port", "1"], environ)
+
+    assert (
+        result.settings.port,
+        result.settings.name,
+        result.settings.mode,
+    ) == (1, "environment", "b")
+    assert result.sources["port"] == "flag --port"
+    assert result.sources["name"] == "environment KODOLLY_SAMPLE_NAME"
+    assert f"{file}:5" == result.sources["mode"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "said"),
+    [
+        (["--port", "x"], {}, "flag --port: port must be NUMBER, not 'x'"),
+        (["--port", "0"], {}, "flag --port: port must be at least 1"),
+        (["--port", "100"], {}, "at most 99"),
+        (["--mode", "c"], {}, "mode must be one of a, b"),
+        ([], {"KODOLLY_SAMPLE_RATIO": "half"}, "environment KODOLLY_SAMPLE_RATIO: ratio must be"),
+        ([], {"KODOLLY_SAMPLE_WEB": "perhaps"}, "web must be true or false"),
+    ],
+)
+def test_a_wrong_value_names_its_source(
+    argv: list[str], environ: dict[str, str], said: str
+) -> None:
+    """A value that cannot be used is refused with the flag or variable that holds it."""
+    with pytest.raises(SettingsError, match=said):
+        of(argv, environ)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[sample]\nport = 'x'\n", r"k\.toml:2: port must be NUMBER"),
+        ("[sample]\n\nprot = 3\n", r"k\.toml:3: unknown key 'prot'"),
+        ("[simple]\n", r"unknown table \[simple\]"),
+        ("[sample\n", r"k\.toml: .*line 1"),
+        ("sample = 3\n", r"\[sample\] must be a table"),
+    ],
+)
+def test_a_wrong_file_names_its_line(tmp_path: Path, text: str, said: str) -> None:
+    """A fault in the settings file is told with the file and the line."""
+    file = tmp_path / "k.toml"
+    file.write_text(text)
+
+    with pytest.raises(SettingsError, match=said):
+        of(["--config", str(file)])
+
+
+def test_a_missing_file_is_an_error_only_when_named(tmp_path: Path) -> None:
+    """A file named by flag must be there; the default one need not."""
+    with pytest.raises(SettingsError, match="cannot read settings file"):
+        of(["--config", str(tmp_path / "none.toml")])
+
+
+def test_lists_and_switches_are_read_from_everywhere(tmp_path: Path) -> None:
+    """A list is comma-separated in a variable, repeated as a flag; --no-x turns a switch off."""
+    assert of([], {"KODOLLY_SAMPLE_KEYS": "a, b"}).settings.keys == ("a", "b")
+    assert of(["--keys", "a", "--keys", "b"]).settings.keys == ("a", "b")
+    assert not of(["--no-web"]).settings.web
+
+
+def test_secrets_are_masked() -> None:
+    """`kodolly config` never shows a secret's value."""
+    rows = {flag: value for flag, value, _ in of(["--keys", "s3cret"]).rows()}
+
+    assert rows["--keys"] == "********"
+
+
+def test_empty_variables_count_as_unset() -> None:
+    """Compose files pass unset variables as empty ones."""
+    assert of([], {"KODOLLY_SAMPLE_PORT": ""}).settings.port == 80
+
+
+def test_common_options_share_one_variable() -> None:
+    """The token is KODOLLY_TOKEN for every process."""
+    assert {"KODOLLY_TOKEN"} == {environment_name(cls, "token") for cls in SECTIONS}
+    assert environment_name(ApiSettings, "port") == "KODOLLY_API_PORT"
+
+
+def test_every_option_has_a_help_text() -> None:
+    """Nothing can be set that --help does not explain."""
+    for cls in SECTIONS:
+        for f in fields(cls):
+            assert f.metadata["help"], f"{cls.__name__}.{f.name}"
+
+
+def test_an_open_address_needs_a_token(tmp_path: Path) -> None:
+    """Off loopback nobody starts without the shared secret; a token file serves as well."""
+    with pytest.raises(SettingsError, match="KODOLLY_TOKEN"):
+        require_token(ControllerSettings(), "0.0.0.0")
+
+    file = tmp_path / "token"
+    file.write_text("secret\n")
+
+    assert require_token(WorkerSettings(token_file=str(file)), "0.0.0.0") == "secret"
+    assert require_token(ControllerSettings(), "127.0.0.1") is None
+
+
+def test_client_keys_come_from_option_and_file(tmp_path: Path) -> None:
+    """Keys of the option and of the file count alike; an empty file is an error, not an open door."""
+    file = tmp_path / "keys"
+    file.write_text("one\n\n two \n")
+
+    assert {"one", "two", "three"} == ApiSettings(
+        client_keys=("three",), client_keys_file=str(file)
+    ).keys()
+    file.write_text("\n")
+    with pytest.raises(SettingsError, match="is empty"):
+        ApiSettings(client_keys_file=str(file)).keys()
