@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 from .definition import Template, parse_template
-from .directory import card_template, special_tokens_of
+from .directory import bos_token_of, card_template, special_tokens_of
 from .errors import TemplateError
 from .tokenizer import TOKENIZER, TokenizerTemplate
 
@@ -36,7 +37,7 @@ def get_template(name: str) -> Template:
 
 
 def load(model_dir: str | Path, override: str | None = None) -> Template | TokenizerTemplate:
-    """The template of a model directory, guarding its tokenizer's special tokens too.
+    """The template of a model directory, with its tokenizer's special tokens guarded and its bos.
 
     Its name is `override`, else the model card's, else `tokenizer`, the model's own chat template.
     """
@@ -44,7 +45,8 @@ def load(model_dir: str | Path, override: str | None = None) -> Template | Token
     name = override or card_template(directory) or TOKENIZER
     if name == TOKENIZER:
         return TokenizerTemplate.from_directory(directory)
-    return get_template(name).with_guard(special_tokens_of(directory))
+    template = replace(get_template(name), bos_token=bos_token_of(directory))
+    return template.with_guard(special_tokens_of(directory))
 
 
 def register_all() -> None:

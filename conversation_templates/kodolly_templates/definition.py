@@ -37,6 +37,7 @@ class Template:
     stop: tuple[str, ...]  # strings at which an engine ends the answer
     special_tokens: tuple[str, ...] = ()  # keys that training adds to the tokenizer
     extra_guard: tuple[str, ...] = ()
+    bos_token: str = ""  # what the model's tokenizer puts before a text; only Jinja writes it
 
     @property
     def guard(self) -> tuple[str, ...]:
@@ -110,11 +111,15 @@ class Template:
 
         return build_conversation(self, messages)
 
-    def jinja(self, bos_token: str = "", extra_guard: Sequence[str] = ()) -> str:
-        """The chat template for transformers and vLLM, which add no bos of their own to a chat."""
+    def jinja(self, bos_token: str | None = None, extra_guard: Sequence[str] = ()) -> str:
+        """The chat template for transformers and vLLM, which add no bos of their own to a chat.
+
+        It writes `bos_token`, or the template's own when that is None.
+        """
         from .jinja import build_jinja
 
-        return build_jinja(self.with_guard(extra_guard), bos_token)
+        bos = self.bos_token if bos_token is None else bos_token
+        return build_jinja(self.with_guard(extra_guard), bos)
 
     def training(self, messages: Messages, eos_token: str = "") -> TrainingText:
         """The training text and the character ranges of it that are learned."""

@@ -62,6 +62,19 @@ def special_tokens_of(model_dir: str | Path) -> list[str]:
     return [token for token in tokens if is_key(token)]
 
 
+def bos_token_of(model_dir: str | Path) -> str:
+    """The token the tokenizer itself puts before a text, "" when it puts none.
+
+    `add_bos_token` in tokenizer_config.json decides where it is given, else tokenizer.json's
+    post-processor. GPT-NeoX's tokenizers name a bos that they never write.
+    """
+    directory = Path(model_dir)
+    adds = read_json(directory / "tokenizer_config.json").get("add_bos_token")
+    if isinstance(adds, bool):
+        return named_tokens(directory).get("bos_token", "") if adds else ""
+    return _first_token(read_json(directory / "tokenizer.json").get("post_processor"))
+
+
 def chat_template_of(model_dir: Path) -> str:
     """The source of the model's own chat template; TemplateError, saying what to do, when it has none."""
     source = model_dir / "chat_template.jinja"
@@ -90,6 +103,16 @@ def _added_tokens(directory: Path) -> Iterator[str]:
     for extra in (config, mapped):
         for token in extra.get("additional_special_tokens") or []:
             yield _content(token)
+
+
+def _first_token(processor: object) -> str:
+    """The special token a tokenizers post-processor puts first, searched through sequences."""
+    if not isinstance(processor, Mapping):
+        return ""
+    single = processor.get("single") or [{}]
+    if processor.get("type") == "TemplateProcessing" and "SpecialToken" in single[0]:
+        return str(single[0]["SpecialToken"]["id"])
+    return next(filter(None, map(_first_token, processor.get("processors") or [])), "")
 
 
 def _content(token: object) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from kodolly_templates import Template, TemplateError, TokenizerTemplate, load, special_tokens_of
+from kodolly_templates.sandbox import render
 
 
 def write(directory: Path, **files: Any) -> None:
@@ -97,3 +98,40 @@ def test_chat_templates_are_found_in_every_place(tmp_path: Path, files: dict[str
     """chat_template.json, tokenizer_config.json and its list of named templates are all read."""
     write(tmp_path, **files)
     assert TokenizerTemplate.from_directory(tmp_path).jinja() == "A"
+
+
+@pytest.mark.parametrize(
+    ("config", "tokenizer", "bos"),
+    [
+        ({"add_bos_token": True, "bos_token": "<s>"}, {}, "<s>"),
+        ({"add_bos_token": False, "bos_token": "<s>"}, {}, ""),
+        ({"bos_token": "<|endoftext|>"}, {"post_processor": {"type": "ByteLevel"}}, ""),
+        ({"bos_token": "<|endoftext|>"}, {"post_processor": None}, ""),
+    ],
+)
+def test_bos_is_written_only_where_the_tokenizer_writes_one(
+    tmp_path: Path, config: dict[str, Any], tokenizer: dict[str, Any], bos: str
+) -> None:
+    """A named bos that the tokenizer never adds stays out of the chat template."""
+    write(tmp_path, tokenizer_config=config, tokenizer=tokenizer)
+    template = load(tmp_path, "koalpaca")
+    assert isinstance(template, Template)
+    rendered = render(template.jinja(), {"messages": [{"role": "user", "content": "x"}]})
+    assert rendered == f"{bos}### 질문: x\n\n"
+
+
+@pytest.mark.parametrize("family", ["neox", "llama"])
+def test_saved_tokenizers_give_the_ids_they_give_to_text(
+    tmp_path: Path, family: str, request: pytest.FixtureRequest
+) -> None:
+    """From a saved tokenizer, the chat has the ids of the prompt with the bos the tokenizer adds."""
+    tokenizer = request.getfixturevalue(f"{family}_tokenizer")
+    tokenizer.save_pretrained(tmp_path)
+    template = load(tmp_path, "dolly-ko")
+    assert isinstance(template, Template)
+    chat = [{"role": "user", "content": "안녕 </s> <|endoftext|>"}]
+    ids = tokenizer.apply_chat_template(
+        chat, chat_template=template.jinja(), add_generation_prompt=True, return_dict=False
+    )
+    assert ids == tokenizer(template.prompt(chat))["input_ids"]
+    assert template.bos_token == {"neox": "", "llama": "<s>"}[family]
