@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
@@ -36,9 +37,12 @@ class WebOptions(Protocol):
 
 
 def serve(settings: WebOptions) -> None:
-    """Serves the page until SIGTERM or Ctrl-C."""
-    app = create_app(settings)
-    serving.run(Guard(app), settings.host, settings.port, drain=DRAIN)
+    """Serves the page until SIGTERM or Ctrl-C, then returns."""
+    app = Guard(create_app(settings))
+    # uvicorn raises the signal that stopped it once more when it is done: by then all is well.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    serving.run(app, settings.host, settings.port, on_exit=app.close, drain=DRAIN)
 
 
 def create_app(settings: WebOptions) -> FastAPI:

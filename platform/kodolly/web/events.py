@@ -52,7 +52,6 @@ class Events:
         choices = Choices.read(model, system, temperature, top_p, max_tokens)
         async for state in self.chat.answer(turn.history, choices, language):
             yield gr.skip(), state
-        yield idle(), gr.skip()
 
     def greet(self, request: gr.Request) -> Any:
         """Examples in the reader's language: Gradio translates labels, not these."""

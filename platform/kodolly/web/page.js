@@ -26,28 +26,84 @@
     },
   };
 
-  // While our server restarts, calls wait for it instead of failing for good.
+  // While our server restarts, calls wait for it instead of failing for good ...
   const banner = document.createElement("div");
   banner.id = "kd-lost";
   banner.hidden = true;
   banner.setAttribute("role", "status");
   banner.textContent = KODOLLY.reconnecting[korean ? "ko" : "en"];
-  const patient = (input) =>
-    /\/gradio_api\/(run|queue\/join|cancel)/.test(String(input?.url ?? input));
   const fetchOnce = window.fetch.bind(window);
-  window.fetch = async (input, init) => {
+  const fetchPatiently = async (input, init) => {
     for (;;) {
       try {
         const response = await fetchOnce(input, init);
         banner.hidden = true;
         return response;
       } catch (error) {
-        if (!patient(input) || init?.signal?.aborted) throw error;
+        if (init?.signal?.aborted) throw error;
         document.body.append(banner);
         banner.hidden = false;
         await new Promise((done) => setTimeout(done, 1000));
       }
     }
+  };
+
+  // ... and an answer that was under way ends where it is, as after Stop. `response` is Gradio's
+  // event stream: lines of `data: {msg, event_id, ...}`.
+  const endCalmly = (response) => {
+    const running = new Set();
+    const decoder = new TextDecoder();
+    const reader = response.body.getReader();
+    let line = "";
+    let closed = false;
+    let broken = false;
+    const look = (bytes) => {
+      const lines = (line + decoder.decode(bytes, { stream: true })).split("\n");
+      line = lines.pop();
+      for (const text of lines.filter((text) => text.startsWith("data:"))) {
+        const { msg, event_id: id } = JSON.parse(text.slice(5));
+        if (msg === "close_stream") closed = true;
+        else if (msg === "unexpected_error") broken = true;
+        else if (id && msg === "process_completed") running.delete(id);
+        else if (id) running.add(id);
+      }
+    };
+    const end = (controller) => {
+      const last = [...running].map((id) => ({
+        msg: "process_completed",
+        event_id: id,
+        success: true,
+        output: { data: KODOLLY.unchanged, is_generating: false },
+      }));
+      for (const message of [...last, { msg: "close_stream", event_id: null }]) {
+        const event = `data: ${JSON.stringify(message)}\n\n`;
+        controller.enqueue(new TextEncoder().encode(event));
+      }
+    };
+    const body = new ReadableStream({
+      async pull(controller) {
+        let step;
+        try {
+          step = await reader.read();
+        } catch (error) {
+          if (error.name === "AbortError") return controller.error(error);
+          step = { done: true };
+        }
+        if (!step.done) look(step.value);
+        if (!step.done && !broken) return controller.enqueue(step.value);
+        if (!closed) end(controller);
+        controller.close();
+        if (broken) reader.cancel();
+      },
+      cancel: (reason) => reader.cancel(reason),
+    });
+    return new Response(body, { status: response.status, headers: response.headers });
+  };
+  window.fetch = async (input, init) => {
+    const path = String(input?.url ?? input);
+    if (/\/gradio_api\/(run|queue\/join|cancel)/.test(path)) return fetchPatiently(input, init);
+    const response = await fetchOnce(input, init);
+    return response.ok && path.includes("/gradio_api/queue/data") ? endCalmly(response) : response;
   };
 
   // Names for buttons that have none, and Korean for Gradio's fixed words.

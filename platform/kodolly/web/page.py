@@ -91,7 +91,9 @@ def asset(name: str) -> str:
 def head_html() -> str:
     """The page's own script with the words it needs."""
     both: dict[str, dict[str, str]] = {"ko": KO, "en": EN}
-    words = {
+    words: dict[str, Any] = {
+        # The outputs of the one streamed event, left as they are: input box and conversation.
+        "unchanged": [{"__type__": "update"}, {"__type__": "update"}],
         "fixed": GRADIO_FIXED_KO,
         "reconnecting": {language: texts["reconnecting"] for language, texts in both.items()},
         "names": {language: _names(texts) for language, texts in both.items()},
@@ -195,6 +197,8 @@ def _wire(
         **quiet,
     )
     now: dict[str, Any] = {"queue": False, "preprocess": False, **quiet}
+    # Whatever ended the answer, Send comes back.
+    answer.then(idle, None, [box], **now)
     gr.on([box.stop, chatbot.clear], idle, None, [box], cancels=[answer], **now)
     chatbot.undo(events.undo, [chatbot], [box, chatbot], cancels=[answer], **now)
     look = {"fn": events.refresh, "inputs": [picker, seen], "outputs": [picker, status, seen]}
