@@ -1,0 +1,199 @@
+"""The controller's table: who is ready, draining, lost."""
+
+import asyncio
+
+import pytest
+
+from kodolly.controller.dispatch import Dispatcher
+from kodolly.controller.registry import FORGET_LOST_AFTER, Registry
+from kodolly.protocol.wire import (
+    Extension,
+    HeartBeat,
+    Registration,
+    WorkerRow,
+    WorkerState,
+    WorkerStatus,
+)
+
+
+class Clock:
+    """Time that a test moves by hand."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def registry(clock: Clock) -> Registry:
+    return Registry(expiration=90, missed_beats=3, clock=clock)
+
+
+def register(
+    registry: Registry, name: str, model: str = "m", extension: Extension | None = None
+) -> None:
+    status = WorkerStatus(model_names=[model], speed=1, queue_length=0)
+    registry.register(Registration(worker_name=name, kodolly=extension), status)
+
+
+def beat(name: str, queue: int = 0, state: WorkerState | None = None) -> HeartBeat:
+    extension = Extension(state=state) if state else None
+    return HeartBeat(worker_name=name, queue_length=queue, kodolly=extension)
+
+
+def states(registry: Registry) -> dict[str, str]:
+    return {row.name: row.state.value for row in registry.rows()}
+
+
+def test_a_stock_worker_is_ready_at_once(registry: Registry) -> None:
+    """FastChat's protocol has no states: registered means ready."""
+    register(registry, "http://a")
+
+    assert states(registry) == {"http://a": "ready"}
+
+
+def test_our_worker_has_the_state_it_tells(registry: Registry) -> None:
+    """A KoDolly worker is listed as starting until it says that it made a token."""
+    register(registry, "http://a", extension=Extension(state=WorkerState.STARTING))
+    assert registry.ready() == []
+
+    registry.beat(beat("http://a", state=WorkerState.READY))
+
+    assert states(registry) == {"http://a": "ready"}
+
+
+def test_a_beat_of_an_unknown_worker_asks_it_to_register(registry: Registry) -> None:
+    """After a controller's restart workers learn from their next beat to register again."""
+    assert registry.beat(beat("http://a")) is False
+
+
+def test_our_worker_is_lost_after_three_missed_beats(registry: Registry, clock: Clock) -> None:
+    """A worker that told its interval is lost after three of them, not after FastChat's 90 s."""
+    register(registry, "http://a", extension=Extension(heart_beat_interval=5))
+    clock.now += 15
+    registry.sweep()
+    assert states(registry) == {"http://a": "ready"}
+
+    clock.now += 0.1
+    registry.sweep()
+
+    assert states(registry) == {"http://a": "lost"}
+
+
+def test_a_stock_worker_is_lost_after_fastchats_expiration(
+    registry: Registry, clock: Clock
+) -> None:
+    """A stock worker beats every 45 s, so it gets FastChat's own 90 s."""
+    register(registry, "http://a")
+    clock.now += 90
+    registry.sweep()
+    assert states(registry) == {"http://a": "ready"}
+
+    clock.now += 0.1
+    registry.sweep()
+
+    assert states(registry) == {"http://a": "lost"}
+
+
+def test_a_lost_worker_that_beats_is_back(registry: Registry, clock: Clock) -> None:
+    """A beat after a long silence brings a worker back without registering."""
+    register(registry, "http://a")
+    clock.now += 100
+    registry.sweep()
+
+    assert registry.beat(beat("http://a")) is True
+    assert states(registry) == {"http://a": "ready"}
+
+
+def test_lost_workers_are_forgotten_in_the_end(registry: Registry, clock: Clock) -> None:
+    """The table does not fill up with workers that never come back."""
+    register(registry, "http://a")
+    clock.now += FORGET_LOST_AFTER + 91
+    registry.sweep()
+    registry.sweep()
+
+    assert states(registry) == {}
+
+
+def test_a_drain_holds_until_the_worker_registers_anew(registry: Registry) -> None:
+    """Beats of a worker that does not know it is drained do not put it back into rotation."""
+    register(registry, "http://a")
+    registry.drain("http://a")
+    registry.beat(beat("http://a", state=WorkerState.READY))
+    assert states(registry) == {"http://a": "draining"}
+
+    register(registry, "http://a")
+
+    assert states(registry) == {"http://a": "ready"}
+
+
+def test_a_draining_worker_that_falls_silent_is_lost(registry: Registry, clock: Clock) -> None:
+    """Draining does not hide that a worker died."""
+    register(registry, "http://a", extension=Extension(heart_beat_interval=1))
+    registry.drain("http://a")
+    clock.now += 4
+    registry.sweep()
+
+    assert states(registry) == {"http://a": "lost"}
+
+
+async def test_waiters_wake_on_change_only(registry: Registry) -> None:
+    """A beat that changes nothing wakes no follower; a change of load does."""
+    register(registry, "http://a")
+    version = registry.version
+    waiting = asyncio.create_task(registry.wait_beyond(version))
+    registry.beat(beat("http://a", queue=0))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+
+    registry.beat(beat("http://a", queue=2))
+    await asyncio.wait_for(waiting, 1)
+
+    assert registry.rows()[0].queue_length == 2
+
+
+def row(name: str, queue: int = 0, speed: float = 1, model: str = "m") -> WorkerRow:
+    return WorkerRow(
+        name=name, model_names=[model], speed=speed, queue_length=queue, state=WorkerState.READY
+    )
+
+
+def test_shortest_queue_weighs_by_speed() -> None:
+    """The worker with the least queue per speed is chosen."""
+    choice = Dispatcher("shortest_queue").choose([row("a", 3, 1), row("b", 4, 2)], "m")
+
+    assert choice == "b"
+
+
+def test_requests_handed_out_count_until_the_next_beat() -> None:
+    """Between two heartbeats dispatches spread; a new queue length starts the count anew."""
+    dispatcher = Dispatcher("shortest_queue")
+    workers = [row("a"), row("b")]
+
+    chosen = [dispatcher.choose(workers, "m") for _ in range(4)]
+
+    assert sorted(chosen) == ["a", "a", "b", "b"]
+    assert dispatcher.choose([row("a", 1), row("b", 5)], "m") == "a"
+
+
+@pytest.mark.parametrize("method", ["shortest_queue", "lottery"])
+def test_no_worker_is_an_empty_address(method: str) -> None:
+    """FastChat's answer for a model nobody serves is the empty string."""
+    assert Dispatcher(method).choose([row("a", model="other")], "m") == ""
+
+
+def test_lottery_follows_the_weights() -> None:
+    """Lottery draws by speed, and never a worker of another model."""
+    workers = [row("a", speed=9), row("b", speed=1), row("c", speed=100, model="other")]
+    dispatcher = Dispatcher("lottery")
+
+    drawn = [dispatcher.choose(workers, "m") for _ in range(2000)]
+
+    assert set(drawn) == {"a", "b"}
+    assert 1650 < drawn.count("a") < 1950
