@@ -1,0 +1,98 @@
+"""Start the engine: `python -m kodolly.engines.transformers --model DIR --port P`.
+
+The port answers at once, /health with 503 until the weights are loaded. SIGTERM and Ctrl-C stop
+it: new requests are refused, those running get a bounded time, and it exits with 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kodolly import logs
+from kodolly.engines.transformers.engine import Engine
+from kodolly.engines.transformers.model import ModelOptions
+from kodolly.engines.transformers.server import create_app
+from kodolly.serving import run
+
+log = logging.getLogger("kodolly.engines.transformers")
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The engine's flags, named as vLLM names its own."""
+    flags = argparse.ArgumentParser(prog="kodolly.engines.transformers", allow_abbrev=False)
+    flags.add_argument("--model", type=Path, required=True, metavar="DIR")
+    flags.add_argument("--served-model-name", nargs="+", metavar="NAME")
+    flags.add_argument("--host", default="127.0.0.1")
+    flags.add_argument("--port", type=int, default=22002)
+    flags.add_argument("--max-model-len", type=_positive, metavar="TOKENS")
+    flags.add_argument("--max-num-seqs", type=_positive, default=8, metavar="ROWS")
+    flags.add_argument("--max-waiting", type=_positive, default=64, metavar="REQUESTS")
+    flags.add_argument("--dtype", choices=DTYPES, default="auto")
+    flags.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    flags.add_argument("--chat-template", type=Path, metavar="FILE")
+    flags.add_argument("--seed", type=int, help="for requests that bring none")
+    flags.add_argument("--threads", type=_positive, help="torch threads (OMP_NUM_THREADS)")
+    flags.add_argument("--drain", type=float, default=10.0, metavar="SECONDS")
+    flags.add_argument("--log-level", default="info", choices=("debug", "info", "warning"))
+    return flags
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve until told to stop; returns the exit status."""
+    flags = parser().parse_args(argv)
+    logs.configure(flags.log_level, "text")
+    if not (flags.model / "config.json").is_file():
+        log.error("%s is not a model directory: it has no config.json", flags.model)
+        return 1
+    template = None
+    if flags.chat_template is not None:
+        try:
+            template = flags.chat_template.read_text(encoding="utf-8")
+        except OSError as error:
+            log.error("cannot read the chat template: %s", error)
+            return 1
+    return _serve(flags, template)
+
+
+def _serve(flags: argparse.Namespace, template: str | None) -> int:
+    options = ModelOptions(
+        directory=flags.model,
+        max_model_len=flags.max_model_len,
+        max_num_seqs=flags.max_num_seqs,
+        dtype=flags.dtype,
+        device=flags.device,
+        threads=flags.threads,
+    )
+    engine = Engine(options, template=template, seed=flags.seed, max_waiting=flags.max_waiting)
+    # uvicorn raises the signal again when it is done; ours then makes it an ordinary end.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    engine.start(on_failure=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    names = flags.served_model_name or [flags.model.name]
+    app = create_app(engine, names, key=os.environ.get("VLLM_API_KEY") or None)
+    run(app, flags.host, flags.port, on_exit=engine.close, drain=flags.drain)
+    engine.abort_all()
+    if engine.failure is not None:
+        log.error("%s", engine.failure)
+        return 1
+    log.info("stopped")
+    return 0
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,85 @@
+"""Tokens to text that is safe to send: whole characters only, and never a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+REPLACEMENT = "\ufffd"
+
+Decode = Callable[[list[int]], str]
+
+
+class Detokenizer:
+    """Text of a growing answer, one token at a time.
+
+    A token may end inside a character (a rare Hangul syllable is three bytes, often two or three
+    tokens): what decodes to U+FFFD at the end is held back until later tokens settle it. The
+    pieces of `push` and `flush` together are the decoded whole.
+    """
+
+    def __init__(self, decode: Decode) -> None:
+        self._decode = decode
+        # Decoders treat the first token's leading space apart, so the tokens of the last settled
+        # piece stay in the window as context.
+        self._window: list[int] = []
+        self._context = 0  # tokens at the window's start whose text was given out
+        self._sent = 0  # characters of the window's text that were given out
+
+    def push(self, token: int) -> str:
+        """The text that `token` settles: often "", never ending in half a character."""
+        self._window.append(token)
+        text = self._decode(self._window)
+        settled = text.rstrip(REPLACEMENT)
+        new = settled[self._sent :]
+        self._sent += len(new)
+        if new and len(settled) == len(text):
+            self._window = self._window[self._context :]
+            self._context = len(self._window)
+            self._sent = len(self._decode(self._window))
+        return new
+
+    def flush(self) -> str:
+        """What is still held back, with U+FFFD where bytes are no character."""
+        new = self._decode(self._window)[self._sent :]
+        self._sent += len(new)
+        return new
+
+
+class StopFinder:
+    """Cuts text at the first stop string, also one that arrives in pieces.
+
+    Text that may turn out to be the beginning of a stop string is held back.
+    """
+
+    def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
+        """`include`: leave the stop string itself in the text."""
+        self._stops = tuple(stops)
+        self._include = include
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, str | None]:
+        """Text that may be sent, and the stop string that ended it, if one did."""
+        if not self._stops:
+            return text, None
+        held = self._held + text
+        found = [(held.find(stop), stop) for stop in self._stops if stop in held]
+        if found:
+            at, stop = min(found, key=lambda hit: (hit[0], -len(hit[1])))
+            self._held = ""
+            return held[: at + len(stop) if self._include else at], stop
+        keep = max(_overlap(held, stop) for stop in self._stops)
+        self._held = held[len(held) - keep :]
+        return held[: len(held) - keep], None
+
+    def flush(self) -> str:
+        """What was held back; the answer ended without completing a stop string."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest proper beginning of `stop` that `text` ends with."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0

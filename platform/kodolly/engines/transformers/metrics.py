@@ -1,0 +1,23 @@
+"""The engine's numbers as Prometheus text."""
+
+from __future__ import annotations
+
+from kodolly.engines.transformers.scheduler import Scheduler
+
+
+def exposition(scheduler: Scheduler, model: str) -> str:
+    """All metrics of one engine, labelled with its model's name."""
+    label = model.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    rows = (
+        ("requests_running", "gauge", "Answers being made.", scheduler.running),
+        ("requests_waiting", "gauge", "Answers that wait for a row.", scheduler.waiting),
+        ("aborted_total", "counter", "Answers aborted before their end.", scheduler.aborted_total),
+        ("tokens_total", "counter", "Tokens made.", scheduler.tokens_total),
+        ("prompt_tokens_total", "counter", "Prompt tokens read.", scheduler.prompt_tokens_total),
+    )
+    lines = []
+    for name, kind, text, value in rows:
+        full = f"kodolly_engine_{name}"
+        lines += [f"# HELP {full} {text}", f"# TYPE {full} {kind}"]
+        lines.append(f'{full}{{model_name="{label}"}} {value}')
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,198 @@
+"""Who is run next: one token for every answer in the making, prompts in chunks between them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from kodolly.engines.transformers.sequence import Sequence
+from kodolly.errors import NoWorker
+
+log = logging.getLogger(__name__)
+
+CHUNK = 128  # prompt tokens run between two tokens of the others
+
+
+class Runner(Protocol):
+    """What the scheduler needs of a model; see `model.Model`."""
+
+    cache: Any
+
+    def prefill(self, row: int, start: int, ids: list[int]) -> Any:
+        """Logits (V,) after `ids`, run in `row` from position `start`."""
+
+    def decode(self, tokens: list[int], positions: list[int]) -> Any:
+        """Logits (B, V) after one token for each of the first rows."""
+
+
+class Scheduler:
+    """Keeps up to `slots` answers going at once; the others wait in order of arrival.
+
+    Rows 0..decoding-1 get a token each step, all in one forward. The rows after them still read
+    their prompts: each step runs at most CHUNK prompt tokens, of whichever prompt has waited
+    longest since its last chunk, so that neither a long prompt nor a long answer starves anyone.
+    """
+
+    def __init__(self, model: Runner, slots: int, max_waiting: int) -> None:
+        self._model = model
+        self._slots = slots
+        self._max_waiting = max_waiting
+        self._rows: list[Sequence] = []
+        self._decoding = 0
+        self._step = 0
+        self._waiting: deque[Sequence] = deque()
+        self._wake = threading.Condition()
+        self._closed = False
+        self.aborted_total = 0
+        self.tokens_total = 0
+        self.prompt_tokens_total = 0
+
+    @property
+    def running(self) -> int:
+        """Requests that hold a row."""
+        return sum(not sequence.aborted for sequence in tuple(self._rows))
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a row."""
+        return len(self._waiting)
+
+    def submit(self, sequences: list[Sequence]) -> None:
+        """Queue the sequences of one request. Raises NoWorker when too many wait already."""
+        with self._wake:
+            if self._closed:
+                raise NoWorker("the engine is shutting down", headers={"Retry-After": "5"})
+            free = self._slots - len(self._rows)
+            if len(self._waiting) + len(sequences) > self._max_waiting + free:
+                raise NoWorker(
+                    f"the engine is full: {len(self._waiting)} requests wait already",
+                    headers={"Retry-After": "1"},
+                )
+            self._waiting.extend(sequences)
+            self._wake.notify()
+
+    def abort(self, sequences: Iterable[Sequence]) -> None:
+        """Stop making these answers; their rows are free before the next step."""
+        with self._wake:
+            for sequence in sequences:
+                sequence.aborted = True
+            self._wake.notify()
+
+    def abort_all(self) -> None:
+        """Abort every answer, running or waiting."""
+        self.abort([*self._rows, *self._waiting])
+
+    def close(self) -> None:
+        """Refuse new requests; `run` returns once those it has are finished or aborted."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+
+    def run(self) -> None:
+        """Make tokens until closed; call it on the model's own thread."""
+        while self._await_work():
+            try:
+                self.step()
+            except Exception:  # one bad forward must not end the engine
+                log.exception("a step of the model failed; its requests end with an error")
+                self._fail_all()
+
+    def step(self) -> None:
+        """Drop the aborted, admit the waiting, read some prompt, make one token for each."""
+        self._step += 1
+        self._sweep()
+        self._read_prompt()
+        self._make_tokens()
+        if not self._rows:
+            self._model.cache.release()
+
+    def _await_work(self) -> bool:
+        with self._wake:
+            while not self._rows and not self._waiting:
+                if self._closed:
+                    return False
+                self._wake.wait()
+        return True
+
+    def _sweep(self) -> None:
+        with self._wake:
+            for row in reversed(range(len(self._rows))):
+                if self._rows[row].aborted:
+                    self._note_abort(self._rows[row])
+                    self._remove(row)
+            for sequence in [each for each in self._waiting if each.aborted]:
+                self._waiting.remove(sequence)
+                self._note_abort(sequence)
+            while self._waiting and len(self._rows) < self._slots:
+                self._rows.append(self._waiting.popleft())
+
+    def _note_abort(self, sequence: Sequence) -> None:
+        self.aborted_total += 1
+        log.info("aborted request %s after %d tokens", sequence.request_id, len(sequence.made))
+        sequence.end("abort")
+
+    def _read_prompt(self) -> None:
+        budget = CHUNK
+        while budget > 0 and self._decoding < len(self._rows):
+            reading = range(self._decoding, len(self._rows))
+            row = min(reading, key=lambda each: self._rows[each].served)
+            sequence = self._rows[row]
+            sequence.served = self._step
+            start = sequence.prefilled
+            ids = sequence.prompt[start : start + budget]
+            logits = self._model.prefill(row, start, ids)
+            sequence.prefilled += len(ids)
+            self.prompt_tokens_total += len(ids)
+            budget -= len(ids)
+            if sequence.prefilled == len(sequence.prompt):
+                self._promote(row, logits)
+
+    def _promote(self, row: int, logits: Any) -> None:
+        """Its prompt is read: give it its first token and a place among the decoding rows."""
+        sequence, first = self._rows[row], self._decoding
+        if row != first:
+            other = self._rows[first]
+            self._model.cache.swap(row, first, max(sequence.in_cache, other.in_cache))
+            self._rows[first], self._rows[row] = sequence, other
+        self._decoding += 1
+        self._give(first, sequence.choose(logits))
+
+    def _make_tokens(self) -> None:
+        rows = self._rows[: self._decoding]
+        if not rows:
+            return
+        logits = self._model.decode(
+            [each.made[-1] for each in rows], [each.length for each in rows]
+        )
+        tokens = [each.choose(logits[row]) for row, each in enumerate(rows)]
+        for row in reversed(range(len(rows))):  # a row that ends is filled from behind
+            self._give(row, tokens[row])
+
+    def _give(self, row: int, token: int) -> None:
+        self.tokens_total += 1
+        if self._rows[row].accept(token):
+            self._remove(row)
+
+    def _remove(self, row: int) -> None:
+        """Free a row: the last decoding row fills it, the last reading row fills that one."""
+        if row < self._decoding:
+            self._decoding -= 1
+            self._move(self._decoding, row)
+            row = self._decoding
+        self._move(len(self._rows) - 1, row)
+        self._rows.pop()
+
+    def _move(self, source: int, target: int) -> None:
+        if source != target:
+            self._model.cache.copy(source, target, self._rows[source].in_cache)
+            self._rows[target] = self._rows[source]
+
+    def _fail_all(self) -> None:
+        for sequence in self._rows:
+            sequence.end("error")
+        self._rows.clear()
+        self._decoding = 0
+        self._model.cache.release()

@@ -1,0 +1,215 @@
+"""What a request may hold. Unknown fields are ignored; bad values are a 400 naming the field."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+
+from kodolly.engines.transformers.sampling import SamplingParams
+from kodolly.errors import BadRequest
+
+MAX_CHOICES = 16
+GREEDY_BELOW = 1e-5  # temperatures under this mean 0, as in vLLM
+
+Stops = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=256)]],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value or []),
+    Field(max_length=16),
+]
+Ids = list[Annotated[int, Field(ge=0)]]
+
+
+class StreamOptions(BaseModel):
+    """What a stream tells beside the answer."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class Sampling(BaseModel):
+    """Fields that chat and completions share."""
+
+    model: str | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int = Field(1, ge=1, le=MAX_CHOICES)
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    presence_penalty: float = Field(0, ge=-2, le=2)
+    frequency_penalty: float = Field(0, ge=-2, le=2)
+    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: Stops = []
+    stop_token_ids: Ids | None = None
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    min_tokens: int = Field(0, ge=0)
+    return_token_ids: bool | None = None
+    logprobs: int | bool | None = None
+    top_logprobs: int | None = None
+
+    @model_validator(mode="after")
+    def _what_is_not_here(self) -> Self:
+        # None, False, and a chat's top_logprobs=0 ask for nothing; a completion's 0 asks.
+        if self.logprobs is not None and self.logprobs is not False:
+            refuse("logprobs", "is not supported by the transformers engine")
+        return self
+
+    @property
+    def limit(self) -> int | None:
+        """Tokens the answer may have, if the client said."""
+        return self.max_tokens
+
+    def params(self, room: int, defaults: dict[str, Any], vocabulary: int) -> SamplingParams:
+        """How to draw; what the client left open comes from `defaults`, then from vLLM's rules.
+
+        `room`: tokens left in the context after the prompt.
+        """
+        given = {
+            name: value
+            for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+            if (value := getattr(self, name)) is not None
+        }
+        drawn = {**defaults, **given}
+        if drawn.get("temperature", 1.0) < GREEDY_BELOW:
+            drawn["temperature"] = 0.0
+        limit = self.limit or room
+        if self.min_tokens > limit:
+            refuse("min_tokens", f"must be at most max_tokens ({limit})")
+        bias = self.logit_bias or {}
+        if any(not 0 <= token < vocabulary for token in bias):
+            refuse("logit_bias", f"names a token outside the vocabulary of {vocabulary}")
+        return SamplingParams(
+            max_tokens=limit,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            logit_bias=bias,
+            seed=self.seed,
+            min_tokens=self.min_tokens,
+            ignore_eos=self.ignore_eos,
+            stop=tuple(self.stop),
+            stop_token_ids=frozenset(
+                token for token in self.stop_token_ids or () if token < vocabulary
+            ),
+            include_stop=self.include_stop_str_in_output,
+            **drawn,
+        )
+
+
+class Message(BaseModel):
+    """One turn; content may be OpenAI's list of parts, if all are text."""
+
+    role: str = Field(min_length=1, max_length=32)
+    content: str | list[dict[str, Any]] | None = None
+
+    def plain(self) -> dict[str, str]:
+        """The turn as templates want it: role and text."""
+        if not isinstance(self.content, list):
+            return {"role": self.role, "content": self.content or ""}
+        texts = [part.get("text") for part in self.content if part.get("type") == "text"]
+        if len(texts) != len(self.content) or not all(isinstance(text, str) for text in texts):
+            refuse("messages", "content parts must be text: this model reads nothing else")
+        return {"role": self.role, "content": "".join(map(str, texts))}
+
+
+class ChatRequest(Sampling):
+    """POST /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1, max_length=4096)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    response_format: dict[str, Any] | None = None
+
+    @property
+    def limit(self) -> int | None:
+        """max_completion_tokens, or its older name."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @model_validator(mode="after")
+    def _what_chat_has_not(self) -> Self:
+        if self.tools and self.tool_choice != "none":
+            refuse("tools", "are not supported by the transformers engine")
+        if self.response_format and self.response_format.get("type") != "text":
+            refuse("response_format", "other than text is not supported by this engine")
+        if self.continue_final_message and self.add_generation_prompt:
+            refuse("continue_final_message", "needs add_generation_prompt to be false")
+        return self
+
+
+class CompletionRequest(Sampling):
+    """POST /v1/completions; `prompt` is text, token ids, or a list of either."""
+
+    prompt: str | Ids | list[str] | list[Ids]
+    max_tokens: int | None = Field(16, ge=1)
+    add_special_tokens: bool = True
+    echo: bool = False
+    suffix: str | None = None
+
+    @model_validator(mode="after")
+    def _what_completions_have_not(self) -> Self:
+        if self.echo:
+            refuse("echo", "is not supported by the transformers engine")
+        if self.suffix:
+            refuse("suffix", "is not supported by the transformers engine")
+        if isinstance(self.prompt, list) and len(self.prompts()) > MAX_CHOICES:
+            refuse("prompt", f"may be a list of at most {MAX_CHOICES} prompts")
+        return self
+
+    def prompts(self) -> list[str | list[int]]:
+        """Each prompt by itself, as text or ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if self.prompt and isinstance(self.prompt[0], int):
+            return [[token for token in self.prompt if isinstance(token, int)]]
+        return [each for each in self.prompt if not isinstance(each, int)]
+
+
+class TokenizeRequest(BaseModel):
+    """POST /tokenize: a prompt, or a chat as its template would write it."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[Message] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            refuse("prompt", "or messages must be given, and not both")
+        return self
+
+
+class DetokenizeRequest(BaseModel):
+    """POST /detokenize."""
+
+    model: str | None = None
+    tokens: Ids
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def check(kind: type[R], data: dict[str, Any]) -> R:
+    """`data` as a request of this kind. Raises BadRequest naming the first field at fault."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else None
+        reason = first["msg"]
+        raise BadRequest(f"{name}: {reason}" if name else reason, param=name) from error
+
+
+def refuse(field: str, reason: str) -> None:
+    """Raise BadRequest for `field`."""
+    raise BadRequest(f"{field} {reason}", param=field)
