@@ -25,18 +25,3 @@ async def serving(app: ASGIApp) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{sock.getsockname()[1]}"
         server.should_exit = True
         await task
-
-
-async def eventually(condition: object, timeout: float = 10.0) -> None:
-    """Waits until `condition()` is true; it may be a coroutine function."""
-    assert callable(condition)
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout
-    while True:
-        value = condition()
-        if asyncio.iscoroutine(value):
-            value = await value
-        if value:
-            return
-        assert loop.time() < deadline, f"not within {timeout} s: {condition}"
-        await asyncio.sleep(0.02)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from kodolly.errors import BadRequest
 from kodolly.protocol.wire import Extension
-from kodolly_templates import neutralise
+from kodolly_templates import TemplateError, get_template, list_templates, neutralise
 
 
 def for_engine(body: dict[str, Any], extension: Extension, *, chat: bool) -> dict[str, Any]:
@@ -18,9 +19,34 @@ def for_engine(body: dict[str, Any], extension: Extension, *, chat: bool) -> dic
     changed: dict[str, Any] = {}
     if extension.stop:
         changed["stop"] = merged_stop(body.get("stop"), extension.stop)
+    messages = body["messages"]
+    if any(message.get("context") for message in messages):
+        messages = changed["messages"] = _with_contexts(messages, extension.template)
     if extension.guard:
-        changed["messages"] = [_guarded(m, extension.guard) for m in body["messages"]]
+        changed["messages"] = [_guarded(m, extension.guard) for m in messages]
     return body | changed
+
+
+def _with_contexts(messages: list[dict[str, Any]], template: str | None) -> list[dict[str, Any]]:
+    """Dolly's `context` folded into the content as the template words it: engines drop the field.
+
+    Raises BadRequest for a context where none can be.
+    """
+    if template not in list_templates():
+        return [_appended(message) for message in messages]
+    try:
+        return get_template(template).flatten(messages)
+    except TemplateError as error:
+        raise BadRequest(f"messages: {error}", param="messages") from error
+
+
+def _appended(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with its context after the content, for models that know no such key."""
+    plain = {key: value for key, value in message.items() if key != "context"}
+    context, content = message.get("context"), message.get("content")
+    if isinstance(content, str) and context:
+        plain["content"] = f"{content}\n\n{context}"
+    return plain
 
 
 def merged_stop(asked: str | list[str] | None, own: list[str]) -> list[str]:

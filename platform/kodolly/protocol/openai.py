@@ -51,6 +51,7 @@ class Message(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[dict[str, Any]] | None = None
+    context: str | None = None
 
 
 class ChatRequest(_Sampling):

@@ -1,0 +1,69 @@
+"""A real API before scripted engines, with a real controller to tell it of them."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import aiohttp
+import pytest
+from support.apps import serving
+from support.processes import eventually
+from support.scripted_engine import Script, ScriptedEngine
+
+from kodolly.api.app import create_app
+from kodolly.controller.app import Controller
+from kodolly.controller.app import create_app as create_controller
+from kodolly.controller.dispatch import Dispatcher
+from kodolly.controller.registry import Registry
+from kodolly.protocol.wire import Extension, Registration, WorkerStatus
+from kodolly.settings import ApiSettings
+
+AddWorker = Callable[..., Awaitable[ScriptedEngine]]
+
+
+class Stack:
+    """Controller and API on real sockets; workers are scripted engines in the table."""
+
+    def __init__(self, controller: Controller, controller_url: str, url: str) -> None:
+        self.controller = controller
+        self.controller_url = controller_url
+        self.url = url
+        self.stack = AsyncExitStack()
+
+    async def add(self, script: Script | None = None, **extension: object) -> ScriptedEngine:
+        """A scripted engine as a KoDolly worker of its model."""
+        engine = await self.stack.enter_async_context(ScriptedEngine(script or Script()))
+        self.register(engine, **extension)
+        await eventually(lambda: self.knows(engine))
+        return engine
+
+    def register(self, engine: ScriptedEngine, **extension: object) -> None:
+        """Puts an engine into the controller's table."""
+        fields = {"engine_url": engine.url, "heart_beat_interval": 600, **extension}
+        self.controller.registry.register(
+            Registration(worker_name=engine.url, kodolly=Extension.model_validate(fields)),
+            WorkerStatus(model_names=[engine.script.model]),
+        )
+
+    async def knows(self, engine: ScriptedEngine) -> bool:
+        """Whether the API lists the engine's model."""
+        async with aiohttp.ClientSession() as http, http.get(f"{self.url}/v1/models") as answer:
+            return engine.script.model in {m["id"] for m in (await answer.json())["data"]}
+
+
+@pytest.fixture
+def settings() -> ApiSettings:
+    """What the API under test is set to; a test module may override it."""
+    return ApiSettings(max_body=100_000, read_timeout=1.0, connect_timeout=1.0)
+
+
+@pytest.fixture
+async def stack(settings: ApiSettings) -> AsyncIterator[Stack]:
+    """A controller and an API that follows it."""
+    controller = Controller(Registry(90, 3), Dispatcher("shortest_queue"), None)
+    async with serving(create_controller(controller)) as controller_url:
+        own = ApiSettings(**{**vars(settings), "controller": controller_url})
+        async with serving(create_app(own)) as url:
+            stack = Stack(controller, controller_url, url)
+            async with stack.stack:
+                yield stack
+        controller.stopping.set()
