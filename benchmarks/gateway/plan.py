@@ -20,6 +20,7 @@ class Cell:
     first_delay: float
     token_delay: float
     once: bool = False  # measured in the first round only
+    slices: int = 1  # times a round, the targets in alternation, `requests` each
 
     @property
     def streamed(self) -> bool:
@@ -48,15 +49,11 @@ PACE = 0.01  # seconds a token: about what one GPU gives each of many streams
 
 def cells(quick: bool) -> list[Cell]:
     """The full plan, or one of about a minute."""
-    counts = {
-        "whole": {1: 20, 16: 48, 64: 96} if quick else {1: 60, 16: 160, 64: 256},
-        "first": {1: 12, 16: 32, 64: 64} if quick else {1: 30, 16: 80, 64: 128},
-    }
     sizes = {"whole": 32, "first": 16}
     plan = [
-        Cell(kind, level, count, sizes[kind], THINK[level], 0.0)
-        for kind, levels in counts.items()
-        for level, count in levels.items()
+        Cell(kind, level, count, sizes[kind], THINK[level], 0.0, slices=slices)
+        for kind, levels in _short(quick).items()
+        for level, (slices, count) in levels.items()
     ]
     for tokens, levels in _streams(quick).items():
         plan += [
@@ -64,6 +61,19 @@ def cells(quick: bool) -> list[Cell]:
             for level, count in levels.items()
         ]
     return plan
+
+
+def _short(quick: bool) -> dict[str, dict[int, tuple[int, int]]]:
+    """Kind -> concurrency -> (slices, requests): thin slices where a burst of noise decides."""
+    if quick:
+        return {
+            "whole": {1: (2, 10), 16: (1, 48), 64: (1, 96)},
+            "first": {1: (2, 6), 16: (1, 32), 64: (1, 64)},
+        }
+    return {
+        "whole": {1: (5, 12), 16: (2, 64), 64: (1, 192)},
+        "first": {1: (4, 8), 16: (2, 32), 64: (1, 96)},
+    }
 
 
 def _streams(quick: bool) -> dict[int, dict[int, int]]:

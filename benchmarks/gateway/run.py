@@ -45,7 +45,9 @@ def _options() -> argparse.Namespace:
 
 def main() -> int:
     options = _options()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that children are ended
+    # Both unwind the stack, so that every child is ended; a shell's `&` would ignore Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     known = {"fastchat": FASTCHAT, "kodolly": KODOLLY, "kodolly-stock": KODOLLY_STOCK}
     names = [known[name] for name in options.targets.split(",") if name]
     rounds = options.rounds or (1 if options.quick else 3)
@@ -92,7 +94,7 @@ class Bench:
                     f"http://127.0.0.1:{self.engine_port}/scripted",
                     {"first_delay": cell.first_delay, "token_delay": cell.token_delay},
                 )
-                for target in self.targets:
+                for target in self.targets * cell.slices:
                     result = results.setdefault((target.name, cell), Result(target.name, cell))
                     await self._measure(target, cell, result)
         return list(results.values())
