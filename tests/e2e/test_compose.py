@@ -1,0 +1,381 @@
+"""docker-compose.yml on a real engine: from nothing to a Korean answer, scaled while it answers.
+
+Uses whatever `docker` and DOCKER_HOST the environment gives. A folder of wheels that pip should
+prefer comes from KODOLLY_WHEELS, else from pip's own PIP_FIND_LINKS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import openai
+import pytest
+
+pytestmark = pytest.mark.compose
+
+ROOT = Path(__file__).parents[2]
+MODEL = "smollm2-135m-instruct"
+QUESTION = "대한민국의 수도는 어디인가요? 한 문장으로 답해 주세요. 🙂"
+SERVICES = ("controller", "worker", "api", "web")
+BUILD_LIMIT, UP_LIMIT, SCALE_LIMIT = 1500.0, 600.0, 300.0  # seconds; about a tenth is usual
+LONG_ANSWER = 160  # tokens: still running when its worker is told to leave
+
+ASK_CONTROLLER = """
+import pathlib, urllib.request
+token = pathlib.Path("/run/kodolly/token").read_text()
+request = urllib.request.Request("http://127.0.0.1:21001/workers")
+request.add_header("Authorization", f"Bearer {token}")
+print(urllib.request.urlopen(request, timeout=10).read().decode())
+"""
+INTRUDE = """
+import urllib.error, urllib.request
+try:
+    urllib.request.urlopen("http://controller:21001/workers", timeout=10)
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+
+
+def say(text: str) -> None:
+    """A line for whoever watches `make test-compose`."""
+    sys.stdout.write(f"\n[compose] {text}")
+    sys.stdout.flush()
+
+
+def run(argv: Sequence[str], environment: Mapping[str, str], limit: float) -> str:
+    """The standard output of a command that must succeed within `limit` seconds."""
+    done = subprocess.run(
+        argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=limit, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(argv)}:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One compose project of the file at the root, with images and ports of its own."""
+
+    environment: Mapping[str, str]
+    api_port: int
+    web_port: int
+
+    def compose(self, *args: str, limit: float = 120.0) -> str:
+        """`docker compose ARGS`; its wall time is shown."""
+        started = time.monotonic()
+        out = run(["docker", "compose", *args], self.environment, limit)
+        if args[0] in ("build", "up", "down"):
+            say(f"{' '.join(args)}: {time.monotonic() - started:.0f} s")
+        return out
+
+    def containers(self, service: str) -> list[dict[str, Any]]:
+        """What `docker inspect` says of a service's containers."""
+        ids = self.compose("ps", "--all", "--quiet", service).split()
+        if not ids:
+            return []
+        found: list[dict[str, Any]] = json.loads(
+            run(["docker", "inspect", *ids], self.environment, 60)
+        )
+        return found
+
+    def workers(self) -> dict[str, str]:
+        """State by address, as the controller's table has it."""
+        table = self.compose("exec", "-T", "controller", "python", "-c", ASK_CONTROLLER)
+        return {row["name"]: row["state"] for row in json.loads(table)["workers"]}
+
+    def scale(self, workers: int) -> None:
+        """Changes the number of workers and waits until all are ready."""
+        self.compose(
+            "up", "--wait", "--no-build", "--scale", f"worker={workers}", limit=SCALE_LIMIT
+        )
+
+    def client(self) -> openai.OpenAI:
+        """A client of the published port. It never retries: each failure must show."""
+        url = f"http://127.0.0.1:{self.api_port}/v1"
+        return openai.OpenAI(base_url=url, api_key="unused", max_retries=0, timeout=180)
+
+
+def engine_environment() -> dict[str, str]:
+    """This process's environment without KoDolly's own settings, which would change the stack."""
+    kept = ("KODOLLY_WHEELS", "KODOLLY_BASE_IMAGE")
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("KODOLLY_", "COMPOSE_")) or name in kept
+    }
+    links = environment.get("PIP_FIND_LINKS", "")
+    if Path(links).is_dir() and links:
+        environment.setdefault("KODOLLY_WHEELS", links)
+    return environment
+
+
+def docker_or_skip(*args: str) -> None:
+    """Skips the test unless `docker ARGS` succeeds."""
+    try:
+        done = subprocess.run(
+            ["docker", *args], capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        pytest.skip(f"docker cannot be run: {error}")
+    if done.returncode != 0:
+        pytest.skip(f"`docker {' '.join(args)}` fails: {done.stderr.strip()[-300:]}")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody uses now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def wait_for(condition: Callable[[], bool], what: str, limit: float = 120.0) -> None:
+    """Polls until `condition()`; fails after `limit` seconds."""
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {limit:.0f} s: {what}"
+        time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """The whole stack, built and up with one worker; gone with its volumes afterwards."""
+    docker_or_skip("compose", "version")
+    docker_or_skip("version")
+    api_port, web_port = free_ports(2)
+    environment = engine_environment() | {
+        "COMPOSE_PROJECT_NAME": f"kodolly-test-{secrets.token_hex(4)}",
+        "KODOLLY_TAG": "test",
+        "KODOLLY_API_PORT": str(api_port),
+        "KODOLLY_WEB_PORT": str(web_port),
+        "OMP_NUM_THREADS": "1",
+    }
+    stack = Stack(environment, api_port, web_port)
+    started = time.monotonic()
+    try:
+        stack.compose("build", limit=BUILD_LIMIT)
+        try:
+            stack.compose("up", "--wait", "--no-build", limit=UP_LIMIT)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{stack.compose('logs', '--tail', '40')}") from error
+        yield stack
+    finally:
+        stack.compose("down", "--volumes", "--remove-orphans", limit=SCALE_LIMIT)
+        say(f"all of it: {time.monotonic() - started:.0f} s\n")
+
+
+def ask(client: openai.OpenAI, tokens: int) -> str:
+    """A whole answer, greedy."""
+    answer = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": QUESTION}],
+        max_tokens=tokens,
+        temperature=0,
+    )
+    return answer.choices[0].message.content or ""
+
+
+def ask_streaming(client: openai.OpenAI, tokens: int, begun: threading.Event) -> tuple[str, str]:
+    """A streamed answer and why it ended; `begun` is set by its first text."""
+    parts: list[str] = []
+    reason = "none"
+    stream = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": QUESTION}],
+        max_tokens=tokens,
+        temperature=0,
+        stream=True,
+        extra_body={"ignore_eos": True},
+    )
+    for chunk in stream:
+        for choice in chunk.choices:
+            parts.append(choice.delta.content or "")
+            reason = choice.finish_reason or reason
+            if parts[-1]:
+                begun.set()
+    return "".join(parts), reason
+
+
+@dataclass
+class AnswerLoop:
+    """A user who asks one short question after the other, from `with` to its end."""
+
+    stack: Stack
+    answers: int = 0
+    failures: list[str] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._ask_on, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(200)
+
+    def _ask_on(self) -> None:
+        with self.stack.client() as client:
+            while not self._stop.is_set():
+                try:
+                    ask(client, 4)
+                    self.answers += 1
+                except openai.OpenAIError as error:
+                    self.failures.append(f"{time.strftime('%X')} {error!r}")
+                self._stop.wait(0.2)
+
+    def wait_for_more(self) -> None:
+        """Until another two answers came."""
+        goal = self.answers + 2
+        wait_for(lambda: self.answers >= goal or bool(self.failures), "two more answers")
+
+
+@pytest.mark.parametrize("profiles", [(), ("gpu",)], ids=["default", "gpu"])
+def test_file_is_valid_with_every_profile(profiles: tuple[str, ...]) -> None:
+    """Compose accepts the file with each of its profiles, with no preparation."""
+    docker_or_skip("compose", "version")
+    flags = [word for name in profiles for word in ("--profile", name)]
+    run(["docker", "compose", *flags, "config", "--quiet"], engine_environment(), 60)
+
+
+def test_korean_answer_through_the_published_port(stack: Stack) -> None:
+    """A Korean question is answered, whole and streamed alike, with no broken character."""
+    with stack.client() as client:
+        whole = ask(client, 48)
+        parts = client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": QUESTION}],
+            max_tokens=48,
+            temperature=0,
+            stream=True,
+        )
+        streamed = "".join(
+            choice.delta.content or "" for chunk in parts for choice in chunk.choices
+        )
+    say(f"answer: {whole!r}")
+    assert whole.strip()
+    assert "\ufffd" not in whole + streamed
+    assert streamed == whole
+
+
+def test_page_answers_on_its_port(stack: Stack) -> None:
+    """The published web port serves the chat page."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{stack.web_port}/", timeout=30) as page:
+        assert page.status == 200
+        assert b"KoDolly" in page.read()
+
+
+def test_only_page_and_api_are_published(stack: Stack) -> None:
+    """Web and API are published on this machine's loopback, nothing else anywhere."""
+    published = {
+        (service, binding["HostIp"])
+        for service in SERVICES
+        for container in stack.containers(service)
+        for bindings in container["NetworkSettings"]["Ports"].values()
+        for binding in bindings or ()
+    }
+    assert published == {("api", "127.0.0.1"), ("web", "127.0.0.1")}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_containers_are_locked_down(stack: Stack, service: str) -> None:
+    """Every process runs unprivileged, without capabilities, on a root it cannot write."""
+    (container,) = stack.containers(service)
+    assert container["Config"]["User"] == "10001:10001"
+    host = container["HostConfig"]
+    assert host["ReadonlyRootfs"]
+    assert host["CapDrop"] == ["ALL"]
+    assert "no-new-privileges" in host["SecurityOpt"]
+
+
+def test_token_is_random_and_private(stack: Stack) -> None:
+    """The first start makes a token that its own user alone can read and no setting shows."""
+    look = "stat -c '%a %u' /run/kodolly/token; wc -c </run/kodolly/token; cat /run/kodolly/token"
+    mode, length, token = stack.compose("exec", "-T", "api", "sh", "-c", look).splitlines()
+    assert mode == "400 10001"
+    assert int(length) == 64
+    assert all(token not in json.dumps(stack.containers(service)) for service in SERVICES)
+
+
+def test_controller_refuses_strangers(stack: Stack) -> None:
+    """Without the token not even a container of the inner network reads the table."""
+    assert stack.compose("exec", "-T", "api", "python", "-c", INTRUDE).strip() == "401"
+
+
+def test_answers_keep_coming_while_workers_come_and_go(stack: Stack) -> None:
+    """1 -> 3 -> 1 workers: three addresses register, and no request fails or is cut short."""
+    with AnswerLoop(stack) as loop:
+        stack.scale(3)
+        wait_for(lambda: list(stack.workers().values()) == ["ready"] * 3, "three ready workers")
+        say(f"workers: {', '.join(sorted(stack.workers()))}")
+        loop.wait_for_more()
+        with stack.client() as client, ThreadPoolExecutor(6) as pool:
+            running = start_long_answers(client, pool, 6)
+            stack.scale(1)
+            unfinished = sum(not answer.done() for answer in running)
+            answers = [answer.result(timeout=300) for answer in running]
+        wait_for(lambda: list(stack.workers().values()) == ["ready"], "one worker left")
+        loop.wait_for_more()
+    say(f"{loop.answers} short answers meanwhile; {unfinished} long ones outlasted the scaling")
+    assert loop.failures == []
+    assert [reason for _, reason in answers] == ["length"] * 6
+    assert all(text and "\ufffd" not in text for text, _ in answers)
+
+
+def under_way(begun: threading.Event, answer: Future[tuple[str, str]]) -> bool:
+    """Whether a stream has sent its first text, or ended without any."""
+    return begun.is_set() or answer.done()
+
+
+def start_long_answers(
+    client: openai.OpenAI, pool: ThreadPoolExecutor, count: int
+) -> list[Future[tuple[str, str]]]:
+    """Streams that are all under way when this returns."""
+    begun = [threading.Event() for _ in range(count)]
+    running = [pool.submit(ask_streaming, client, LONG_ANSWER, event) for event in begun]
+    for event, answer in zip(begun, running, strict=True):
+        wait_for(partial(under_way, event, answer), "the first text of a stream")
+    return running
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_killed_process_comes_back(stack: Stack, service: str) -> None:
+    """After kill -9 of a container's main process the container is healthy again and chat works."""
+    (before,) = stack.containers(service)
+    kill_on_this_machine(before["State"]["Pid"])
+
+    def back() -> bool:
+        (now,) = stack.containers(service)
+        health = now["State"].get("Health", {}).get("Status")
+        return bool(now["RestartCount"] > before["RestartCount"] and health == "healthy")
+
+    started = time.monotonic()
+    wait_for(back, f"{service} is healthy again", SCALE_LIMIT)
+    say(f"{service}: healthy {time.monotonic() - started:.0f} s after kill -9")
+    with stack.client() as client:
+        assert ask(client, 4)
+
+
+def kill_on_this_machine(pid: int) -> None:
+    """SIGKILL for a container's first process; skips where the engine runs on another machine."""
+    try:
+        if "init" not in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8"):
+            pytest.skip("the Docker engine runs on another machine")
+        os.kill(pid, signal.SIGKILL)
+    except OSError as error:
+        pytest.skip(f"cannot kill a container's process from here: {error}")
