@@ -33,7 +33,7 @@ class Stack:
         """A scripted engine as a KoDolly worker of its model."""
         engine = await self.stack.enter_async_context(ScriptedEngine(script or Script()))
         self.register(engine, **extension)
-        await eventually(lambda: self.knows(engine))
+        await eventually(self.is_followed)
         return engine
 
     def register(self, engine: ScriptedEngine, **extension: object) -> None:
@@ -44,10 +44,12 @@ class Stack:
             WorkerStatus(model_names=[engine.script.model]),
         )
 
-    async def knows(self, engine: ScriptedEngine) -> bool:
-        """Whether the API lists the engine's model."""
+    async def is_followed(self) -> bool:
+        """Whether the API knows of every ready worker the controller has."""
+        ready = self.controller.registry.ready()
         async with aiohttp.ClientSession() as http, http.get(f"{self.url}/v1/models") as answer:
-            return engine.script.model in {m["id"] for m in (await answer.json())["data"]}
+            cards = (await answer.json())["data"]
+        return sum(card["workers"] for card in cards) == len(ready)
 
 
 @pytest.fixture
