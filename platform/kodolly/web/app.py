@@ -66,7 +66,7 @@ def create_app(settings: WebOptions) -> FastAPI:
 
     page = build_page(Chat(client), title=settings.title, max_tokens=settings.max_tokens)
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    return gr.mount_gradio_app(
+    mounted: FastAPI = gr.mount_gradio_app(
         app,
         page,
         path="/",
@@ -86,3 +86,4 @@ def create_app(settings: WebOptions) -> FastAPI:
         css=asset("style.css"),
         head=head_html(),
     )
+    return mounted

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import openai
 
@@ -15,6 +15,9 @@ from kodolly.web.growing import growing
 from kodolly.web.history import Message, assistant, for_api, notice
 from kodolly.web.models import LiveModels
 from kodolly.web.texts import Language
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionMessageParam
 
 SYSTEM_LIMIT = 8_000  # characters
 TOKENS_LIMIT = 32_768
@@ -56,7 +59,7 @@ class Chat:
 
     async def answer(
         self, history: Sequence[Message], choices: Choices, language: Language
-    ) -> AsyncIterator[list[Message]]:
+    ) -> AsyncGenerator[list[Message], None]:
         """Yields the conversation with the growing answer; a failure becomes a notice at its end.
 
         Closing this iterator, or cancelling the task that runs it, closes the API's stream.
@@ -72,7 +75,7 @@ class Chat:
             async with aclosing(growing(self._pieces(model, before, choices, finish))) as states:
                 async for text in states:
                     yield [*before, assistant(text)] if text else before
-        except (openai.APIError, Interrupted) as error:
+        except (openai.OpenAIError, Interrupted, ValueError) as error:  # ValueError: not JSON
             failure = explain(error, language, model=model, begun=bool(text))
             yield [*before, *([assistant(text)] if text else []), failure]
             return
@@ -82,10 +85,11 @@ class Chat:
     async def _pieces(
         self, model: str, history: Sequence[Message], choices: Choices, finish: Finish
     ) -> AsyncIterator[str]:
-        """The answer's deltas. Raises openai.APIError, or Interrupted when the end is missing."""
+        """The answer's deltas. Raises openai.OpenAIError, or Interrupted if the end is missing."""
+        messages = cast("list[ChatCompletionMessageParam]", for_api(history, choices.system))
         stream = await self.client.chat.completions.create(
             model=model,
-            messages=for_api(history, choices.system),  # type: ignore[arg-type]
+            messages=messages,
             temperature=choices.temperature,
             top_p=choices.top_p,
             max_tokens=choices.max_tokens,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 EVERY = 0.05  # seconds between two pictures of a text: faster than that nobody sees
 BEAT = 1.0  # seconds after which an unchanged picture is given: whoever shows it can notice a leave
@@ -11,7 +11,7 @@ BEAT = 1.0  # seconds after which an unchanged picture is given: whoever shows i
 
 async def growing(
     pieces: AsyncIterator[str], every: float = EVERY, beat: float = BEAT
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str, None]:
     """Yields the text so far, at most once in `every` and at least once in `beat` seconds.
 
     The last yield is the whole text, also when `pieces` ends in an error, which is then raised.
