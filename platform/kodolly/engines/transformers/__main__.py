@@ -7,6 +7,7 @@ it: new requests are refused, those running get a bounded time, and it exits wit
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import signal
@@ -16,8 +17,9 @@ from pathlib import Path
 
 from kodolly import logs
 from kodolly.engines.transformers.engine import Engine
-from kodolly.engines.transformers.model import ModelOptions
+from kodolly.engines.transformers.model import ModelOptions, context_length
 from kodolly.engines.transformers.server import create_app
+from kodolly.errors import EngineStartError
 from kodolly.serving import run
 
 log = logging.getLogger("kodolly.engines.transformers")
@@ -49,17 +51,24 @@ def main(argv: Sequence[str]) -> int:
     """Serve until told to stop; returns the exit status."""
     flags = parser().parse_args(argv)
     logs.configure(flags.log_level, "text")
-    if not (flags.model / "config.json").is_file():
-        log.error("%s is not a model directory: it has no config.json", flags.model)
+    try:
+        template = _look_before(flags)
+    except EngineStartError as error:
+        log.error("%s", error)
         return 1
-    template = None
-    if flags.chat_template is not None:
-        try:
-            template = flags.chat_template.read_text(encoding="utf-8")
-        except OSError as error:
-            log.error("cannot read the chat template: %s", error)
-            return 1
     return _serve(flags, template)
+
+
+def _look_before(flags: argparse.Namespace) -> str | None:
+    """Find at once what would fail after a long import; returns the chat template's text."""
+    path = flags.model / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        template = flags.chat_template and flags.chat_template.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise EngineStartError(f"cannot read what the engine needs: {error}") from error
+    context_length(config, flags.max_model_len)
+    return template or None
 
 
 def _serve(flags: argparse.Namespace, template: str | None) -> int:

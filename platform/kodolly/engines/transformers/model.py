@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,12 +106,17 @@ def load(options: ModelOptions) -> Model:
         network = network.eval().to(_device(options.device))
     except (OSError, ValueError, RuntimeError) as error:
         raise EngineStartError(f"cannot load {options.directory}: {error}") from error
-    return Model(network, options.max_num_seqs, context_length(config, options.max_model_len))
+    return Model(
+        network, options.max_num_seqs, context_length(config.to_dict(), options.max_model_len)
+    )
 
 
-def context_length(config: Any, wanted: int | None) -> int:
-    """Tokens a row may have: what is wanted, at most what the model was made for."""
-    most = int(getattr(config, "max_position_embeddings", 0) or 0)
+def context_length(config: Mapping[str, Any], wanted: int | None) -> int:
+    """Tokens a row may have: what is wanted, at most what the model was made for.
+
+    `config` is what config.json holds. Raises EngineStartError when more is wanted.
+    """
+    most = int(config.get("max_position_embeddings") or 0)
     if wanted and most and wanted > most:
         raise EngineStartError(f"--max-model-len {wanted} is over the model's {most} positions")
     return wanted or most or 2048

@@ -167,7 +167,7 @@ class CompletionRequest(Sampling):
         """Each prompt by itself, as text or ids."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        if self.prompt and isinstance(self.prompt[0], int):
+        if not self.prompt or isinstance(self.prompt[0], int):
             return [[token for token in self.prompt if isinstance(token, int)]]
         return [each for each in self.prompt if not isinstance(each, int)]
 
