@@ -62,6 +62,12 @@ class Agent:
         self._was_ready = False
         self._tasks: Sequence[asyncio.Task[None]] = ()
 
+    @property
+    def engine_pid(self) -> int:
+        """The engine's process id; 0 while none of ours runs."""
+        process = self._process
+        return process.pid if process is not None and process.running else 0
+
     def start(self) -> None:
         """Begins to run the engine and to tell the controller."""
         engine = self._run_engine() if self._command else self._follow_engine()

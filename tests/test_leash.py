@@ -1,0 +1,80 @@
+"""A leashed process cannot outlive its parent."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from support.processes import eventually, wait_until
+
+from kodolly.leash.process import LeashedProcess
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie nobody has collected yet does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+async def test_exit_codes_come_through() -> None:
+    """The program's own exit code is the leash's; 127 when it cannot be started."""
+    three = await LeashedProcess.start([sys.executable, "-c", "import sys; sys.exit(3)"])
+    assert await three.wait() == 3
+
+    missing = await LeashedProcess.start(["./no-such-program"])
+    assert await missing.wait() == 127
+
+
+async def test_stop_ends_the_whole_group() -> None:
+    """Grandchildren go too, and one that ignores SIGTERM is killed after the grace."""
+    code = "trap '' TERM; sleep 60 & echo started; wait; wait"
+    process = await LeashedProcess.start(["sh", "-c", code], grace=0.5)
+    await asyncio.sleep(0.3)
+    pids = [process.pid, *_children(process.pid)]
+    assert len(pids) == 2
+
+    assert await process.stop() == 128 + signal.SIGKILL
+
+    await eventually(lambda: not any(map(alive, pids)))
+
+
+async def test_a_killed_leash_does_not_set_the_program_free() -> None:
+    """SIGKILL of the leash itself: whoever waits for it ends the program."""
+    process = await LeashedProcess.start(["sleep", "60"])
+    leash = os.getpgid(process.pid)  # the program leads a group of its own
+    assert leash == process.pid
+    os.kill(_parent(process.pid), signal.SIGKILL)
+
+    assert await process.wait() == 128 + signal.SIGKILL
+    await eventually(lambda: not alive(process.pid))
+
+
+def test_a_killed_parent_takes_the_program_along(tmp_path: Path) -> None:
+    """SIGKILL of the parent, which can clean up nothing, still ends the program."""
+    note = tmp_path / "pid"
+    code = f"""
+import asyncio, os, pathlib, signal
+from kodolly.leash.process import LeashedProcess
+async def main():
+    process = await LeashedProcess.start(["sleep", "60"])
+    pathlib.Path({str(note)!r}).write_text(str(process.pid))
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+    subprocess.run([sys.executable, "-c", code], timeout=30, check=False)
+
+    wait_until(lambda: not alive(int(note.read_text())))
+
+
+def _children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

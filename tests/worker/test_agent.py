@@ -1,0 +1,187 @@
+"""The agent beside one engine, with a scripted engine as its real child process."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from support.apps import serving
+from support.processes import eventually, free_port
+
+from kodolly.controller.app import Controller, create_app
+from kodolly.controller.dispatch import Dispatcher
+from kodolly.controller.registry import Registry
+from kodolly.engines.client import EngineClient
+from kodolly.engines.command import EngineCommand
+from kodolly.protocol.wire import Extension, WorkerState
+from kodolly.worker.agent import Agent, Announcement
+from kodolly.worker.registration import ControllerClient
+
+TESTS = str(Path(__file__).resolve().parents[1])
+
+
+class Bench:
+    """A controller, and an agent whose engine is a child process."""
+
+    def __init__(self, controller: Controller, url: str, session: aiohttp.ClientSession) -> None:
+        self.controller = controller
+        self.port = free_port()
+        self.session = session
+        self.controller_url = url
+
+    @property
+    def engine_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def agent(self, *flags: str, drain: float = 5) -> Agent:
+        """An agent that is not started yet."""
+        argv = (sys.executable, "-m", "support.scripted_engine", "--port", str(self.port), *flags)
+        return Agent(
+            Announcement(
+                "http://127.0.0.1:9",
+                ("demo",),
+                1,
+                Extension(heart_beat_interval=0.2, engine_url=self.engine_url),
+            ),
+            EngineClient(self.engine_url, None, self.session),
+            ControllerClient(self.controller_url, None, self.session),
+            EngineCommand(argv, {"PYTHONPATH": TESTS}),
+            start_timeout=30,
+            drain_timeout=drain,
+        )
+
+    def state(self) -> str | None:
+        """What the controller knows of the worker."""
+        return next((row.state.value for row in self.controller.registry.rows()), None)
+
+    async def script(self, **fields: Any) -> None:
+        """Changes the running engine's script."""
+        async with self.session.post(f"{self.engine_url}/scripted", json=fields) as answer:
+            assert answer.status == 200
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    controller = Controller(Registry(90, 5), Dispatcher("shortest_queue"), None)
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(serving(create_app(controller)))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        yield Bench(controller, url, session)
+
+
+async def test_ready_only_after_a_token(bench: Bench) -> None:
+    """An engine that listens but makes no token is starting; the first token makes it ready."""
+    agent = bench.agent("--script", '{"fail_status": 503}')
+    agent.start()
+    try:
+        await eventually(lambda: bench.state() == "starting")
+        await eventually(agent.engine.healthy)
+        assert agent.state is WorkerState.STARTING
+
+        await bench.script(fail_status=None)
+        await eventually(lambda: bench.state() == "ready")
+        assert agent.context_length
+    finally:
+        await agent.drain()
+
+
+async def test_a_crashed_engine_leaves_rotation_and_comes_back(bench: Bench) -> None:
+    """SIGKILL of the engine: the controller learns at once, the agent starts it again."""
+    agent = bench.agent()
+    agent.start()
+    try:
+        await eventually(lambda: bench.state() == "ready")
+        first = agent.engine_pid
+        os.kill(first, signal.SIGKILL)
+
+        await eventually(lambda: bench.state() == "starting")
+        await eventually(lambda: bench.state() == "ready", timeout=20)
+        assert agent.engine_pid not in (0, first)
+    finally:
+        await agent.drain()
+
+
+async def test_heartbeats_carry_the_engines_load(bench: Bench) -> None:
+    """queue_length is what runs in the engine, whoever asked it."""
+    agent = bench.agent("--script", '{"token_delay": 0.05, "length": 4096}')
+    agent.start()
+    try:
+        await eventually(lambda: bench.state() == "ready")
+        body = {"model": "demo", "prompt": "x", "max_tokens": 4000}
+        asking = [
+            asyncio.create_task(
+                bench.session.post(f"{bench.engine_url}/v1/completions", json=body).__aenter__()
+            )
+            for _ in range(2)
+        ]
+        await eventually(lambda: bench.controller.registry.rows()[0].queue_length == 2)
+        for task in asking:
+            task.cancel()
+        await eventually(lambda: bench.controller.registry.rows()[0].queue_length == 0)
+    finally:
+        await agent.drain()
+
+
+async def test_drain_waits_for_running_requests(bench: Bench) -> None:
+    """A draining worker gets nothing new, finishes what runs, says goodbye and stops its engine."""
+    agent = bench.agent("--script", '{"token_delay": 0.05, "length": 20}')
+    agent.start()
+    await eventually(lambda: bench.state() == "ready")
+    body = {"model": "demo", "prompt": "x", "max_tokens": 20}
+    running = asyncio.create_task(agent.engine.complete(body))
+    await eventually(agent.queue_length)
+
+    draining = asyncio.create_task(agent.drain())
+    await eventually(lambda: bench.state() in ("draining", None))
+    answer = await running
+    await draining
+
+    assert answer["choices"][0]["finish_reason"] in ("stop", "length")
+    assert bench.state() is None
+    assert not await agent.engine.healthy()
+
+
+async def test_drain_has_an_end(bench: Bench) -> None:
+    """A request that outlasts the drain timeout is cut, not waited for."""
+    agent = bench.agent("--script", '{"token_delay": 1, "length": 4096}', drain=0.5)
+    agent.start()
+    await eventually(lambda: bench.state() == "ready", timeout=20)
+    body = {"model": "demo", "prompt": "x", "max_tokens": 4000}
+    running = asyncio.create_task(agent.engine.complete(body))
+    await eventually(agent.queue_length)
+
+    await asyncio.wait_for(agent.drain(), 20)
+
+    assert running in (await asyncio.wait({running}, timeout=5))[0]
+    assert running.exception() is not None
+
+
+async def test_a_new_controller_learns_of_us_by_the_next_beat(bench: Bench) -> None:
+    """A controller that lost its table knows the worker again after one heartbeat."""
+    agent = bench.agent()
+    agent.start()
+    try:
+        await eventually(lambda: bench.state() == "ready")
+        bench.controller.registry.remove("http://127.0.0.1:9")
+
+        await eventually(lambda: bench.state() == "ready")
+    finally:
+        await agent.drain()
+
+
+async def test_an_engine_that_cannot_start_is_tried_again(bench: Bench) -> None:
+    """A wrong interpreter or flag leaves the worker starting; the agent itself stays up."""
+    agent = bench.agent("--no-such-flag")
+    agent.start()
+    try:
+        await eventually(lambda: bench.state() == "starting")
+        await asyncio.sleep(1.5)
+        assert agent.state is WorkerState.STARTING
+    finally:
+        await agent.drain()
