@@ -16,6 +16,7 @@ import aiohttp
 import orjson
 from starlette.types import Send
 
+from kodolly import serving
 from kodolly.api.engine_errors import RETRY_AFTER
 from kodolly.api.relay import EVENT_END, Call, WorkerGone, error_event, stream_start
 from kodolly.api.table import Worker
@@ -44,11 +45,16 @@ class StockRelay:
     async def answer(self, call: Call, worker: Worker) -> bytes:
         """The whole answer, as an OpenAI body. Raises WorkerGone or ApiError."""
         params = await self._params(call, worker)
-        ends = await asyncio.gather(
-            *(self._last_frame(params, worker) for _ in range(call.body.get("n") or 1))
-        )
+        answers = [
+            asyncio.create_task(self._last_frame(params, worker))
+            for _ in range(call.body.get("n") or 1)
+        ]
+        try:
+            ends = await asyncio.gather(*answers)
+        finally:  # one that failed leaves the others nothing to answer for
+            await serving.cancel_and_wait(*answers)
         choices = [
-            _choice(call.chat, i, end["text"], end.get("finish_reason") or "stop")
+            _choice(call.chat, i, _finished(end), end.get("finish_reason") or "stop")
             for i, end in enumerate(ends)
         ]
         usage = _total_usage([end.get("usage") or {} for end in ends])
@@ -111,23 +117,22 @@ class StockRelay:
         usages: list[dict[str, Any]],
     ) -> AsyncGenerator[dict[str, Any], None]:
         """One choice's chunks: cumulative texts turned into deltas, never half a syllable."""
-        sent, reason, text = 0, None, ""
-        if chat:
-            yield _delta(index, {"role": "assistant", "content": ""}, None)
+        sent, reason, begun = 0, None, False
         async with aclosing(self._frames(params, worker)) as incoming:
             async for frame in incoming:
-                text, reason = str(frame["text"]), frame.get("finish_reason") or reason
+                # Only now: until its first good frame a worker can be refused or replaced.
+                if chat and not begun:
+                    yield _delta(index, {"role": "assistant", "content": ""}, None)
+                begun, reason = True, frame.get("finish_reason") or reason
                 usages[index] = frame.get("usage") or usages[index]
-                ready = text.rstrip(UNFINISHED)
+                ready = _finished(frame)
                 if len(ready) > sent:
                     yield _piece(chat, index, ready[sent:])
                     sent = len(ready)
-        if len(text) > sent:  # it really ended so
-            yield _piece(chat, index, text[sent:])
         yield _delta(index, {}, reason or "stop") if chat else _text(index, "", reason or "stop")
 
     async def _last_frame(self, params: dict[str, Any], worker: Worker) -> dict[str, Any]:
-        last: dict[str, Any] = {"text": ""}
+        last: dict[str, Any] = {}
         async with aclosing(self._frames(params, worker)) as incoming:
             async for frame in incoming:
                 last = frame
@@ -136,7 +141,8 @@ class StockRelay:
     async def _frames(
         self, params: dict[str, Any], worker: Worker
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """A worker's good frames. Raises WorkerGone, or ApiError for an error frame."""
+        """A worker's good frames, at least one. Raises WorkerGone, or ApiError for an error frame."""
+        begun = False
         try:
             async with self._session.post(
                 f"{worker.row.name}/worker_generate_stream",
@@ -149,7 +155,10 @@ class StockRelay:
                 async for frame in frames(response.content.iter_any()):
                     if frame.get("error_code"):
                         raise _error_of(frame)
+                    begun = True
                     yield frame
+                if not begun:
+                    raise WorkerGone("ended its answer before it began")
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise WorkerGone(f"broke off: {error!r}") from error
 
@@ -159,9 +168,9 @@ class StockRelay:
         prompt = chat_prompt(conv, body["messages"]) if call.chat else _plain_prompt(body)
         stop = body.get("stop") or []
         stops = [*([stop] if isinstance(stop, str) else stop), *_listed(conv.get("stop_str"))]
-        limit = body.get("max_completion_tokens") or body.get("max_tokens")
-        if limit is None:
-            limit = await self._room_left(call.model, prompt, context, worker)
+        # Counted whatever the client's bound: FastChat's worker cuts a long prompt in silence.
+        room = await self._room_left(call.model, prompt, context, worker)
+        limit = body.get("max_completion_tokens") or body.get("max_tokens") or room
         return {
             "model": call.model,
             "prompt": prompt,
@@ -171,7 +180,7 @@ class StockRelay:
             "repetition_penalty": _or(body.get("repetition_penalty"), 1.0),
             "presence_penalty": _or(body.get("presence_penalty"), 0.0),
             "frequency_penalty": _or(body.get("frequency_penalty"), 0.0),
-            "max_new_tokens": limit,
+            "max_new_tokens": min(limit, room),
             "stop": list(dict.fromkeys(stops)) or None,
             "stop_token_ids": conv.get("stop_token_ids"),
             "echo": bool(body.get("echo")),
@@ -296,6 +305,11 @@ def _delta(index: int, delta: dict[str, Any], reason: str | None) -> dict[str, A
 
 def _text(index: int, text: str, reason: str | None) -> dict[str, Any]:
     return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+
+
+def _finished(frame: dict[str, Any]) -> str:
+    """A frame's text without the part of a character at its end; a bound may leave one for good."""
+    return str(frame["text"]).rstrip(UNFINISHED)
 
 
 def _total_usage(usages: list[dict[str, Any]]) -> dict[str, int]:
