@@ -92,7 +92,13 @@ class FastChatFace:
 
     async def count_token(self, request: Request) -> Response:
         params = await serving.read_object(request, MAX_BODY)
-        count = await self.agent.engine.count_tokens(self.model.name, str(params.get("prompt", "")))
+        prompt = str(params.get("prompt", ""))
+        try:
+            count = await self.agent.engine.count_tokens(self.model.name, prompt)
+        except EngineCallError as error:
+            # FastChat's API server reads only `count` and crashes without one; with one it goes on
+            # to the generation, whose error frame it can tell its client.
+            return JsonResponse({"count": 0, **_error(str(error), _code_of(error))})
         return JsonResponse({"count": count, "error_code": 0})
 
     async def model_details(self, _: Request) -> Response:
