@@ -1,0 +1,332 @@
+"""Real CPU vLLM behind our controller and API: a LLaMA and a GPT-NeoX, asked as a client asks.
+
+`make test-vllm`. Both engines start at once and take a minute on a free machine, far longer on a
+busy one. The last test kills a worker: keep it last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import openai
+import psutil  # type: ignore[import-untyped]
+import pytest
+from support.engine_contract import CHECKS, Check, a_key_is_asked_for
+from support.processes import Process, eventually, free_port, start, wait_http, wait_until
+from support.tiny_models import make_tiny_neox
+
+import kodolly_templates
+from kodolly.engines.client import requests_in_engine
+
+ROOT = Path(__file__).parents[2]
+ENGINE_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
+SMOLLM2 = ROOT / ".kodolly" / "models" / "smollm2-135m-instruct"
+KINDS = ("llama", "neox")
+START = 900.0  # seconds for both engines on a machine that has other work
+TOKENS = 40
+QUESTIONS = (
+    "대한민국의 수도는 어디인가요? 한 문장으로 답해 주세요. 🙂",
+    "What is the capital of France?",
+)
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(
+        not ENGINE_PYTHON.exists(), reason="no .venv-vllm here: `make vllm-env` makes it"
+    ),
+    pytest.mark.skipif(
+        not (SMOLLM2 / "model_card.json").exists(),
+        reason="no embedded model here: `make model` fetches it",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One worker of the stack and the vLLM beside it."""
+
+    model: str
+    directory: Path
+    worker: Process
+    url: str
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        """The worker agent's descendants: leash, API server, engine core, its own worker."""
+        return list(psutil.Process(self.worker.pid).children(recursive=True))
+
+    @property
+    def key(self) -> str:
+        """The API key that the agent gave to its engine."""
+        keys = {process.environ().get("VLLM_API_KEY") for process in self.processes}
+        return str(next(key for key in keys if key))
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Controller, API and two workers, all processes of the real command."""
+
+    api: str
+    engines: dict[str, Engine]
+    logs: Path
+
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.api}/v1", api_key="any", max_retries=0, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    logs = tmp_path_factory.mktemp("logs")
+    models = {"llama": SMOLLM2, "neox": make_tiny_neox(tmp_path_factory.mktemp("m") / "tiny-neox")}
+    controller, api = free_port(), free_port()
+    address = f"http://127.0.0.1:{controller}"
+    env = {"KODOLLY_TOKEN": secrets.token_hex(16), "OMP_NUM_THREADS": "1"}
+
+    with ExitStack() as processes:
+
+        def kodolly(name: str, command: str, *args: str | int) -> Process:
+            argv = [sys.executable, "-m", "kodolly", command, *map(str, args)]
+            return processes.enter_context(start(argv, env, cwd=ROOT, log=logs / f"{name}.log"))
+
+        keeper = kodolly("controller", "controller", "--port", controller)
+        wait_http(f"{address}/health", process=keeper)
+        door = kodolly("api", "api", "--port", api, "--controller", address)
+        engines = {}
+        for kind, directory in models.items():
+            port = free_port()
+            options = {
+                "--engine": "vllm",
+                "--engine-python": ENGINE_PYTHON,
+                "--model": directory,
+                "--model-name": kind,
+                "--port": free_port(),
+                "--engine-port": port,
+                "--controller": address,
+                "--dtype": "float32",
+                "--max-model-len": 1024,
+                "--max-num-seqs": 8,
+                "--start-timeout": START,
+                "--drain-timeout": 1,
+            }
+            args = [str(word) for pair in options.items() for word in pair]
+            worker = kodolly(kind, "worker", *args)
+            engines[kind] = Engine(kind, directory, worker, f"http://127.0.0.1:{port}")
+        wait_http(f"http://127.0.0.1:{api}/health", process=door)
+        stack = Stack(f"http://127.0.0.1:{api}", engines, logs)
+        for kind, engine in engines.items():
+            is_served = partial(is_offered, stack, kind)
+            wait_until(is_served, START, what=f"model {kind}", process=engine.worker)
+        yield stack
+
+
+def served(stack: Stack) -> set[str]:
+    """The models that the API can answer for now."""
+    try:
+        with stack.client() as client:
+            return {model.id for model in client.models.list()}
+    except openai.APIError:
+        return set()
+
+
+def is_offered(stack: Stack, model: str) -> bool:
+    return model in served(stack)
+
+
+def messages(question: str) -> list[Any]:
+    return [{"role": "user", "content": question}]
+
+
+@pytest.fixture(params=KINDS)
+def engine(request: pytest.FixtureRequest, stack: Stack) -> Engine:
+    return stack.engines[request.param]
+
+
+@pytest.fixture
+async def client(stack: Stack) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(
+        base_url=f"{stack.api}/v1", api_key="any", max_retries=0, timeout=300
+    ) as client:
+        yield client
+
+
+def test_both_models_are_listed(stack: Stack) -> None:
+    """One API offers the models of both workers."""
+    assert served(stack) == set(KINDS)
+
+
+def test_chat_streams_what_it_answers(stack: Stack, engine: Engine) -> None:
+    """Through the API the deltas of a greedy Korean chat, put together, are the whole answer."""
+    asked: dict[str, Any] = {
+        "model": engine.model,
+        "messages": messages(QUESTIONS[0]),
+        "temperature": 0,
+        "max_tokens": TOKENS,
+    }
+    with stack.client() as client:
+        whole = client.chat.completions.create(**asked).choices[0]
+        with client.chat.completions.create(**asked, stream=True) as stream:
+            chunks = [chunk.choices[0] for chunk in stream if chunk.choices]
+    text = "".join(chunk.delta.content or "" for chunk in chunks)
+    assert text
+    assert text == whole.message.content
+    assert "\ufffd" not in "".join(chunk.delta.content or "" for chunk in chunks[:-1])
+    assert chunks[-1].finish_reason == whole.finish_reason
+
+
+async def test_both_models_answer_at_once(client: openai.AsyncOpenAI) -> None:
+    """Requests for both models run side by side, and each answer is of the model asked."""
+    answers = await asyncio.gather(
+        *(
+            client.chat.completions.create(
+                model=model, messages=messages(question), max_tokens=8, temperature=0
+            )
+            for model in KINDS
+            for question in QUESTIONS
+        )
+    )
+    assert [answer.model for answer in answers] == [kind for kind in KINDS for _ in QUESTIONS]
+    assert all(answer.usage and answer.usage.completion_tokens for answer in answers)
+
+
+async def test_greedy_tokens_are_those_of_transformers(
+    client: openai.AsyncOpenAI, engine: Engine
+) -> None:
+    """A greedy chat has the prompt tokens and the answer tokens of transformers' own generate."""
+    reference = Reference(engine.directory)
+    for question in QUESTIONS:
+        answer = await client.chat.completions.create(
+            model=engine.model,
+            messages=messages(question),
+            temperature=0,
+            max_tokens=TOKENS,
+            extra_body={"return_token_ids": True},
+        )
+        prompt = reference.prompt(question)
+        told = answer.model_extra or {}
+        made = (answer.choices[0].model_extra or {})["token_ids"]
+        assert told["prompt_token_ids"] == prompt
+        assert made == reference.generate(prompt)
+
+
+class Reference:
+    """transformers' own greedy answer, in float32."""
+
+    def __init__(self, directory: Path) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.directory = directory
+        self.tokenizer = AutoTokenizer.from_pretrained(directory)
+        self.model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+
+    def prompt(self, question: str) -> list[int]:
+        """Ids of a one-turn chat in the model's dialect."""
+        template = kodolly_templates.load(self.directory)
+        ours = template.jinja() if isinstance(template, kodolly_templates.Template) else None
+        encoded = self.tokenizer.apply_chat_template(
+            messages(question), chat_template=ours, add_generation_prompt=True, return_dict=True
+        )
+        return list(encoded["input_ids"])
+
+    def generate(self, prompt: list[int]) -> list[int]:
+        """Ids of the answer, its end mark included."""
+        import torch
+
+        output = self.model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=TOKENS,
+            do_sample=False,
+            pad_token_id=0,
+        )
+        return [int(token) for token in output[0][len(prompt) :]]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+async def test_contract(check: Check, engine: Engine) -> None:
+    """Real vLLM does on the wire what every engine must do."""
+    await check(engine.url, engine.model, engine.key)
+
+
+async def test_key(engine: Engine) -> None:
+    """The engine asks for the key that the agent gave it."""
+    await a_key_is_asked_for(engine.url, engine.model, engine.key)
+
+
+def test_key_is_in_no_argument(engine: Engine) -> None:
+    """No process of the engine shows its key in its command line."""
+    shown = " ".join(" ".join(process.cmdline()) for process in engine.processes)
+    assert engine.url.rpartition(":")[2] in shown
+    assert engine.key not in shown
+
+
+async def metric(engine: Engine, name: str) -> float:
+    """A sum over all labels of one of the engine's counters."""
+    text = await metrics(engine)
+    return sum(float(value) for value in re.findall(rf"^{name}{{.*}} (\S+)$", text, re.MULTILINE))
+
+
+async def metrics(engine: Engine) -> str:
+    async with aiohttp.ClientSession() as session, session.get(f"{engine.url}/metrics") as answer:
+        return await answer.text()
+
+
+async def test_gone_client_frees_the_engine(client: openai.AsyncOpenAI, engine: Engine) -> None:
+    """A client that leaves its stream ends the generation in the engine behind API and worker."""
+    before = await metric(engine, "vllm:generation_tokens_total")
+    stream = await client.chat.completions.create(
+        model=engine.model,
+        messages=messages(QUESTIONS[0]),
+        max_tokens=600,
+        stream=True,
+        extra_body={"ignore_eos": True},
+    )
+    async for chunk in stream:
+        if chunk.choices and chunk.choices[0].delta.content:
+            break
+    await stream.close()
+
+    async def is_free() -> bool:
+        return requests_in_engine(await metrics(engine)) == 0
+
+    await eventually(is_free, 30, what="idle engine")
+    made = await metric(engine, "vllm:generation_tokens_total") - before
+    assert 0 < made < 600
+
+
+def test_stop_string_of_the_template(stack: Stack) -> None:
+    """The neox model's dialect adds its stop strings, and a stop of the client's own still works."""
+    asked: dict[str, Any] = {"model": "neox", "messages": messages("안녕"), "temperature": 0}
+    with stack.client() as client:
+        text = client.chat.completions.create(**asked, max_tokens=TOKENS).choices[0].message.content
+        assert text
+        cut = text[len(text) // 2]
+        answer = client.chat.completions.create(**asked, max_tokens=TOKENS, stop=cut).choices[0]
+    assert answer.finish_reason == "stop"
+    assert answer.message.content == text.partition(cut)[0]
+
+
+def test_killed_agent_leaves_no_engine(stack: Stack) -> None:
+    """SIGKILL of a worker agent ends every process of its vLLM, and the other model answers on."""
+    victim = stack.engines["neox"]
+    family = victim.processes
+    assert len(family) >= 3
+    os.kill(victim.worker.pid, 9)
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert alive == []
+    with stack.client() as client:
+        answer = client.chat.completions.create(
+            model="llama", messages=messages(QUESTIONS[1]), max_tokens=8, temperature=0
+        )
+    assert answer.choices[0].message.content
