@@ -381,7 +381,7 @@ async def test_connection_closed_while_idle(session: aiohttp.ClientSession) -> N
     assert dropped == ["once"]
 
 
-EVENTS = ['{"a": 1}', '{"text": "한글 🙂"}', "[DONE]"]
+EVENTS = ['{"a": 1}', '{"two":\n"lines"}', '{"text": "한글 🙂"}', "[DONE]"]
 
 
 @given(
@@ -392,8 +392,8 @@ EVENTS = ['{"a": 1}', '{"text": "한글 🙂"}', "[DONE]"]
 def test_events_survive_every_cut(end: str, cuts: list[int], space: bool) -> None:
     """Events come out whole wherever the bytes were cut and however lines end."""
     head = "data: " if space else "data:"
-    text = f": keep-alive{end}{end}" + "".join(f"{head}{e}{end}{end}" for e in EVENTS)
-    wire = text.encode()
+    lines = [line for e in EVENTS for line in [*(head + part for part in e.split("\n")), ""]]
+    wire = end.join([": keep-alive", "", *lines, ""]).encode()
     edges = [0, *sorted(min(cut, len(wire)) for cut in cuts), len(wire)]
     parser = EventParser()
     chunks = [wire[a:b] for a, b in itertools.pairwise(edges) if a < b]
