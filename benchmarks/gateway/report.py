@@ -205,8 +205,9 @@ def chart(lines: Sequence[Row], targets: Sequence[str]) -> str:
         f'<rect width="760" height="{height}" fill="white"/>',
     ]
     for i, name in enumerate(names):
-        out.append(f'<rect x="{20 + 230 * i}" y="12" width="12" height="12" fill="{colours[i]}"/>')
-        out.append(f'<text x="{38 + 230 * i}" y="22">{name}</text>')
+        out.append(f'<rect x="{20 + 200 * i}" y="12" width="12" height="12" fill="{colours[i]}"/>')
+        out.append(f'<text x="{38 + 200 * i}" y="22">{name}</text>')
+    out.append('<text x="740" y="22" text-anchor="end">logarithmic</text>')
     for g, row in enumerate(groups):
         top = 44 + g * step
         want = "more is better" if row.better > 0 else "less is better"

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from benchmarks.gateway import load, report
 from benchmarks.gateway.plan import Cell, Target, cells
@@ -64,7 +65,8 @@ def main() -> int:
             _show_logs(Path(place))
             print(f"error: {failure}", file=sys.stderr)
             return 1
-    _write(results, ["direct", *names], options.out, rounds, options.quick)
+    facts = {"rounds": bench.rounds, "quick": options.quick, "left_out": bench.left_out}
+    _write(results, ["direct", *names], options.out, facts)
     return 1 if any(r.errors for r in results if r.target in {"direct", KODOLLY}) else 0
 
 
@@ -77,6 +79,8 @@ class Bench:
         self.targets, self.deadline = targets, deadline
         self.engine_port, self.engine_pid = engine_port, engine_pid
         self.expected: dict[Cell, str] = {}
+        self.rounds = 0
+        self.left_out: list[str] = []
 
     async def run(self, plan: list[Cell], rounds: int) -> list[Result]:
         results: dict[tuple[str, Cell], Result] = {}
@@ -84,11 +88,12 @@ class Bench:
             for kind in ("whole", "first"):
                 await load.run(target.port, Cell(kind, 2, 4, 16, 0.0, 0.0))
         for number in range(rounds):
+            if time.monotonic() > self.deadline:
+                break
+            self.rounds = number + 1
             for cell in (cell for cell in plan if number == 0 or not cell.once):
                 if time.monotonic() > self.deadline:
-                    print(
-                        f"out of time: {cell.name} of round {number + 1} left out", file=sys.stderr
-                    )
+                    self.left_out.append(f"{cell.name} of round {number + 1}")
                     continue
                 ask(
                     f"http://127.0.0.1:{self.engine_port}/scripted",
@@ -150,25 +155,30 @@ def _show_logs(place: Path) -> None:
         print(f"--- {log.name}", *tail, sep="\n", file=sys.stderr)
 
 
-def _write(results: list[Result], targets: list[str], out: Path, rounds: int, quick: bool) -> None:
+def _write(results: list[Result], targets: list[str], out: Path, run: dict[str, Any]) -> None:
     lines = report.rows(results, targets)
-    text = report.table(lines, targets, KODOLLY, FASTCHAT)
-    versions = {"fschat": "0.2.36", "kodolly": metadata.version("kodolly")}
     facts = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": report.machine(),
-        "versions": versions,
-        "rounds": rounds,
-        "quick": quick,
+        "versions": {"fschat": "0.2.36", "kodolly": metadata.version("kodolly")},
+        **run,
         "results": [result.figures() for result in results],
     }
-    head = f"{facts['date']}, {facts['machine']}; fschat {versions['fschat']}, {rounds} round(s)."
-    print(f"{head}\n\n{text}")
+    text = f"{_head(facts)}\n\n{report.table(lines, targets, KODOLLY, FASTCHAT)}\n"
+    sys.stdout.write(text)
     out.mkdir(parents=True, exist_ok=True)
-    name = "quick" if quick else "full"
-    (out / f"{name}.md").write_text(f"{head}\n\n{text}\n")
+    name = "quick" if run["quick"] else "full"
+    (out / f"{name}.md").write_text(text)
     (out / f"{name}.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     (out / f"{name}.svg").write_text(report.chart(lines, targets))
+
+
+def _head(facts: dict[str, Any]) -> str:
+    left = ", ".join(facts["left_out"])
+    return (
+        f"{facts['date']}, {facts['machine']}; fschat {facts['versions']['fschat']}, "
+        f"{facts['rounds']} round(s)" + (f"; left out for time: {left}." if left else ".")
+    )
 
 
 if __name__ == "__main__":
