@@ -33,14 +33,14 @@ def _with_contexts(messages: list[dict[str, Any]], template: str | None) -> list
     Raises BadRequest for a context where none can be.
     """
     if template not in list_templates():
-        return [_appended(message) for message in messages]
+        return [appended(message) for message in messages]
     try:
         return get_template(template).flatten(messages)
     except TemplateError as error:
         raise BadRequest(f"messages: {error}", param="messages") from error
 
 
-def _appended(message: dict[str, Any]) -> dict[str, Any]:
+def appended(message: dict[str, Any]) -> dict[str, Any]:
     """A message with its context after the content, for models that know no such key."""
     plain = {key: value for key, value in message.items() if key != "context"}
     context, content = message.get("context"), message.get("content")

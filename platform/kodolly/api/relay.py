@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 MAX_TRIES = 3
 MAX_ANSWER = 64 * 2**20
 DONE = b"data: [DONE]"
+LOST = "The worker was lost in the middle of its answer."
 EVENT_END = b"\n\n"
 RETRIED = (502, 503, 504)  # refusals that another worker may not share
 SSE_HEADERS = [
@@ -168,7 +169,7 @@ def error_event(message: str, code: str) -> bytes:
 
 
 def _broken(tail: bytes) -> dict[str, Any]:
-    event = error_event("The worker was lost in the middle of its answer.", "worker_lost")
+    event = error_event(LOST, "worker_lost")
     # Half an event may have gone out: its end keeps ours apart from it.
     lead = b"" if not tail or tail.endswith(EVENT_END) else EVENT_END
     return {"type": "http.response.body", "body": lead + event, "more_body": True}

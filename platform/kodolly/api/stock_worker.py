@@ -7,6 +7,7 @@ more a token than the byte relay; KoDolly's own workers never go this way.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -18,10 +19,13 @@ from starlette.types import Send
 
 from kodolly import serving
 from kodolly.api.engine_errors import RETRY_AFTER
-from kodolly.api.relay import EVENT_END, Call, WorkerGone, error_event, stream_start
+from kodolly.api.prepare import appended
+from kodolly.api.relay import EVENT_END, LOST, Call, WorkerGone, error_event, stream_start
 from kodolly.api.table import Worker
 from kodolly.errors import ApiError, BadRequest, ContextOverflow, EngineFailed, NoWorker
 from kodolly.protocol.wire import frames
+
+log = logging.getLogger(__name__)
 
 # The character a worker sends for a syllable whose last bytes it has not decoded yet.
 UNFINISHED = "\ufffd"
@@ -71,8 +75,11 @@ class StockRelay:
                 async for event in events:
                     await send(_part(_event(event)))
                 await send(_part(b"data: [DONE]" + EVENT_END))
-            except (WorkerGone, ApiError) as error:
-                await send(_part(error_event(str(error), "worker_lost")))
+            except WorkerGone as error:
+                log.warning("%s: %s %s", call.request_id, worker.row.name, error)
+                await send(_part(error_event(LOST, "worker_lost")))
+            except ApiError as error:
+                await send(_part(_event(error.envelope())))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _interleaved(
@@ -236,7 +243,7 @@ def chat_prompt(conv: dict[str, Any], messages: list[dict[str, Any]]) -> str:
     )
     user, assistant = conversation.roles
     for index, message in enumerate(messages):
-        text = _message_text(message, index)
+        text = _message_text(appended(message), index)
         if message["role"] in ("system", "developer"):
             conversation.set_system_message(text)
         elif message["role"] in ("user", "assistant"):
