@@ -1,0 +1,169 @@
+"""`kodolly up`: the whole stack under one supervisor, with a tiny real model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from support.processes import free_port, wait_until
+from support.tiny_models import make_tiny_llama
+
+PROCESSES = ("controller", "worker", "api", "web")
+START = 180.0
+
+
+class Up:
+    """A running `kodolly up`."""
+
+    def __init__(self, home: Path, model: Path, log: Path) -> None:
+        self.home, self.log = home, log
+        self.ports = {name: free_port() for name in PROCESSES}
+        flags = [f"--{name}-port={port}" for name, port in self.ports.items()]
+        command = [
+            sys.executable,
+            "-m",
+            "kodolly",
+            "up",
+            "--home",
+            str(home),
+            "--model",
+            str(model),
+        ]
+        with log.open("wb") as output:
+            self.process = subprocess.Popen([*command, *flags], stdout=output, stderr=output)
+
+    def state(self) -> dict[str, Any]:
+        """Its up.json."""
+        with suppress(OSError, ValueError):
+            return dict(json.loads((self.home / "up.json").read_text())["processes"])
+        return {}
+
+    def pids(self) -> dict[str, int]:
+        """Process ids by name."""
+        return {name: entry["pid"] for name, entry in self.state().items()}
+
+    def client(self) -> openai.OpenAI:
+        """An OpenAI client of its API."""
+        url = f"http://127.0.0.1:{self.ports['api']}/v1"
+        return openai.OpenAI(base_url=url, api_key="none", timeout=30, max_retries=0)
+
+    def answers(self) -> bool:
+        """Whether a chat gets through."""
+        try:
+            with self.client() as api:
+                model = api.models.list().data[0].id
+                answer = api.chat.completions.create(
+                    model=model,
+                    messages=[{"role": "user", "content": "안녕하세요?"}],
+                    max_tokens=4,
+                )
+        except (openai.APIError, IndexError):
+            return False
+        return answer.choices[0].message.content is not None
+
+    def page(self) -> bool:
+        """Whether the page is served."""
+        try:
+            url = f"http://127.0.0.1:{self.ports['web']}/"
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    home = tmp_path_factory.mktemp("home")
+    model = home / "tiny-llama"
+    make_tiny_llama(model)
+    running = Up(home, model, home / "up.log")
+    try:
+        wait_until(lambda: running.answers() and running.page(), timeout=START)
+        yield running
+    finally:
+        running.process.send_signal(signal.SIGINT)
+        running.process.wait(60)
+
+
+def descendants(pid: int) -> set[int]:
+    """Every process below `pid`."""
+    found: set[int] = set()
+    pending = [pid]
+    while pending:
+        here = pending.pop()
+        with suppress(OSError):
+            for task in Path(f"/proc/{here}/task").iterdir():
+                children = {int(c) for c in (task / "children").read_text().split()}
+                pending += children - found
+                found |= children
+    return found
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def test_it_says_where_to_chat(up: Up) -> None:
+    """Once everything is ready the terminal shows the page's and the API's address."""
+    wait_until(lambda: "chat" in up.log.read_text())
+
+    text = up.log.read_text()
+    assert f"http://127.0.0.1:{up.ports['web']}" in text
+    assert f"http://127.0.0.1:{up.ports['api']}/v1" in text
+    assert all(f"{name} " in text for name in PROCESSES)
+
+
+@pytest.mark.parametrize("victim", PROCESSES)
+def test_kill_9_of_one_process(up: Up, victim: str) -> None:
+    """SIGKILL of any one process: the others keep running, it comes back, the chat goes on."""
+    wait_until(lambda: all(up.pids().get(name) for name in PROCESSES))
+    before = up.state()
+    os.kill(before[victim]["pid"], signal.SIGKILL)
+
+    wait_until(lambda: up.pids().get(victim) not in (0, None, before[victim]["pid"]), timeout=START)
+    wait_until(lambda: up.answers() and up.page(), timeout=START)
+
+    after = up.state()
+    assert after[victim]["restarts"] == before[victim]["restarts"] + 1
+    assert {n: after[n]["pid"] for n in PROCESSES if n != victim} == {
+        n: before[n]["pid"] for n in PROCESSES if n != victim
+    }
+
+
+def test_a_taken_port_is_one_clear_line(up: Up, tmp_path: Path) -> None:
+    """A second `up` on the same ports names the port and the flag that moves it."""
+    flags = [f"--{name}-port={port}" for name, port in up.ports.items()]
+    done = subprocess.run(
+        [sys.executable, "-m", "kodolly", "up", "--home", str(tmp_path), *flags],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "--controller-port" in done.stderr or "--api-port" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_ctrl_c_leaves_no_process_behind(up: Up) -> None:
+    """SIGINT stops everything, engine included, and exits 0. Runs last: it ends the stack."""
+    family = descendants(up.process.pid)
+    assert len(family) >= len(PROCESSES) * 2 + 1  # a leash each, and the engine
+
+    up.process.send_signal(signal.SIGINT)
+
+    assert up.process.wait(60) == 0
+    wait_until(lambda: not any(map(runs, family)))
+    assert not (up.home / "up.json").exists()
