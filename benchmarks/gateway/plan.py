@@ -68,7 +68,7 @@ def _short(quick: bool) -> dict[str, dict[int, tuple[int, int]]]:
     if quick:
         return {
             "whole": {1: (2, 10), 16: (1, 48), 64: (1, 96)},
-            "first": {1: (2, 6), 16: (1, 32), 64: (1, 64)},
+            "first": {1: (2, 5), 16: (1, 16), 64: (1, 64)},
         }
     return {
         "whole": {1: (5, 12), 16: (2, 64), 64: (1, 192)},
@@ -79,5 +79,5 @@ def _short(quick: bool) -> dict[str, dict[int, tuple[int, int]]]:
 def _streams(quick: bool) -> dict[int, dict[int, int]]:
     """Tokens of a paced stream -> concurrency -> requests."""
     if quick:
-        return {128: {1: 2, 16: 16, 64: 64}}
+        return {128: {1: 1, 16: 16, 64: 64}}
     return {256: {1: 3, 16: 16, 64: 64}, 1024: {16: 16, 64: 64}}

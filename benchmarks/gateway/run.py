@@ -38,7 +38,7 @@ def _options() -> argparse.Namespace:
         help="gateways beside `direct`, with commas (default: %(default)s)",
     )
     parser.add_argument(
-        "--seconds", type=float, help="start no cell after this (default 540 or 80)"
+        "--seconds", type=float, help="start no cell after this (default 540 or 65)"
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
     return parser.parse_args()
@@ -52,7 +52,7 @@ def main() -> int:
     known = {"fastchat": FASTCHAT, "kodolly": KODOLLY, "kodolly-stock": KODOLLY_STOCK}
     names = [known[name] for name in options.targets.split(",") if name]
     rounds = options.rounds or (1 if options.quick else 3)
-    deadline = time.monotonic() + (options.seconds or (80 if options.quick else 540))
+    deadline = time.monotonic() + (options.seconds or (65 if options.quick else 540))
     with tempfile.TemporaryDirectory(prefix="gateway-") as place:
         try:
             with stacks(Path(place), names) as (targets, engine_port, engine_pid):
