@@ -19,6 +19,7 @@ from kodolly.worker.model import ServedModel
 
 MAX_BODY = 16 * 2**20
 DEFAULT_MAX_NEW_TOKENS = 256
+UNTOLD_CONTEXT = 2048  # FastChat's own guess for a model that does not say
 # fastchat.constants.ErrorCode
 VALIDATION, INVALID_MODEL, CONTEXT_OVERFLOW, OVERLOADED, INTERNAL = (
     40001,
@@ -102,7 +103,8 @@ class FastChatFace:
         return JsonResponse({"count": count, "error_code": 0})
 
     async def model_details(self, _: Request) -> Response:
-        return JsonResponse({"context_length": self.agent.context_length})
+        # FastChat's API server calculates with it, so an engine that tells none needs a number.
+        return JsonResponse({"context_length": self.agent.context_length or UNTOLD_CONTEXT})
 
     async def _stream(self, params: dict[str, Any]) -> AsyncIterator[bytes]:
         async for payload in self._frames(params):
@@ -122,8 +124,9 @@ class FastChatFace:
     def _completion_body(self, params: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(params.get("prompt"), str):
             raise BadRequest("prompt: a string is required", param="prompt")
-        if params.get("model", self.model.name) not in self.agent.announcement.model_names:
-            raise BadRequest(f"model {params['model']!r} is not served here", param="model")
+        asked = params.get("model")
+        if asked is not None and asked not in self.agent.announcement.model_names:
+            raise BadRequest(f"model {asked!r} is not served here", param="model")
         body: dict[str, Any] = {k: params[k] for k in SAMPLING if params.get(k) is not None}
         limit = params.get("max_new_tokens") or DEFAULT_MAX_NEW_TOKENS
         return body | {
