@@ -1,6 +1,6 @@
 """Incremental text: whole characters only, and no piece of a stop string."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tiny_models import tiny_tokenizer
 
@@ -20,6 +20,7 @@ def decode(ids: list[int]) -> str:
     return str(TOKENIZER.decode(ids, skip_special_tokens=True))
 
 
+@settings(deadline=None)  # a loaded machine is no failure
 @given(KOREAN)
 def test_pieces_are_the_whole_and_never_split_a_character(text: str) -> None:
     """Pieces of any Korean text concatenate to it, and none holds U+FFFD."""
@@ -29,6 +30,7 @@ def test_pieces_are_the_whole_and_never_split_a_character(text: str) -> None:
     assert "".join(pieces) + detokenizer.flush() == text
 
 
+@settings(deadline=None)  # a loaded machine is no failure
 @given(st.lists(st.integers(0, len(TOKENIZER) - 1), max_size=40))
 def test_any_tokens_decode_as_the_whole_does(ids: list[int]) -> None:
     """Also for tokens that are no text, the pieces are what decoding all at once gives."""
@@ -53,6 +55,7 @@ def test_half_a_character_at_the_end_is_flushed() -> None:
     assert detokenizer.flush() == ""
 
 
+@settings(deadline=None)  # a loaded machine is no failure
 @given(st.text("ab#", max_size=20), st.lists(st.text("ab#", min_size=1, max_size=4), max_size=3))
 def test_stops_cut_where_the_whole_text_would_be_cut(text: str, stops: list[str]) -> None:
     """Fed one character at a time, the text ends before the stop string that completes first."""
