@@ -112,12 +112,26 @@ class Hands:
         self.requests: list[str] = []
         self.errors: list[str] = []
         page.set_default_timeout(SLOW * 1000)
+        self.failed: list[str] = []
+        page.on("requestfailed", lambda request: self.failed.append(str(request.failure)))
         page.on("request", lambda request: self.requests.append(request.url))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     def open(self) -> None:
+        """Opens the page; once more if this machine's network changed while it loaded.
+
+        Chromium then drops every request, on loopback too; containers and namespaces coming up
+        beside the test are such a change.
+        """
         self.page.goto(self.url)
+        wait_until(lambda: self.send.is_visible() or self._dropped(), SLOW, what="the page")
+        if self._dropped():
+            self.errors.clear()
+            self.page.goto(self.url)
         expect(self.send).to_be_visible(timeout=SLOW * 1000)
+
+    def _dropped(self) -> bool:
+        return any("ERR_NETWORK" in failure for failure in self.failed)
 
     @property
     def input(self) -> Locator:

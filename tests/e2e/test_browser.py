@@ -71,7 +71,7 @@ def opened(browser: Browser, stack: Stack) -> Iterator[Open]:
     yield open_page
     for hand in hands:
         hand.page.close()
-        assert hand.errors == []
+        assert hand.errors == [], hand.failed
 
 
 def slow(worker: Worker) -> None:
@@ -136,7 +136,8 @@ def test_empty_input_is_ignored(opened: Open, worker: Worker) -> None:
     """Enter in an empty box asks nothing."""
     page = opened()
     before = len(worker.seen()["requests"])
-    page.ask("   ")
+    with page.page.expect_event("requestfinished", lambda request: "queue/data" in request.url):
+        page.ask("   ")
     page.ask_and_wait("진짜 질문")
     assert len(worker.seen()["requests"]) == before + 1
 

@@ -119,6 +119,8 @@ GRADIO_FIXED_KO = {
     "number input for": "숫자 입력:",
     "range slider for": "슬라이더:",
     "Reset to default value": "기본값으로",
+    "Select example": "예시",
+    "undo": "실행 취소",
     "Copy code": "코드 복사",
     "Copied": "복사됨",
     "Copy": "복사",
