@@ -166,7 +166,9 @@ async def test_a_gone_client_is_aborted_and_logged(stream: bool, engine: EngineP
         while await engine.metric("requests_running") == 0:
             await asyncio.sleep(0.01)
         asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
+        (answer,) = await asyncio.gather(asking, return_exceptions=True)
+        if isinstance(answer, aiohttp.ClientResponse):
+            answer.close()
     async with asyncio.timeout(20):
         while await engine.metric("aborted_total") == before:
             await asyncio.sleep(0.01)
