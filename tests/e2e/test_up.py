@@ -124,6 +124,49 @@ def test_it_says_where_to_chat(up: Up) -> None:
     assert all(f"{name} " in text for name in PROCESSES)
 
 
+CHAT: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "대한민국의 수도는 어디인가요? 🙂"}],
+    "max_tokens": 24,
+    "temperature": 0,
+}
+
+
+def test_the_sync_client_streams_what_it_gets_whole(up: Up) -> None:
+    """openai's client: concatenated deltas equal the non-streamed text at temperature 0."""
+    with up.client() as api:
+        body = CHAT | {"model": api.models.list().data[0].id}
+        whole = api.chat.completions.create(**body)
+        deltas = [
+            chunk.choices[0].delta.content or ""
+            for chunk in api.chat.completions.create(**body, stream=True)
+            if chunk.choices
+        ]
+
+    assert "".join(deltas) == whole.choices[0].message.content
+    assert "\ufffd" not in "".join(deltas)
+
+
+async def test_the_async_client_does_too(up: Up) -> None:
+    """The same through AsyncOpenAI, with usage asked for, for text completions as well."""
+    url = f"http://127.0.0.1:{up.ports['api']}/v1"
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as api:
+        model = (await api.models.list()).data[0].id
+        body: dict[str, Any] = {
+            "model": model,
+            "prompt": "안녕",
+            "max_tokens": 12,
+            "temperature": 0,
+        }
+        whole = await api.completions.create(**body)
+        stream = await api.completions.create(
+            **body, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in stream]
+
+    assert "".join(c.choices[0].text for c in chunks if c.choices) == whole.choices[0].text
+    assert chunks[-1].usage == whole.usage
+
+
 @pytest.mark.parametrize("victim", PROCESSES)
 def test_kill_9_of_one_process(up: Up, victim: str) -> None:
     """SIGKILL of any one process: the others keep running, it comes back, the chat goes on."""

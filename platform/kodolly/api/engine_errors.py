@@ -16,7 +16,9 @@ def from_engine(status: int, body: bytes) -> ApiError:
     """The error a client should see for an engine's answer of `status` with `body`."""
     error = _error_object(body)
     message = str(error.get("message") or body[:500].decode("utf-8", "replace") or f"HTTP {status}")
-    param = error.get("param") if isinstance(error.get("param"), str) else None
+    named = error.get("param")
+    # vLLM names fields as body.messages, or body.1 for a place in the text.
+    param = named.removeprefix("body.") if isinstance(named, str) else None
     if status in (429, 503):
         return NoWorker(message, headers=RETRY_AFTER, code="overloaded")
     if status == 413:
