@@ -56,6 +56,11 @@ class FastChatHouse:
         answer = self.http.post(self.controller + "/get_worker_address", json={"model": MODEL})
         return bool(answer.json()["address"] == self.worker)
 
+    def heartbeats(self) -> int:
+        """Heartbeats FastChat's controllers have noted so far."""
+        log = self.controller_process.log
+        return log.read_text().count("Receive heart beat") if log else 0
+
     def chat(self, **body: Any) -> httpx.Response:
         """A question at FastChat's API server."""
         given = {"model": MODEL, "messages": QUESTION, **body}
@@ -161,6 +166,9 @@ def test_the_worker_outlives_its_engine(house: FastChatHouse) -> None:
 
 def test_the_worker_registers_again_at_a_new_controller(house: FastChatHouse) -> None:
     """A restarted FastChat controller knows nobody until our worker's next heartbeat."""
+    wait_http(house.worker + "/ready")
+    before = house.heartbeats()
+    wait_until(lambda: house.heartbeats() > before, what="heartbeat, not a first registration")
     house.controller_process.kill()
     house.controller_process = house.start_controller()
     _until_listed(house)
