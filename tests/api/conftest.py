@@ -49,7 +49,7 @@ class Stack:
         ready = self.controller.registry.ready()
         async with aiohttp.ClientSession() as http, http.get(f"{self.url}/v1/models") as answer:
             cards = (await answer.json())["data"]
-        return sum(card["workers"] for card in cards) == len(ready)
+        return bool(sum(card["workers"] for card in cards) == len(ready))
 
 
 @pytest.fixture
