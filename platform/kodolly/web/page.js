@@ -16,7 +16,7 @@
       }
     },
     restore: (...values) => {
-      setTimeout(() => (restored = true), 500); // the page's own first values are no change
+      restored = true; // before this, the page's own first values are no change
       try {
         const saved = JSON.parse(sessionStorage.getItem(KEY));
         return Array.isArray(saved) && saved.length === values.length ? saved : values;
