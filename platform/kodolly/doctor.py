@@ -53,7 +53,9 @@ def vllm(settings: UpSettings) -> Finding:
     interpreter = settings.engine_python or _known_vllm() or sys.executable
     probe = "import importlib.util as u, sys; sys.exit(u.find_spec('vllm') is None)"
     try:
-        done = subprocess.run([interpreter, "-c", probe], capture_output=True, timeout=20, check=False)
+        done = subprocess.run(
+            [interpreter, "-c", probe], capture_output=True, timeout=20, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding("missing", "vllm", f"{interpreter}: {error}", "check --engine-python")
     if done.returncode == 0:

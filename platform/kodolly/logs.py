@@ -28,5 +28,12 @@ def configure(level: str, style: str) -> None:
     text = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
     handler.setFormatter(JsonFormatter() if style == "json" else text)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in ("uvicorn.error", "uvicorn.access", "httpx", "aiohttp.access", "asyncio"):
+    for noisy in (
+        "uvicorn.error",
+        "uvicorn.access",
+        "httpx",
+        "httpx2",
+        "aiohttp.access",
+        "asyncio",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -7,6 +7,7 @@ import base64
 import binascii
 import hmac
 import logging
+import signal
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -136,6 +137,10 @@ def run(
     )
     server = Server(config)
     server.on_exit = on_exit
+    # uvicorn raises the signal that stopped it once more when it is done: by then all is well.
+    # A function and not SIG_IGN, which child processes would inherit.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     log.info("listening on http://%s:%d", host, port)
     server.run()
 

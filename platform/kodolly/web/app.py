@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
@@ -39,9 +38,6 @@ class WebOptions(Protocol):
 def serve(settings: WebOptions) -> None:
     """Serves the page until SIGTERM or Ctrl-C, then returns."""
     app = Guard(create_app(settings))
-    # uvicorn raises the signal that stopped it once more when it is done: by then all is well.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
     serving.run(app, settings.host, settings.port, on_exit=app.close, drain=DRAIN)
 
 

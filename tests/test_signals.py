@@ -1,0 +1,34 @@
+"""Every process ends cleanly when told to: exit code 0, fast, with open streams or without."""
+
+import signal
+import sys
+import urllib.request
+
+import pytest
+from support.processes import free_port, start, wait_http
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("command", ["controller", "api"])
+def test_a_told_process_exits_0(command: str, number: signal.Signals) -> None:
+    """SIGTERM and Ctrl-C are orders, not failures."""
+    port = free_port()
+    argv = [sys.executable, "-m", "kodolly", command, "--port", str(port)]
+    with start(argv) as process:
+        wait_http(f"http://127.0.0.1:{port}/health", process=process)
+        process.popen.send_signal(number)
+
+        assert process.popen.wait(20) == 0
+
+
+def test_an_open_watch_stream_does_not_hold_the_controller() -> None:
+    """A follower connected for ever does not keep the controller from stopping."""
+    port = free_port()
+    argv = [sys.executable, "-m", "kodolly", "controller", "--port", str(port)]
+    with start(argv) as process:
+        wait_http(f"http://127.0.0.1:{port}/health", process=process)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/watch", timeout=20) as stream:
+            assert stream.readline().startswith(b"{")
+            process.popen.send_signal(signal.SIGTERM)
+
+            assert process.popen.wait(20) == 0
