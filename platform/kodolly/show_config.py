@@ -24,7 +24,9 @@ def main(argv: Sequence[str]) -> int:
         cls = classes[section]
         rows = resolve(cls, rest, prog=f"kodolly {section}", known=SECTIONS).rows()
         sys.stdout.write(f"[{section}]\n")
-        for flag, value, source in rows:
-            name = environment_name(cls, flag[2:].replace("-", "_"))
-            sys.stdout.write(f"  {flag:<24}{value:<32}{source:<28}{name}\n")
+        table = [(*row, environment_name(cls, row[0][2:].replace("-", "_"))) for row in rows]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for row in table:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            sys.stdout.write(f"  {'  '.join(cells).rstrip()}\n")
     return 0
