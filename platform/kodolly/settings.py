@@ -107,7 +107,10 @@ class ApiSettings(CommonSettings):
     max_body: int = option(4 * 2**20, "largest request body in bytes", minimum=1024)
     connect_timeout: float = option(3.0, "seconds to reach a worker", minimum=0.1)
     read_timeout: float = option(
-        300.0, "seconds an engine may be silent within an answer", minimum=1
+        300.0, "seconds an engine may be silent within a stream", minimum=1
+    )
+    answer_timeout: float = option(
+        1800.0, "seconds an engine has for a whole answer that is not streamed", minimum=1
     )
     drain_timeout: float = option(30.0, "seconds open answers get at SIGTERM", minimum=0)
 
