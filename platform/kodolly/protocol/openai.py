@@ -13,9 +13,17 @@ from kodolly.errors import BadRequest
 
 MAX_CHOICES = 16
 MAX_MESSAGES = 2048
+MAX_PARTS = 2048
+MAX_PROMPTS = 2048
+MAX_TOKENS = 2**20
 
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-Stop = StopText | Annotated[list[StopText], Field(max_length=16)]
+# Lists stop at their first fault: collecting a fault an item would block the event loop.
+Stop = StopText | Annotated[list[StopText], Field(max_length=16, fail_fast=True)]
+Parts = Annotated[list[dict[str, Any]], Field(max_length=MAX_PARTS, fail_fast=True)]
+Texts = Annotated[list[str], Field(max_length=MAX_PROMPTS, fail_fast=True)]
+TokenIds = Annotated[list[int], Field(max_length=MAX_TOKENS, fail_fast=True)]
+TokenLists = Annotated[list[TokenIds], Field(max_length=MAX_PROMPTS, fail_fast=True)]
 
 
 class StreamOptions(BaseModel):
@@ -50,21 +58,21 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[dict[str, Any]] | None = None
+    content: str | Parts | None = None
     context: str | None = None
 
 
 class ChatRequest(_Sampling):
     """Body of POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     max_completion_tokens: int | None = Field(default=None, ge=1)
 
 
 class CompletionRequest(_Sampling):
     """Body of POST /v1/completions. `prompt`: a text, texts, token ids, or lists of token ids."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Texts | TokenIds | TokenLists
 
 
 R = TypeVar("R", ChatRequest, CompletionRequest)
