@@ -73,9 +73,18 @@ def create_app(settings: ApiSettings) -> Starlette:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, ttl_dns_cache=10)
         async with aiohttp.ClientSession(
-            connector=connector, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
+            connector=connector,
+            auto_decompress=False,  # bytes are relayed as they come, so they must come plain
+            headers={"Accept-Encoding": "identity"},
+            cookie_jar=aiohttp.DummyCookieJar(),
         ) as session:
-            relay = Relay(table, session, settings.connect_timeout, settings.read_timeout)
+            relay = Relay(
+                table,
+                session,
+                connect_timeout=settings.connect_timeout,
+                read_timeout=settings.read_timeout,
+                answer_timeout=settings.answer_timeout,
+            )
             stock = StockRelay(session, token, settings.read_timeout)
             for kind, path in (
                 (ChatRequest, "/v1/chat/completions"),

@@ -62,25 +62,29 @@ class Completions:
         return Call(self._path, body, request_id, chat=self._kind is ChatRequest)
 
     async def _whole(self, call: Call) -> Response:
+        told: ApiError | None = None
         for worker in self._relay.candidates(call.model):
             with self._relay.booking(worker):
                 try:
                     body = await self._relay_for(worker).answer(call, worker)
                 except WorkerGone as error:
                     self._relay.passed_over(call, worker, error)
+                    told = error.told or told
                     continue
             headers = {"X-Request-Id": call.request_id}
             return Response(body, media_type="application/json", headers=headers)
-        raise _all_failed(call)
+        raise told or _all_failed(call)
 
     async def _stream(self, call: Call, send: Send) -> None:
+        told: ApiError | None = None
         for worker in self._relay.candidates(call.model):
             with self._relay.booking(worker):
                 try:
                     return await self._relay_for(worker).stream(call, worker, send)
                 except WorkerGone as error:
                     self._relay.passed_over(call, worker, error)
-        raise _all_failed(call)
+                    told = error.told or told
+        raise told or _all_failed(call)
 
     def _relay_for(self, worker: Worker) -> Relay | StockRelay:
         return self._stock if worker.extension is None else self._relay

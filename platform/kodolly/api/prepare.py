@@ -8,6 +8,22 @@ from kodolly.errors import BadRequest
 from kodolly.protocol.wire import Extension
 from kodolly_templates import TemplateError, get_template, list_templates, neutralise
 
+# Characters of text from which preparing a request may hold the event loop for too long.
+LONG_TEXT = 2**16
+PART_OVERHEAD = 64
+
+
+def is_long(body: dict[str, Any]) -> bool:
+    """Whether a chat has so much text, or so many parts of it, that `for_engine` takes a while."""
+    size = 0
+    for message in body.get("messages") or ():
+        for name in ("content", "context"):
+            value = message.get(name) or ""
+            parts = [value] if isinstance(value, str) else [part.get("text") for part in value]
+            size += sum(len(part) for part in parts if isinstance(part, str))
+            size += PART_OVERHEAD * len(parts)
+    return size > LONG_TEXT
+
 
 def for_engine(body: dict[str, Any], extension: Extension, *, chat: bool) -> dict[str, Any]:
     """The body an engine gets: as the client sent it, but for what the template demands.
@@ -41,12 +57,19 @@ def _with_contexts(messages: list[dict[str, Any]], template: str | None) -> list
 
 
 def appended(message: dict[str, Any]) -> dict[str, Any]:
-    """A message with its context after the content, for models that know no such key."""
+    """A message with its context after the content, for models that know no such key.
+
+    Raises BadRequest for a context without a content.
+    """
     plain = {key: value for key, value in message.items() if key != "context"}
     context, content = message.get("context"), message.get("content")
-    if isinstance(content, str) and context:
-        plain["content"] = f"{content}\n\n{context}"
-    return plain
+    if not context:
+        return plain
+    if content is None:
+        raise BadRequest("messages: a context needs a content beside it", param="messages")
+    if isinstance(content, str):
+        return plain | {"content": f"{content}\n\n{context}"}
+    return plain | {"content": [*content, {"type": "text", "text": f"\n\n{context}"}]}
 
 
 def merged_stop(asked: str | list[str] | None, own: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ engine ends the stream with an error event in OpenAI's shape.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -17,9 +18,11 @@ import orjson
 from starlette.types import Send
 
 from kodolly.api.engine_errors import RETRY_AFTER, from_engine
-from kodolly.api.prepare import for_engine
+from kodolly.api.prepare import for_engine, is_long
 from kodolly.api.table import Worker, WorkerTable
-from kodolly.errors import EngineFailed, ModelNotFound, NoWorker
+from kodolly.errors import ApiError, BadRequest, EngineFailed, ModelNotFound, NoWorker
+from kodolly.protocol.wire import Extension
+from kodolly.reason import reason
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +31,8 @@ MAX_ANSWER = 64 * 2**20
 DONE = b"data: [DONE]"
 LOST = "The worker was lost in the middle of its answer."
 EVENT_END = b"\n\n"
-RETRIED = (502, 503, 504)  # refusals that another worker may not share
+# Refusals that another worker may not share; 401 and 403 mean our own key, 500 a broken engine.
+RETRIED = (401, 403, 500, 502, 503, 504)
 SSE_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -52,7 +56,14 @@ class Call:
 
 
 class WorkerGone(Exception):
-    """The worker failed before its answer began; another may be tried."""
+    """The worker failed before its answer began; another may be tried.
+
+    `told` is what the client hears when no other is left, if it is more than "come again".
+    """
+
+    def __init__(self, message: str, told: ApiError | None = None) -> None:
+        super().__init__(message)
+        self.told = told
 
 
 class Relay:
@@ -62,13 +73,19 @@ class Relay:
         self,
         table: WorkerTable,
         session: aiohttp.ClientSession,
+        *,
         connect_timeout: float,
         read_timeout: float,
+        answer_timeout: float,
     ) -> None:
         self._table = table
         self._session = session
-        self._timeout = aiohttp.ClientTimeout(
+        self._stream_timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=connect_timeout, sock_read=read_timeout
+        )
+        # An engine sends nothing of a whole answer before its end.
+        self._answer_timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=connect_timeout, sock_read=answer_timeout
         )
 
     def candidates(self, model: str) -> list[Worker]:
@@ -88,10 +105,7 @@ class Relay:
     async def answer(self, call: Call, worker: Worker) -> bytes:
         """The whole answer of one worker. Raises WorkerGone or ApiError."""
         async with self.opened(call, worker) as response:
-            try:
-                return await _read_bounded(response)
-            except (aiohttp.ClientError, TimeoutError) as error:
-                raise WorkerGone(f"broke off its answer: {error!r}") from error
+            return await self._read(call, response)
 
     async def stream(self, call: Call, worker: Worker, send: Send) -> None:
         """One worker's event stream to the client. Raises WorkerGone only while nothing was sent."""
@@ -106,7 +120,10 @@ class Relay:
                     raise EngineFailed("the engine ended its answer too early")
             except (aiohttp.ClientError, TimeoutError, EngineFailed) as error:
                 log.warning(
-                    "%s: %s broke off mid-answer: %r", call.request_id, worker.row.name, error
+                    "%s: %s broke off mid-answer: %s",
+                    call.request_id,
+                    worker.row.name,
+                    reason(error),
                 )
                 self._table.suspect(worker)
                 await send(_broken(tail))
@@ -118,7 +135,7 @@ class Relay:
         extension = worker.extension
         if extension is None or extension.engine_url is None:
             raise WorkerGone("has no engine URL")
-        body = orjson.dumps(for_engine(call.body, extension, chat=call.chat))
+        body = await _encoded(call, extension)
         headers = {"Content-Type": "application/json", "X-Request-Id": call.request_id}
         if extension.engine_key:
             headers["Authorization"] = f"Bearer {extension.engine_key}"
@@ -127,19 +144,38 @@ class Relay:
                 extension.engine_url + call.path,
                 data=body,
                 headers=headers,
-                timeout=self._timeout,
+                timeout=self._timeout(call),
                 allow_redirects=False,
             )
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise WorkerGone(f"does not answer: {error!r}") from error
+            raise self._failure(call, "does not answer", error) from error
         try:
-            if response.status in RETRIED:
-                raise WorkerGone(f"answered {response.status}")
             if response.status != 200:
-                raise from_engine(response.status, await _read_bounded(response))
+                refusal = from_engine(response.status, await self._read(call, response))
+                if response.status not in RETRIED:
+                    raise refusal
+                told = refusal if isinstance(refusal, EngineFailed) else None
+                raise WorkerGone(f"answered {response.status}", told)
             yield response
         finally:
             response.close()
+
+    def _timeout(self, call: Call) -> aiohttp.ClientTimeout:
+        return self._stream_timeout if call.body.get("stream") else self._answer_timeout
+
+    async def _read(self, call: Call, response: aiohttp.ClientResponse) -> bytes:
+        try:
+            return await _read_bounded(response)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._failure(call, "broke off its answer", error) from error
+
+    def _failure(self, call: Call, what: str, error: Exception) -> WorkerGone | EngineFailed:
+        """A silent engine took the request: it may be at work, and another would take as long."""
+        connected = not isinstance(error, aiohttp.ConnectionTimeoutError)
+        if isinstance(error, TimeoutError) and connected:
+            seconds = self._timeout(call).sock_read
+            return EngineFailed(f"the engine sent nothing within {seconds:g} s")
+        return WorkerGone(f"{what}: {reason(error)}")
 
     @contextmanager
     def booking(self, worker: Worker) -> Iterator[None]:
@@ -173,6 +209,20 @@ def _broken(tail: bytes) -> dict[str, Any]:
     # Half an event may have gone out: its end keeps ours apart from it.
     lead = b"" if not tail or tail.endswith(EVENT_END) else EVENT_END
     return {"type": "http.response.body", "body": lead + event, "more_body": True}
+
+
+async def _encoded(call: Call, extension: Extension) -> bytes:
+    """The engine's body; long texts are guarded in a thread, for the loop serves others."""
+    if is_long(call.body):
+        return await asyncio.to_thread(_encode, call, extension)
+    return _encode(call, extension)
+
+
+def _encode(call: Call, extension: Extension) -> bytes:
+    try:
+        return orjson.dumps(for_engine(call.body, extension, chat=call.chat))
+    except TypeError as error:  # orjson reads deeper nesting than it writes
+        raise BadRequest(f"the request body cannot be passed on: {error}") from error
 
 
 async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
