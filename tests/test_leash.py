@@ -1,8 +1,10 @@
 """A leashed process cannot outlive its parent."""
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +71,49 @@ asyncio.run(main())
     subprocess.run([sys.executable, "-c", code], timeout=30, check=False)
 
     wait_until(lambda: not alive(int(note.read_text())))
+
+
+def _start_leash(line: socket.socket, *argv: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "kodolly.leash", "5", *argv]
+    return subprocess.Popen(command, stdin=line.fileno(), stderr=subprocess.PIPE)
+
+
+def test_a_parent_that_died_before_the_start_takes_the_program_along() -> None:
+    """The leash cannot tell its program's pid any more: it ends the program, without a traceback."""
+    ours, theirs = socket.socketpair()
+    ours.close()
+    marker = f"60.{os.getpid()}"
+    with theirs:
+        leash = _start_leash(theirs, "sleep", marker)
+
+    _, said = leash.communicate(timeout=30)
+
+    assert (leash.returncode, said) == (128 + signal.SIGTERM, b"")
+    assert not _running(marker)
+
+
+def test_a_parent_that_died_before_it_read_takes_the_program_along() -> None:
+    """A line nobody read resets the socket: for the leash that is a parent's death as well."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        leash = _start_leash(theirs, "sleep", "60")
+    with ours:
+        ours.settimeout(30)
+        pid = int(ours.recv(32, socket.MSG_PEEK))
+
+    _, said = leash.communicate(timeout=30)
+
+    assert (leash.returncode, said) == (128 + signal.SIGTERM, b"")
+    assert not alive(pid)
+
+
+def _running(marker: str) -> bool:
+    """Whether any process has `marker` in its command line."""
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if marker.encode() in file.read_bytes():
+                return True
+    return False
 
 
 def _children(pid: int) -> list[int]:

@@ -28,16 +28,26 @@ def main(grace: float, argv: list[str]) -> int:
     except OSError as error:
         sys.stderr.write(f"cannot start {argv[0]}: {error.strerror}\n")
         return 127
-    os.write(0, b"%d\n" % child.pid)
+    try:
+        os.write(0, b"%d\n" % child.pid)
+    except OSError:  # the parent died while we started
+        _end(child, grace)
     while child.poll() is None:
         ready, _, _ = select.select([0, wake], [], [])
-        gone = 0 in ready and not os.read(0, 1)
+        gone = 0 in ready and _closed()
         asked = wake in ready and bool({signal.SIGTERM, signal.SIGINT} & set(os.read(wake, 64)))
         if gone or asked:
             _end(child, grace)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
+
+
+def _closed() -> bool:
+    try:
+        return not os.read(0, 1)
+    except OSError:  # the parent died before it read our line: the socket is reset
+        return True
 
 
 def _end(child: subprocess.Popen[bytes], grace: float) -> None:

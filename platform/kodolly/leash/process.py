@@ -31,20 +31,25 @@ class LeashedProcess:
     ) -> LeashedProcess:
         """Starts `argv` with `env` over this environment; both its outputs go to `output`.
 
-        `grace`: seconds between SIGTERM and SIGKILL. A program that cannot be started exits 127.
+        `grace`: seconds between SIGTERM and SIGKILL. A program that cannot be started exits 127;
+        OSError if even the leash cannot be.
         """
         ours, theirs = socket.socketpair()
-        with theirs:
-            leash = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "kodolly.leash", str(grace), *argv),
-                stdin=theirs.fileno(),
-                stdout=output,
-                stderr=asyncio.subprocess.STDOUT if output else None,
-                env={**os.environ, **(env or {})},
-                start_new_session=True,
-            )
-        ours.setblocking(False)
-        line = await asyncio.get_running_loop().sock_recv(ours, 32)
+        try:
+            with theirs:
+                leash = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "kodolly.leash", str(grace), *argv),
+                    stdin=theirs.fileno(),
+                    stdout=output,
+                    stderr=asyncio.subprocess.STDOUT if output else None,
+                    env={**os.environ, **(env or {})},
+                    start_new_session=True,
+                )
+            ours.setblocking(False)
+            line = await asyncio.get_running_loop().sock_recv(ours, 32)
+        except BaseException:  # cancelled too: a leash nobody holds must let go
+            ours.close()
+            raise
         return cls(leash, ours, int(line or 0))
 
     @property
