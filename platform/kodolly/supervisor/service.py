@@ -77,29 +77,30 @@ class Service:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def last_lines(self, count: int = 15) -> str:
-        """The end of its log, for an error message."""
-        if not self.log_file.is_file():
-            return ""
-        return "\n".join(self.log_file.read_text("utf-8", "replace").splitlines()[-count:])
-
     async def _keep_running(self) -> None:
         backoff = FIRST_BACKOFF
         while not self._stopping:
             started = time.monotonic()
-            with self.log_file.open("ab") as output:
-                self._process = await LeashedProcess.start(
-                    self.spec.argv, env=self.spec.env, output=output, grace=self.spec.grace
-                )
-            code = await self._process.wait()
+            how = await self._run_once()
             if self._stopping:
                 return
             if time.monotonic() - started > HEALTHY_RUN:
                 backoff = FIRST_BACKOFF
             self.restarts += 1
             log.warning(
-                "%s ended with code %d; starting it again in %.1f s (log: %s)",
-                *(self.spec.name, code, backoff, self.log_file),
+                "%s %s; starting it again in %.1f s (log: %s)",
+                *(self.spec.name, how, backoff, self.log_file),
             )
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, LAST_BACKOFF)
+
+    async def _run_once(self) -> str:
+        """Runs the process to its end; returns what the log says of it."""
+        try:
+            with self.log_file.open("ab") as output:
+                self._process = await LeashedProcess.start(
+                    self.spec.argv, env=self.spec.env, output=output, grace=self.spec.grace
+                )
+        except OSError as error:  # no memory, no file handle, no disk: these may pass
+            return f"cannot be started ({error.strerror})"
+        return f"ended with code {await self._process.wait()}"
