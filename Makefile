@@ -8,18 +8,19 @@ DEV_STAMP := $(VENV)/.installed-dev
 MODEL := .kodolly/models/smollm2-135m-instruct
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
-export OMP_NUM_THREADS ?= 1
 # Tests that need the embedded model find it here.
 export KODOLLY_TEST_MODEL ?= $(CURDIR)/$(MODEL)
+# Tests and benchmarks run several engines at once; `make run` has the machine to itself.
+test test-vllm test-browser bench-gateway: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run up test lint test-vllm vllm-env test-compose test-browser bench-gateway model clean
+.PHONY: help run test lint test-vllm vllm-env test-compose test-browser bench-gateway model clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 run: $(STAMP) ## set up everything and serve a chat on this machine
-	@env -u OMP_NUM_THREADS $(BIN)/kodolly up $(ARGS)
+	@$(BIN)/kodolly up $(ARGS)
 
 test: $(DEV_STAMP) model lint ## set up everything and run the tests
 	$(PYTEST) -m "not vllm and not compose and not browser" -n 2 --dist loadfile $(ARGS)
@@ -49,7 +50,7 @@ model: $(MODEL)/model_card.json ## the embedded model's directory
 $(MODEL)/model_card.json: | $(STAMP)
 	$(BIN)/kodolly fetch --out $(MODEL)
 
-# The virtual environment is made anew when the pins or the project's dependencies change.
+# The virtual environment is brought up to date when the pins or the project's dependencies change.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "KoDolly needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12"; exit 1; }
