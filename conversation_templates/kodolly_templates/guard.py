@@ -6,10 +6,12 @@ Breaking one key can never make another, so keys are broken one after the other.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import product
+from itertools import groupby, product, takewhile
+from operator import itemgetter
 
 from .errors import TemplateError
 
@@ -23,11 +25,14 @@ def neutralise(text: str, keys: Iterable[str]) -> str:
 
     Raises TemplateError for a key that cannot be guarded (see `check_key`).
     """
-    prefixes, breaks = _plan(tuple(keys))
+    plan = tuple(keys)
+    prefixes, breaks = _plan(plan)
     if not any(prefix in text for prefix in prefixes):
         return text
-    for key in breaks:
-        if key in text:
+    # One pass for all keys: one a key is too dear for a long text that is full of their beginnings.
+    found = tuple(set(_any_of(plan).findall(text)))
+    for key in breaks if found else ():
+        if key.startswith(found) and key in text:
             text = text.replace(key, broken(key))
     return text
 
@@ -96,3 +101,24 @@ def _plan(keys: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         for spelling in spellings(key):
             ordered += [spelling] * (len(spelling) if overlaps_itself(spelling) else 1)
     return tuple(dict.fromkeys(key[:2] for key in ordered)), tuple(ordered)
+
+
+@lru_cache(maxsize=256)
+def _any_of(keys: tuple[str, ...]) -> re.Pattern[str]:
+    """Finds where a string to break begins; the group is the shortest one that begins there.
+
+    Common beginnings are shared, so that few branches are tried at any place.
+    """
+    return re.compile(f"(?=({_shared(sorted(set(_plan(keys)[1])))}))")
+
+
+def _shared(words: Sequence[str]) -> str:
+    """A pattern for any of the sorted, different words; a word that begins another stands for it."""
+    if not words[0]:
+        return ""
+    pairs = zip(words[0], words[-1], strict=False)
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    if shared:
+        return re.escape(words[0][:shared]) + _shared([word[shared:] for word in words])
+    branches = [_shared(list(group)) for _, group in groupby(words, key=itemgetter(0))]
+    return f"(?:{'|'.join(branches)})"

@@ -74,3 +74,26 @@ def test_keys_that_cannot_be_guarded_are_refused(key: str) -> None:
     """One character, an inner newline or a word joiner makes a key useless as a guard."""
     with pytest.raises(TemplateError, match="guard key"):
         breaks([key])
+
+
+def test_a_long_text_is_not_searched_once_a_key() -> None:
+    """A text full of the keys' common beginning is searched whole for the few keys it may hold."""
+
+    class Counted(str):
+        searches = 0
+
+        def __contains__(self, part: object) -> bool:
+            Counted.searches += 1
+            return isinstance(part, str) and super().__contains__(part)
+
+    keys = [f"<|token_{number:03}|>" for number in range(256)]
+    text = Counted("<|" * 100 + keys[7])
+    assert neutralise(text, keys) == "<|" * 100 + f"<{WORD_JOINER}|token_007|>"
+    assert Counted.searches == 2  # for the common beginning and for the one key
+
+
+def test_a_key_that_begins_another_hides_neither() -> None:
+    """Of keys that begin alike, each is broken wherever it stands."""
+    keys = ["<|a|><|b|>", "<|a|>", "|><", "<|b"]
+    safe = neutralise("<|a|><|b|> <|b|> <|a|>", keys)
+    assert not any(key in safe for key in keys)
