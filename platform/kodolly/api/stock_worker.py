@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import Any
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import orjson
@@ -24,12 +24,21 @@ from kodolly.api.relay import EVENT_END, LOST, Call, WorkerGone, error_event, st
 from kodolly.api.table import Worker
 from kodolly.errors import ApiError, BadRequest, ContextOverflow, EngineFailed, NoWorker
 from kodolly.protocol.wire import frames
+from kodolly.reason import reason
+from kodolly_templates import neutralise
+from kodolly_templates.guard import is_key
+
+if TYPE_CHECKING:
+    from fastchat.conversation import Conversation
 
 log = logging.getLogger(__name__)
 
 # The character a worker sends for a syllable whose last bytes it has not decoded yet.
 UNFINISHED = "\ufffd"
 CALL_TIMEOUT = 10.0
+COUNTS = ("prompt_tokens", "completion_tokens")
+# A string of a template with one of these and a letter is no everyday text, as "USER:" is.
+KEY_MARKS = frozenset("#<>[]{}|")
 
 
 class StockRelay:
@@ -61,7 +70,7 @@ class StockRelay:
             _choice(call.chat, i, _finished(end), end.get("finish_reason") or "stop")
             for i, end in enumerate(ends)
         ]
-        usage = _total_usage([end.get("usage") or {} for end in ends])
+        usage = _total_usage([end["usage"] for end in ends])
         return orjson.dumps(_body(call, choices, chunk=False) | {"usage": usage})
 
     async def stream(self, call: Call, worker: Worker, send: Send) -> None:
@@ -92,8 +101,9 @@ class StockRelay:
 
         async def pump(index: int) -> None:
             try:
-                async for choice in self._choices(call.chat, index, params, worker, usages):
-                    await queue.put(_body(call, [choice], chunk=True))
+                with _understood("an odd frame"):
+                    async for choice in self._choices(call.chat, index, params, worker, usages):
+                        await queue.put(_body(call, [choice], chunk=True))
                 await queue.put(None)
             except (WorkerGone, ApiError) as error:
                 await queue.put(error)
@@ -124,19 +134,20 @@ class StockRelay:
         usages: list[dict[str, Any]],
     ) -> AsyncGenerator[dict[str, Any], None]:
         """One choice's chunks: cumulative texts turned into deltas, never half a syllable."""
-        sent, reason, begun = 0, None, False
+        sent, ending, begun = 0, None, False
         async with aclosing(self._frames(params, worker)) as incoming:
             async for frame in incoming:
                 # Only now: until its first good frame a worker can be refused or replaced.
                 if chat and not begun:
                     yield _delta(index, {"role": "assistant", "content": ""}, None)
-                begun, reason = True, frame.get("finish_reason") or reason
-                usages[index] = frame.get("usage") or usages[index]
+                begun, ending = True, frame.get("finish_reason") or ending
+                usages[index] = frame["usage"] or usages[index]
                 ready = _finished(frame)
                 if len(ready) > sent:
                     yield _piece(chat, index, ready[sent:])
                     sent = len(ready)
-        yield _delta(index, {}, reason or "stop") if chat else _text(index, "", reason or "stop")
+        ending = ending or "stop"
+        yield _delta(index, {}, ending) if chat else _text(index, "", ending)
 
     async def _last_frame(self, params: dict[str, Any], worker: Worker) -> dict[str, Any]:
         last: dict[str, Any] = {}
@@ -159,22 +170,22 @@ class StockRelay:
             ) as response:
                 if response.status != 200:
                     raise WorkerGone(f"answered {response.status}")
-                async for frame in frames(response.content.iter_any()):
-                    if frame.get("error_code"):
-                        raise _error_of(frame)
+                async for raw in frames(response.content.iter_any()):
+                    with _understood("an odd frame"):
+                        frame = _checked(raw)
                     begun = True
                     yield frame
                 if not begun:
                     raise WorkerGone("ended its answer before it began")
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise WorkerGone(f"broke off: {error!r}") from error
+            raise WorkerGone(f"broke off: {reason(error)}") from error
 
     async def _params(self, call: Call, worker: Worker) -> dict[str, Any]:
         body = call.body
         conv, context = await self._worker_facts(call.model, worker)
-        prompt = chat_prompt(conv, body["messages"]) if call.chat else _plain_prompt(body)
-        stop = body.get("stop") or []
-        stops = [*([stop] if isinstance(stop, str) else stop), *_listed(conv.get("stop_str"))]
+        with _understood("an odd conversation template"):
+            prompt = chat_prompt(conv, body["messages"]) if call.chat else _plain_prompt(body)
+            stops = [*_listed(body.get("stop")), *_listed(conv.get("stop_str"))]
         # Counted whatever the client's bound: FastChat's worker cuts a long prompt in silence.
         room = await self._room_left(call.model, prompt, context, worker)
         limit = body.get("max_completion_tokens") or body.get("max_tokens") or room
@@ -195,7 +206,8 @@ class StockRelay:
 
     async def _room_left(self, model: str, prompt: str, context: int, worker: Worker) -> int:
         counted = await self._ask(worker, "count_token", {"model": model, "prompt": prompt})
-        room = context - int(counted.get("count", 0))
+        with _understood("an odd count of tokens"):
+            room = context - int(counted.get("count", 0))
         if room <= 0:
             raise ContextOverflow(
                 f"This model's maximum context length is {context} tokens; your messages have"
@@ -211,7 +223,9 @@ class StockRelay:
                 self._ask(worker, "worker_get_conv_template", {"model": model}),
                 self._ask(worker, "model_details", {"model": model}),
             )
-            self._facts[key] = (conv["conv"], int(details.get("context_length") or 2048))
+            with _understood("odd facts"):
+                _conversation(conv["conv"])  # what cannot be used is not kept
+                self._facts[key] = (conv["conv"], int(details.get("context_length") or 2048))
         return self._facts[key]
 
     async def _ask(self, worker: Worker, path: str, payload: dict[str, Any]) -> dict[str, Any]:
@@ -225,25 +239,41 @@ class StockRelay:
                 response.raise_for_status()
                 answer = await response.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise WorkerGone(f"gave no /{path}: {error!r}") from error
+            raise WorkerGone(f"gave no /{path}: {reason(error)}") from error
         if not isinstance(answer, dict):
             raise WorkerGone(f"gave no object for /{path}")
         return answer
 
 
-def chat_prompt(conv: dict[str, Any], messages: list[dict[str, Any]]) -> str:
-    """The prompt fschat's own Conversation makes of OpenAI messages."""
+@contextmanager
+def _understood(what: str) -> Iterator[None]:
+    """WorkerGone for anything in a worker's answer that our code trips over."""
+    try:
+        yield
+    except (WorkerGone, ApiError):
+        raise
+    except Exception as error:
+        raise WorkerGone(f"sent {what}: {reason(error)}") from error
+
+
+def _conversation(conv: dict[str, Any]) -> Conversation:
+    """A worker's template as fschat's own object."""
     from fastchat.conversation import Conversation, SeparatorStyle
 
     names = ("name", "system_template", "system_message", "roles", "offset", "sep", "sep2")
-    conversation = Conversation(
+    return Conversation(
         **{name: conv[name] for name in names if name in conv},
         messages=[list(m) for m in conv.get("messages") or ()],
         sep_style=SeparatorStyle(conv["sep_style"]),
     )
+
+
+def chat_prompt(conv: dict[str, Any], messages: list[dict[str, Any]]) -> str:
+    """The prompt fschat's own Conversation makes of OpenAI messages, with the keys in them broken."""
+    conversation, keys = _conversation(conv), template_keys(conv)
     user, assistant = conversation.roles
     for index, message in enumerate(messages):
-        text = _message_text(appended(message), index)
+        text = neutralise(_message_text(appended(message), index), keys)
         if message["role"] in ("system", "developer"):
             conversation.set_system_message(text)
         elif message["role"] in ("user", "assistant"):
@@ -255,6 +285,23 @@ def chat_prompt(conv: dict[str, Any], messages: list[dict[str, Any]]) -> str:
             )
     conversation.append_message(assistant, None)
     return str(conversation.get_prompt())
+
+
+def template_keys(conv: dict[str, Any]) -> list[str]:
+    """Strings of a template by which a text could forge a turn, if they are no everyday text.
+
+    "### Human:", "<|im_end|>" and "</s>" are; "USER:" is not, and stays as the user wrote it.
+    """
+    separators = [conv.get("sep") or "", conv.get("sep2") or ""]
+    named = [*separators, *_listed(conv.get("stop_str"))]
+    for role in conv["roles"]:
+        named += [role, *(f"{separator}{role}:" for separator in separators)]
+    stripped = [name.strip() for name in named]
+    return list(dict.fromkeys(name for name in stripped if is_key(name) and _is_special(name)))
+
+
+def _is_special(name: str) -> bool:
+    return not KEY_MARKS.isdisjoint(name) and any(map(str.isalnum, name))
 
 
 def _message_text(message: dict[str, Any], index: int) -> str:
@@ -272,6 +319,15 @@ def _plain_prompt(body: dict[str, Any]) -> str:
     if not isinstance(prompt, str):
         raise BadRequest("prompt: this model takes one text as its prompt", param="prompt")
     return prompt
+
+
+def _checked(frame: dict[str, Any]) -> dict[str, Any]:
+    """A frame with a text and a `usage` of counts, if any. Raises ApiError for an error frame."""
+    if frame.get("error_code"):
+        raise _error_of(frame)
+    told = frame.get("usage") or {}
+    usage = {name: int(told[name]) for name in COUNTS if told.get(name) is not None}
+    return {**frame, "text": str(frame["text"]), "usage": usage}
 
 
 def _error_of(frame: dict[str, Any]) -> ApiError:
@@ -321,8 +377,8 @@ def _finished(frame: dict[str, Any]) -> str:
 
 def _total_usage(usages: list[dict[str, Any]]) -> dict[str, int]:
     """One prompt, all answers."""
-    prompt = max((int(u.get("prompt_tokens", 0)) for u in usages), default=0)
-    answer = sum(int(u.get("completion_tokens", 0)) for u in usages)
+    prompt = max((u.get("prompt_tokens", 0) for u in usages), default=0)
+    answer = sum(u.get("completion_tokens", 0) for u in usages)
     return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
 
 
