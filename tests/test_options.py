@@ -1,5 +1,6 @@
 """Where a setting comes from, and what a wrong one says."""
 
+import traceback
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar
@@ -29,6 +30,8 @@ class Sample(Section):
     mode: str = option("a", "a choice", choices=("a", "b"))
     web: bool = option(True, "a switch")
     keys: tuple[str, ...] = option((), "texts", secret=True)
+    pin: int = option(1, "a secret number", minimum=1, maximum=99, secret=True)
+    args: tuple[str, ...] = option((), "a command line", shell=True)
 
 
 def of(argv: list[str], environ: dict[str, str] | None = None) -> Resolved[Sample]:
@@ -69,6 +72,9 @@ def test_flag_beats_environment_beats_file(tmp_path: Path) -> None:
         (["--port", "100"], {}, "at most 99"),
         (["--mode", "c"], {}, "mode must be one of a, b"),
         ([], {"KODOLLY_SAMPLE_RATIO": "half"}, "environment KODOLLY_SAMPLE_RATIO: ratio must be"),
+        (["--ratio", "inf"], {}, "flag --ratio: ratio must be NUMBER, not 'inf'"),
+        ([], {"KODOLLY_SAMPLE_RATIO": "nan"}, "ratio must be NUMBER, not 'nan'"),
+        ([], {"KODOLLY_SAMPLE_ARGS": "--a '"}, "args must be LIST"),
         ([], {"KODOLLY_SAMPLE_WEB": "perhaps"}, "web must be true or false"),
     ],
 )
@@ -109,6 +115,7 @@ def test_lists_and_switches_are_read_from_everywhere(tmp_path: Path) -> None:
     """A list is comma-separated in a variable, repeated as a flag; --no-x turns a switch off."""
     assert of([], {"KODOLLY_SAMPLE_KEYS": "a, b"}).settings.keys == ("a", "b")
     assert of(["--keys", "a", "--keys", "b"]).settings.keys == ("a", "b")
+    assert of(["--keys", "a, b", "--keys=c"]).settings.keys == ("a", "b", "c")
     assert not of(["--no-web"]).settings.web
 
 
@@ -117,6 +124,36 @@ def test_secrets_are_masked() -> None:
     rows = {flag: value for flag, value, _ in of(["--keys", "s3cret"]).rows()}
 
     assert rows["--keys"] == "********"
+
+
+@pytest.mark.parametrize("value", ["'s3cret'", "12345", "-12345"])
+def test_a_wrong_secret_is_not_repeated(tmp_path: Path, value: str) -> None:
+    """An error about a secret names its place, and nothing of the error holds its value."""
+    file = tmp_path / "k.toml"
+    file.write_text(f"[sample]\npin = {value}\n")
+
+    with pytest.raises(SettingsError, match=r"k\.toml:2: pin must be") as caught:
+        of(["--config", str(file)])
+
+    assert value.strip("'") not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_command_line_keeps_its_commas(tmp_path: Path) -> None:
+    """Engine arguments: a variable is split as by a shell; a flag or list item stands as it is."""
+    wanted = ("--n=2", '--json={"a": 1, "b": 2}')
+    file = tmp_path / "k.toml"
+    file.write_text(f"[sample]\nargs = ['{wanted[0]}', '{wanted[1]}']\n")
+
+    assert of([], {"KODOLLY_SAMPLE_ARGS": f"--n=2 '{wanted[1]}'"}).settings.args == wanted
+    assert of([f"--args={part}" for part in wanted]).settings.args == wanted
+    assert of(["--config", str(file)]).settings.args == wanted
+
+
+def test_a_worker_has_ports_others_can_be_told() -> None:
+    """Port 0 would be advertised as it stands, so a worker and its engine refuse it."""
+    for flag in ("--port", "--engine-port"):
+        with pytest.raises(SettingsError, match=f"flag {flag}: .* at least 1"):
+            resolve(WorkerSettings, [flag, "0"], prog="worker", environ={})
 
 
 def test_empty_variables_count_as_unset() -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import re
+import shlex
 import tomllib
 import types
 import typing
@@ -32,14 +34,20 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     secret: bool = False,
+    shell: bool = False,
 ) -> Any:
-    """A dataclass field that is also a flag, an environment variable and a TOML key."""
+    """A dataclass field that is also a flag, an environment variable and a TOML key.
+
+    A list written as one text is split at commas, as is each use of its flag; with `shell` the text
+    is split as a shell does it and each use of the flag is one item as it stands.
+    """
     meta = {
         "help": help,
         "choices": tuple(choices),
         "minimum": minimum,
         "maximum": maximum,
         "secret": secret,
+        "shell": shell,
     }
     return dataclasses.field(default=default, metadata=meta)
 
@@ -60,6 +68,7 @@ class Resolved(Generic[S]):
 
     settings: S
     sources: Mapping[str, str]
+    file: Path | None = None  # the TOML file that was read
 
     def rows(self) -> list[tuple[str, str, str]]:
         """(option, value with secrets masked, source) of every option, in order."""
@@ -104,12 +113,12 @@ def resolve(
         _check_file(table, known)
     hints = typing.get_type_hints(cls)
     for f in dataclasses.fields(cls):
-        raw = _first_source(cls, f.name, vars(flags), environ, table)
+        raw = _first_source(cls, f, vars(flags), environ, table)
         if raw is None:
             values[f.name], sources[f.name] = f.default, "default"
         else:
             values[f.name], sources[f.name] = _convert(raw, hints[f.name], f), raw.source
-    return Resolved(cls(**values), sources)
+    return Resolved(cls(**values), sources, table.path if table.path.exists() else None)
 
 
 def section_of(cls: type[Section], name: str) -> str:
@@ -215,27 +224,36 @@ def _check_file(file: _File, classes: Sequence[type[Section]]) -> None:
 
 def _first_source(
     cls: type[Section],
-    name: str,
+    f: dataclasses.Field[Any],
     flags: Mapping[str, Any],
     environ: Mapping[str, str],
     file: _File,
 ) -> _Raw | None:
+    name = f.name
     if flags[name] is not None:
-        return _Raw(flags[name], f"flag {_flag(name)}")
+        return _Raw(_of_flag(flags[name], f), f"flag {_flag(name)}")
     variable = environment_name(cls, name)
     if environ.get(variable):  # an empty variable means unset, as compose files write it
         return _Raw(environ[variable], f"environment {variable}")
     return file.get(section_of(cls, name), name)
 
 
+def _of_flag(value: Any, f: dataclasses.Field[Any]) -> Any:
+    """A list's flag is told like its variable: commas between the items, however often it stands."""
+    return ",".join(value) if isinstance(value, list) and not f.metadata["shell"] else value
+
+
 def _convert(raw: _Raw, hint: Any, f: dataclasses.Field[Any]) -> Any:
     wanted = _strip_none(hint)
+    convert = _CONVERTERS[typing.get_origin(wanted) or wanted]
+    if f.metadata["shell"]:
+        convert = _to_arguments
     try:
-        value = _CONVERTERS[typing.get_origin(wanted) or wanted](raw.value)
-    except (TypeError, ValueError) as error:
-        raise SettingsError(
-            f"{raw.source}: {f.name} must be {_noun(wanted)}, not {raw.value!r}"
-        ) from error
+        value = convert(raw.value)
+    except (TypeError, ValueError, OverflowError):
+        # No cause is chained: its text holds the value, which may be a secret.
+        shown = "" if f.metadata["secret"] else f", not {raw.value!r}"
+        raise SettingsError(f"{raw.source}: {f.name} must be {_noun(wanted)}{shown}") from None
     _check(value, raw, f)
     return value
 
@@ -244,10 +262,11 @@ def _check(value: Any, raw: _Raw, f: dataclasses.Field[Any]) -> None:
     low, high, choices = (f.metadata[k] for k in ("minimum", "maximum", "choices"))
     if choices and value not in choices:
         raise SettingsError(f"{raw.source}: {f.name} must be one of {', '.join(choices)}")
+    shown = "" if f.metadata["secret"] else f", not {value}"
     if low is not None and value < low:
-        raise SettingsError(f"{raw.source}: {f.name} must be at least {low}, not {value}")
+        raise SettingsError(f"{raw.source}: {f.name} must be at least {low}{shown}")
     if high is not None and value > high:
-        raise SettingsError(f"{raw.source}: {f.name} must be at most {high}, not {value}")
+        raise SettingsError(f"{raw.source}: {f.name} must be at most {high}{shown}")
 
 
 def _strip_none(hint: Any) -> Any:
@@ -276,7 +295,10 @@ def _to_number(kind: type) -> Callable[[Any], Any]:
     def convert(value: Any) -> Any:
         if isinstance(value, bool) or (kind is int and isinstance(value, float)):
             raise ValueError(value)
-        return kind(value)
+        number = kind(value)
+        if not math.isfinite(number):  # inf and nan pass every bound, or none
+            raise ValueError(value)
+        return number
 
     return convert
 
@@ -292,6 +314,14 @@ def _to_tuple(value: Any) -> tuple[str, ...]:
     if not isinstance(parts, list) or not all(isinstance(p, str) for p in parts):
         raise TypeError(value)
     return tuple(p.strip() for p in parts if p.strip())
+
+
+def _to_arguments(value: Any) -> tuple[str, ...]:
+    """A command line's arguments: commas, spaces and quotes inside a list's items are theirs."""
+    parts = shlex.split(value) if isinstance(value, str) else value
+    if not isinstance(parts, list) or not all(isinstance(p, str) for p in parts):
+        raise TypeError(value)
+    return tuple(parts)
 
 
 _CONVERTERS: Mapping[Any, Callable[[Any], Any]] = {

@@ -11,7 +11,7 @@ from typing import ClassVar, TypeVar
 
 from kodolly.errors import SettingsError
 from kodolly.logs import configure
-from kodolly.options import Section, option, resolve
+from kodolly.options import Resolved, Section, option, resolve
 
 LOCAL = "127.0.0.1"
 CONTROLLER_PORT, WORKER_PORT, ENGINE_PORT, API_PORT, WEB_PORT = 21001, 21002, 22002, 8000, 7860
@@ -62,7 +62,8 @@ class WorkerSettings(CommonSettings):
     section: ClassVar[str] = "worker"
 
     host: str = option(LOCAL, "address to listen on, the engine too")
-    port: int = option(WORKER_PORT, "port of the agent", minimum=0, maximum=65535)
+    # The worker tells others its ports before it listens on them, so 0 for any port will not do.
+    port: int = option(WORKER_PORT, "port of the agent", minimum=1, maximum=65535)
     advertise: str | None = option(
         None,
         "address others reach this worker by: a host name, or 'auto' for this machine's own IP",
@@ -78,11 +79,16 @@ class WorkerSettings(CommonSettings):
     conv_template: str | None = option(
         None, "conversation template (default: the model card's, else the model's own)"
     )
-    engine_port: int = option(ENGINE_PORT, "port of the engine process", minimum=0, maximum=65535)
+    engine_port: int = option(ENGINE_PORT, "port of the engine process", minimum=1, maximum=65535)
     engine_url: str | None = option(None, "server to attach to (engine openai)")
     engine_key: str | None = option(None, "API key of that server", secret=True)
     engine_python: str | None = option(None, "interpreter of the engine's own environment (vLLM)")
-    engine_args: tuple[str, ...] = option((), "further argument for the engine; may be repeated")
+    engine_args: tuple[str, ...] = option(
+        (),
+        "further argument for the engine, written --engine-args=--flag; may be repeated. The"
+        " variable holds all of them, split as a shell does it",
+        shell=True,
+    )
     max_model_len: int | None = option(None, "context length in tokens", minimum=16)
     max_num_seqs: int | None = option(None, "requests decoded at once", minimum=1)
     dtype: str = option("auto", "number type", choices=("auto", "float32", "bfloat16", "float16"))
@@ -174,10 +180,15 @@ C = TypeVar("C", bound=CommonSettings)
 
 def load(cls: type[C], argv: Sequence[str], description: str) -> C:
     """The settings of one process, checked; logging is set up by them. Raises SettingsError."""
+    return load_resolved(cls, argv, description).settings
+
+
+def load_resolved(cls: type[C], argv: Sequence[str], description: str) -> Resolved[C]:
+    """As `load`, with the sources of the settings."""
     prog = f"kodolly {cls.section}"
-    settings = resolve(cls, argv, prog=prog, description=description, known=SECTIONS).settings
-    configure(settings.log_level, settings.log_format)
-    return settings
+    resolved = resolve(cls, argv, prog=prog, description=description, known=SECTIONS)
+    configure(resolved.settings.log_level, resolved.settings.log_format)
+    return resolved
 
 
 def is_loopback(host: str) -> bool:
