@@ -1,12 +1,16 @@
 """The `kodolly` command as a person meets it."""
 
+import os
 import subprocess
 import sys
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from kodolly import cli
+from kodolly import cli, doctor
+from kodolly.settings import UpSettings
 
 HEAVY = ("torch", "transformers", "gradio", "fastchat", "aiohttp", "starlette", "pydantic")
 
@@ -52,6 +56,8 @@ def test_an_unknown_command_is_bad_usage() -> None:
         (("worker", "--engine", "cuda", "--model", "x"), "engine must be one of"),
         (("controller", "--host", "0.0.0.0"), "KODOLLY_TOKEN"),
         (("config", "nothing"), "no section 'nothing'"),
+        (("up", "--worker-port", "65000"), "--worker-port: 65000 is too high"),
+        (("up", "--web-port", "8000"), "--api-port and --web-port both take port 8000"),
     ],
 )
 def test_bad_input_is_one_clear_line(args: tuple[str, ...], said: str, tmp_path: Path) -> None:
@@ -72,6 +78,42 @@ def test_config_shows_values_and_sources(tmp_path: Path) -> None:
     line = next(row for row in done.stdout.splitlines() if "--port" in row)
     assert "8123" in line
     assert "kodolly.toml:2" in line
+
+
+@pytest.mark.parametrize(
+    "args", [("--config", "k.toml"), ("api", "--config=k.toml"), ("--config", "k.toml", "api")]
+)
+def test_config_takes_a_file(args: tuple[str, ...], tmp_path: Path) -> None:
+    """`kodolly config --config FILE` shows what that file sets, of all sections or a named one."""
+    (tmp_path / "k.toml").write_text("[api]\nport = 8123\n")
+
+    done = kodolly("config", *args, cwd=tmp_path)
+
+    assert "k.toml:2" in done.stdout
+    assert ("[web]" in done.stdout) == ("api" not in args)
+
+
+def test_doctor_misses_the_engine_that_is_asked_for() -> None:
+    """With --engine vllm an environment without vLLM is a fault and no note."""
+    settings = UpSettings(engine_python=sys.executable)
+    if find_spec("vllm"):
+        pytest.skip("vLLM is installed here")
+
+    assert doctor.vllm(settings).mark == "note"
+    assert doctor.vllm(replace(settings, engine="vllm")).mark == "missing"
+
+
+def test_doctor_outlasts_a_hanging_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An nvidia-smi that never ends is a line of the report."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexec sleep 60\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(doctor, "PROBE_TIMEOUT", 0.2)
+
+    finding = doctor.gpu(UpSettings())
+
+    assert (finding.mark, "timed out" in finding.text) == ("note", True)
 
 
 def test_doctor_reports_and_advises(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from kodolly.supervisor.app import check_ports
 
 GIB = 2**30
 NEEDED_DISK, NEEDED_MEMORY = 3 * GIB, 3 * GIB
+PROBE_TIMEOUT = 20.0  # seconds a foreign program may take
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,12 @@ def gpu(_: UpSettings) -> Finding:
     if tool is None:
         return Finding("note", "gpu", "none found", "the CPU is used: small models only")
     query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
+    try:
+        done = subprocess.run(
+            query, capture_output=True, text=True, timeout=PROBE_TIMEOUT, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding("note", "gpu", f"nvidia-smi fails: {error}", "check the NVIDIA driver")
     if done.returncode != 0:
         return Finding("note", "gpu", "nvidia-smi fails", "check the NVIDIA driver")
     return Finding("ok", "gpu", "; ".join(done.stdout.strip().splitlines()))
@@ -54,14 +60,18 @@ def vllm(settings: UpSettings) -> Finding:
     probe = "import importlib.util as u, sys; sys.exit(u.find_spec('vllm') is None)"
     try:
         done = subprocess.run(
-            [interpreter, "-c", probe], capture_output=True, timeout=20, check=False
+            [interpreter, "-c", probe], capture_output=True, timeout=PROBE_TIMEOUT, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding("missing", "vllm", f"{interpreter}: {error}", "check --engine-python")
     if done.returncode == 0:
         return Finding("ok", "vllm", f"found by {interpreter}")
+    text = f"not found by {interpreter}"
+    if settings.engine == "vllm":
+        cure = "check --engine-python; `make vllm-env` installs a CPU build"
+        return Finding("missing", "vllm", text, cure)
     cure = "the transformers engine is used; `make vllm-env` installs a CPU build"
-    return Finding("note", "vllm", f"not found by {interpreter}", cure)
+    return Finding("note", "vllm", text, cure)
 
 
 def packages(_: UpSettings) -> Finding:
@@ -108,7 +118,9 @@ def free_ports(settings: UpSettings) -> Finding:
         check_ports(settings)
     except SettingsError as error:
         return Finding("missing", "ports", str(error), "or leave it if KoDolly already runs there")
-    return Finding("ok", "ports", ", ".join(map(str, sorted(plan.ports(settings)))) + " are free")
+    taken = sorted(listener.port for listener in plan.listeners(settings))
+    numbers = ", ".join(map(str, taken))
+    return Finding("ok", "ports", f"{numbers} are free")
 
 
 def model(settings: UpSettings) -> Finding:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 
@@ -11,14 +13,16 @@ from kodolly.settings import SECTIONS
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the options of every section, or of the named ones."""
+    """Prints the options of every section, or of the named ones, as these flags would set them."""
     classes = {cls.section: cls for cls in SECTIONS}
-    wanted = [a for a in argv if not a.startswith("-")] or list(classes)
-    rest = [a for a in argv if a.startswith("-")]
+    wanted, rest = _split(argv)
+    wanted = wanted or list(classes)
     if unknown := [w for w in wanted if w not in classes]:
         raise SettingsError(f"no section {unknown[0]!r}; there are {', '.join(classes)}")
     if {"-h", "--help"} & set(rest):
-        sys.stdout.write(f"usage: kodolly config [{'|'.join(classes)}]...\n")
+        sys.stdout.write(
+            f"usage: kodolly config [{'|'.join(classes)}]... [--config FILE] [FLAGS]\n"
+        )
         return 0
     for section in wanted:
         cls = classes[section]
@@ -30,3 +34,13 @@ def main(argv: Sequence[str]) -> int:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             sys.stdout.write(f"  {'  '.join(cells).rstrip()}\n")
     return 0
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The named sections, and the flags: --config wherever it stands, others after the sections."""
+    parser = argparse.ArgumentParser(prog="kodolly config", add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE")
+    known, others = parser.parse_known_args(argv)
+    wanted = list(itertools.takewhile(lambda word: not word.startswith("-"), others))
+    chosen = [] if known.config is None else ["--config", known.config]
+    return wanted, [*chosen, *others[len(wanted) :]]

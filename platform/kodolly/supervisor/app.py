@@ -14,11 +14,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
 from kodolly.errors import KodollyError, SettingsError
-from kodolly.settings import UpSettings, load
+from kodolly.settings import UpSettings, load_resolved
 from kodolly.supervisor import plan
 from kodolly.supervisor.service import Service
 
@@ -31,13 +32,13 @@ STATE_INTERVAL = 0.5
 class Supervisor:
     """All processes of one `kodolly up`."""
 
-    def __init__(self, settings: UpSettings) -> None:
+    def __init__(self, settings: UpSettings, config: Path | None = None) -> None:
         self.settings = settings
         self.home = Path(settings.home)
         logs = self.home / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         self.services = [
-            Service(spec, _fresh_log(logs, spec.name)) for spec in plan.services(settings)
+            Service(spec, _fresh_log(logs, spec.name)) for spec in plan.services(settings, config)
         ]
         self._state_file = self.home / "up.json"
 
@@ -116,16 +117,27 @@ def say(text: str) -> None:
 
 def check_ports(settings: UpSettings) -> None:
     """Raises SettingsError for the first port somebody else listens on."""
-    for port, flag in plan.ports(settings).items():
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((settings.host, port))
-            except OSError as error:
-                raise SettingsError(
-                    f"port {port} cannot be used ({error.strerror}): is another `kodolly up`"
-                    f" running? Stop it, or choose another with {flag}"
-                ) from error
+    for host, port, flag in plan.listeners(settings):
+        try:
+            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise SettingsError(f"--host {host}: {error.strerror}") from error
+        try:
+            for family, _, _, _, address in addresses:
+                _try_to_bind(family, address)
+        except OSError as error:
+            raise SettingsError(
+                f"port {port} cannot be used ({error.strerror}): is another `kodolly up`"
+                f" running? Stop it, or choose another with {flag}"
+            ) from error
+
+
+def _try_to_bind(family: int, address: Any) -> None:
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:  # as the servers do: its IPv4 twin is not meant
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        probe.bind(address)
 
 
 def ensure_model(settings: UpSettings) -> None:
@@ -150,8 +162,9 @@ def _fresh_log(directory: Path, name: str) -> Path:
 
 def main(argv: Sequence[str]) -> int:
     """`kodolly up`: runs until SIGTERM or Ctrl-C."""
-    settings = load(UpSettings, argv, "Everything on this machine under one supervisor.")
+    resolved = load_resolved(UpSettings, argv, "Everything on this machine under one supervisor.")
+    settings = resolved.settings
     check_ports(settings)
     ensure_model(settings)
-    asyncio.run(Supervisor(settings).run())
+    asyncio.run(Supervisor(settings, resolved.file).run())
     return 0

@@ -4,43 +4,84 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import NamedTuple
 
-from kodolly.settings import ENGINE_PORT, LOCAL, WORKER_PORT, UpSettings
+from kodolly.errors import SettingsError
+from kodolly.options import environment_name
+from kodolly.settings import ENGINE_PORT, LOCAL, WORKER_PORT, CommonSettings, UpSettings
 from kodolly.supervisor.service import ServiceSpec
 
 KODOLLY = (sys.executable, "-m", "kodolly")
 # Worker and engine ports keep their distance, whatever the first worker's port.
 ENGINE_OFFSET = ENGINE_PORT - WORKER_PORT
+LAST_PORT = 65535
 DRAIN = 5.0
 
 
-def services(settings: UpSettings) -> list[ServiceSpec]:
-    """Every process, in the order of starting; they stop in the reverse one."""
+class Listener(NamedTuple):
+    """An address that must be free, and the flag that moves it."""
+
+    host: str
+    port: int
+    flag: str
+
+
+def services(settings: UpSettings, config: Path | None = None) -> list[ServiceSpec]:
+    """Every process, in the order of starting; they stop in the reverse one.
+
+    They all get the common options of `settings` and its settings file `config`.
+    """
     specs = [_controller(settings)]
     specs += [_worker(settings, index) for index in range(settings.workers)]
     specs.append(_api(settings))
     if settings.web:
         specs.append(_web(settings))
-    return specs
+    common = _common(settings, config)
+    return [replace(spec, env={**common, **spec.env}) for spec in specs]
 
 
-def ports(settings: UpSettings) -> dict[int, str]:
-    """Every port that must be free, with the flag that moves it."""
-    taken = {settings.controller_port: "--controller-port", settings.api_port: "--api-port"}
-    for index in range(settings.workers):
-        port = settings.worker_port + index
-        taken |= {port: "--worker-port", port + ENGINE_OFFSET: "--worker-port"}
-    return taken | ({settings.web_port: "--web-port"} if settings.web else {})
+def listeners(settings: UpSettings) -> list[Listener]:
+    """Everything `kodolly up` will listen on. Raises SettingsError for ports that cannot be."""
+    first, flag = settings.worker_port, "--worker-port"
+    last = first + settings.workers - 1 + ENGINE_OFFSET
+    if last > LAST_PORT:
+        raise SettingsError(
+            f"{flag}: {first} is too high: the engines need ports up to {last}, beyond {LAST_PORT}"
+        )
+    found = [Listener(LOCAL, settings.controller_port, "--controller-port")]
+    for port in range(first, first + settings.workers):
+        found += [Listener(LOCAL, port, flag), Listener(LOCAL, port + ENGINE_OFFSET, flag)]
+    found.append(Listener(settings.host, settings.api_port, "--api-port"))
+    if settings.web:
+        found.append(Listener(settings.host, settings.web_port, "--web-port"))
+    flags: dict[int, str] = {}
+    for listener in found:
+        if (other := flags.setdefault(listener.port, listener.flag)) != listener.flag:
+            raise SettingsError(f"{other} and {listener.flag} both take port {listener.port}")
+    return found
 
 
 def page_url(settings: UpSettings) -> str:
     """Where a person finds the chat."""
-    return f"http://{settings.host}:{settings.web_port}"
+    return f"http://{_in_url(settings.host)}:{settings.web_port}"
 
 
 def api_url(settings: UpSettings) -> str:
     """What an OpenAI client takes as its base URL, without the /v1."""
-    return f"http://{settings.host}:{settings.api_port}"
+    return f"http://{_in_url(settings.host)}:{settings.api_port}"
+
+
+def _common(settings: UpSettings, config: Path | None) -> dict[str, str]:
+    """The common options as variables: a command line, which anyone can read, holds no secret."""
+    values = {f.name: getattr(settings, f.name) for f in fields(CommonSettings)}
+    env = {
+        environment_name(CommonSettings, name): str(value)
+        for name, value in values.items()
+        if value is not None
+    }
+    return env | ({"KODOLLY_CONFIG": str(config.absolute())} if config else {})
 
 
 def _controller_url(settings: UpSettings) -> str:
@@ -90,8 +131,12 @@ def _web(settings: UpSettings) -> ServiceSpec:
 
 
 def _own(host: str) -> str:
-    """An address of this machine that reaches `host`."""
-    return LOCAL if host in ("0.0.0.0", "::", "") else host
+    """What reaches a server on `host` from this machine, as it stands in a URL."""
+    return {"0.0.0.0": LOCAL, "": LOCAL, "::": "[::1]"}.get(host) or _in_url(host)
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _threads(workers: int) -> dict[str, str]:

@@ -1,0 +1,103 @@
+"""What `kodolly up` starts, and which addresses it takes."""
+
+import socket
+from pathlib import Path
+
+import pytest
+from support.processes import free_port
+
+from kodolly.errors import SettingsError
+from kodolly.settings import UpSettings
+from kodolly.supervisor import plan
+from kodolly.supervisor.app import check_ports
+
+
+def test_children_get_the_common_options_and_no_argument_holds_a_secret() -> None:
+    """Token, token file, settings file and log options reach each child, by its environment only."""
+    settings = UpSettings(token="s3cret", token_file="t", log_level="debug", log_format="json")
+
+    specs = plan.services(settings, Path("k.toml"))
+
+    assert [spec.name for spec in specs] == ["controller", "worker", "api", "web"]
+    for spec in specs:
+        assert dict(spec.env).items() >= {
+            ("KODOLLY_TOKEN", "s3cret"),
+            ("KODOLLY_TOKEN_FILE", "t"),
+            ("KODOLLY_CONFIG", str(Path("k.toml").absolute())),
+            ("KODOLLY_LOG_LEVEL", "debug"),
+            ("KODOLLY_LOG_FORMAT", "json"),
+        }
+        assert "s3cret" not in " ".join(spec.argv)
+
+
+def test_what_nobody_set_is_not_passed_on() -> None:
+    """Without token and settings file the children's environment names none."""
+    for spec in plan.services(UpSettings()):
+        assert not {"KODOLLY_TOKEN", "KODOLLY_TOKEN_FILE", "KODOLLY_CONFIG"} & spec.env.keys()
+
+
+def test_each_worker_and_engine_has_a_port() -> None:
+    """Agents and engines take a run of ports each; without the page its port is not taken."""
+    taken = plan.listeners(UpSettings(workers=2, web=False))
+
+    assert sorted(listener.port for listener in taken) == [8000, 21001, 21002, 21003, 22002, 22003]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (UpSettings(web_port=8000), "--api-port and --web-port both take port 8000"),
+        (UpSettings(controller_port=22002), "--controller-port and --worker-port both take"),
+        (UpSettings(workers=2, api_port=21003), "--worker-port and --api-port both take"),
+        (UpSettings(worker_port=65000), "--worker-port: 65000 is too high: .* up to 66000"),
+        (UpSettings(worker_port=64535, workers=2), "up to 65536, beyond 65535"),
+    ],
+)
+def test_ports_that_cannot_be_are_told_by_flag(settings: UpSettings, said: str) -> None:
+    """Two flags with one port, or an engine's port beyond the last, are refused by name."""
+    with pytest.raises(SettingsError, match=said):
+        plan.listeners(settings)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_a_taken_port_is_found_on_the_host_it_is_meant_for(host: str) -> None:
+    """IPv4, IPv6 and names alike: a free port passes, a taken one is told with its flag."""
+    family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    ports = [free_port() for _ in range(3)]
+    try:
+        other = socket.create_server(address[:2], family=family)
+    except OSError:
+        pytest.skip(f"this machine has no {host}")
+    with other:
+        taken = other.getsockname()[1]
+        settings = UpSettings(
+            host=host, api_port=taken, controller_port=ports[0], worker_port=ports[1], web=False
+        )
+        with pytest.raises(SettingsError, match=rf"port {taken} .* with --api-port"):
+            check_ports(settings)
+    check_ports(settings)
+
+
+def test_a_host_that_is_none_is_one_clear_line() -> None:
+    """A name that does not resolve is the flag's fault, not a port's."""
+    with pytest.raises(SettingsError, match=r"--host no-such-host\.invalid"):
+        check_ports(UpSettings(host="no-such-host.invalid"))
+
+
+@pytest.mark.parametrize(
+    ("host", "page", "reached"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:7860", "http://127.0.0.1:8000"),
+        ("::1", "http://[::1]:7860", "http://[::1]:8000"),
+        ("0.0.0.0", "http://0.0.0.0:7860", "http://127.0.0.1:8000"),
+        ("::", "http://[::]:7860", "http://[::1]:8000"),
+    ],
+)
+def test_addresses_are_written_as_urls_want_them(host: str, page: str, reached: str) -> None:
+    """IPv6 stands in brackets; the page reaches an API on all addresses over loopback."""
+    settings = UpSettings(host=host)
+
+    web = plan.services(settings)[-1]
+
+    assert plan.page_url(settings) == page
+    assert web.argv[web.argv.index("--api") + 1] == reached
