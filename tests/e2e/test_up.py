@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +19,7 @@ from support.tiny_models import make_tiny_llama
 
 PROCESSES = ("controller", "worker", "api", "web")
 START = 180.0
+TOKEN = "a-token-of-this-test"
 
 
 class Up:
@@ -36,6 +38,7 @@ class Up:
             str(home),
             "--model",
             str(model),
+            *("--token", TOKEN, "--log-format", "json"),
         ]
         with log.open("wb") as output:
             self.process = subprocess.Popen([*command, *flags], stdout=output, stderr=output)
@@ -122,6 +125,22 @@ def test_it_says_where_to_chat(up: Up) -> None:
     assert f"http://127.0.0.1:{up.ports['web']}" in text
     assert f"http://127.0.0.1:{up.ports['api']}/v1" in text
     assert all(f"{name} " in text for name in PROCESSES)
+
+
+def test_its_common_flags_reach_every_process(up: Up) -> None:
+    """The token given to `up` guards the controller; every log is in the format asked for."""
+    url = f"http://127.0.0.1:{up.ports['controller']}/list_models"
+    with pytest.raises(urllib.error.HTTPError, match="401") as refusal:
+        urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=5)
+    refusal.value.close()
+
+    for name in ("controller", "worker", "api"):
+        log = up.home / "logs" / f"{name}.log"
+        first = log.read_text().splitlines()[0]
+        assert json.loads(first)["level"], name
+        assert TOKEN not in log.read_text()
+    for pid in up.pids().values():
+        assert TOKEN not in Path(f"/proc/{pid}/cmdline").read_text()
 
 
 CHAT: dict[str, Any] = {
