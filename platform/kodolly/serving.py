@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hmac
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import uvicorn
@@ -21,6 +20,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kodolly.errors import ApiError, BadRequest, TooLarge
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class JsonResponse(Response):
@@ -76,7 +77,7 @@ def presented_token(authorization: str) -> str:
     if scheme.lower() == "basic":
         try:
             return base64.b64decode(value).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # no base64, or no UTF-8 in it
             return ""
     return ""
 
@@ -87,7 +88,11 @@ def same_secret(given: str, wanted: str) -> bool:
 
 
 class TokenGuard:
-    """ASGI middleware: 401 for every path but `open_paths` unless the token is presented."""
+    """ASGI middleware: 401 for every path but `open_paths` unless the token is presented.
+
+    A request with an Origin header comes from a web page and is refused: no process of ours sends
+    one, and a page open in the operator's browser could otherwise register a worker of its own.
+    """
 
     def __init__(self, app: ASGIApp, token: str | None, open_paths: frozenset[str]) -> None:
         self.app = app
@@ -95,13 +100,18 @@ class TokenGuard:
         self.open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self.token and scope["path"] not in self.open_paths:
-            headers = dict(scope["headers"])
-            given = presented_token(headers.get(b"authorization", b"").decode("latin-1"))
-            if not same_secret(given, self.token):
-                refusal = JsonResponse({"error": "missing or wrong token"}, status_code=401)
-                return await refusal(scope, receive, send)
+        guarded = scope["type"] == "http" and scope["path"] not in self.open_paths
+        if guarded and (refusal := self._refusal(dict(scope["headers"]))) is not None:
+            return await refusal(scope, receive, send)
         await self.app(scope, receive, send)
+
+    def _refusal(self, headers: dict[bytes, bytes]) -> Response | None:
+        if b"origin" in headers:
+            return JsonResponse({"error": "web pages may not call this"}, status_code=403)
+        given = presented_token(headers.get(b"authorization", b"").decode("latin-1"))
+        if self.token and not same_secret(given, self.token):
+            return JsonResponse({"error": "missing or wrong token"}, status_code=401)
+        return None
 
 
 class Server(uvicorn.Server):
@@ -149,6 +159,17 @@ async def until_disconnect(receive: Receive) -> None:
     """Returns when the client has gone; the body must have been read before."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def unless_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T | None:
+    """Does `work`, but drops it (None) the moment the client goes: a closed call stops the engine."""
+    doing = asyncio.create_task(work)
+    gone = asyncio.create_task(until_disconnect(receive))
+    try:
+        await asyncio.wait({doing, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return doing.result() if doing.done() else None
+    finally:
+        await cancel_and_wait(doing, gone)
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> None:

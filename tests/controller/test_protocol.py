@@ -190,3 +190,30 @@ async def test_strangers_cannot_register(headers: dict[str, str], status: int) -
             assert answer.status == status
         async with http.get("/health") as answer:
             assert answer.status == 200
+
+
+async def test_a_web_page_cannot_register_a_worker(http: aiohttp.ClientSession) -> None:
+    """A page open in the operator's browser is turned away: nothing of ours sends Origin."""
+    body = {"worker_name": "http://evil", "check_heart_beat": True, "worker_status": STATUS}
+    headers = {"Origin": "http://evil", "Content-Type": "text/plain"}
+    async with http.post("/register_worker", data=json.dumps(body), headers=headers) as answer:
+        assert answer.status == 403
+
+    assert await post(http, "/list_models") == {"models": []}
+
+
+async def test_the_token_never_reaches_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that answers an error is logged without the headers we sent it."""
+    app = create_app(controller("s3cret"), "s3cret")
+    headers = {"Authorization": "Bearer s3cret"}
+    async with (
+        serving(app) as url,
+        aiohttp.ClientSession(url, headers=headers) as http,
+        http.post(
+            "/register_worker", json={"worker_name": url + "/none", "worker_status": None}
+        ) as answer,
+    ):
+        assert answer.status == 400
+
+    assert "no status from" in caplog.text
+    assert "s3cret" not in caplog.text

@@ -143,6 +143,27 @@ def test_a_draining_worker_that_falls_silent_is_lost(registry: Registry, clock: 
     assert states(registry) == {"http://a": "lost"}
 
 
+def test_a_drain_outlives_a_silence(registry: Registry, clock: Clock) -> None:
+    """A drained worker that was lost for a while comes back drained, not ready."""
+    register(registry, "http://a")
+    registry.drain("http://a")
+    clock.now += 100
+    registry.sweep()
+    registry.beat(beat("http://a"))
+
+    assert states(registry) == {"http://a": "draining"}
+
+
+def test_a_refresh_revives_a_stock_worker(registry: Registry) -> None:
+    """A worker that does not beat is ready again once it answers /worker_get_status."""
+    register(registry, "http://a")
+    registry.lose("http://a")
+    registry.refresh("http://a", WorkerStatus(model_names=["m", "n"]))
+
+    assert states(registry) == {"http://a": "ready"}
+    assert registry.rows()[0].model_names == ["m", "n"]
+
+
 async def test_waiters_wake_on_change_only(registry: Registry) -> None:
     """A beat that changes nothing wakes no follower; a change of load does."""
     register(registry, "http://a")

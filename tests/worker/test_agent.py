@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from support.apps import serving
 from support.processes import eventually, free_port
+from support.scripted_engine import Script, ScriptedEngine
 
 from kodolly.controller.app import Controller, create_app
 from kodolly.controller.dispatch import Dispatcher
@@ -172,6 +173,53 @@ async def test_a_new_controller_learns_of_us_by_the_next_beat(bench: Bench) -> N
 
         await eventually(lambda: bench.state() == "ready")
     finally:
+        await agent.drain()
+
+
+async def test_a_hung_engine_is_started_anew(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that runs but answers nothing leaves rotation and is replaced."""
+    monkeypatch.setattr("kodolly.worker.agent.WATCH_INTERVAL", 0.1)
+    monkeypatch.setattr("kodolly.worker.agent.MISSED_CALLS", 1)
+    monkeypatch.setattr("kodolly.worker.agent.ENGINE_GRACE", 0.5)
+    agent = bench.agent()
+    agent.start()
+    try:
+        await eventually(lambda: bench.state() == "ready", timeout=20)
+        first = agent.engine_pid
+        os.kill(first, signal.SIGSTOP)
+
+        await eventually(lambda: bench.state() == "starting", timeout=20)
+        await eventually(lambda: bench.state() == "ready", timeout=20)
+        assert agent.engine_pid not in (0, first)
+    finally:
+        await agent.drain()
+
+
+async def test_a_busy_engine_does_not_hold_up_the_beats(bench: Bench) -> None:
+    """While the engine answers no load call, beats go on and tell the load known last."""
+    agent = bench.agent()
+    agent.start()
+    try:
+        await eventually(lambda: bench.state() == "ready", timeout=20)
+        os.kill(agent.engine_pid, signal.SIGSTOP)
+        await asyncio.sleep(2)  # ten intervals; the controller's patience is five
+
+        bench.controller.registry.sweep()
+        assert bench.state() == "ready"
+        os.kill(agent.engine_pid, signal.SIGCONT)
+    finally:
+        await agent.drain()
+
+
+async def test_somebody_elses_server_is_not_our_engine(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A port that is taken is an error that names the flag, not a worker on a foreign engine."""
+    async with ScriptedEngine(Script(model="demo"), port=bench.port):
+        agent = bench.agent()
+        agent.start()
+        await eventually(lambda: "--engine-port" in caplog.text)
+        assert agent.state is WorkerState.STARTING
         await agent.drain()
 
 

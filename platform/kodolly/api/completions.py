@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import uuid
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -49,7 +47,7 @@ class Completions:
             self._keys.admit(request.headers.get("authorization", ""))
             call = await self._read(request, request_id)
             work = self._stream(call, send) if call.body.get("stream") else self._whole(call)
-            response = await _unless_gone(work, receive)
+            response = await serving.unless_gone(work, receive)
         except ApiError as error:
             response = await serving.error_response(request, error)
             response.headers["X-Request-Id"] = request_id
@@ -94,17 +92,6 @@ def request_id_of(request: Request) -> str:
     """The client's own id if it is a sane one, else a new one."""
     given = request.headers.get("x-request-id", "")
     return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-
-
-async def _unless_gone(work: Any, receive: Receive) -> Response | None:
-    """Does `work`, but drops it the moment the client goes: a closed connection stops the engine."""
-    doing = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(serving.until_disconnect(receive))
-    try:
-        await asyncio.wait({doing, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return doing.result() if doing.done() else None
-    finally:
-        await serving.cancel_and_wait(doing, gone)
 
 
 def _all_failed(call: Call) -> ApiError:

@@ -16,6 +16,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from kodolly.protocol.wire import Extension, Snapshot, WorkerRow, WorkerState
+from kodolly.reason import reason
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +24,9 @@ RECONNECT = 0.5
 # The controller sends at least a keep-alive every two seconds.
 SILENCE = 10.0
 MAX_LINE = 16 * 2**20
-# A new controller's table is complete once every worker has missed no more than a beat or two.
-GRACE = 15.0
+# A worker known to the controller before this one registers again within two of its beats;
+# a stock FastChat worker beats every 45 s.
+GRACE_BEATS, STOCK_GRACE = 2.0, 100.0
 # A worker that refused a connection is passed over this long, or until the controller tells more.
 SUSPECT_FOR = 2.0
 
@@ -36,6 +38,7 @@ class Worker:
     row: WorkerRow
     inflight: int = 0
     suspect_until: float = 0.0
+    kept_until: float = 0.0  # only for one that a new controller has not heard of yet
 
     @property
     def extension(self) -> Extension | None:
@@ -54,31 +57,40 @@ class WorkerTable:
         self._workers: dict[str, Worker] = {}
         self._clock = clock
         self._epoch: str | None = None
-        self._kept_until = 0.0
+        self._orphans: dict[str, Worker] = {}
         self.loaded = asyncio.Event()
 
     def apply(self, snapshot: Snapshot) -> None:
         """Takes a new snapshot; counts of running requests and suspicions stay."""
-        now = self._clock()
         if self._epoch not in (None, snapshot.epoch):
-            log.info("the controller is new: keeping known workers for %.0f s", GRACE)
-            self._kept_until = now + GRACE
+            log.info("the controller is new: known workers get two beats to register again")
+            self._orphan_all()
         self._epoch = snapshot.epoch
         fresh: dict[str, Worker] = {}
         for row in snapshot.workers:
-            worker = self._workers.get(row.name) or Worker(row)
+            known = self._workers.get(row.name) or self._orphans.pop(row.name, None)
+            worker = known or Worker(row)
             if worker.row.state is not row.state:
                 worker.suspect_until = 0.0
             worker.row = row
             fresh[row.name] = worker
-        if now < self._kept_until:
-            fresh = {**self._workers, **fresh}
         self._workers = fresh
         self.loaded.set()
 
+    def _orphan_all(self) -> None:
+        now = self._clock()
+        for worker in self._workers.values():
+            extension = worker.extension
+            beat = extension.heart_beat_interval if extension else None
+            worker.kept_until = now + (STOCK_GRACE if beat is None else GRACE_BEATS * beat)
+        self._orphans |= self._workers
+        self._workers = {}
+
     def all(self) -> list[Worker]:
-        """Every worker known."""
-        return list(self._workers.values())
+        """Every worker known, and those a new controller may still hear of."""
+        now = self._clock()
+        kept = [w for w in self._orphans.values() if w.kept_until > now]
+        return [*self._workers.values(), *kept]
 
     def ready(self, model: str) -> list[Worker]:
         """Workers that may take a request for `model` now, least loaded first."""
@@ -121,7 +133,7 @@ class Follower:
                 await self._follow()
                 complaint = "the watch stream ended"
             except (aiohttp.ClientError, TimeoutError, ValidationError, ValueError) as error:
-                complaint = f"{type(error).__name__}: {error}"
+                complaint = reason(error)
             if complaint != complained:  # once a cause, not twice a second
                 log.warning(
                     "controller %s: %s; the last table stays in force", self._url, complaint

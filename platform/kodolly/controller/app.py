@@ -23,6 +23,7 @@ from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import Registry
 from kodolly.errors import ApiError, BadRequest
 from kodolly.protocol.wire import HeartBeat, Registration, WorkerStatus, frame, parse
+from kodolly.reason import reason
 from kodolly.serving import JsonResponse
 from kodolly.settings import ControllerSettings, load, require_token
 
@@ -53,7 +54,7 @@ class Controller:
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         """Sweeps the table while the server runs."""
-        async with aiohttp.ClientSession(auto_decompress=False) as self._session:
+        async with aiohttp.ClientSession() as self._session:
             sweeper = asyncio.create_task(self._sweep())
             yield
             await serving.cancel_and_wait(sweeper)
@@ -148,6 +149,7 @@ class Controller:
 
     async def _watch_lines(self) -> AsyncIterator[bytes]:
         stop = asyncio.create_task(self.stopping.wait())
+        change: asyncio.Task[None] | None = None
         version = -1
         try:
             while not stop.done():
@@ -166,7 +168,7 @@ class Controller:
                 version = snapshot.version
                 yield snapshot.model_dump_json().encode() + b"\n"
         finally:
-            stop.cancel()
+            await serving.cancel_and_wait(stop, change)
 
     async def _relay(self, address: str, params: dict[str, Any]) -> AsyncIterator[bytes]:
         if not address:
@@ -179,10 +181,11 @@ class Controller:
                 timeout=STREAM_TIMEOUT,
                 headers=self._headers(),
             ) as answer:
+                answer.raise_for_status()
                 async for chunk in answer.content.iter_any():
                     yield chunk
         except (aiohttp.ClientError, TimeoutError) as error:
-            log.warning("relay to %s broke: %r", address, error)
+            log.warning("relay to %s broke: %s", address, reason(error))
             yield frame({"text": "the worker does not answer", "error_code": WORKER_TIMEOUT})
 
     async def _ask_status(self, name: str) -> WorkerStatus | None:
@@ -193,7 +196,7 @@ class Controller:
                 answer.raise_for_status()
                 return parse(WorkerStatus, await answer.json(content_type=None))
         except (aiohttp.ClientError, TimeoutError, ValueError, BadRequest) as error:
-            log.warning("no status from %s: %r", name, error)
+            log.warning("no status from %s: %s", name, reason(error))
             return None
 
     def _models(self, multimodal: bool | None) -> Response:

@@ -34,6 +34,7 @@ class Entry:
     row: WorkerRow
     check_heart_beat: bool
     last_beat: float
+    drained: bool = False  # by an operator; holds until the worker registers anew
 
 
 class Registry:
@@ -85,6 +86,8 @@ class Registry:
 
     def drain(self, name: str) -> bool:
         """Takes a worker out of rotation until it registers again; False if unknown."""
+        if name in self._entries:
+            self._entries[name].drained = True
         return self._set_state(name, WorkerState.DRAINING)
 
     def remove(self, name: str) -> bool:
@@ -101,9 +104,14 @@ class Registry:
 
     def refresh(self, name: str, status: WorkerStatus) -> None:
         """Takes a worker's own answer to /worker_get_status."""
-        if entry := self._entries.get(name):
-            entry.row = entry.row.model_copy(update=dict(status))
-            self._bump()
+        entry = self._entries.get(name)
+        if entry is None:
+            return
+        entry.last_beat = self._clock()
+        entry.row = entry.row.model_copy(update=dict(status))
+        self._bump()
+        if entry.row.state is WorkerState.LOST and entry.row.kodolly is None:
+            self._set_state(name, WorkerState.READY)
 
     def sweep(self) -> None:
         """Marks workers whose heartbeats stopped as lost, and forgets those lost for long."""
@@ -148,8 +156,7 @@ class Registry:
         self, entry: Entry, state: WorkerState, queue: int, extension: Extension | None
     ) -> None:
         row = entry.row
-        # An operator's drain holds until the worker registers anew.
-        if row.state is WorkerState.DRAINING and state is not WorkerState.LOST:
+        if entry.drained and state is not WorkerState.LOST:
             state = WorkerState.DRAINING
         if state is not row.state:
             log.info("%s: %s -> %s", row.name, row.state.value, state.value)

@@ -32,7 +32,7 @@ from kodolly.protocol.wire import Extension, WorkerState
 from kodolly.settings import WorkerSettings, load, require_token
 from kodolly.worker.agent import Agent, Announcement
 from kodolly.worker.fastchat_face import FastChatFace
-from kodolly.worker.model import ServedModel, describe
+from kodolly.worker.model import ServedModel, describe, named_template
 from kodolly.worker.registration import ControllerClient
 
 log = logging.getLogger(__name__)
@@ -50,9 +50,9 @@ class Worker:
         host = advertised_host(settings)
         self.name = f"http://{host}:{settings.port}"
         self._attached = settings.engine == "openai"
-        # Each engine life has a key of its own where the cluster has a secret at all.
-        own_key = secrets.token_urlsafe(24) if self.token else None
-        self.engine_key = settings.engine_key if self._attached else own_key
+        # Always a key of our own: no stranger uses our engine, and the canary cannot be answered
+        # by somebody else's engine that happens to hold the port.
+        self.engine_key = settings.engine_key if self._attached else secrets.token_urlsafe(24)
         self.engine_url = (
             self._attached_url() if self._attached else f"http://{host}:{settings.engine_port}"
         )
@@ -65,12 +65,16 @@ class Worker:
             if settings.model is None:
                 raise SettingsError("--model: which model directory should be served?")
             return describe(settings.model, settings.model_name, settings.conv_template)
+        if not discovered:
+            raise SettingsError(f"--engine-url: {self.engine_url} offers no model")
         name = settings.model_name or discovered[0]
         if name not in discovered:
             raise SettingsError(
                 f"--model-name: {name!r} is not served there: {', '.join(discovered)}"
             )
-        return describe(settings.model or name, name, settings.conv_template)
+        if settings.model is None:  # a name there may look like a path: it is none here
+            return ServedModel(name, name, named_template(settings.conv_template))
+        return describe(settings.model, name, settings.conv_template)
 
     def command(self, model: ServedModel) -> EngineCommand | None:
         """How to start the engine; None for one that somebody else runs."""

@@ -70,10 +70,9 @@ class FastChatFace:
 
     async def worker_generate(self, request: Request) -> Response:
         """The last frame alone."""
-        last: dict[str, Any] = {}
-        async for payload in self._frames(await serving.read_object(request, MAX_BODY)):
-            last = payload
-        return JsonResponse(last)
+        params = await serving.read_object(request, MAX_BODY)
+        last = await serving.unless_gone(self._last_frame(params), request.receive)
+        return JsonResponse(last)  # into the void, if the client has gone
 
     async def worker_get_status(self, _: Request) -> Response:
         return JsonResponse((await self.agent.status()).model_dump())
@@ -105,6 +104,12 @@ class FastChatFace:
     async def model_details(self, _: Request) -> Response:
         # FastChat's API server calculates with it, so an engine that tells none needs a number.
         return JsonResponse({"context_length": self.agent.context_length or UNTOLD_CONTEXT})
+
+    async def _last_frame(self, params: dict[str, Any]) -> dict[str, Any]:
+        last: dict[str, Any] = {}
+        async for payload in self._frames(params):
+            last = payload
+        return last
 
     async def _stream(self, params: dict[str, Any]) -> AsyncIterator[bytes]:
         async for payload in self._frames(params):

@@ -57,8 +57,7 @@ def describe(model: str, name: str | None, conv_template: str | None) -> ServedM
     if not path.is_dir():
         if model.startswith((".", "/")):
             raise SettingsError(f"--model: no directory {model}")
-        template = kodolly_templates.get_template(conv_template) if conv_template else None
-        return ServedModel(name or model, model, template)
+        return ServedModel(name or model, model, named_template(conv_template))
     if not (path / "config.json").is_file():
         raise SettingsError(f"--model: {model} has no config.json; it is no model directory")
     card = _card(path / CARD)
@@ -66,8 +65,25 @@ def describe(model: str, name: str | None, conv_template: str | None) -> ServedM
         name or str(card.get("name") or path.resolve().name),
         str(path.resolve()),
         _template(path, conv_template),
-        tuple(kodolly_templates.special_tokens_of(path)),
+        _special_tokens(path),
     )
+
+
+def named_template(name: str | None) -> Template | None:
+    """A dialect of ours by its name. Raises SettingsError for an unknown one."""
+    if name is None:
+        return None
+    try:
+        return kodolly_templates.get_template(name)
+    except TemplateError as error:
+        raise SettingsError(f"--conv-template: {error}") from error
+
+
+def _special_tokens(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(kodolly_templates.special_tokens_of(path))
+    except TemplateError as error:
+        raise SettingsError(f"--model: {error}") from error
 
 
 def _card(file: Path) -> dict[str, Any]:
