@@ -223,13 +223,15 @@ async def test_somebody_elses_server_is_not_our_engine(
         await agent.drain()
 
 
-async def test_an_engine_that_cannot_start_is_tried_again(bench: Bench) -> None:
-    """A wrong interpreter or flag leaves the worker starting; the agent itself stays up."""
-    agent = bench.agent("--no-such-flag")
+async def test_an_engine_that_cannot_start_is_tried_again(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An engine that ends at once leaves the worker starting; the agent stays up and tries again."""
+    agent = bench.agent("--script", "not json")
     agent.start()
     try:
-        await eventually(lambda: bench.state() == "starting")
-        await asyncio.sleep(1.5)
+        await eventually(lambda: caplog.text.count("engine ended with code") == 2, timeout=30)
         assert agent.state is WorkerState.STARTING
+        assert bench.state() == "starting"
     finally:
         await agent.drain()
