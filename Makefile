@@ -1,6 +1,8 @@
 # Two commands matter: `make run` and `make test`. Both set up everything they need.
 PYTHON ?= python3
 export PIP_ROOT_USER_ACTION := ignore
+# Debian's older pip would build source packages by their setup.py, whose own downloads break.
+export PIP_USE_PEP517 := 1
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
