@@ -148,5 +148,9 @@
     if (due) return;
     due = true;
     setTimeout(tidy, 150);
-  }).observe(document.documentElement, { childList: true, subtree: true });
+  }).observe(document.documentElement, {
+    childList: true,
+    subtree: true,
+    attributeFilter: ["aria-label", "title"], // Gradio writes a label anew as its answer grows
+  });
 })();
