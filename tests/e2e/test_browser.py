@@ -136,7 +136,7 @@ def test_empty_input_is_ignored(opened: Open, worker: Worker) -> None:
     """Enter in an empty box asks nothing."""
     page = opened()
     before = len(worker.seen()["requests"])
-    with page.page.expect_event("requestfinished", lambda request: "queue/data" in request.url):
+    with page.page.expect_response(lambda response: "queue/join" in response.url):
         page.ask("   ")
     page.ask_and_wait("진짜 질문")
     assert len(worker.seen()["requests"]) == before + 1
