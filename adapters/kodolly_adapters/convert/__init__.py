@@ -1,0 +1,1 @@
+"""Public Korean sets to Dolly rows: `kodolly convert`."""

@@ -1,0 +1,46 @@
+"""What passes between a source, the cleaner and the writers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+OPEN_QA = "open_qa"  # the study's category for every row
+CLOSED_QA = "closed_qa"
+
+
+class Row(msgspec.Struct, gc=False):
+    """A Dolly row, exactly; the field order is the order on disk."""
+
+    instruction: str
+    context: str
+    response: str
+    category: str
+
+
+class Draft(msgspec.Struct, gc=False):
+    """A row on its way, with what the row itself does not say.
+
+    `group` names what a train/validation split must not tear apart (a conversation, an article); "" means
+    the question itself. `history` holds the earlier (question, answer) pairs of a whole dialogue
+    (`--conversations`), oldest first. `turn` counts the pairs of a conversation, or the questions of a page, from 0.
+    """
+
+    instruction: str
+    context: str
+    response: str
+    category: str = OPEN_QA
+    id: str = ""
+    turn: int = 0
+    group: str = ""
+    history: tuple[tuple[str, str], ...] = ()
+
+
+class Refusal(NamedTuple):
+    """Something of the input that becomes no row: `reason` is a rule's name, `detail` a sentence."""
+
+    reason: str
+    detail: str
+    id: str = ""
+    turn: int = 0
