@@ -25,6 +25,7 @@ class Draft(msgspec.Struct, gc=False):
     `group` names what a train/validation split must not tear apart (a conversation, an article); "" means
     the question itself. `history` holds the earlier (question, answer) pairs of a whole dialogue
     (`--conversations`), oldest first. `turn` counts the pairs of a conversation, or the questions of a page, from 0.
+    `units` is how many of the source's units (turns, questions, rows) this row accounts for.
     """
 
     instruction: str
@@ -35,12 +36,14 @@ class Draft(msgspec.Struct, gc=False):
     turn: int = 0
     group: str = ""
     history: tuple[tuple[str, str], ...] = ()
+    units: int = 1
 
 
 class Refusal(NamedTuple):
-    """Something of the input that becomes no row: `reason` is a rule's name, `detail` a sentence."""
+    """Units of the input that become no row: `reason` is a rule's name, `detail` a sentence."""
 
     reason: str
     detail: str
     id: str = ""
     turn: int = 0
+    units: int = 1

@@ -32,6 +32,7 @@ class Source:
     nested in a record may begin with one of them followed by a sibling: borders between records are found
     by them without parsing. `looks_like` judges one parsed record of an unknown file.
     `drafts` yields every row of a record, or the refusal of what becomes none: nothing is passed over silently.
+    `units` counts a record's units independently (turns, questions); the sum of what `drafts` yields must equal it.
     """
 
     name: str
@@ -44,4 +45,5 @@ class Source:
     patterns: tuple[str, ...] = ()  # file names, as fnmatch writes them
     layout: str = "json"  # "json" (array, {"data": [...]}, object or lines) or "csv"
     unit: str = "rows"  # what the input is counted in, in the plural
+    units: Callable[[Any], int] | None = None  # None: one a record
     rules: Mapping[str, str] | None = None  # defaults of its own, by rule
