@@ -74,13 +74,17 @@ class Lengths(msgspec.Struct, frozen=True, kw_only=True):
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """What came in and what became of it: `units` = `kept` + all of `refused`, or something is lost.
 
-    `refused` maps a reason (a rule's name) to units; rows dropped late, as duplicates or leakage, are in it.
+    `records` and `units` are counted in the input; `rows` came out and account for `kept` of the units.
+    `refused` maps a reason (a rule's name) to units, in `rejected` lines of rejected.jsonl; rows dropped
+    late, as duplicates or leakage, are in both.
     """
 
     records: int = 0
     units: int = 0
+    rows: int = 0
     kept: int = 0
     refused: dict[str, int] = {}
+    rejected: int = 0
 
     def __add__(self, other: Counts) -> Counts:
         refused = dict(self.refused)
@@ -89,8 +93,10 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         return Counts(
             records=self.records + other.records,
             units=self.units + other.units,
+            rows=self.rows + other.rows,
             kept=self.kept + other.kept,
             refused=refused,
+            rejected=self.rejected + other.rejected,
         )
 
 
@@ -204,7 +210,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     splits: tuple[SplitSummary, ...]
     skipped: tuple[SkippedFile, ...] = ()
     duplicates: Duplicates = Duplicates()
-    rejected: int = 0  # lines of rejected.jsonl
+    rejected: int = 0  # lines written to rejected.jsonl
 
     def reconciles(self) -> list[str]:
         """Every place where the counts do not add up, a sentence each; [] if nothing was lost."""
@@ -220,9 +226,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         if files != source.counts:
             yield f"{source.name}: the counts of its files do not add up to the counts of the source"
         for field, lengths in source.lengths.items():
-            if lengths.rows != source.counts.kept:
+            if lengths.rows != source.counts.rows:
                 yield (
-                    f"{source.name}: {source.counts.kept:,} rows kept, "
+                    f"{source.name}: {source.counts.rows:,} rows kept, "
                     f"but {lengths.rows:,} lengths of {field}"
                 )
 
@@ -231,17 +237,16 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
             yield f"{name}: read, but not among the sources"
         total = sum((source.counts for source in self.sources), Counts())
         written = sum(split.rows for split in self.splits)
-        if total.kept != written:
-            yield f"{total.kept:,} rows kept, but {written:,} written"
-        refused = sum(total.refused.values())
-        if refused != self.rejected:
-            yield f"{refused:,} refused, but {self.rejected:,} lines in rejected.jsonl"
+        if total.rows != written:
+            yield f"{total.rows:,} rows kept, but {written:,} written"
+        if total.rejected != self.rejected:
+            yield f"{total.rejected:,} refusals, but {self.rejected:,} lines in rejected.jsonl"
 
 
 def _lost(name: str, counts: Counts) -> Iterable[str]:
     refused = sum(counts.refused.values())
     if counts.units != counts.kept + refused:
-        yield f"{name}: {counts.units:,} in, but {counts.kept:,} kept + {refused:,} refused"
+        yield f"{name}: {counts.units:,} units in, but {counts.kept:,} kept + {refused:,} refused"
 
 
 def shortened(text: str, chars: int = SAMPLE_CHARS) -> str:
