@@ -25,7 +25,8 @@ class Draft(msgspec.Struct, gc=False):
     `group` names what a train/validation split must not tear apart (a conversation, an article); "" means
     the question itself. `history` holds the earlier (question, answer) pairs of a whole dialogue
     (`--conversations`), oldest first. `turn` counts the pairs of a conversation, or the questions of a page, from 0.
-    `units` is how many of the source's units (turns, questions, rows) this row accounts for.
+    `units` is how many of the source's units (turns, questions, rows) this row accounts for; `notes` names
+    what fired already in the source (rules.REASONS, same-role), for the cleaner to count.
     """
 
     instruction: str
@@ -37,6 +38,7 @@ class Draft(msgspec.Struct, gc=False):
     group: str = ""
     history: tuple[tuple[str, str], ...] = ()
     units: int = 1
+    notes: tuple[str, ...] = ()
 
 
 class Refusal(NamedTuple):

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from ..source import Source
-from .alpaca import ALPACA
+from .alpaca import KOALPACA, KOVICUNA_ALPACA
+from .chatbot import CHATBOT
+from .dolly import DOLLY
+from .hrc import HRC
+from .korquad1 import KORQUAD1
+from .kovicuna import KOVICUNA
 
-SOURCES: tuple[Source, ...] = (ALPACA,)
+# The most telling shapes first; KoVicuna's alpaca-style file goes by its name, so before KoAlpaca.
+SOURCES: tuple[Source, ...] = (
+    KOVICUNA,
+    KORQUAD1,
+    HRC,
+    DOLLY,
+    KOVICUNA_ALPACA,
+    KOALPACA,
+    CHATBOT,
+)
 
 
 def named(name: str) -> Source | None:

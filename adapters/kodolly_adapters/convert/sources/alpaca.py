@@ -1,6 +1,7 @@
-"""Korean Alpaca (KoAlpaca v1.0 json, v1.1 jsonl, KoVicuna's alpaca-style file).
+"""Korean Alpaca: KoAlpaca v1.0 (json) and v1.1 (jsonl), and KoVicuna's alpaca-style file.
 
-A record is {"instruction", "input", "output"}; v1.1 has no input. Source: facts of Beomi/KoAlpaca.
+A record is {"instruction", "input", "output"}; v1.1 has no input but may have a url. The shape is the same
+for both sources, their terms are not: only the file's name tells KoVicuna's.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import msgspec
 from ..options import Options
 from ..rows import Draft, Refusal
 from ..source import Drafts, Licence, Source
+from .kovicuna import LICENCE as KOVICUNA_LICENCE
 
 
 class Record(msgspec.Struct, gc=False):
     """One instruction; a missing or null input is no input."""
 
-    instruction: str
+    instruction: str | None = None
     output: str | None = None
     input: str | None = None
     id: str | int | None = None
@@ -26,18 +28,34 @@ class Record(msgspec.Struct, gc=False):
 
 def drafts(record: Record, options: Options) -> Drafts:
     """One row a record."""
-    if record.output is None:
-        yield Refusal("no-output", "the record has no output", str(record.id or ""))
-        return
-    yield Draft(record.instruction, record.input or "", record.output, id=str(record.id or ""))
+    name = "" if record.id is None else str(record.id)
+    if record.instruction is None:
+        yield Refusal("no-instruction", "the record has no instruction", name)
+    elif record.output is None:
+        yield Refusal("no-output", "the record has no output", name)
+    else:
+        yield Draft(record.instruction, record.input or "", record.output, id=name)
 
 
 def looks_like(record: Mapping[str, Any]) -> bool:
-    """Instruction and output, and nothing of Dolly's."""
-    return "instruction" in record and "output" in record
+    """Instruction and output; Dolly calls its answer response."""
+    return "instruction" in record and "output" in record and "response" not in record
 
 
-ALPACA = Source(
+_FIRST_KEYS = frozenset({"instruction", "input", "output", "id", "url"})
+
+KOVICUNA_ALPACA = Source(
+    name="kovicuna-alpaca",
+    title="KoVicuna, Alpaca style",
+    licence=KOVICUNA_LICENCE,
+    record=Record,
+    first_keys=_FIRST_KEYS,
+    looks_like=lambda record: False,  # only its name tells it from KoAlpaca
+    drafts=drafts,
+    patterns=("ko_alpaca_style_dataset*",),
+)
+
+KOALPACA = Source(
     name="koalpaca",
     title="KoAlpaca",
     licence=Licence(
@@ -48,8 +66,8 @@ ALPACA = Source(
         consequence="A model trained on it must not be used commercially.",
     ),
     record=Record,
-    first_keys=frozenset({"instruction", "input", "output", "id"}),
+    first_keys=_FIRST_KEYS,
     looks_like=looks_like,
     drafts=drafts,
-    patterns=("ko_alpaca_data*.json", "KoAlpaca_v1.1*.jsonl", "ko_alpaca_style_dataset*.json"),
+    patterns=("ko_alpaca_data*.json", "KoAlpaca_v1.1*.jsonl"),
 )

@@ -1,0 +1,121 @@
+"""KorQuAD 1.0: SQuAD 1.1 in Korean.
+
+A record is an article {"title", "paragraphs": [{"context", "qas"}]} of {"data": [...]}, or a bare paragraph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ..options import Options
+from ..rows import CLOSED_QA, OPEN_QA, Draft, Refusal
+from ..source import Drafts, Licence, Source
+
+
+class Answer(msgspec.Struct, gc=False):
+    """An answer and where in the context it starts, in characters."""
+
+    text: str | None = None
+    answer_start: int | None = None
+
+
+class Question(msgspec.Struct, gc=False):
+    """One question; SQuAD 2 shapes have some that cannot be answered."""
+
+    question: str | None = None
+    answers: list[Answer] | None = None
+    id: str | int | None = None
+    is_impossible: bool = False
+
+
+class Paragraph(msgspec.Struct, gc=False):
+    """A text and the questions asked about it."""
+
+    context: str | None = None
+    qas: list[Question] | None = None
+
+
+class Record(msgspec.Struct, gc=False):
+    """An article, or (context, qas) a bare paragraph."""
+
+    title: str | None = None
+    paragraphs: list[Paragraph] | None = None
+    context: str | None = None
+    qas: list[Question] | None = None
+
+
+def _paragraphs(record: Record) -> list[Paragraph]:
+    found = record.paragraphs or []
+    return [*found, Paragraph(record.context, record.qas)] if record.qas else found
+
+
+def questions(record: Record) -> int:
+    """How many questions the record holds: what its drafts' and refusals' units add up to."""
+    return sum(len(paragraph.qas or ()) for paragraph in _paragraphs(record))
+
+
+def drafts(record: Record, options: Options) -> Drafts:
+    """One row a question."""
+    category = CLOSED_QA if options.categories == "dolly" else OPEN_QA
+    turn = 0
+    for paragraph in _paragraphs(record):
+        context = paragraph.context or ""
+        group = record.title or context
+        for question in paragraph.qas or ():
+            yield _draft(question, context, category, turn, group)
+            turn += 1
+    if not turn:
+        yield Refusal("no-questions", "the article has no questions", record.title or "", units=0)
+
+
+def _draft(
+    question: Question, context: str, category: str, turn: int, group: str
+) -> Draft | Refusal:
+    name = "" if question.id is None else str(question.id)
+    answer = question.answers[0] if question.answers and not question.is_impossible else None
+    if answer is None or not answer.text:
+        return Refusal("no-answer", "the record has no answer to the question", name, turn)
+    if answer.text not in context:
+        return Refusal("answer-not-found", "the answer is not in the context", name, turn)
+    start = answer.answer_start
+    at = start is not None and start >= 0 and context.startswith(answer.text, start)
+    notes = () if at else ("answer-start",)
+    return Draft(
+        question.question or "", context, answer.text, category, name, turn, group, notes=notes
+    )
+
+
+def looks_like(record: Mapping[str, Any]) -> bool:
+    """An article of paragraphs, or one paragraph whose questions have `answers` (KorQuAD 2: `answer`)."""
+    if "raw_html" in record:
+        return False
+    if isinstance(record.get("paragraphs"), list):
+        return True
+    asked = record.get("qas")
+    if "context" not in record or not isinstance(asked, list):
+        return False
+    return all(isinstance(question, dict) and "answer" not in question for question in asked)
+
+
+KORQUAD1 = Source(
+    name="korquad1",
+    title="KorQuAD 1.0",
+    licence=Licence(
+        "CC BY-ND 2.0 KR",
+        "https://creativecommons.org/licenses/by-nd/2.0/kr/",
+        commercial=True,
+        derivatives=False,
+        consequence="Converted rows are a derivative: train on them, but do not hand them on.",
+    ),
+    record=Record,
+    # A bare paragraph's keys also begin the paragraphs inside an article, so they mark no border.
+    first_keys=frozenset({"title", "paragraphs"}),
+    looks_like=looks_like,
+    drafts=drafts,
+    patterns=("KorQuAD_v1.0_*.json",),
+    unit="questions",
+    units=questions,
+)
