@@ -1,30 +1,165 @@
-"""The cleaner: a draft's texts put right in place, and rows refused that a rule drops."""
+"""The cleaner: a draft's texts put right in place, and rows refused that a rule drops.
+
+Most rows need nothing, so a few searches over all texts at once decide whether any fix is tried.
+"""
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import msgspec
+
+from . import fixes, personal
+from .language import is_untranslated
 from .options import Options
 from .rows import Draft, Refusal
+from .rules import DROP, FIX, MASK, OFF
+
+Fix = Callable[[str], str]
+
+# In this order, again and again until nothing changes: a decoded entity may be a zero-width space.
+_EVERY_TEXT: tuple[tuple[str, Fix], ...] = (
+    ("entities", fixes.entities),
+    ("newlines", fixes.newlines),
+    ("bom", fixes.bom),
+    ("zero-width", fixes.zero_width),
+    ("nfc", fixes.nfc),
+    ("outer-space", fixes.outer_space),
+    ("personal-data", personal.mask),
+)
+_CONTEXT = (*_EVERY_TEXT, ("no-input-marker", fixes.no_input_marker))
+_RESPONSE = (*_EVERY_TEXT, ("leading-colon", fixes.leading_colon))
+# Without one of these characters a text gives the rule nothing to do.
+_SIGNS = {
+    "entities": "&",
+    "newlines": "\r",
+    "bom": "\ufeff",
+    "zero-width": "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad",
+}
+_PASSES = 8  # entities nested deeper than this are no accident
+_encode = msgspec.json.Encoder().encode
+
+
+class _Unstable(Exception):
+    """Every pass over the text changes it anew."""
 
 
 class Cleaner:
     """Applies the rules of one source; `modes` is what rules.modes_of gives."""
 
     def __init__(self, modes: Mapping[str, str], options: Options) -> None:
-        self.modes = modes
-        self.options = options
+        self._untranslated = modes["untranslated"]
+        self._too_short, self._min = modes["too-short"], options.min_chars
+        self._too_long, self._max = modes["too-long"], options.max_chars
+        self._nfc = modes["nfc"] != OFF
+        self._strip = modes["outer-space"] != OFF
+        self._personal = modes["personal-data"] != OFF
+        self._marker = modes["no-input-marker"] != OFF
+        self._colon = modes["leading-colon"] != OFF
+        signs = "".join(chars for rule, chars in _SIGNS.items() if modes[rule] != OFF)
+        self._signs = tuple(dict.fromkeys(signs))
+        self._every, self._context, self._response = (
+            [(rule, fix, modes[rule] in (FIX, MASK)) for rule, fix in known if modes[rule] != OFF]
+            for known in (_EVERY_TEXT, _CONTEXT, _RESPONSE)
+        )
 
     def clean(self, draft: Draft, counts: Counter[str]) -> Refusal | None:
-        """Put `draft` right in place, count each rule that fires once; the refusal of a dropped row."""
-        draft.instruction = draft.instruction.strip()
-        draft.context = draft.context.strip()
-        draft.response = draft.response.strip()
-        counts.update(draft.notes)
-        if not draft.instruction or not draft.response:
-            counts["empty"] += 1
-            return Refusal(
-                "empty", "no instruction or no response", draft.id, draft.turn, draft.units
-            )
+        """Put `draft` right in place and count each rule that fires once; the refusal of a dropped row."""
+        if draft.notes:
+            counts.update(draft.notes)
+        try:
+            # The encoder keeps the UTF-8 it makes beside the string, so writing the row gets it for nothing.
+            _encode((draft.instruction, draft.context, draft.response, draft.history))
+        except UnicodeEncodeError:
+            return _refuse(draft, counts, "not-unicode", "half of a surrogate pair")
+        if not self._is_plain(draft):
+            fired: set[str] = set()
+            try:
+                self._fix(draft, fired)
+            except _Unstable:
+                return _refuse(draft, counts, "entities", "entities nested in entities without end")
+            finally:
+                counts.update(fired)
+        return self._judge(draft, counts)
+
+    def _is_plain(self, draft: Draft) -> bool:
+        """Does no fix have anything to do?"""
+        asked, context, answer = draft.instruction, draft.context, draft.response
+        if self._personal or draft.history:
+            return False
+        if self._strip and (
+            asked.strip() is not asked
+            or context.strip() is not context
+            or answer.strip() is not answer
+        ):
+            return False
+        if self._marker and context and fixes.no_input_marker(context) != context:
+            return False
+        if self._colon and answer.startswith(":"):
+            return False
+        text = f"{asked}\n{context}\n{answer}"
+        for sign in self._signs:
+            if sign in text:
+                return False
+        return not self._nfc or unicodedata.is_normalized("NFC", text)
+
+    def _fix(self, draft: Draft, fired: set[str]) -> None:
+        draft.instruction = _apply(self._every, draft.instruction, fired)
+        draft.context = _apply(self._context, draft.context, fired)
+        draft.response = _apply(self._response, draft.response, fired)
+        if draft.history:
+            earlier = [
+                (_apply(self._every, asked, fired), _apply(self._response, answer, fired))
+                for asked, answer in draft.history
+            ]
+            draft.history = tuple(pair for pair in earlier if pair[0].strip() and pair[1].strip())
+            if len(draft.history) < len(earlier):
+                fired.add("empty")
+
+    def _judge(self, draft: Draft, counts: Counter[str]) -> Refusal | None:
+        """What the row rules say of the cleaned draft."""
+        asked, context, answer = draft.instruction, draft.context, draft.response
+        if not asked or not answer or asked.isspace() or answer.isspace():
+            return _refuse(draft, counts, "empty", "no instruction or no response")
+        if self._untranslated != OFF and is_untranslated(asked, context, answer):
+            if self._untranslated == DROP:
+                return _refuse(draft, counts, "untranslated", "the response is mostly not Korean")
+            counts["untranslated"] += 1
+        if self._too_short != OFF and len(answer) < self._min:
+            if self._too_short == DROP:
+                return _refuse(draft, counts, "too-short", f"{len(answer)} characters of response")
+            counts["too-short"] += 1
+        if self._too_long != OFF and (size := _size(draft)) > self._max:
+            if self._too_long == DROP:
+                return _refuse(draft, counts, "too-long", f"{size} characters")
+            counts["too-long"] += 1
         return None
+
+
+def _apply(steps: list[tuple[str, Fix, bool]], text: str, fired: set[str]) -> str:
+    """Every step again and again until none changes the text; steps that only count leave it."""
+    for _ in range(_PASSES):
+        before = text
+        for rule, fix, acts in steps:
+            fixed = fix(text)
+            if fixed != text:
+                fired.add(rule)
+                if acts:
+                    text = fixed
+        if text == before:
+            return text
+    raise _Unstable
+
+
+def _size(draft: Draft) -> int:
+    size = len(draft.instruction) + len(draft.context) + len(draft.response)
+    if draft.history:
+        size += sum(len(asked) + len(answer) for asked, answer in draft.history)
+    return size
+
+
+def _refuse(draft: Draft, counts: Counter[str], reason: str, detail: str) -> Refusal:
+    counts[reason] += 1
+    return Refusal(reason, detail, draft.id, draft.turn, draft.units)

@@ -1,0 +1,80 @@
+"""Rule `untranslated`: answers left in a foreign language that nothing asked for.
+
+Judged on running text alone: code, addresses, formulas, names and words in quotes are foreign letters in
+good Korean answers too.
+"""
+
+from __future__ import annotations
+
+import re
+
+_HANGUL = re.compile("[가-힣ㄱ-ㅎㅏ-ㅣ]")
+_LETTER = re.compile(r"[^\W\d_]")
+_NOT_PROSE = re.compile(
+    r"```.*?(?:```|\Z)|`[^`\n]+`|<[^<>\n]{1,200}>|https?://\S+|www\.\S+|[\w.+-]{1,64}@\S+",
+    re.DOTALL,
+)
+# Words that every few words of a Latin-script sentence are; names and code have few of them.
+_SENTENCE = re.compile(
+    r"\b(?:the|an?|of|and|to|is|are|was|were|in|it|that|you|your|i|my|we|our|this|with|be|as|"
+    r"have|has|not|on|at|by|from|his|her|they|will|can|but|please|"
+    r"el|los|las|un|una|que|en|es|por|para|con|le|les|des|du|et|est|une|dans|pour|"
+    r"der|die|das|und|ist|ein|eine|nicht|ich|mit|il|di|che|per)\b",
+    re.IGNORECASE,
+)
+_CODE_LINE = re.compile(
+    r"[{};][ \t]*$|^[ \t]*(?:def|class|import|from|return|for|while|if|else|elif|try|print|var|let|const|"
+    r"public|private|function|#include|SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|WITH)\b|"
+    r"\w\(|[=<>]=|\w[ \t]*=[ \t]*\S|=>|->|^[ \t]*(?://|#|<)|\w\[",
+    re.MULTILINE,
+)
+# How Korean sentences end, however many foreign names stand in them.
+_KOREAN_ENDING = re.compile("니다|세요|[아어해]요|[이하였했된]다")
+# What makes a foreign answer the right one.
+_ASKED = re.compile(
+    "영어|영문|영작|번역|외국어|알파벳|철자|스페인|프랑스|불어|독일|일본|중국|한자|라틴|이탈리아|러시아|"
+    "포르투갈|아랍|네덜란드|히브리|그리스|언어|코드|코딩|함수|쿼리|구문|스크립트|프로그램|알고리즘|정규|"
+    "파이썬|자바|태그|명령어|두문자|약어|애너그램|"
+    r"SQL|HTML|CSS|JSON|XML|Python|Java|C\+\+|R 언어|\bC\b",
+    re.IGNORECASE,
+)
+_MANY = 20  # letters, below which an answer says nothing about its language
+_MOSTLY = 0.3  # of an answer's letters: with less Hangul it is mostly foreign
+
+
+def is_untranslated(instruction: str, context: str, response: str) -> bool:
+    """Is the answer mostly not Korean, though nothing asked for that?"""
+    length = len(response)
+    if length < _MANY:
+        return False
+    # A Korean answer shows in a few characters: three UTF-8 bytes each, some of them Hangul.
+    sample = response[:: length // _MANY]
+    if len(sample.encode("utf-8", "replace")) >= 2 * len(sample) and _HANGUL.search(sample):
+        return False
+    if _KOREAN_ENDING.search(response) or response in context:
+        return False
+    return _is_foreign(response) and not _asks_foreign(instruction, context)
+
+
+def _is_foreign(text: str) -> bool:
+    """Is it running text, and most of it in another script than Hangul?"""
+    if "</" in text:  # a page is code
+        return False
+    prose = _NOT_PROSE.sub(" ", text)
+    letters = len(_LETTER.findall(prose))
+    if letters < _MANY or len(_HANGUL.findall(prose)) >= _MOSTLY * letters:
+        return False
+    latin = sum(letter.isascii() or letter < "\u0250" for letter in _LETTER.findall(prose))
+    if latin < letters / 2:
+        return True
+    if len(_CODE_LINE.findall(prose)) * 2 >= prose.count("\n") + 1:
+        return False
+    words = len(prose.split())
+    return len(_SENTENCE.findall(prose)) * 6 >= words
+
+
+def _asks_foreign(instruction: str, context: str) -> bool:
+    """Does the task call for another language, or is it about a foreign text?"""
+    if not _HANGUL.search(instruction):
+        return False
+    return bool(_ASKED.search(instruction)) or _is_foreign(context) or _is_foreign(instruction)
