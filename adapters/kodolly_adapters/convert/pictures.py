@@ -7,6 +7,7 @@ kind of eye. The same summary gives the same bytes under one version of matplotl
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from .summary import EDGES, FIELDS, Lengths, SourceSummary, Summary
@@ -72,7 +73,7 @@ def _lengths(summary: Summary) -> Figure:
             _histogram(axes, source.lengths.get(field, Lengths()))
         row[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         row[0].set_ylim(bottom=0)
-        row[0].set_ylabel(f"{_label(source)}\n{source.counts.rows:,} rows")
+        row[0].set_ylabel(f"{fill(_label(source), 18)}\n{source.counts.rows:,} rows")
     _character_axis(panels, longest)
     for axes, field in zip(panels[0], FIELDS, strict=True):
         axes.set_title(field, fontweight="bold", pad=20)

@@ -1,0 +1,117 @@
+"""The data card's pictures: drawn for every kind of summary, the same each time."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kodolly_adapters.convert.options import Options
+from kodolly_adapters.convert.pictures import LENGTHS, SOURCES, draw
+from kodolly_adapters.convert.source import Licence
+from kodolly_adapters.convert.summary import (
+    FIELDS,
+    Counts,
+    Lengths,
+    LicenceSummary,
+    SourceSummary,
+    Summary,
+    plain_options,
+)
+
+PNG = b"\x89PNG\r\n\x1a\n"
+LICENCE = LicenceSummary.of(Licence("MIT", "https://example.org", True, True, "Name the authors."))
+
+
+def a_source(title: str, lengths: dict[str, Lengths]) -> SourceSummary:
+    """A source of ten rows."""
+    return SourceSummary(
+        name="some",
+        title=title,
+        unit="rows",
+        licence=LICENCE,
+        counts=Counts(records=11, units=11, rows=10, kept=10, refused={"empty": 1}, rejected=1),
+        lengths=lengths,
+    )
+
+
+def a_summary(*sources: SourceSummary) -> Summary:
+    """A summary of these sources; the pictures look at nothing else."""
+    return Summary(
+        version="0.1.0",
+        options=plain_options(Options()),
+        rules={},
+        command=("kodolly", "convert"),
+        inputs=(),
+        sources=sources,
+        splits=(),
+    )
+
+
+SOME = {field: Lengths.of({0: 3, 4: 5, 900: 2}) for field in FIELDS}
+
+
+def test_two_pictures_1800_pixels_wide(tmp_path: Path) -> None:
+    """Both pictures are PNGs twice as wide as the 900 pixels they are shown at."""
+    names = draw(a_summary(a_source("Some", SOME)), tmp_path)
+
+    assert names == [SOURCES, LENGTHS]
+    for name in names:
+        data = (tmp_path / name).read_bytes()
+        assert data.startswith(PNG)
+        assert struct.unpack(">I", data[16:20]) == (1800,)
+
+
+def test_nothing_in_a_picture_tells_when_or_by_what(tmp_path: Path) -> None:
+    """The files hold no text chunk with a program's name or a time."""
+    for name in draw(a_summary(a_source("Some", SOME)), tmp_path):
+        data = (tmp_path / name).read_bytes()
+        assert not any(chunk in data for chunk in (b"tEXt", b"iTXt", b"tIME"))
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        {field: Lengths() for field in FIELDS},
+        {"response": Lengths.of({1: 10})},
+        {field: Lengths.of({3_000_000: 10}) for field in FIELDS},
+    ],
+    ids=["no rows", "one field of one character", "beyond the last edge"],
+)
+def test_odd_lengths_are_drawn(lengths: dict[str, Lengths], tmp_path: Path) -> None:
+    """Empty fields, missing fields and extreme lengths are no reason to fail."""
+    assert draw(a_summary(a_source("Some", lengths)), tmp_path) == [SOURCES, LENGTHS]
+
+
+def test_a_korean_title_needs_no_korean_font(tmp_path: Path) -> None:
+    """A title in Hangul is replaced by the source's name: no missing glyph, so no warning."""
+    assert draw(a_summary(a_source("한국어 자료", SOME)), tmp_path)
+
+
+def test_nothing_read_draws_nothing(tmp_path: Path) -> None:
+    """Without sources there is no picture, without lengths only the one of the sources."""
+    nothing = msgspec.structs.replace(a_source("Some", SOME), lengths={}, counts=Counts())
+
+    assert draw(a_summary(), tmp_path) == []
+    assert draw(a_summary(nothing), tmp_path) == [SOURCES]
+
+
+def test_importing_the_card_loads_no_matplotlib() -> None:
+    """Workers that never draw do not pay for matplotlib."""
+    seen = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, kodolly_adapters.convert.card; print('matplotlib' in sys.modules)",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+
+    assert seen.stdout == "False\n"
