@@ -23,7 +23,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 # The making side registers its commands as entry points: this side never imports that one.
 PLUGIN_GROUP = "kodolly.commands"
-PLUGIN_HELP = {"fetch": "make the embedded model's directory"}
+PLUGIN_HELP = {
+    "convert": "public Korean sets to Dolly rows",
+    "fetch": "make the embedded model's directory",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

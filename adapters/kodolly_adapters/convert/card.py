@@ -154,7 +154,7 @@ def _what_it_is(summary: Summary) -> Iterator[str]:
     if options.get("conversations"):
         yield "Each row is a whole dialogue, its turns in `messages`."
     if options.get("provenance"):
-        yield "`provenance` says where a row comes from. It is for looking things up, not for training."
+        yield "`*.provenance.*` say where each row came from: to look things up, not to train on."
     if options.get("kovicuna_roles") == "as-written":
         yield (
             "**KoVicuna's roles are swapped** (`--kovicuna-roles as-written`): "

@@ -3,7 +3,8 @@
 ConvertError
 ├── OptionError    a flag holds a value that cannot be used
 ├── InputError     a file cannot be read as what it is; names the file and the byte offset
-└── OutputError    the output folder holds something else, or cannot be written
+├── OutputError    the output folder holds something else, or cannot be written
+└── EngineError    a worker process died, or the engine is not installed
 """
 
 from __future__ import annotations
@@ -31,6 +32,14 @@ class InputError(ConvertError):
         self.reason = reason
         self.offset = offset
 
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str, int | None]]:
+        """Crosses process borders whole."""
+        return InputError, (self.file, self.reason, self.offset)
+
 
 class OutputError(ConvertError):
     """The output folder holds something else, or cannot be written."""
+
+
+class EngineError(ConvertError):
+    """A worker process died, or the engine asked for is not installed."""

@@ -36,3 +36,4 @@ class Options:
     splits: Splits = "hash"
     format: Format = "jsonl"
     provenance: bool = False
+    keep_going: bool = False  # reject what is no JSON instead of stopping

@@ -8,12 +8,16 @@ from .chatbot import CHATBOT
 from .dolly import DOLLY
 from .hrc import HRC
 from .korquad1 import KORQUAD1
+from .korquad2 import KORQUAD2
+from .korquad2_questions import KORQUAD2_QUESTIONS
 from .kovicuna import KOVICUNA
 
 # The most telling shapes first; KoVicuna's alpaca-style file goes by its name, so before KoAlpaca.
 SOURCES: tuple[Source, ...] = (
     KOVICUNA,
+    KORQUAD2,
     KORQUAD1,
+    KORQUAD2_QUESTIONS,
     HRC,
     DOLLY,
     KOVICUNA_ALPACA,

@@ -1,0 +1,203 @@
+"""A piece of a file to typed records: one fast parse, and a slow second look where that fails."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import msgspec
+
+from .errors import InputError
+from .layout import Kind
+from .source import Source
+from .split import border_pattern
+
+
+class Broken(NamedTuple):
+    """Bytes that hold no record of the source, and why."""
+
+    reason: str
+    detail: str
+
+
+class Shard(msgspec.Struct, frozen=True, kw_only=True):
+    """One task: whole records in a row, and where they stand. It crosses process borders.
+
+    `key` orders shards of a run; `offset` and `line` are those of the first byte of `data` in the file.
+    """
+
+    key: str
+    file: str
+    source: str
+    kind: Kind
+    header: tuple[str, ...] = ()
+    offset: int = 0
+    line: int = 1
+    data: bytes = b""
+    last: bool = True
+
+
+def decode(shard: Shard, source: Source, *, keep_going: bool = False) -> list[Any]:
+    """The shard's records in order, with a Broken where one cannot be had.
+
+    A line of JSONL that is no JSON is Broken; inside an array it stops everything, because what follows it
+    cannot be trusted: InputError names the byte. With `keep_going` it is Broken there too.
+    """
+    if shard.kind == "csv":
+        return _csv(shard, source)
+    if shard.kind == "lines":
+        return _lines(shard.data, source)
+    head, body, tail = _wrapped(shard)
+    try:
+        return _records(_decoder(source, shard).decode(head + body + tail))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        values = json.loads(head + body + tail)
+        if isinstance(values, dict) and shard.kind == "data":
+            values = values["data"]
+        return [
+            _typed(value, source) for value in (values if isinstance(values, list) else [values])
+        ]
+    except (ValueError, RecursionError, KeyError) as error:
+        if keep_going:
+            return _one_by_one(body, source)
+        raise _broken_file(shard, error, len(head), body) from None
+
+
+def positions(shard: Shard, source: Source, records: int) -> Callable[[int], tuple[int, int]]:
+    """A function from a record's number in the shard to its (byte offset, line) in the file."""
+    starts = _starts(shard, source)
+    if len(starts) != records:  # unusual spacing: the shard's own place is the best we know
+        return lambda number: (shard.offset, shard.line)
+    counted = [0, 0]  # how far lines were counted, and how many
+
+    def place(number: int) -> tuple[int, int]:
+        start = starts[number]
+        if start < counted[0]:
+            counted[:] = 0, 0
+        counted[1] += shard.data.count(b"\n", counted[0], start)
+        counted[0] = start
+        return shard.offset + start, shard.line + counted[1]
+
+    return place
+
+
+def _starts(shard: Shard, source: Source) -> list[int]:
+    data = shard.data
+    if shard.kind in ("object", "csv"):
+        return []
+    if shard.kind == "lines":
+        starts, position = [], 0
+        for line in data.splitlines(keepends=True):
+            if line.strip():
+                starts.append(position)
+            position += len(line)
+        return starts
+    first = data.find(b"{")
+    between = (data.index(b"{", found.start()) for found in border_pattern(source).finditer(data))
+    return [first, *between] if first >= 0 else []
+
+
+@functools.cache
+def _decoder_of(name: str, kind: Kind, last: bool) -> msgspec.json.Decoder[Any]:
+    from .sources import named
+
+    source = named(name)
+    assert source is not None
+    if kind == "lines" or kind == "object":
+        return msgspec.json.Decoder(source.record)
+    if kind == "data" and last:
+        return msgspec.json.Decoder(
+            msgspec.defstruct("Data", [("data", list[source.record])])  # type: ignore[name-defined]
+        )
+    return msgspec.json.Decoder(list[source.record])  # type: ignore[name-defined]
+
+
+def _decoder(source: Source, shard: Shard) -> msgspec.json.Decoder[Any]:
+    return _decoder_of(source.name, shard.kind, shard.last)
+
+
+def _records(value: Any) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    return list(value.data) if hasattr(value, "data") else [value]
+
+
+def _wrapped(shard: Shard) -> tuple[bytes, bytes, bytes]:
+    """The shard as a JSON document of its own: what to put before, the body, what to put after."""
+    if shard.kind == "object":
+        return b"", shard.data, b""
+    body = shard.data.lstrip(b" \t\r\n")
+    if body[:1] == b",":
+        body = body[1:]
+    if not shard.last:
+        return b"[", body, b"]"
+    return (b'{"data":[' if shard.kind == "data" else b"["), body, b""
+
+
+def _broken_file(shard: Shard, error: Exception, head: int, body: bytes) -> InputError:
+    """The same fault with the byte where the file stops being JSON."""
+    skipped = len(shard.data) - len(body)
+    if isinstance(error, json.JSONDecodeError):
+        at = len(error.doc[: error.pos].encode("utf-8", "surrogatepass")) - head
+        cut = shard.last and at >= len(body.rstrip())
+        what = "ends in the middle of a record" if cut else f"is no JSON: {error.msg}"
+    elif isinstance(error, UnicodeDecodeError):
+        at, what = error.start - head, f"is not UTF-8: {error.reason}"
+    elif isinstance(error, RecursionError):
+        at, what = 0, "is nested too deeply"
+    else:
+        at, what = 0, f"does not hold what its beginning promised: {error}"
+    at = min(max(at, 0), len(body))
+    hint = "Fetch it again, or give --keep-going to reject what is broken and convert the rest."
+    return InputError(shard.file, f"{what}. {hint}", shard.offset + skipped + at)
+
+
+def _one_by_one(body: bytes, source: Source) -> list[Any]:
+    """Every record between two borders, parsed alone."""
+    starts = [0, *(found.start() + 1 for found in border_pattern(source).finditer(body)), len(body)]
+    records = []
+    for start, end in pairwise(starts):
+        text = body[start:end].strip(b", \t\r\n")
+        if end == len(body) and not text.endswith(b"}"):
+            text = text[: text.rfind(b"}") + 1] or text
+        if text and text != b"]":
+            records.append(_parsed(text, source))
+    return records
+
+
+def _lines(data: bytes, source: Source) -> list[Any]:
+    try:
+        return _decoder_of(source.name, "lines", last=True).decode_lines(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return [_parsed(line, source) for line in data.splitlines() if line.strip()]
+
+
+def _parsed(text: bytes, source: Source) -> Any:
+    try:
+        return _typed(json.loads(text), source)
+    except (ValueError, RecursionError) as error:
+        return Broken("not-json", str(error))
+
+
+def _typed(value: Any, source: Source) -> Any:
+    try:
+        return msgspec.convert(value, source.record)
+    except msgspec.ValidationError as error:
+        return Broken("wrong-shape", str(error))
+
+
+def _csv(shard: Shard, source: Source) -> list[Any]:
+    try:
+        text = io.StringIO(shard.data.decode(), newline="")
+        rows = list(csv.DictReader(text, shard.header, restkey="", restval=None))
+    except (UnicodeDecodeError, csv.Error) as error:
+        at = error.start if isinstance(error, UnicodeDecodeError) else 0
+        raise InputError(shard.file, f"is no UTF-8 CSV: {error}", shard.offset + at) from None
+    return [_typed(row, source) for row in rows]

@@ -1,0 +1,166 @@
+"""From finished parts to the summary: every count, length and sample."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from .options import Options
+from .part import Done, index_of
+from .plan import Input, Plan
+from .resolve import DROPPED, VALIDATION, Resolved
+from .rows import Row
+from .rules import RULES, modes_of
+from .shard import Dialogue
+from .source import Source
+from .summary import (
+    FIELDS,
+    SAMPLES,
+    Counts,
+    InputSummary,
+    Lengths,
+    LicenceSummary,
+    RuleCount,
+    Sample,
+    SkippedFile,
+    SourceSummary,
+    SplitSummary,
+    Summary,
+    command_line,
+    plain_options,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """All parts of a run in order, and what was decided over them; `modes` are the rules' by source."""
+
+    folder: Path
+    marks: Sequence[tuple[str, Done]]
+    resolved: Resolved
+    modes: Mapping[str, Mapping[str, str]]
+
+
+def summarise(
+    plan: Plan, parts: Parts, splits: Sequence[SplitSummary], options: Options, version: str
+) -> Summary:
+    """The whole conversion in numbers."""
+    inputs = tuple(_input(one, parts) for one in plan.inputs)
+    sources = {one.source.name: one.source for one in plan.inputs}
+    summaries = tuple(_source(source, inputs, parts, options) for source in sources.values())
+    return Summary(
+        version=version,
+        options=plain_options(options),
+        rules=modes_of(options.rules),
+        command=command_line(
+            options, plan.arguments, source=plan.source.name if plan.source else None
+        ),
+        inputs=inputs,
+        sources=summaries,
+        splits=tuple(splits),
+        skipped=tuple(SkippedFile(name=name, why=why) for name, why in plan.skipped),
+        duplicates=parts.resolved.duplicates,
+        rejected=sum(one.counts.rejected for one in inputs),
+    )
+
+
+def _input(one: Input, parts: Parts) -> InputSummary:
+    mine = [item for item in parts.marks if item[0].startswith(f"{one.number:04d}-")]
+    return InputSummary(
+        name=one.name,
+        source=one.source.name,
+        bytes=one.size,
+        sha256=one.sha256,
+        licence=one.source.licence.name,
+        counts=sum((_counts(key, mark, parts) for key, mark in mine), Counts()),
+    )
+
+
+def _counts(key: str, mark: Done, parts: Parts) -> Counts:
+    """One part's counts, with its rows that were dropped for the sake of the whole moved to `refused`."""
+    counts = mark.counts
+    fates = _fates(key, mark, parts)
+    units = index_of(parts.folder, key)["units"]
+    refused = Counter(counts.refused)
+    for code, reason in DROPPED.items():
+        if late := int(units[fates == code].sum()):
+            refused[reason] += late
+    dropped = fates > VALIDATION
+    return Counts(
+        records=counts.records,
+        units=counts.units,
+        rows=counts.rows - int(dropped.sum()),
+        kept=counts.kept - int(units[dropped].sum()),
+        refused=dict(refused),
+        rejected=counts.rejected + int(dropped.sum()),
+    )
+
+
+def _fates(key: str, mark: Done, parts: Parts) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    start = parts.resolved.starts[key]
+    return parts.resolved.fates[start : start + mark.counts.rows]
+
+
+def _source(
+    source: Source, inputs: Sequence[InputSummary], parts: Parts, options: Options
+) -> SourceSummary:
+    marks = [(key, mark) for key, mark in parts.marks if mark.source == source.name]
+    mine = [one.counts for one in inputs if one.source == source.name]
+    hits: Counter[str] = Counter()
+    for key, mark in marks:
+        hits.update(mark.counts.hits)
+        hits.update(parts.resolved.hits[key])
+    modes = parts.modes[source.name]
+    notes = sorted(set(hits) - set(modes))
+    return SourceSummary(
+        name=source.name,
+        title=source.title,
+        unit=source.unit,
+        licence=LicenceSummary.of(source.licence),
+        counts=sum(mine, Counts()),
+        rules=(
+            *(RuleCount(name=r.name, mode=modes[r.name], hits=hits[r.name]) for r in RULES),
+            *(RuleCount(name=name, mode="count", hits=hits[name]) for name in notes),
+        ),
+        lengths=_lengths(marks, parts),
+        samples=tuple(_samples(source, marks, parts, options)),
+    )
+
+
+def _lengths(marks: Sequence[tuple[str, Done]], parts: Parts) -> dict[str, Lengths]:
+    counters: list[Counter[int]] = [Counter() for _ in FIELDS]
+    for key, mark in marks:
+        kept = index_of(parts.folder, key)["chars"][_fates(key, mark, parts) <= VALIDATION]
+        for column, counter in enumerate(counters):
+            values, times = np.unique(kept[:, column], return_counts=True)
+            counter.update(dict(zip(values.tolist(), times.tolist(), strict=True)))
+    return {name: Lengths.of(counter) for name, counter in zip(FIELDS, counters, strict=True)}
+
+
+def _samples(
+    source: Source, marks: Sequence[tuple[str, Done]], parts: Parts, options: Options
+) -> Iterator[Sample]:
+    """The kept rows of the smallest hashes, each once."""
+    least: dict[bytes, tuple[str, int]] = {}
+    for key, mark in marks:
+        hashes = index_of(parts.folder, key)["hash"]
+        kept = np.flatnonzero(_fates(key, mark, parts) <= VALIDATION)
+        for number in kept[np.argsort(hashes[kept], kind="stable")[:SAMPLES]].tolist():
+            least.setdefault(bytes(hashes[number]), (key, number))
+    for digest in sorted(least)[:SAMPLES]:
+        key, number = least[digest]
+        line = (parts.folder / f"{key}.rows").read_bytes().splitlines()[number]
+        yield Sample.of(_row(line, options), source.licence)
+
+
+def _row(line: bytes, options: Options) -> Row:
+    if not options.conversations:
+        return msgspec.json.decode(line, type=Row)
+    dialogue = msgspec.json.decode(line, type=Dialogue)
+    question, answer = dialogue.messages[-2:]
+    return Row(question.content, question.context, answer.content, dialogue.category)

@@ -1,0 +1,73 @@
+"""Shards on this machine: a process a core, or in this very process when one job is asked for."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from .decode import Shard
+from .errors import EngineError
+from .options import Options
+from .part import Done, save
+from .shard import convert_shard
+
+AHEAD = 2  # shards waiting a process: enough to keep it busy, few enough to keep memory flat
+
+
+def run(
+    shards: Iterator[Shard],
+    options: Options,
+    folder: Path,
+    report: Callable[[Done], None],
+    jobs: int,
+) -> None:
+    """Convert every shard into a part in `folder`, telling `report` of each as it is finished."""
+    if jobs == 1:
+        for shard in shards:
+            report(work(shard, options, folder))
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, initializer=_quiet) as pool:
+        waiting: set[Future[Done]] = set()
+        try:
+            for shard in shards:
+                waiting.add(pool.submit(work, shard, options, folder))
+                if len(waiting) >= jobs * AHEAD:
+                    waiting = _collect(waiting, report)
+            while waiting:
+                waiting = _collect(waiting, report)
+        except BrokenProcessPool as error:
+            raise EngineError(
+                "a worker process died (out of memory?). Run the same command again to go on; "
+                "--jobs lowers the memory needed"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def work(shard: Shard, options: Options, folder: Path) -> Done:
+    """One task: convert, write the part, return its mark."""
+    part = convert_shard(shard, options)
+    save(part, folder, shard.key)
+    return part.done
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _collect(waiting: set[Future[Done]], report: Callable[[Done], None]) -> set[Future[Done]]:
+    finished, left = wait(waiting, return_when=FIRST_COMPLETED)
+    for future in finished:
+        report(future.result())
+    return left
+
+
+def _quiet() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle

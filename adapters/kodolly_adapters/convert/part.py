@@ -1,0 +1,90 @@
+"""What became of one shard, in memory and on disk.
+
+On disk a part is a handful of files `KEY.*`; `KEY.json` is written last and says that the part is whole.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+# One entry a row, in the rows' order. `group` decides the split, `leak` is equal where a row of one split gives
+# away one of the other; sizes are bytes of the lines, `line` and `offset` the record's place in its file.
+INDEX = np.dtype(
+    [
+        ("hash", "S16"),
+        ("group", "u8"),
+        ("leak", "u8"),
+        ("offset", "u8"),
+        ("line", "u4"),
+        ("size", "u4"),
+        ("origin", "u4"),
+        ("chars", "u4", (3,)),
+        ("units", "u2"),
+    ]
+)
+Index = NDArray[np.void]
+
+
+class PartCounts(msgspec.Struct):
+    """Counted in the source's units but for `records`, `rows` and rule `hits` (rows)."""
+
+    records: int = 0
+    units: int = 0
+    kept: int = 0
+    rows: int = 0
+    refused: dict[str, int] = {}
+    hits: dict[str, int] = {}
+    rejected: int = 0  # lines
+
+
+class Done(msgspec.Struct):
+    """The mark of a whole part. `data` is the xxh3 hash of the shard's bytes it was made from."""
+
+    file: str
+    source: str
+    data: str
+    counts: PartCounts
+
+
+@dataclass(slots=True)
+class Part:
+    """`rows`, `origins` (provenance) and `rejected` are JSON lines; `signatures` are (rows, permutations) u4."""
+
+    rows: bytes
+    origins: bytes
+    rejected: bytes
+    index: Index
+    signatures: NDArray[np.uint32] | None
+    done: Done
+
+
+def save(part: Part, folder: Path, key: str) -> None:
+    """Write the part; it counts as there only when every byte of it is."""
+    (folder / f"{key}.rows").write_bytes(part.rows)
+    (folder / f"{key}.origins").write_bytes(part.origins)
+    (folder / f"{key}.rejected").write_bytes(part.rejected)
+    part.index.tofile(folder / f"{key}.index")
+    if part.signatures is not None:
+        part.signatures.tofile(folder / f"{key}.signatures")
+    fresh = folder / f"{key}.json.part"
+    fresh.write_bytes(msgspec.json.encode(part.done))
+    os.replace(fresh, folder / f"{key}.json")
+
+
+def done(folder: Path, key: str) -> Done | None:
+    """The part's mark, or None if it was never finished."""
+    try:
+        return msgspec.json.decode((folder / f"{key}.json").read_bytes(), type=Done)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def index_of(folder: Path, key: str) -> Index:
+    """The part's index, one entry a row."""
+    return np.fromfile(folder / f"{key}.index", dtype=INDEX)

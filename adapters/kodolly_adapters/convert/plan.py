@@ -1,0 +1,117 @@
+"""Which files become which shards: recognising sources and cutting streams, in one pass over the input."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from .decode import Shard
+from .errors import InputError
+from .inputs import Member, members, reading
+from .layout import Layout, first_record, layout_of
+from .source import Source
+from .sources import SOURCES
+from .split import pieces
+
+HEAD = 1 << 20  # bytes read to recognise a file
+
+
+@dataclass(slots=True)
+class Input:
+    """One file that is being converted; `size` and `sha256` are known once it was read to its end."""
+
+    number: int
+    name: str
+    source: Source
+    size: int = 0
+    sha256: str = ""
+
+
+@dataclass(slots=True)
+class Plan:
+    """The shards of all arguments, and what was learned of the files while making them."""
+
+    arguments: Sequence[str]
+    source: Source | None = None  # named by the person; None: recognise
+    inputs: list[Input] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # (file, why)
+
+    def shards(self, read: Callable[[int], None] = lambda size: None) -> Iterator[Shard]:
+        """Every shard in order; `read` is told the bytes of each. Raises InputError.
+
+        `inputs` and `skipped` are whole when the iterator is exhausted.
+        """
+        for member in members(self.arguments):
+            yield from self._of_member(member, read)
+        if not self.inputs:
+            raise InputError(", ".join(self.arguments), "holds no file of a known source")
+
+    def _of_member(self, member: Member, told: Callable[[int], None]) -> Iterator[Shard]:
+        with reading(member) as read:
+            head = read(HEAD)
+            while head and len(head) < HEAD and (more := read(HEAD - len(head))):
+                head += more
+            layout = layout_of(head)
+            source = self.source or (recognise(member.name, head, layout) if layout else None)
+            if layout is None or source is None:
+                self._pass_over(member, head, layout)
+                return
+            entry = Input(len(self.inputs), member.name, source)
+            self.inputs.append(entry)
+            digest = hashlib.sha256()
+
+            def on(size: int, ahead: list[bytes] = [head]) -> bytes:  # noqa: B006 (one read ahead)
+                data = ahead.pop() if ahead else read(size)
+                digest.update(data)
+                entry.size += len(data)
+                told(len(data))
+                return data
+
+            for number, piece in enumerate(pieces(on, layout, source, member.name)):
+                yield Shard(
+                    key=f"{entry.number:04d}-{number:07d}",
+                    file=member.name,
+                    source=source.name,
+                    kind=layout.kind,
+                    header=layout.header,
+                    offset=piece.offset,
+                    line=piece.line,
+                    data=piece.data,
+                    last=piece.last,
+                )
+            entry.sha256 = digest.hexdigest()
+
+    def _pass_over(self, member: Member, head: bytes, layout: Layout | None) -> None:
+        record = first_record(head, layout) if layout else None
+        if not head:
+            why = "is empty"
+        elif record:
+            why = f"is of no known source: its first record has the keys {', '.join(record)[:200]}"
+        else:
+            why = "is no JSON, JSONL or CSV with a header"
+        if member.asked_for:
+            known = ", ".join(source.name for source in SOURCES)
+            hint = "name its source with --source" if record else "give a data file"
+            raise InputError(member.name, f"{why}; {hint}. Known sources: {known}")
+        self.skipped.append((member.name, why))
+
+
+def recognise(name: str, head: bytes, layout: Layout) -> Source | None:
+    """The source of a file: its first record decides; among sources that look alike, its name does."""
+    record = first_record(head, layout)
+    if record is None:
+        return None
+    fitting = [
+        source
+        for source in SOURCES
+        if (source.layout == "csv") == (layout.kind == "csv") and source.looks_like(record)
+    ]
+    by_name = [source for source in fitting if _matches(name, source)]
+    return next(iter([*by_name, *fitting]), None)
+
+
+def _matches(name: str, source: Source) -> bool:
+    last = name.replace("!", "/").rsplit("/", 1)[-1]
+    return any(fnmatch.fnmatch(last, pattern) for pattern in source.patterns)

@@ -1,0 +1,103 @@
+"""One conversion from beginning to end: plan, convert, resolve, write, describe."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import xxhash
+
+from . import local, ray_engine
+from .card import write_card
+from .decode import Shard
+from .describe import Parts, summarise
+from .errors import ConvertError
+from .options import Options
+from .part import Done, done
+from .plan import Plan
+from .progress import Progress
+from .resolve import resolve
+from .rules import modes_of
+from .source import Source
+from .summary import Summary, plain_options, write_summary
+from .work import finish, workplace
+from .write import write
+
+Engine = Literal["local", "ray"]
+
+
+def convert(
+    arguments: Sequence[str],
+    out: Path,
+    options: Options | None = None,
+    *,
+    source: Source | None = None,
+    jobs: int | None = None,
+    engine: Engine = "local",
+    restart: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Summary:
+    """Convert every file behind `arguments` into the folder `out`, and say what became of it.
+
+    A run that was killed is continued: shards whose bytes are the same are not converted again.
+    Raises ConvertError; nothing but the folder's `.work` has changed then.
+    """
+    options = options or Options()
+    progress = progress or Progress(arguments, show=False)
+    modes_of(options.rules)
+    settings = [_version(), plain_options(options), str(options.tokenizer), source and source.name]
+    with workplace(out, settings, restart=restart, force=force) as work, progress:
+        plan = Plan(arguments, source)
+        folder = work / "parts"
+        parts = _convert_all(plan, folder, options, jobs or local.cores(), engine, progress)
+        modes = {i.source.name: modes_of(options.rules, i.source.rules) for i in plan.inputs}
+        progress.stage("looking for duplicates")
+        resolved = resolve(folder, parts, modes, options)
+        progress.stage("writing")
+        fresh = work / "out"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        splits = write(parts, folder, fresh, resolved, options)
+        summary = summarise(
+            plan, Parts(folder, parts, resolved, modes), splits, options, _version()
+        )
+        if lost := summary.reconciles():
+            raise ConvertError(f"the counts do not add up, which is a fault of ours: {lost[0]}")
+        progress.stage("describing")
+        write_summary(summary, fresh)
+        write_card(summary, fresh)
+        finish(work, fresh)
+        progress.finished(summary)
+    return summary
+
+
+def _convert_all(
+    plan: Plan, folder: Path, options: Options, jobs: int, engine: Engine, progress: Progress
+) -> list[tuple[str, Done]]:
+    """A part in `folder` for every shard of the plan; their marks in the shards' order."""
+    keys: list[str] = []
+
+    def missing() -> Iterator[Shard]:
+        for shard in plan.shards(progress.read):
+            keys.append(shard.key)
+            known = done(folder, shard.key)
+            same = (shard.file, shard.source, xxhash.xxh3_128_hexdigest(shard.data))
+            if known and (known.file, known.source, known.data) == same:
+                progress.part(known)
+            else:
+                yield shard
+
+    if engine == "ray":
+        ray_engine.run(missing(), options, folder, progress.part, jobs)
+    else:
+        local.run(missing(), options, folder, progress.part, jobs)
+    parts = [(key, done(folder, key)) for key in keys]
+    return [(key, mark) for key, mark in parts if mark is not None]
+
+
+def _version() -> str:
+    return importlib.metadata.version("kodolly")

@@ -1,0 +1,195 @@
+"""Shard in, part out: the pure function every engine drives.
+
+It depends on nothing but its arguments, so that any number of processes or machines may run it in any order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+import numpy as np
+import xxhash
+
+from . import signatures
+from .clean import Cleaner
+from .decode import Broken, Shard, decode, positions
+from .options import Options
+from .part import INDEX, Done, Part, PartCounts
+from .rows import Draft, Refusal, Row
+from .rules import modes_of
+from .source import Source
+from .sources import named
+
+encode = msgspec.json.Encoder().encode
+PASSAGE = 100  # characters from which a context gives an answer away to whoever has read it
+
+
+class Rejected(msgspec.Struct, gc=False):
+    """A line of `rejected.jsonl`: `line` counts from 1, `byte` from 0, in the unpacked file."""
+
+    file: str
+    line: int
+    byte: int
+    source: str
+    id: str
+    turn: int
+    reason: str
+    detail: str
+
+
+class Origin(msgspec.Struct, gc=False):
+    """Provenance of the row at the same place; never trained on."""
+
+    source: str
+    file: str
+    id: str
+    turn: int
+
+
+class Said(msgspec.Struct, gc=False, omit_defaults=True):
+    """One message of a dialogue; `context` belongs to users' messages and is left out when empty."""
+
+    role: str
+    content: str
+    context: str = ""
+
+
+class Dialogue(msgspec.Struct, gc=False):
+    """A row of `--conversations`: a whole dialogue in OpenAI's shape."""
+
+    messages: list[Said]
+    category: str
+
+
+def convert_shard(shard: Shard, options: Options) -> Part:
+    """Every record of `shard` to rows or rejected lines.
+
+    Raises InputError, naming file and byte, where the shard's bytes cannot be read on.
+    """
+    source = named(shard.source)
+    assert source is not None, shard.source
+    return _Work(shard, source, options).run()
+
+
+class _Work:
+    """The columns of a part while they grow."""
+
+    def __init__(self, shard: Shard, source: Source, options: Options) -> None:
+        self.shard, self.source, self.options = shard, source, options
+        modes = modes_of(options.rules, source.rules)
+        self.cleaner = Cleaner(modes, options)
+        self.near = modes["near-duplicate"] != "off"
+        self.keeps_origins = options.provenance or any(
+            modes[rule] == "drop" for rule in ("duplicate", "near-duplicate")
+        )
+        self.hits: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        self.counts = PartCounts()
+        self.lines: list[bytes] = []
+        self.origins: list[bytes] = []
+        self.rejected: list[bytes] = []
+        self.places: list[tuple[Any, ...]] = []
+        self.texts: list[list[str]] = []
+
+    def run(self) -> Part:
+        records = decode(self.shard, self.source, keep_going=self.options.keep_going)
+        place = positions(self.shard, self.source, len(records))
+        units, drafts, clean = self.source.units, self.source.drafts, self.cleaner.clean
+        for number, record in enumerate(records):
+            at = place(number)
+            if type(record) is Broken:
+                self.counts.units += 1
+                self.refuse(Refusal(record.reason, record.detail), at)
+                continue
+            self.counts.units += 1 if units is None else units(record)
+            for item in drafts(record, self.options):
+                refusal = item if type(item) is Refusal else clean(item, self.hits)  # type: ignore[arg-type]
+                if refusal is None:
+                    self.keep(item, at)  # type: ignore[arg-type]
+                else:
+                    self.refuse(refusal, at)
+        self.counts.records = len(records)
+        return self.part()
+
+    def refuse(self, refusal: Refusal, at: tuple[int, int]) -> None:
+        self.refused[refusal.reason] += refusal.units
+        self.rejected.append(
+            encode(
+                Rejected(
+                    self.shard.file,
+                    at[1],
+                    at[0],
+                    self.shard.source,
+                    refusal.id,
+                    refusal.turn,
+                    refusal.reason,
+                    refusal.detail,
+                )
+            )
+        )
+
+    def keep(self, draft: Draft, at: tuple[int, int]) -> None:
+        instruction, context, response = draft.instruction, draft.context, draft.response
+        if self.options.conversations:
+            line = encode(dialogue(draft))
+        else:
+            line = encode(Row(instruction, context, response, draft.category))
+        self.lines.append(line)
+        origin = b""
+        if self.keeps_origins:
+            origin = encode(Origin(self.shard.source, self.shard.file, draft.id, draft.turn))
+            self.origins.append(origin)
+        if self.near:
+            self.texts.append(f"{instruction} {context} {response}".split())
+        digest = xxhash.xxh3_128_digest(line)
+        leak = (
+            xxhash.xxh3_64_intdigest(context.encode())
+            if len(context) >= PASSAGE
+            else int.from_bytes(digest[:8], "little")
+        )
+        self.places.append(
+            (
+                digest,
+                xxhash.xxh3_64_intdigest((draft.group or instruction).encode()),
+                leak,
+                at[0],
+                at[1],
+                len(line) + 1,
+                len(origin) + 1,
+                (len(instruction), len(context), len(response)),
+                draft.units,
+            )
+        )
+        self.counts.kept += draft.units
+
+    def part(self) -> Part:
+        self.counts.rows = len(self.lines)
+        self.counts.rejected = len(self.rejected)
+        self.counts.refused = dict(sorted(self.refused.items()))
+        self.counts.hits = dict(sorted(self.hits.items()))
+        data = xxhash.xxh3_128_hexdigest(self.shard.data)
+        return Part(
+            rows=_joined(self.lines),
+            origins=_joined(self.origins),
+            rejected=_joined(self.rejected),
+            index=np.array(self.places, dtype=INDEX),
+            signatures=signatures.of(self.texts) if self.near else None,
+            done=Done(self.shard.file, self.shard.source, data, self.counts),
+        )
+
+
+def dialogue(draft: Draft) -> Dialogue:
+    """The draft as messages, its earlier pairs first; the context stays with the question it belongs to."""
+    messages = [
+        said
+        for question, answer in draft.history
+        for said in (Said("user", question), Said("assistant", answer))
+    ]
+    messages += [Said("user", draft.instruction, draft.context), Said("assistant", draft.response)]
+    return Dialogue(messages, draft.category)
+
+
+def _joined(lines: list[bytes]) -> bytes:
+    return b"\n".join([*lines, b""]) if lines else b""

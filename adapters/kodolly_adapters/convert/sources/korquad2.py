@@ -1,0 +1,160 @@
+"""KorQuAD 2.0 and 2.1: questions about whole Wikipedia pages in HTML, one record a page.
+
+A record is {"title", "url", "context", "raw_html", "qas": [{"id", "question", "answer": {"text", "answer_start",
+...}}]}. The context has lost its attributes but not its tags; raw_html is five times as long and stays unread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from ..markdown import render
+from ..options import Options
+from ..rows import CLOSED_QA, OPEN_QA, Draft, Refusal
+from ..source import Drafts, Licence, Source
+from ..tokens import Counter, counter
+from ..window import cut
+
+Span = tuple[int, int]
+
+
+class Answer(msgspec.Struct, gc=False):
+    """HTML of the answer and where it begins in the context, in characters."""
+
+    text: str | None = None
+    answer_start: int | None = None
+
+
+class Question(msgspec.Struct, gc=False):
+    """One question; the test set has no answers."""
+
+    question: str | None = None
+    answer: Answer | None = None
+    id: str | int | None = None
+
+
+class Record(msgspec.Struct, gc=False):
+    """One page; `raw_html` and `url` are not named, so they are skipped unread."""
+
+    context: str
+    qas: list[Question]
+    title: str | int | None = None
+
+
+def drafts(record: Record, options: Options) -> Drafts:
+    """One row a question, in the page's order."""
+    places = [_place(record.context, question) for question in record.qas]
+    rows = (
+        _as_written(record, places)
+        if options.korquad2_context == "html"
+        else _rendered(record, places, options)
+    )
+    category = CLOSED_QA if options.categories == "dolly" else OPEN_QA
+    group = str(record.title or "")
+    for turn, (question, row) in enumerate(zip(record.qas, rows, strict=True)):
+        name = "" if question.id is None else str(question.id)
+        if isinstance(row, Refusal):
+            yield row._replace(id=name, turn=turn)
+        else:
+            context, response = row
+            yield Draft(question.question or "", context, response, category, name, turn, group)
+
+
+Place = Span | Refusal
+Texts = tuple[str, str] | Refusal
+
+
+def _as_written(record: Record, places: list[Place]) -> Iterator[Texts]:
+    """The study's literal mapping: the page's HTML and the answer's."""
+    for place in places:
+        yield (
+            place
+            if isinstance(place, Refusal)
+            else (record.context, record.context[place[0] : place[1]])
+        )
+
+
+def _rendered(record: Record, places: list[Place], options: Options) -> Iterator[Texts]:
+    """The page rendered once, and each answer as the part of it that it is."""
+    whole = options.korquad2_context == "page"
+    tokens = counter(options.tokenizer)
+    spans = [place for place in places if not isinstance(place, Refusal)]
+    text, found = render(record.context, spans)
+    answers = iter(found)
+    for place in places:
+        if isinstance(place, Refusal):
+            yield place
+            continue
+        span = next(answers)
+        if span is None:
+            yield Refusal("empty-answer", "the answer's HTML holds no text")
+        elif whole:
+            yield text, text[span[0] : span[1]]
+        else:
+            yield _window(text, span, options.window_tokens, tokens)
+
+
+def _window(text: str, span: Span, budget: int, tokens: Counter) -> Texts:
+    context = cut(text, *span, budget, tokens)
+    if context is None:
+        return Refusal("answer-cut", "no window of the page holds the answer")
+    return context, text[span[0] : span[1]]
+
+
+def _place(context: str, question: Question) -> Place:
+    """Where the answer is in the context: as told, or else at the nearest place its text is found."""
+    if not question.question or question.question.isspace():
+        return Refusal("empty-question", "the question has no text")
+    answer = question.answer
+    if answer is None or answer.text is None:
+        return Refusal("no-answer", "the question has no answer")
+    if not answer.text or answer.text.isspace():
+        return Refusal("empty-answer", "the answer has no text")
+    told = answer.answer_start
+    start = 0 if told is None else min(max(told, 0), len(context))
+    if told != start or not context.startswith(answer.text, start):
+        start = _nearest(context, answer.text, start)
+        if start < 0:
+            return Refusal(
+                "answer-not-found", f"answer_start is {told}, and the page does not hold the answer"
+            )
+    return start, start + len(answer.text)
+
+
+def _nearest(context: str, text: str, at: int) -> int:
+    """Where `text` begins nearest to `at`, or -1; the earlier of two as near."""
+    after = context.find(text, at)
+    before = context.rfind(text, 0, at + len(text) - 1)
+    if before < 0 or after < 0:
+        return max(before, after)
+    return before if at - before <= after - at else after
+
+
+def looks_like(record: Mapping[str, Any]) -> bool:
+    """A page with its questions."""
+    return "context" in record and "qas" in record and ("raw_html" in record or "url" in record)
+
+
+LICENCE = Licence(
+    "CC BY-ND 2.0 KR",
+    "https://creativecommons.org/licenses/by-nd/2.0/kr/",
+    commercial=True,
+    derivatives=False,
+    consequence="Converted rows are derivatives: train on them, but do not hand them on.",
+)
+
+KORQUAD2 = Source(
+    name="korquad2",
+    title="KorQuAD 2.0 / 2.1",
+    licence=LICENCE,
+    record=Record,
+    first_keys=frozenset({"title", "url", "context", "raw_html", "qas"}),
+    looks_like=looks_like,
+    drafts=drafts,
+    patterns=("KorQuAD_2.[01]_*.json", "korquad2.[01]_*.json"),
+    unit="questions",
+    units=lambda page: len(page.qas or ()),
+)

@@ -1,0 +1,72 @@
+"""How many tokens a text is: an estimate, or exact by a given tokenizer."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import ceil
+from pathlib import Path
+from typing import Any, Protocol
+
+from .errors import OptionError
+
+TOKENS_PER_CHAR = (
+    0.7  # Korean prose: Qwen2.5 makes 0.71 (measured on KorQuAD 1.0 dev), LLaMA 1.45, SmolLM2 2.0
+)
+
+
+class Counter(Protocol):
+    """Counts tokens; `chars` is how many characters may be worth looking at for that many tokens."""
+
+    def count(self, text: str) -> int:
+        """Tokens of the text, no special ones."""
+
+    def chars(self, tokens: int) -> int:
+        """No text of these many tokens is longer than this, as far as one can tell."""
+
+
+class Estimate:
+    """0.7 tokens a character: what Qwen2.5 makes of Korean, near enough to size a window."""
+
+    def count(self, text: str) -> int:
+        """Tokens, rounded up."""
+        return ceil(len(text) * TOKENS_PER_CHAR)
+
+    def chars(self, tokens: int) -> int:
+        """The characters that make these many tokens."""
+        return int(tokens / TOKENS_PER_CHAR)
+
+
+class Exact:
+    """The tokens of one tokenizer.json."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def count(self, text: str) -> int:
+        """Tokens as the tokenizer makes them, without special tokens."""
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def chars(self, tokens: int) -> int:
+        """Eight characters a token: beyond what prose reaches in any tokenizer in use."""
+        return 8 * tokens
+
+
+@lru_cache(maxsize=4)
+def counter(tokenizer: Path | None) -> Counter:
+    """The counter for `--tokenizer`: a tokenizer.json, a folder with one, or None for the estimate.
+
+    Raises OptionError where there is none or it cannot be read. Loaded once a process.
+    """
+    if tokenizer is None:
+        return Estimate()
+    path = tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer
+    if not path.is_file():
+        raise OptionError(f"--tokenizer: there is no file {path}")
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise OptionError("--tokenizer needs the package `tokenizers`") from error
+    try:
+        return Exact(Tokenizer.from_file(str(path)))
+    except Exception as error:  # the library raises nothing narrower
+        raise OptionError(f"--tokenizer: {path} is no tokenizer.json: {error}") from error
