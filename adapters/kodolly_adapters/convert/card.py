@@ -233,7 +233,7 @@ def _rules(summary: Summary) -> Iterator[str]:
     yield "## Rules"
     by_source = [{rule.name: rule for rule in source.rules} for source in summary.sources]
     order = [rule.name for rule in RULES]
-    found = {name for rules in by_source for name in rules}
+    found = {rule.name for rules in by_source for rule in rules.values() if rule.mode != OFF}
     names = [name for name in order if name in found] + sorted(found - set(order))
     modes = summary.rules
     yield "Rows each rule found something in; a number's own mode is named where a source differs."

@@ -51,7 +51,10 @@ def a_source(name: str, licence: Licence, rows: int = 10, refused: int = 2) -> S
             refused={"empty": refused} if refused else {},
             rejected=refused,
         ),
-        rules=(RuleCount(name="nfc", mode="fix", hits=1234567),),
+        rules=(
+            RuleCount(name="nfc", mode="fix", hits=1234567),
+            RuleCount(name="near-duplicate", mode="off", hits=0),
+        ),
         lengths={field: Lengths.of({9: rows}) for field in FIELDS},
         samples=(Sample.of(ROW, licence),),
     )
