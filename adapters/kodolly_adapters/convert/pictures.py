@@ -140,7 +140,7 @@ def _sources(summary: Summary) -> Figure:
     for place, ins, outs, source in zip(places, kept, refused, sources, strict=True):
         text = f"{ins:,} {source.unit} kept, {outs:,} refused"
         axes.text(ins + outs + longest * 0.01, place, text, va="center", fontsize=9.5)
-    axes.set_yticks(places, [_label(source) for source in sources])
+    axes.set_yticks(places, [fill(_label(source), 22) for source in sources])
     axes.invert_yaxis()
     axes.set_xlim(0, longest * 1.62)
     axes.xaxis.set_visible(False)
