@@ -20,6 +20,7 @@ from ..source import Drafts, Licence, Source
 
 ASKS = frozenset({"human", "user"})
 ANSWERS = frozenset({"gpt", "chatgpt", "assistant", "bing", "bard"})
+_ROLES = dict.fromkeys(ASKS, "ask") | dict.fromkeys(ANSWERS, "answer") | {"system": "system"}
 _SAME_ROLE = next(rule.default for rule in RULES if rule.name == "same-role")
 
 
@@ -61,9 +62,7 @@ def turns(record: Record) -> int:
 
 def _role(turn: Turn) -> str:
     speaker = turn.speaker or ""
-    if speaker not in ASKS and speaker not in ANSWERS:
-        speaker = speaker.strip().lower()
-    return "ask" if speaker in ASKS else "answer" if speaker in ANSWERS else ""
+    return _ROLES.get(speaker) or _ROLES.get(speaker.strip().lower(), "")
 
 
 def _speeches(spoken: list[Turn], mode: str) -> Iterator[Speech | Refusal]:
@@ -139,10 +138,10 @@ def drafts(record: Record, options: Options) -> Drafts:
     if not spoken:
         yield Refusal("no-turns", "the conversation has no turns", name, units=0)
         return
-    system = [turn for turn in spoken if turn.speaker == "system"]
+    system = [turn for turn in spoken if _role(turn) == "system"]
     notes = ["system-turn"] * bool(system)
     if system:
-        spoken = [turn for turn in spoken if turn.speaker != "system"]
+        spoken = [turn for turn in spoken if _role(turn) != "system"]
     mode = options.rules.get("same-role", _SAME_ROLE)
     if mode in (COUNT, JOIN, DROP) and _repeats(spoken):
         notes.append("same-role")

@@ -1,0 +1,355 @@
+"""Sources: one table of records and the drafts and refusals they become; nothing is passed over."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kodolly_adapters.convert.errors import OptionError
+from kodolly_adapters.convert.options import Options
+from kodolly_adapters.convert.rows import Draft, Refusal
+from kodolly_adapters.convert.rules import REASONS, RULES, modes_of
+from kodolly_adapters.convert.sources import SOURCES, named
+
+PLAIN = Options()
+
+
+def talk(*turns: tuple[str, str], id: str = "a1_0") -> dict[str, Any]:  # noqa: A002
+    return {"id": id, "conversations": [{"from": who, "value": text} for who, text in turns]}
+
+
+def asked(question: str, *answers: tuple[str, int], **more: Any) -> dict[str, Any]:
+    found = [{"text": text, "answer_start": start} for text, start in answers]
+    return {"id": "q1", "question": question, "answers": found, **more}
+
+
+def article(*qas: dict[str, Any], context: str = "서울은 수도이다.") -> dict[str, Any]:
+    return {"title": "서울", "paragraphs": [{"context": context, "qas": list(qas)}]}
+
+
+def row(asks: str, context: str, answer: str, **more: Any) -> Draft:
+    return Draft(asks, context, answer, **more)
+
+
+def pair(asks: str, answer: str, context: str = "", **more: Any) -> Draft:
+    """A draft of the conversation that `talk` makes."""
+    known: dict[str, Any] = {"id": "a1_0", "group": "a1", "units": 2}
+    return Draft(asks, context, answer, **known | more)
+
+
+def refusal(reason: str, **more: Any) -> tuple[str, dict[str, Any]]:
+    return reason, more
+
+
+TWO = talk(("human", "하나?"), ("gpt", "일."), ("user", "둘?"), ("bing", "이."))
+AGAIN = talk(("human", "안녕"), ("human", "하나?"), ("gpt", "일."), ("gpt", "끝."))
+RULED = talk(
+    ("system", "짧게."), ("human", "하나?"), ("gpt", "일."), ("human", "둘?"), ("gpt", "이.")
+)
+
+TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
+    # KoVicuna
+    ("a row a pair", "kovicuna", TWO, PLAIN, [pair("하나?", "일."), pair("둘?", "이.", turn=1)]),
+    (
+        "the study's literal table",
+        "kovicuna",
+        TWO,
+        Options(kovicuna_roles="as-written"),
+        [pair("일.", "하나?"), pair("이.", "둘?", turn=1)],
+    ),
+    (
+        "earlier pairs in the context",
+        "kovicuna",
+        RULED,
+        Options(history=1),
+        [
+            pair("하나?", "일.", "짧게.", units=3, notes=("system-turn",)),
+            pair("둘?", "이.", "짧게.\n사용자: 하나?\n챗봇: 일.", turn=1),
+        ],
+    ),
+    (
+        "a system message without history is counted",
+        "kovicuna",
+        RULED,
+        PLAIN,
+        [pair("하나?", "일.", units=3, notes=("system-turn",)), pair("둘?", "이.", turn=1)],
+    ),
+    (
+        "a row a dialogue",
+        "kovicuna",
+        TWO,
+        Options(conversations=True),
+        [pair("둘?", "이.", turn=1, units=4, history=(("하나?", "일."),))],
+    ),
+    (
+        "same speaker joined",
+        "kovicuna",
+        AGAIN,
+        PLAIN,
+        [pair("안녕\n하나?", "일.\n끝.", units=4, notes=("same-role",))],
+    ),
+    (
+        "same speaker dropped",
+        "kovicuna",
+        AGAIN,
+        Options(rules={"same-role": "drop"}),
+        [refusal("same-role"), refusal("same-role"), pair("안녕", "일.", notes=("same-role",))],
+    ),
+    (
+        "same speaker left alone",
+        "kovicuna",
+        AGAIN,
+        Options(rules={"same-role": "off"}),
+        [
+            refusal("question-without-answer"),
+            pair("하나?", "일."),
+            refusal("answer-without-question", turn=1),
+        ],
+    ),
+    (
+        "starts with gpt, ends with human",
+        "kovicuna",
+        talk(("gpt", "영."), ("human", "하나?"), ("ChatGPT", "일."), ("human", "둘?")),
+        PLAIN,
+        [
+            refusal("answer-without-question"),
+            pair("하나?", "일."),
+            refusal("question-without-answer", turn=1),
+        ],
+    ),
+    (
+        "an unknown speaker parts a question from its answer",
+        "kovicuna",
+        talk(("human", "하나?"), ("tool", "x"), ("gpt", "일.")),
+        PLAIN,
+        [
+            refusal("question-without-answer"),
+            refusal("unknown-role"),
+            refusal("answer-without-question"),
+        ],
+    ),
+    ("no turns", "kovicuna", talk(), PLAIN, [refusal("no-turns", units=0)]),
+    ("null turns", "kovicuna", {"conversations": None}, PLAIN, [refusal("no-turns", units=0)]),
+    ("only system", "kovicuna", talk(("System", "짧게.")), PLAIN, [refusal("system-turn")]),
+    # Alpaca
+    (
+        "v1.0",
+        "koalpaca",
+        {"instruction": "합은?", "input": "1, 2", "output": "3"},
+        PLAIN,
+        [row("합은?", "1, 2", "3")],
+    ),
+    (
+        "v1.1 has no input but a url",
+        "koalpaca",
+        {"instruction": "왜?", "output": "그냥.", "url": "u"},
+        PLAIN,
+        [row("왜?", "", "그냥.")],
+    ),
+    (
+        "null input",
+        "kovicuna-alpaca",
+        {"instruction": "왜?", "input": None, "output": "그냥."},
+        PLAIN,
+        [row("왜?", "", "그냥.")],
+    ),
+    ("no output", "koalpaca", {"instruction": "왜?", "id": 0}, PLAIN, [refusal("no-output")]),
+    ("no instruction", "koalpaca", {"output": "3"}, PLAIN, [refusal("no-instruction")]),
+    # KorQuAD 1.0
+    (
+        "an article",
+        "korquad1",
+        article(asked(" 수도는? ", ("서울", 0))),
+        PLAIN,
+        [row(" 수도는? ", "서울은 수도이다.", "서울", id="q1", group="서울")],
+    ),
+    (
+        "dolly's categories",
+        "korquad1",
+        article(asked("수도는?", ("서울", 0))),
+        Options(categories="dolly"),
+        [row("수도는?", "서울은 수도이다.", "서울", category="closed_qa", id="q1", group="서울")],
+    ),
+    (
+        "a bare paragraph",
+        "korquad1",
+        {"qas": [asked("수도는?", ("서울", 0), ("수도", 4))], "context": "서울은 수도이다."},
+        PLAIN,
+        [row("수도는?", "서울은 수도이다.", "서울", id="q1", group="서울은 수도이다.")],
+    ),
+    (
+        "a wrong answer_start is noted, a missing answer refused",
+        "korquad1",
+        article(asked("수도는?", ("서울", 3)), asked("어디?", ("부산", 0))),
+        PLAIN,
+        [
+            row(
+                "수도는?",
+                "서울은 수도이다.",
+                "서울",
+                id="q1",
+                group="서울",
+                notes=("answer-start",),
+            ),
+            refusal("answer-not-found", turn=1),
+        ],
+    ),
+    (
+        "questions without an answer",
+        "korquad1",
+        article(asked("왜?"), asked("왜?", ("서울", 0), is_impossible=True), asked("왜?", ("", 0))),
+        PLAIN,
+        [refusal("no-answer"), refusal("no-answer", turn=1), refusal("no-answer", turn=2)],
+    ),
+    ("no questions", "korquad1", article(), PLAIN, [refusal("no-questions", units=0)]),
+    # Dolly
+    (
+        "keeps its category",
+        "dolly",
+        {"instruction": "왜?", "context": "", "response": "그냥.", "category": "brainstorming"},
+        PLAIN,
+        [row("왜?", "", "그냥.", category="brainstorming")],
+    ),
+    (
+        "no such category",
+        "dolly",
+        {"instruction": "왜?", "response": "그냥.", "category": "잡담"},
+        PLAIN,
+        [row("왜?", "", "그냥.", notes=("unknown-category",))],
+    ),
+    ("no response", "dolly", {"instruction": "왜?"}, PLAIN, [refusal("no-output")]),
+    # Chatbot data
+    (
+        "a line",
+        "chatbot-data",
+        {"Q": "안녕", "A": "반가워요.", "label": "2   "},
+        PLAIN,
+        [row("안녕", "", "반가워요.")],
+    ),
+    ("a short line", "chatbot-data", {"Q": "안녕", "A": None}, PLAIN, [refusal("no-output")]),
+    # HRC
+    (
+        "the corpus",
+        "hrc",
+        {"번호": "7", "질의": "왜?", "상담례, 결정례 기반 답변": "법.", "ChatGPT API 답변": "음."},
+        PLAIN,
+        [row("왜?", "", "법.", id="7")],
+    ),
+    (
+        "the counsel cases",
+        "hrc",
+        {"상담 내용": "왜?", "원본 상담 답변": "법."},
+        PLAIN,
+        [row("왜?", "", "법.")],
+    ),
+    ("no answer", "hrc", {"질의": "왜?"}, PLAIN, [refusal("no-output")]),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "record", "options", "expected"),
+    [case[1:] for case in TABLE],
+    ids=[f"{case[1]}: {case[0]}" for case in TABLE],
+)
+def test_a_record_becomes_its_rows(
+    name: str, record: dict[str, Any], options: Options, expected: list[Any]
+) -> None:
+    """Every record of the table becomes exactly its drafts and refusals, and their units add up."""
+    source = named(name)
+    assert source is not None
+    read = msgspec.convert(record, source.record)
+    found = list(source.drafts(read, options))
+    shown = [
+        (item.reason, {"turn": item.turn, "units": item.units})
+        if isinstance(item, Refusal)
+        else item
+        for item in found
+    ]
+    wanted = [
+        (item[0], {"turn": 0, "units": 1} | item[1]) if isinstance(item, tuple) else item
+        for item in expected
+    ]
+    assert shown == wanted
+    assert sum(item.units for item in found) == (source.units(read) if source.units else 1)
+
+
+RECOGNISED = [
+    (talk(("human", "?"), ("gpt", ".")), "kovicuna"),
+    (talk(), "kovicuna"),
+    (article(), "korquad1"),
+    ({"qas": [asked("?", ("서울", 0))], "context": "서울"}, "korquad1"),
+    ({"instruction": "?", "output": "."}, "koalpaca"),
+    ({"instruction": "?", "context": "", "response": ".", "category": "open_qa"}, "dolly"),
+    ({"Q": "?", "A": ".", "label": "0"}, "chatbot-data"),
+    ({"상담 내용": "?", "원본 상담 답변": "."}, "hrc"),
+    ({"질의": "?", "상담례, 결정례 기반 답변": "."}, "hrc"),
+    ({"prompt": "?", "completion": "."}, None),
+    ({"instruction": "only"}, None),
+]
+
+
+@pytest.mark.parametrize(("record", "name"), RECOGNISED)
+def test_a_source_is_known_by_its_records(record: dict[str, Any], name: str | None) -> None:
+    """The first source that claims a record is the one it comes from; strangers are claimed by none."""
+    found = next((source.name for source in SOURCES if source.looks_like(record)), None)
+    assert found == name
+
+
+def test_korquad1_leaves_korquad2_pages() -> None:
+    """A KorQuAD 2 page has `answer` where 1.0 has `answers`, and is no 1.0 record."""
+    source = named("korquad1")
+    assert source is not None
+    page = {"title": "서울", "context": "<p>", "qas": [{"question": "?", "answer": {"text": ""}}]}
+    assert not source.looks_like(page)
+    assert not source.looks_like({"context": "<p>", "raw_html": "<p>", "qas": []})
+
+
+ROLES = ("human", "user", "gpt", "bard", "system", "nobody")
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(ROLES), st.text(max_size=3)), max_size=8),
+    st.sampled_from(("off", "count", "join", "drop")),
+    st.integers(0, 2),
+    st.booleans(),
+)
+def test_every_turn_is_accounted_for(
+    turns: list[tuple[str, str]], mode: str, history: int, whole: bool
+) -> None:
+    """Whatever order speakers come in, used and refused turns add up to the conversation's."""
+    source = named("kovicuna")
+    assert source is not None
+    assert source.units is not None
+    record = msgspec.convert(talk(*turns), source.record)
+    options = Options(rules={"same-role": mode}, history=history, conversations=whole)
+    found = list(source.drafts(record, options))
+    assert found
+    assert sum(item.units for item in found) == source.units(record) == len(turns)
+
+
+def test_reasons_are_explained() -> None:
+    """Whatever a source may refuse or note has a sentence for the card."""
+    known = {rule.name for rule in RULES} | set(REASONS)
+    for _, name, record, options, _ in TABLE:
+        source = named(name)
+        assert source is not None
+        for item in source.drafts(msgspec.convert(record, source.record), options):
+            assert {item.reason} <= known if isinstance(item, Refusal) else set(item.notes) <= known
+
+
+def test_chosen_modes_go_before_a_sources_and_the_rules_own() -> None:
+    """A person's choice wins over the source's default, and that over the rule's."""
+    modes = modes_of({"nfc": "off"}, {"nfc": "count", "too-long": "off"})
+    assert (modes["nfc"], modes["too-long"], modes["bom"]) == ("off", "off", "fix")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [({"nfk": "off"}, "no rule 'nfk'; there are nfc"), ({"empty": "off"}, "it has drop")],
+)
+def test_a_wrong_mode_is_named(chosen: dict[str, str], said: str) -> None:
+    """A rule or mode that does not exist is an OptionError that names what does."""
+    with pytest.raises(OptionError, match=said):
+        modes_of(chosen)
