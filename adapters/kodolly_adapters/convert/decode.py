@@ -150,6 +150,8 @@ def _broken_file(shard: Shard, error: Exception, head: int, body: bytes) -> Inpu
         what = "ends in the middle of a record" if cut else f"is no JSON: {error.msg}"
     elif isinstance(error, UnicodeDecodeError):
         at, what = error.start - head, f"is not UTF-8: {error.reason}"
+        if shard.last and error.reason == "unexpected end of data":
+            what = "ends in the middle of a record"
     elif isinstance(error, RecursionError):
         at, what = 0, "is nested too deeply"
     else:

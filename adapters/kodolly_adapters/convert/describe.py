@@ -47,9 +47,14 @@ class Parts:
 
 
 def summarise(
-    plan: Plan, parts: Parts, splits: Sequence[SplitSummary], options: Options, version: str
+    plan: Plan,
+    parts: Parts,
+    splits: Sequence[SplitSummary],
+    rejected: int,
+    options: Options,
+    version: str,
 ) -> Summary:
-    """The whole conversion in numbers."""
+    """The whole conversion in numbers; `rejected` counts the lines of rejected.jsonl."""
     inputs = tuple(_input(one, parts) for one in plan.inputs)
     sources = {one.source.name: one.source for one in plan.inputs}
     summaries = tuple(_source(source, inputs, parts, options) for source in sources.values())
@@ -65,7 +70,7 @@ def summarise(
         splits=tuple(splits),
         skipped=tuple(SkippedFile(name=name, why=why) for name, why in plan.skipped),
         duplicates=parts.resolved.duplicates,
-        rejected=sum(one.counts.rejected for one in inputs),
+        rejected=rejected,
     )
 
 

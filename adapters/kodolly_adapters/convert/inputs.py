@@ -11,12 +11,13 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-import zstandard
+from backports import zstd
 
 from .errors import InputError
 
@@ -24,7 +25,7 @@ STDIN = "-"
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")  # with members, and empty
-BROKEN = (EOFError, zlib.error, zipfile.BadZipFile, zstandard.ZstdError, gzip.BadGzipFile)
+BROKEN = (EOFError, zlib.error, zipfile.BadZipFile, zstd.ZstdError, gzip.BadGzipFile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Member:
     """
 
     name: str
-    open: Callable[[], BinaryIO]
+    open: Callable[[ExitStack], BinaryIO]  # what it opens is closed with the stack
     size: int | None = None
     asked_for: bool = True  # named by the person, not merely found in a folder
 
@@ -67,9 +68,11 @@ def reading(member: Member) -> Iterator[Callable[[int], bytes]]:
     Raises InputError naming the byte offset reached when the stream is cut short or damaged.
     """
     offset = 0
+    closing = ExitStack()
     try:
-        stream = member.open()
+        stream = member.open(closing)
     except (*BROKEN, OSError) as error:
+        closing.close()
         raise InputError(member.name, f"cannot be opened: {error}") from error
 
     def read(size: int) -> bytes:
@@ -81,7 +84,7 @@ def reading(member: Member) -> Iterator[Callable[[int], bytes]]:
         offset += len(data)
         return data
 
-    with stream:
+    with closing:
         yield read
 
 
@@ -105,9 +108,11 @@ def _of_file(path: Path, name: str, *, asked_for: bool) -> Iterator[Member]:
     if magic in ZIP_MAGICS:
         yield from _of_zip(path, name, asked_for=asked_for)
     elif magic.startswith(GZIP_MAGIC) or magic == ZSTD_MAGIC:
-        yield Member(name, lambda: _decompressed(path.open("rb"), magic), None, asked_for)
+        yield Member(
+            name, lambda stack: _unpacked(stack, _plain(stack, path), magic), None, asked_for
+        )
     else:
-        yield Member(name, lambda: path.open("rb"), path.stat().st_size, asked_for)
+        yield Member(name, lambda stack: _plain(stack, path), path.stat().st_size, asked_for)
 
 
 def _of_zip(path: Path, name: str, *, asked_for: bool) -> Iterator[Member]:
@@ -122,34 +127,35 @@ def _of_zip(path: Path, name: str, *, asked_for: bool) -> Iterator[Member]:
             continue
         yield Member(
             f"{name}!{info.filename}",
-            lambda member=info.filename: _zip_member(path, member),  # type: ignore[misc]
+            partial(_zip_member, path=path, member=info.filename),
             info.file_size,
             asked_for,
         )
 
 
-def _zip_member(path: Path, member: str) -> BinaryIO:
-    archive = zipfile.ZipFile(path)
-    stream = archive.open(member)
-    archive.close()  # the open member keeps the file alive
-    head = io.BufferedReader(stream)  # type: ignore[type-var]
-    magic = head.peek(4)[:4]
-    return _decompressed(head, magic)
+def _plain(stack: ExitStack, path: Path) -> BinaryIO:
+    return stack.enter_context(path.open("rb"))
 
 
-def _standard_input() -> BinaryIO:
+def _zip_member(stack: ExitStack, path: Path, member: str) -> BinaryIO:
+    archive = stack.enter_context(zipfile.ZipFile(path))
+    stream = stack.enter_context(archive.open(member))
+    head = stack.enter_context(io.BufferedReader(stream))  # type: ignore[type-var]
+    return _unpacked(stack, head, head.peek(4)[:4])
+
+
+def _standard_input(stack: ExitStack) -> BinaryIO:
     stream = sys.stdin.buffer
     magic = stream.peek(4)[:4] if isinstance(stream, io.BufferedReader) else b""
     if magic in ZIP_MAGICS:
         raise InputError("standard input", "is a zip, which needs a file: give its path instead")
-    return _decompressed(stream, magic)
+    return _unpacked(stack, stream, magic)
 
 
-def _decompressed(stream: BinaryIO, magic: bytes) -> BinaryIO:
+def _unpacked(stack: ExitStack, stream: BinaryIO, magic: bytes) -> BinaryIO:
     """`stream` itself, or what it holds when `magic` says gz or zst (several frames included)."""
     if magic.startswith(GZIP_MAGIC):
-        return gzip.open(stream)  # type: ignore[return-value]
+        return stack.enter_context(gzip.open(stream))  # type: ignore[return-value]
     if magic == ZSTD_MAGIC:
-        reader = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
-        return io.BufferedReader(reader)
+        return stack.enter_context(zstd.ZstdFile(stream))
     return stream

@@ -13,7 +13,7 @@ from .inputs import Member, members, reading
 from .layout import Layout, first_record, layout_of
 from .source import Source
 from .sources import SOURCES
-from .split import pieces
+from .split import PIECE, pieces
 
 HEAD = 1 << 20  # bytes read to recognise a file
 
@@ -69,7 +69,7 @@ class Plan:
                 told(len(data))
                 return data
 
-            for number, piece in enumerate(pieces(on, layout, source, member.name)):
+            for number, piece in enumerate(pieces(on, layout, source, member.name, PIECE)):
                 yield Shard(
                     key=f"{entry.number:04d}-{number:07d}",
                     file=member.name,
@@ -84,13 +84,13 @@ class Plan:
             entry.sha256 = digest.hexdigest()
 
     def _pass_over(self, member: Member, head: bytes, layout: Layout | None) -> None:
-        record = first_record(head, layout) if layout else None
+        record = first_record(head, layout) if layout and layout.kind != "csv" else None
         if not head:
             why = "is empty"
         elif record:
             why = f"is of no known source: its first record has the keys {', '.join(record)[:200]}"
         else:
-            why = "is no JSON, JSONL or CSV with a header"
+            why = "is no JSON, and no CSV of a known source"
         if member.asked_for:
             known = ", ".join(source.name for source in SOURCES)
             hint = "name its source with --source" if record else "give a data file"

@@ -65,6 +65,8 @@ RULES: tuple[Rule, ...] = (
 
 # What no mode switches: why a piece of input becomes no row, and what sources note beside a row.
 REASONS: Mapping[str, str] = {
+    "not-json": "The bytes are no JSON.",
+    "wrong-shape": "A field holds something else than this source's fields do.",
     "not-unicode": "The text holds half of a surrogate pair, which no UTF-8 file can hold.",
     "no-instruction": "The record has no question field.",
     "no-output": "The record has no answer field.",
@@ -74,6 +76,9 @@ REASONS: Mapping[str, str] = {
     "answer-without-question": "An answer that no question comes before.",
     "question-without-answer": "A question that no answer follows.",
     "no-answer": "The question has no answer in the record.",
+    "empty-question": "The question has no text.",
+    "empty-answer": "The answer has no text.",
+    "answer-cut": "No window of the page holds the answer.",
     "answer-not-found": "The answer does not stand in the context.",
     "answer-start": "The answer stands in the context, but not where the record says (row kept).",
     "system-turn": "A system message, which a row has no place for (kept in the context by --history).",

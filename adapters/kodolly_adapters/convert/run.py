@@ -61,9 +61,9 @@ def convert(
         fresh = work / "out"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
-        splits = write(parts, folder, fresh, resolved, options)
+        splits, rejected = write(parts, folder, fresh, resolved, options)
         summary = summarise(
-            plan, Parts(folder, parts, resolved, modes), splits, options, _version()
+            plan, Parts(folder, parts, resolved, modes), splits, rejected, options, _version()
         )
         if lost := summary.reconciles():
             raise ConvertError(f"the counts do not add up, which is a fault of ours: {lost[0]}")

@@ -45,7 +45,7 @@ def pieces(
     offset, line = 0, 1
     buffer = bytearray()
     while True:
-        wanted = max(size - len(buffer), size // 4)
+        wanted = max(size - len(buffer), size // 4, 1)
         data = read(wanted)
         buffer += data
         if not data:

@@ -18,14 +18,18 @@ def cut(text: str, start: int, end: int, budget: int, counter: Counter) -> str |
 
     It begins and ends at borders of sentences or blocks; what one side does not need goes to the other. In front
     come the section's heading and, inside a table, the table's header, where they fit. An answer that alone
-    passes the budget gets its own lines and no more. None if the answer cannot be found in the result.
+    passes the budget gets its own lines and no more. White space at the answer's ends is no
+    part of it. None if the answer cannot be found in the result.
     """
-    if counter.count(text[start:end]) >= budget:
+    answer = text[start:end].strip()
+    start = text.find(answer, start)
+    end = start + len(answer)
+    if counter.count(answer) >= budget:
         low, high = _lines(text, start, end)
         context = _table_header(text, low) + text[low:high]
     else:
         context = _within(text, start, end, budget, counter)
-    return context if text[start:end] in context else None
+    return context if answer in context else None
 
 
 def _within(text: str, start: int, end: int, budget: int, counter: Counter) -> str:
@@ -34,7 +38,7 @@ def _within(text: str, start: int, end: int, budget: int, counter: Counter) -> s
     left = [at for at in borders if at <= start]
     right = [at for at in borders if at >= end]
     low, high = left.pop(), right.pop(0)
-    head = _heads(text, low, budget // 4, counter)
+    head = _heads(text, low, budget, counter)
     if counter.count(head + text[low:high]) > budget:
         head = _table_header(text, low)
         if counter.count(head + text[low:high]) > budget:
@@ -43,7 +47,7 @@ def _within(text: str, start: int, end: int, budget: int, counter: Counter) -> s
     low, high = _grow(text, (low, high), (left, right), budget - spent, counter)
     outside = _out_of_table(text, low, start)
     if outside > low:  # the rows left out make room on the other side
-        spent = counter.count(_heads(text, outside, budget // 4, counter)) + counter.count(
+        spent = counter.count(_heads(text, outside, budget, counter)) + counter.count(
             text[outside:high]
         )
         right = [at for at in borders if at > high]
@@ -52,7 +56,7 @@ def _within(text: str, start: int, end: int, budget: int, counter: Counter) -> s
         True
     ):  # what is put in front depends on where the window begins, and tokens do not simply add up
         low, high = _trim(text, (low, high), (start, end))
-        context = _heads(text, low, budget // 4, counter) + text[low:high]
+        context = _heads(text, low, budget, counter) + text[low:high]
         if counter.count(context) <= budget:
             return context
         first = next((at for at in borders if low < at <= start), None)
@@ -171,16 +175,15 @@ def _forced(text: str, window: Span, answer: Span, budget: int, counter: Counter
     return text[start:end]
 
 
-def _heads(text: str, low: int, most: int, counter: Counter) -> str:
+def _heads(text: str, low: int, budget: int, counter: Counter) -> str:
     """The section's heading and the table's header rows, which stand before `low`; each only if it is short."""
     table = _table_header(text, low)
-    if table and counter.count(table) > most:
+    if table and counter.count(table) > budget // 2:
         table = ""
-    line = text[low : text.find("\n", low) if "\n" in text[low:] else len(text)]
-    heading = "" if _HEADING.match(line) else _section(text, low)
-    if heading and counter.count(heading + table) > most:
-        heading = ""
-    return heading + table
+    if text.startswith("#", low) and _HEADING.match(text, low):
+        return table
+    heading = _section(text, low)
+    return table if counter.count(heading) > budget // 4 else heading + table
 
 
 def _section(text: str, low: int) -> str:

@@ -76,9 +76,12 @@ class Parquet:
 
 def write(
     parts: Sequence[tuple[str, Done]], folder: Path, out: Path, resolved: Resolved, options: Options
-) -> list[SplitSummary]:
-    """Write every split of `parts` (files of `folder`) and `rejected.jsonl` into `out`."""
-    counts = dict.fromkeys(SPLITS, 0)
+) -> tuple[list[SplitSummary], int]:
+    """Write every split of `parts` (files of `folder`) and `rejected.jsonl` into `out`.
+
+    Returns the splits and the number of lines in `rejected.jsonl`.
+    """
+    counts, refused = dict.fromkeys(SPLITS, 0), 0
     with ExitStack() as stack:
         sinks = {
             fate: _opened(stack, out / _file(name, options), options)
@@ -97,14 +100,15 @@ def write(
             _share_out(_bytes(folder / f"{key}.rows"), index["size"], fates, sinks)
             if origins:
                 _share_out(_bytes(folder / f"{key}.origins"), index["origin"], fates, origins)
-            rejected.write(_bytes(folder / f"{key}.rejected"))
-            for line in _dropped(folder, key, done, index, fates):
-                rejected.write(line)
+            lines = [_bytes(folder / f"{key}.rejected"), *_dropped(folder, key, done, index, fates)]
+            rejected.writelines(lines)
+            refused += sum(line.count(b"\n") for line in lines)
             for fate in SPLITS:
                 counts[fate] += int((fates == fate).sum())
-    return [
+    splits = [
         _summary(out / _file(name, options), name, counts[fate]) for fate, name in SPLITS.items()
     ]
+    return splits, refused
 
 
 def _opened(

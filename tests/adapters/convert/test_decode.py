@@ -1,0 +1,102 @@
+"""Records that are broken, of the wrong shape, or only odd."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import pytest
+from support.convert_files import alpaca, korquad1
+
+from kodolly_adapters.convert.decode import Broken, Shard, decode
+from kodolly_adapters.convert.errors import InputError
+from kodolly_adapters.convert.layout import Kind, layout_of
+from kodolly_adapters.convert.sources import named
+
+
+def shard(data: bytes, source: str = "koalpaca", **place: int) -> Shard:
+    layout = layout_of(data)
+    assert layout is not None
+    kind: Kind = layout.kind
+    start = layout.start
+    return Shard(key="0", file="f.json", source=source, kind=kind, data=data[start:], offset=start)
+
+
+def decoded(data: bytes, source: str = "koalpaca", *, keep_going: bool = False) -> list[object]:
+    known = named(source)
+    assert known is not None
+    return decode(shard(data, source), known, keep_going=keep_going)
+
+
+RECORDS = alpaca(5)
+ARRAY = json.dumps(RECORDS, ensure_ascii=False).encode()
+
+
+def test_a_record_of_the_wrong_shape_is_refused_alone() -> None:
+    """A number where a text belongs refuses that record and says where; its neighbours stay."""
+    records = [*RECORDS[:2], {"instruction": 7, "output": "x"}, *RECORDS[2:]]
+    found = decoded(json.dumps(records).encode())
+    assert len(found) == 6
+    assert isinstance(found[2], Broken)
+    assert found[2].reason == "wrong-shape"
+    assert "instruction" in found[2].detail
+
+
+def test_a_line_that_is_no_json_is_refused_alone() -> None:
+    """In JSONL a broken line costs itself only."""
+    lines = [json.dumps(record).encode() for record in RECORDS]
+    found = decoded(b"\n".join([lines[0], lines[1], lines[2][:-5], b"\xff\xfe", *lines[3:]]))
+    assert [getattr(one, "reason", "") for one in found] == ["", "", "not-json", "not-json", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "where", "said"),
+    [
+        (lambda data: data[: len(data) // 2], lambda data: len(data) // 2, "ends in the middle"),
+        (
+            lambda data: data.replace(b"},", b"}", 1),
+            lambda data: data.index(b"},") + 2,
+            "is no JSON",
+        ),
+        (lambda data: data[:40] + b"\xff" + data[41:], lambda data: 40, "is not UTF-8"),
+    ],
+)
+def test_a_broken_array_names_its_byte(spoil: object, where: object, said: str) -> None:
+    """A file cut short, damaged or not UTF-8 stops with its name and the byte offset of the fault."""
+    data = spoil(ARRAY)  # type: ignore[operator]
+    with pytest.raises(InputError, match=said) as caught:
+        decoded(data)
+    assert caught.value.offset is not None
+    assert abs(caught.value.offset - where(ARRAY)) <= 3  # type: ignore[operator]
+    assert "f.json: byte" in str(caught.value)
+
+
+def test_keep_going_saves_what_is_whole() -> None:
+    """With --keep-going the records around the damage are kept and the damage is refused."""
+    data = ARRAY.replace(b'"output"', b'"output', 1)
+    found = decoded(data, keep_going=True)
+    assert [type(one).__name__ for one in found] == ["Broken", *["Record"] * 4]
+    cut = decoded(ARRAY[:-30], keep_going=True)
+    assert [type(one).__name__ for one in cut] == [*["Record"] * 4, "Broken"]
+
+
+def test_half_a_surrogate_pair_does_not_stop_a_file() -> None:
+    """An emoji cut in two, as escaped JSON may hold it, is the row's fault and not the file's."""
+    data = json.dumps([*RECORDS, {"instruction": "반쪽 \ud83d", "output": "x"}]).encode()
+    assert len(decoded(data)) == 6
+
+
+def test_squad_files_may_have_keys_before_and_after_data() -> None:
+    """`version` before or after `data`, or none, makes no difference."""
+    value = korquad1(3)
+    forms = [value, {"data": value["data"], "version": "x"}, {"data": value["data"]}]
+    found = [decoded(json.dumps(form).encode(), "korquad1") for form in forms]
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 3
+
+
+def test_an_input_error_crosses_processes_whole() -> None:
+    """Pickled and back, the error still names file and offset."""
+    error = pickle.loads(pickle.dumps(InputError("f", "is broken", 7)))
+    assert str(error) == "f: byte 7: is broken"
+    assert error.offset == 7

@@ -1,0 +1,320 @@
+"""A whole conversion: every unit accounted for, the same bytes every time, nothing half written."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+from pyarrow import parquet
+from support.convert_files import (
+    alpaca,
+    korquad1,
+    korquad2,
+    kovicuna,
+    read_lines,
+    write_json,
+    write_lines,
+)
+
+from kodolly_adapters.convert import plan, rules
+from kodolly_adapters.convert.errors import InputError, OutputError
+from kodolly_adapters.convert.options import Options
+from kodolly_adapters.convert.run import convert
+from kodolly_adapters.convert.split import PIECE
+from kodolly_adapters.convert.summary import Summary, read_summary
+
+FIELDS = ["instruction", "context", "response", "category"]
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """One file of each of the study's four sources."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    write_json(folder / "ko_alpaca_data.json", alpaca(60), indent=2)
+    write_json(folder / "ko_dataset.json", kovicuna(20))
+    write_json(folder / "KorQuAD_v1.0_train.json", korquad1(9), ensure_ascii=True)
+    page = json.dumps(korquad2(6), ensure_ascii=False)
+    with zipfile.ZipFile(folder / "KorQuAD_2.1_train_00.zip", "w") as archive:
+        archive.writestr("korquad2.1_train_00.json", page)
+    return folder
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of a few records, so that small files make many shards (in this process)."""
+    monkeypatch.setattr(plan, "PIECE", 3000)
+
+
+def run(arguments: list[Path], out: Path, *, force: bool = False, **options: object) -> Summary:
+    how = Options(**{"validation": 0.1, **options})  # type: ignore[arg-type]
+    return convert([str(a) for a in arguments], out, how, jobs=1, force=force)
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    return [row for name in ("train", "validation") for row in read_lines(out / f"{name}.jsonl")]
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+def test_all_sources_in_one_run(raw: Path, tmp_path: Path) -> None:
+    """Each source is recognised, each row has the four fields, and the counts are the files' own."""
+    summary = run([raw], tmp_path / "out")
+    made = {source.name: source.counts for source in summary.sources}
+    assert {name: counts.rows for name, counts in made.items()} == {
+        "koalpaca": 60,
+        "kovicuna": 60,
+        "korquad1": 36,
+        "korquad2": 12,
+    }
+    assert made["kovicuna"].units == 120
+    assert summary.rejected == 0
+    assert all(list(row) == FIELDS for row in rows(tmp_path / "out"))
+    assert len(rows(tmp_path / "out")) == 168
+    assert {row["category"] for row in rows(tmp_path / "out")} == {"open_qa"}
+    assert read_summary(tmp_path / "out") == summary
+
+
+def test_pieces_change_nothing(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large or small pieces give the same bytes in every file."""
+    run([raw], tmp_path / "large", provenance=True)
+    monkeypatch.setattr(plan, "PIECE", 2000)
+    run([raw], tmp_path / "small", provenance=True)
+    assert files(tmp_path / "large") == files(tmp_path / "small")
+
+
+def test_text_stays_readable_on_disk(raw: Path, tmp_path: Path) -> None:
+    """Hangul is written as itself, not as escapes."""
+    run([raw], tmp_path / "out")
+    text = (tmp_path / "out" / "train.jsonl").read_text(encoding="utf-8")
+    assert "바다" in text
+    assert "\\u" not in text
+
+
+def test_a_rerun_of_the_same_input_gives_the_same_bytes(raw: Path, tmp_path: Path) -> None:
+    """Twice the same command, twice the same files, pictures and card included."""
+    run([raw], tmp_path / "out")
+    before = files(tmp_path / "out")
+    run([raw], tmp_path / "out", force=True)
+    assert files(tmp_path / "out") == before
+    assert "pictures/lengths.png" in before
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("mode", ["count", "drop", "off"])
+def test_exact_duplicates(tmp_path: Path, mode: str) -> None:
+    """A row that stood earlier, in the same or another file, is counted, dropped or let be."""
+    first = write_json(tmp_path / "ko_alpaca_data.json", alpaca(30) + alpaca(5))
+    second = write_lines(tmp_path / "ko_alpaca_data_2.jsonl", alpaca(10, start=25))
+    summary = run([first, second], tmp_path / "out", rules={"duplicate": mode})
+    dropped = 10 if mode == "drop" else 0
+    assert summary.duplicates.exact_rows == (0 if mode == "off" else 10)
+    assert len(rows(tmp_path / "out")) == 45 - dropped
+    rejected = read_lines(tmp_path / "out" / "rejected.jsonl")
+    assert [one["reason"] for one in rejected] == ["duplicate"] * dropped
+    if dropped:
+        assert len({json.dumps(row) for row in rows(tmp_path / "out")}) == 35
+        assert {one["file"] for one in rejected} == {first.name, second.name}
+        assert rejected[-1]["line"] == 5  # the second file's fifth line is the last copy
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_near_duplicates(tmp_path: Path) -> None:
+    """A row with a word changed is near; one with other words is not; off by default."""
+    records = alpaca(40)
+    near = [{**record, "output": record["output"] + " 덧붙임"} for record in records[:8]]
+    long = {"instruction": "길게 쓰세요.", "input": ""}
+    words = [f"낱말{n}" for n in range(60)]
+    records += [{**long, "output": " ".join(words)}, {**long, "output": " ".join([*words, "끝"])}]
+    file = write_json(tmp_path / "ko_alpaca_data.json", records + near)
+    summary = run([file], tmp_path / "out", rules={"near-duplicate": "drop"})
+    assert summary.duplicates.near_rows >= 1
+    kept = [row["response"] for row in rows(tmp_path / "out")]
+    assert " ".join(words) in kept
+    assert " ".join([*words, "끝"]) not in kept
+    assert {record["output"] for record in alpaca(40)} <= set(kept)
+    assert run([file], tmp_path / "off").duplicates.near_rows == 0
+
+
+def test_the_split_is_by_hash_and_keeps_groups_whole(raw: Path, tmp_path: Path) -> None:
+    """A conversation or an article is never on both sides; the share is about what was asked for."""
+    write_json(raw / "ko_dataset.json", kovicuna(400, pairs=2))
+    run([raw / "ko_dataset.json"], tmp_path / "out", provenance=True, validation=0.2)
+    ids = [
+        {one["id"] for one in read_lines(tmp_path / "out" / f"{name}.provenance.jsonl")}
+        for name in ("train", "validation")
+    ]
+    assert not ids[0] & ids[1]
+    assert 0.1 < len(ids[1]) / 400 < 0.3
+    again = run([raw / "ko_dataset.json"], tmp_path / "none", validation=0.0)
+    assert [split.rows for split in again.splits] == [800, 0]
+
+
+def test_official_splits_and_leakage(tmp_path: Path) -> None:
+    """With --splits official a dev file is the validation split, and train rows on its passages are dropped."""
+    train, dev = korquad1(6), korquad1(8)
+    dev["data"] = dev["data"][4:]  # articles 4 and 5 are in both
+    write_json(tmp_path / "KorQuAD_v1.0_train.json", train)
+    write_json(tmp_path / "KorQuAD_v1.0_dev.json", dev)
+    both = [tmp_path / "KorQuAD_v1.0_train.json", tmp_path / "KorQuAD_v1.0_dev.json"]
+    summary = run(both, tmp_path / "out", splits="official")
+    assert [split.rows for split in summary.splits] == [4 * 4, 4 * 4]
+    rejected = read_lines(tmp_path / "out" / "rejected.jsonl")
+    assert [one["reason"] for one in rejected] == ["leakage"] * 8
+    kept = run(both, tmp_path / "kept", splits="official", rules={"leakage": "count"})
+    assert [split.rows for split in kept.splits] == [6 * 4, 4 * 4]
+
+
+def test_provenance_stands_beside_the_rows(raw: Path, tmp_path: Path) -> None:
+    """Line by line the provenance says where a row came from, and the rows do not hold it."""
+    run([raw], tmp_path / "out", provenance=True)
+    for name in ("train", "validation"):
+        made = read_lines(tmp_path / "out" / f"{name}.jsonl")
+        origins = read_lines(tmp_path / "out" / f"{name}.provenance.jsonl")
+        assert len(made) == len(origins)
+        for row, origin in zip(made, origins, strict=True):
+            assert list(row) == FIELDS
+            assert list(origin) == ["source", "file", "id", "turn"]
+            if origin["source"] == "kovicuna":
+                record = kovicuna(20)[int(origin["id"][1:])]["conversations"]
+                assert row["instruction"] == record[origin["turn"] * 2]["value"]
+
+
+def test_parquet_holds_the_same_rows(raw: Path, tmp_path: Path) -> None:
+    """Parquet files have the same rows in the same order, with typed columns."""
+    run([raw], tmp_path / "lines", provenance=True)
+    run([raw], tmp_path / "columns", provenance=True, format="parquet")
+    for name in ("train", "validation", "train.provenance"):
+        table = parquet.read_table(tmp_path / "columns" / f"{name}.parquet")
+        assert table.to_pylist() == read_lines(tmp_path / "lines" / f"{name}.jsonl")
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_whole_dialogues(raw: Path, tmp_path: Path, form: str) -> None:
+    """--conversations gives one row a dialogue in OpenAI's messages, its questions' contexts beside them."""
+    run([raw], tmp_path / "out", conversations=True, format=form)
+    if form == "parquet":
+        made = parquet.read_table(tmp_path / "out" / "train.parquet").to_pylist()
+    else:
+        made = read_lines(tmp_path / "out" / "train.jsonl")
+    lengths = {len(row["messages"]) for row in made}
+    assert lengths == {2, 6}
+    dialogue = next(row["messages"] for row in made if len(row["messages"]) == 6)
+    assert [said["role"] for said in dialogue] == ["user", "assistant"] * 3
+    assert any(row["messages"][0].get("context") for row in made if len(row["messages"]) == 2)
+
+
+def test_bad_rows_are_named_with_file_line_and_reason(tmp_path: Path) -> None:
+    """What becomes no row stands in rejected.jsonl, and kept and refused make the input."""
+    records = alpaca(5)
+    records[1]["output"] = "  "
+    records[3]["instruction"] = 7
+    file = write_lines(tmp_path / "KoAlpaca_v1.1.jsonl", records)
+    file.write_bytes(file.read_bytes() + b'{"instruction": "cut\n')
+    summary = run([file], tmp_path / "out")
+    rejected = read_lines(tmp_path / "out" / "rejected.jsonl")
+    assert [(one["line"], one["reason"]) for one in rejected] == [
+        (2, "empty"),
+        (4, "wrong-shape"),
+        (6, "not-json"),
+    ]
+    assert {one["file"] for one in rejected} == {"KoAlpaca_v1.1.jsonl"}
+    assert (summary.inputs[0].counts.units, summary.inputs[0].counts.kept) == (6, 3)
+
+
+def test_a_broken_file_leaves_nothing_behind(raw: Path, tmp_path: Path) -> None:
+    """A truncated file stops the run with its name and byte; no row file is there, and none half written."""
+    file = raw / "ko_dataset.json"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"ko_dataset\.json: byte \d+: ends in the middle"):
+        run([raw], tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".work"]
+    summary = run([raw], tmp_path / "saved", keep_going=True)
+    assert [one["reason"] for one in read_lines(tmp_path / "saved" / "rejected.jsonl")] == [
+        "not-json"
+    ]
+    assert summary.reconciles() == []
+
+
+def test_a_repaired_file_continues_the_run(raw: Path, tmp_path: Path) -> None:
+    """After the broken file was fetched again the same command goes on and gives what it always would."""
+    file = raw / "ko_dataset.json"
+    good = file.read_bytes()
+    run([raw], tmp_path / "undisturbed")
+    file.write_bytes(good[:-100])
+    with pytest.raises(InputError):
+        run([raw], tmp_path / "out")
+    file.write_bytes(good)
+    run([raw], tmp_path / "out")
+    assert files(tmp_path / "out") == files(tmp_path / "undisturbed")
+
+
+def test_an_unknown_file_is_an_error_only_when_it_was_asked_for(raw: Path, tmp_path: Path) -> None:
+    """In a folder it is passed over and listed; named by hand it stops the run and says what is known."""
+    notes = raw / "notes.txt"
+    notes.write_text("읽어 보세요\n", encoding="utf-8")
+    write_json(raw / "other.json", [{"prompt": "x"}])
+    (raw / "empty.json").touch()
+    summary = run([raw], tmp_path / "out")
+    assert [one.name for one in summary.skipped] == ["empty.json", "notes.txt", "other.json"]
+    assert "prompt" in summary.skipped[2].why
+    with pytest.raises(InputError, match=r"other\.json: is of no known source.*--source.*korquad2"):
+        run([raw / "other.json"], tmp_path / "out2")
+    with pytest.raises(InputError, match=r"empty\.json: is empty"):
+        run([raw / "empty.json"], tmp_path / "out3")
+
+
+def test_finished_rows_are_not_overwritten(raw: Path, tmp_path: Path) -> None:
+    """A folder with finished rows, or with anything else, is refused unless forced."""
+    run([raw], tmp_path / "out")
+    with pytest.raises(OutputError, match="holds finished rows"):
+        run([raw], tmp_path / "out")
+    with pytest.raises(OutputError, match="is not empty"):
+        run([raw], raw)
+    with pytest.raises(OutputError, match="is a file"):
+        run([raw], raw / "ko_dataset.json")
+
+
+def test_an_unfinished_run_is_not_continued_with_other_options(raw: Path, tmp_path: Path) -> None:
+    """Other options over an unfinished run are an error that says how to go on; --restart forgets it."""
+    (raw / "ko_dataset.json").write_bytes(b'[{"id": "x"')
+    with pytest.raises(InputError):
+        run([raw / "ko_dataset.json"], tmp_path / "out")
+    write_json(raw / "ko_dataset.json", kovicuna(3))
+    with pytest.raises(OutputError, match="--restart"):
+        run([raw], tmp_path / "out", validation=0.3)
+    convert([str(raw)], tmp_path / "out", Options(validation=0.3), jobs=1, restart=True)
+    assert read_summary(tmp_path / "out").options["validation"] == 0.3
+
+
+def test_compressed_input_gives_the_rows_of_the_plain_file(raw: Path, tmp_path: Path) -> None:
+    """A gz gives the same rows and, as it is hashed unpacked, the same SHA-256 as the plain file."""
+    plain = raw / "ko_dataset.json"
+    packed = tmp_path / "ko_dataset.json.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    one, other = run([plain], tmp_path / "a"), run([packed], tmp_path / "b")
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+    assert one.inputs[0].sha256 == other.inputs[0].sha256
+
+
+def test_every_reason_has_a_meaning() -> None:
+    """Each reason that a source or the decoder gives is a rule or explained in the rules' table."""
+    folder = Path(rules.__file__).parent
+    used = {
+        reason
+        for file in folder.rglob("*.py")
+        for reason in re.findall(r'(?:Refusal|Broken)\(\s*"([a-z0-9-]+)"', file.read_text())
+    }
+    assert used
+    assert used - set(rules.REASONS) - {rule.name for rule in rules.RULES} == set()
+
+
+def test_pieces_are_large_in_real_life() -> None:
+    """The tests' small pieces are the exception: a task carries megabytes."""
+    assert PIECE >= 1 << 20
