@@ -109,11 +109,12 @@ def test_a_wrong_answer_start_is_put_right(told: int | None) -> None:
 
 def test_the_nearest_of_several_places_is_taken() -> None:
     """A start that is off by a little finds the place meant, seen by its window."""
-    last = HTML.rindex("서울")
-    for off in (-2, 2):
-        (draft,) = KORQUAD2.drafts(record(asked("서울", last + off)), Options(window_tokens=8))
-        assert isinstance(draft, Draft)
-        assert draft.context == "서울에 산다."
+    places = {HTML.index("<a>서울") + 3: "서울은 수도이다.", HTML.rindex("서울"): "서울에 산다."}
+    for place, context in places.items():
+        for off in (-2, 2):
+            (draft,) = KORQUAD2.drafts(record(asked("서울", place + off)), Options(window_tokens=8))
+            assert isinstance(draft, Draft)
+            assert draft.context == context
 
 
 REFUSED = {
