@@ -101,12 +101,14 @@ def text_slice(text: Input, folder: Path) -> Input:
     for source in text.files:
         path = folder / source.name
         wanted = int(source.stat().st_size * SLICE)
-        with source.open("rb") as file:
-            head = file.read(wanted)
-            borders = list(_BORDER.finditer(head, max(0, len(head) - (1 << 20))))
-            # A scale too small to cut has no slice: contenders() gives everyone the whole then.
-            end = b"}]}" if source.name.startswith("KorQuAD") else b"}\n]"
-            path.write_bytes(head[: borders[-1].start()] + end)
+        start = max(0, wanted - (1 << 20))  # the last border is not far from the end
+        end = b"}]}" if source.name.startswith("KorQuAD") else b"}\n]"
+        with source.open("rb") as file, path.open("wb") as cut:
+            while (left := start - file.tell()) > 0:
+                cut.write(file.read(min(left, 1 << 20)))
+            tail = file.read(wanted - start)
+            *_, border = _BORDER.finditer(tail)
+            cut.write(tail[: border.start()] + end)
         paths.append(path)
         size += path.stat().st_size
     return Input(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import tempfile
 import time
@@ -65,8 +66,10 @@ def measure(
         if child.returncode != 0:
             tail = err.read().decode(errors="replace")[-2_000:]
             raise RunFailed(f"{' '.join(command)}: exit status {child.returncode}\n{tail}")
-    # ru_maxrss is the largest process of the tree, exact where polling may have missed the moment.
-    peak = max(peak, usage.ru_maxrss * 1024)
+    # The kernel's peak is exact, but a child starts as a copy of this process: only above our own it tells.
+    kernel = usage.ru_maxrss * 1024
+    if kernel > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024:
+        peak = max(peak, kernel)
     return Measured(wall, usage.ru_utime + usage.ru_stime, peak, max(peak_sum, peak), text)
 
 
