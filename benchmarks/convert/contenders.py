@@ -10,7 +10,7 @@ from typing import Any
 
 SLICE = 0.1  # of the bytes, for contenders that would take many minutes
 PARSERS = ("parse-orjson", "parse-msgspec", "parse-simdjson")
-ALL_CORES, ONE_JOB, NEAR = "kodolly", "kodolly --jobs 1", "kodolly, near duplicates counted"
+ALL_CORES, ONE_JOB, NEAR = "kodolly", "kodolly --jobs 1", "kodolly --rule near-duplicate=count"
 
 
 @dataclass(frozen=True, slots=True)
