@@ -18,6 +18,7 @@ from .errors import ConvertError, OptionError
 from .options import Categories, Format, Options, PageContext, Roles, Splits
 from .rules import RULES, modes_of
 from .sources import SOURCES, named
+from .tokens import counter
 
 
 def main(argv: Sequence[str]) -> int:
@@ -91,6 +92,8 @@ def _options(chosen: argparse.Namespace) -> Options:
         raise OptionError("--jobs: at least 1")
     if chosen.conversations and chosen.history:
         raise OptionError("--history: a dialogue of --conversations holds its history already")
+    if chosen.tokenizer is not None:
+        counter(chosen.tokenizer)
     names = set(Options.__dataclass_fields__) - {"rules"}
     return Options(rules=rules, **{name: getattr(chosen, name) for name in names})
 

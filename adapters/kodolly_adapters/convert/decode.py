@@ -146,7 +146,8 @@ def _broken_file(shard: Shard, error: Exception, head: int, body: bytes) -> Inpu
     skipped = len(shard.data) - len(body)
     if isinstance(error, json.JSONDecodeError):
         at = len(error.doc[: error.pos].encode("utf-8", "surrogatepass")) - head
-        cut = shard.last and at >= len(body.rstrip())
+        unended = at >= len(body.rstrip()) or error.msg.startswith("Unterminated")
+        cut = shard.last and unended
         what = "ends in the middle of a record" if cut else f"is no JSON: {error.msg}"
     elif isinstance(error, UnicodeDecodeError):
         at, what = error.start - head, f"is not UTF-8: {error.reason}"

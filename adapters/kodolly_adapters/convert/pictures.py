@@ -100,9 +100,13 @@ def _histogram(axes: Axes, lengths: Lengths) -> None:
         axes.text(0.5, 0.5, "always empty", transform=axes.transAxes, ha="center", color=GREY)
         return
     ends = (*EDGES[1:], EDGES[-1] * 2)
-    widths = [end - start for start, end in zip(EDGES, ends, strict=True)]
-    shares = [rows / lengths.rows for rows in lengths.bins]
-    axes.bar(EDGES, shares, widths, align="edge", color=BLUE, alpha=0.75, edgecolor="white", lw=0.5)
+    bars = [bar for bar in zip(EDGES, ends, lengths.bins, strict=True) if bar[2]]
+    starts = [start for start, _, _ in bars]
+    widths = [end - start for start, end, _ in bars]
+    shares = [rows / lengths.rows for _, _, rows in bars]
+    axes.bar(
+        starts, shares, widths, align="edge", color=BLUE, alpha=0.75, edgecolor="white", lw=0.5
+    )
     axes.axvline(lengths.p50, color=BLACK, lw=1.4)
     axes.axvline(lengths.p99, color=ORANGE, lw=1.4, ls=(0, (3, 1.5)))
     figures = [

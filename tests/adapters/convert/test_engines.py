@@ -1,0 +1,180 @@
+"""Processes, Ray and a kill in the middle change nothing about what is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.convert_files import alpaca, korquad2, kovicuna, write_json
+
+from kodolly_adapters.convert.errors import InputError
+from kodolly_adapters.convert.run import convert
+from kodolly_adapters.convert.summary import SUMMARY_FILE
+
+SLOW = 120.0  # seconds
+KODOLLY = str(Path(sys.executable).with_name("kodolly"))
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of several pieces each."""
+    folder = tmp_path_factory.mktemp("raw")
+    write_json(folder / "ko_alpaca_data.json", alpaca(30_000))
+    write_json(folder / "ko_dataset.json", kovicuna(4_000, pairs=4), indent=2)
+    write_json(folder / "korquad2.1_train_00.json", korquad2(1_000))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What one process makes of them."""
+    out = tmp_path_factory.mktemp("one") / "out"
+    convert([str(raw)], out, jobs=1)
+    return files(out)
+
+
+def test_two_processes_give_the_bytes_of_one(
+    raw: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    """The number of processes shows nowhere in the output."""
+    convert([str(raw)], tmp_path / "out", jobs=2)
+    assert files(tmp_path / "out") == undisturbed
+
+
+def test_a_fault_in_a_process_is_the_same_error(raw: Path, tmp_path: Path) -> None:
+    """A broken file names itself and its byte from another process too."""
+    broken = tmp_path / "ko_alpaca_data.json"
+    broken.write_bytes((raw / "ko_alpaca_data.json").read_bytes()[:-50])
+    with pytest.raises(InputError, match=r"ko_alpaca_data\.json: byte \d+: ends in the middle"):
+        convert([str(broken)], tmp_path / "out", jobs=2)
+
+
+def test_ray_gives_the_bytes_of_one_process(
+    raw: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    """--engine ray drives the same functions on a local Ray, to the same bytes; its faults are ours."""
+    pytest.importorskip("ray")
+    command = [KODOLLY, "convert", "--engine", "ray", "--jobs", "2"]
+    done = subprocess.run(
+        [*command, str(raw), "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=SLOW,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert files(tmp_path / "out") == undisturbed
+
+
+def test_a_killed_run_goes_on_where_it_was(
+    raw: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    """kill -9 in the middle, the same command again: finished parts are kept, and the bytes are the same."""
+    out = tmp_path / "out"
+    parts = out / ".work" / "parts"
+    process = start(raw, out)
+    wait_for(lambda: len(list(parts.glob("*.json"))) >= 2, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.json")}
+    assert kept
+    assert not (out / SUMMARY_FILE).exists()
+    assert not list(out.glob("*.jsonl"))
+
+    again = start(raw, out)
+    wait_for(lambda: len(list(parts.glob("*.json"))) > len(kept), again)
+    now = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.json")}
+    assert {name: now.get(name) for name in kept} == kept
+    assert again.wait(SLOW) == 0
+    assert files(out) == undisturbed
+
+
+def test_two_runs_into_one_folder_are_refused(raw: Path, tmp_path: Path) -> None:
+    """While one run writes, a second into the same folder ends with a sentence that says so."""
+    out = tmp_path / "out"
+    first = start(raw, out)
+    wait_for(lambda: (out / ".work" / "parts").exists(), first)
+    second = start(raw, out, stderr=subprocess.PIPE)
+    assert second.wait(SLOW) == 1
+    assert second.stderr is not None
+    with second.stderr as said:
+        assert b"another conversion is writing there" in said.read()
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+
+
+def test_ctrl_c_says_how_to_go_on(raw: Path, tmp_path: Path) -> None:
+    """Ctrl-C ends with 130, one line and no traceback, and leaves the finished parts."""
+    out = tmp_path / "out"
+    process = start(raw, out, stderr=subprocess.PIPE)
+    wait_for(lambda: list((out / ".work" / "parts").glob("*.json")), process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(SLOW) == 130
+    assert process.stderr is not None
+    with process.stderr as said:
+        text = said.read().decode()
+    assert "The same command goes on from here" in text
+    assert "Traceback" not in text
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    """The folder is all that standard output says; a wrong flag exits with 2 and names itself."""
+    write_json(tmp_path / "ko_alpaca_data.json", alpaca(3))
+    command = [KODOLLY, "convert", str(tmp_path / "ko_alpaca_data.json")]
+
+    def run(*more: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [*command, *more], capture_output=True, input=stdin, timeout=SLOW, check=False
+        )
+
+    done = run("--out", str(tmp_path / "out"), "--jobs", "1")
+    assert (done.returncode, done.stdout.decode().strip()) == (0, str(tmp_path / "out"))
+    for flags, said in [
+        (["--rule", "empty=keep"], "--rule: rule empty has no mode 'keep'"),
+        (["--rule", "nonsense"], "--rule nonsense: write NAME=MODE"),
+        (["--validation", "2"], "--validation 2.0"),
+        (["--source", "x"], "--source x: there is no such source"),
+        (["--jobs", "0"], "--jobs"),
+        (["--tokenizer", str(tmp_path / "none")], "--tokenizer"),
+    ]:
+        wrong = run("--out", str(tmp_path / "wrong"), *flags)
+        assert wrong.returncode == 2, flags
+        assert said in wrong.stderr.decode()
+        assert not (tmp_path / "wrong" / SUMMARY_FILE).exists()
+    missing = run()
+    assert missing.returncode == 2
+    assert b"--out" in missing.stderr
+    listed = run("--list-rules")
+    assert b"near-duplicate" in listed.stdout
+
+    command[-1] = "-"
+    piped = run("--out", str(tmp_path / "piped"), stdin=json.dumps(alpaca(3)).encode())
+    assert piped.returncode == 0, piped.stderr
+    assert (tmp_path / "piped" / "train.jsonl").read_bytes() == (
+        tmp_path / "out" / "train.jsonl"
+    ).read_bytes()
+
+
+def start(raw: Path, out: Path, stderr: int | None = None) -> subprocess.Popen[bytes]:
+    command = [KODOLLY, "convert", str(raw), "--out", str(out)]
+    return subprocess.Popen(
+        [*command, "--jobs", "2"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=stderr
+    )
+
+
+def wait_for(condition: object, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + SLOW
+    while not condition():  # type: ignore[operator]
+        assert process.poll() is None, "the run ended before it could be disturbed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
