@@ -54,6 +54,7 @@ class Cleaner:
         self._too_short, self._min = modes["too-short"], options.min_chars
         self._too_long, self._max = modes["too-long"], options.max_chars
         self._nfc = modes["nfc"] != OFF
+        self._newlines = modes["newlines"] == FIX
         self._strip = modes["outer-space"] != OFF
         self._personal = modes["personal-data"] != OFF
         self._marker = modes["no-input-marker"] != OFF
@@ -74,14 +75,19 @@ class Cleaner:
             _encode((draft.instruction, draft.context, draft.response, draft.history))
         except UnicodeEncodeError:
             return _refuse(draft, counts, "not-unicode", "half of a surrogate pair")
+        fired: set[str] = set()
+        if self._newlines and ("\r" in draft.response or "\r" in draft.instruction):
+            # Every second answer of KoVicuna has CRLF and nothing else: it is spared the other fixes.
+            draft.instruction = fixes.newlines(draft.instruction)
+            draft.response = fixes.newlines(draft.response)
+            fired.add("newlines")
         if not self._is_plain(draft):
-            fired: set[str] = set()
             try:
                 self._fix(draft, fired)
             except _Unstable:
                 return _refuse(draft, counts, "entities", "entities nested in entities without end")
-            finally:
-                counts.update(fired)
+        if fired:
+            counts.update(fired)
         return self._judge(draft, counts)
 
     def _is_plain(self, draft: Draft) -> bool:

@@ -57,6 +57,8 @@ def decode(shard: Shard, source: Source, *, keep_going: bool = False) -> list[An
         return _records(_decoder(source, shard).decode(head + body + tail))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
+    if (records := _each_typed(shard, source, head + body + tail)) is not None:
+        return records
     try:
         values = json.loads(head + body + tail)
         if isinstance(values, dict) and shard.kind == "data":
@@ -68,6 +70,29 @@ def decode(shard: Shard, source: Source, *, keep_going: bool = False) -> list[An
         if keep_going:
             return _one_by_one(body, source)
         raise _broken_file(shard, error, len(head), body) from None
+
+
+def _each_typed(shard: Shard, source: Source, text: bytes) -> list[Any] | None:
+    """The records of sound JSON, those of another shape as Broken; None: it is no JSON.
+
+    By msgspec too, so that what is sound does not depend on the records beside it.
+    """
+    kind: Any = list[msgspec.Raw]
+    if shard.kind == "data" and shard.last:
+        kind = msgspec.defstruct("RawData", [("data", list[msgspec.Raw])])
+    elif shard.kind == "object":
+        kind = msgspec.Raw
+    try:
+        values: Any = msgspec.json.decode(text, type=kind)
+        values = getattr(values, "data", values)
+        found = [
+            _parsed(bytes(v), source) for v in (values if isinstance(values, list) else [values])
+        ]
+        if any(type(one) is Broken and one.reason == "not-json" for one in found):
+            return None  # bytes that are no UTF-8, which only a look into the record shows
+        return found
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def positions(shard: Shard, source: Source, records: int) -> Callable[[int], tuple[int, int]]:
@@ -94,10 +119,10 @@ def _starts(shard: Shard, source: Source) -> list[int]:
         return []
     if shard.kind == "lines":
         starts, position = [], 0
-        for line in data.splitlines(keepends=True):
+        for line in data.split(b"\n"):
             if line.strip():
                 starts.append(position)
-            position += len(line)
+            position += len(line) + 1
         return starts
     first = data.find(b"{")
     between = (data.index(b"{", found.start()) for found in border_pattern(source).finditer(data))
@@ -176,16 +201,23 @@ def _one_by_one(body: bytes, source: Source) -> list[Any]:
 
 
 def _lines(data: bytes, source: Source) -> list[Any]:
+    lines = [line for line in data.split(b"\n") if line.strip()]
     try:
-        return _decoder_of(source.name, "lines", last=True).decode_lines(data)
+        records = _decoder_of(source.name, "lines", last=True).decode_lines(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return [_parsed(line, source) for line in data.splitlines() if line.strip()]
+        records = []
+    # decode_lines also takes a record over several lines and several in one: what is a record would
+    # then depend on the lines beside it.
+    return records if len(records) == len(lines) else [_parsed(line, source) for line in lines]
 
 
 def _parsed(text: bytes, source: Source) -> Any:
+    """One record, judged by the same parser as many at once."""
     try:
-        return _typed(json.loads(text), source)
-    except (ValueError, RecursionError) as error:
+        return _decoder_of(source.name, "lines", last=True).decode(text)
+    except msgspec.ValidationError as error:
+        return Broken("wrong-shape", str(error))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Broken("not-json", str(error))
 
 

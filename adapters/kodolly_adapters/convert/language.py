@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 
 _HANGUL = re.compile("[가-힣ㄱ-ㅎㅏ-ㅣ]")
-_LETTER = re.compile(r"[^\W\d_]")
 _NOT_PROSE = re.compile(
     r"```.*?(?:```|\Z)|`[^`\n]+`|<[^<>\n]{1,200}>|https?://\S+|www\.\S+|[\w.+-]{1,64}@\S+",
     re.DOTALL,
@@ -38,6 +37,12 @@ _ASKED = re.compile(
     r"SQL|HTML|CSS|JSON|XML|Python|Java|C\+\+|R 언어|\bC\b",
     re.IGNORECASE,
 )
+# One byte of the UTF-8 of each letter tells its script; the rest of the bytes are dropped.
+_OTHERS = bytes(set(range(256)) - set(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+_LATIN_LEADS = bytes(range(0xC3, 0xCA))  # U+00C0-027F
+_HANGUL_LEADS = bytes(range(0xEA, 0xEE))  # U+A000-DFFF
+_OTHER_LEADS = bytes([*range(0xCD, 0xE2), *range(0xE3, 0xEA)])  # Greek to Thai, kana, Han
+_MARKS = ("`", "<", "http", "www.", "@")  # without one there is nothing but prose
 _MANY = 20  # letters, below which an answer says nothing about its language
 _MOSTLY = 0.3  # of an answer's letters: with less Hangul it is mostly foreign
 
@@ -60,17 +65,28 @@ def _is_foreign(text: str) -> bool:
     """Is it running text, and most of it in another script than Hangul?"""
     if "</" in text:  # a page is code
         return False
-    prose = _NOT_PROSE.sub(" ", text)
-    letters = len(_LETTER.findall(prose))
-    if letters < _MANY or len(_HANGUL.findall(prose)) >= _MOSTLY * letters:
+    prose = _NOT_PROSE.sub(" ", text) if any(mark in text for mark in _MARKS) else text
+    latin, hangul, others = _scripts(prose)
+    letters = latin + hangul + others
+    if letters < _MANY or hangul >= _MOSTLY * letters:
         return False
-    latin = sum(letter.isascii() or letter < "\u0250" for letter in _LETTER.findall(prose))
     if latin < letters / 2:
         return True
     if len(_CODE_LINE.findall(prose)) * 2 >= prose.count("\n") + 1:
         return False
     words = len(prose.split())
     return len(_SENTENCE.findall(prose)) * 6 >= words
+
+
+def _scripts(text: str) -> tuple[int, int, int]:
+    """Letters of Latin, of Hangul and of other scripts, counted by bytes: a regex would take ten times as long."""
+    data = text.encode("utf-8", "replace")
+
+    def count(leads: bytes) -> int:
+        return len(data) - len(data.translate(None, leads))
+
+    latin = len(data.translate(None, _OTHERS)) + count(_LATIN_LEADS)
+    return latin, count(_HANGUL_LEADS), count(_OTHER_LEADS)
 
 
 def _asks_foreign(instruction: str, context: str) -> bool:

@@ -47,7 +47,7 @@ def first_record(head: bytes, layout: Layout) -> Mapping[str, Any] | None:
     text = head[layout.start :].decode("utf-8", "ignore").lstrip()
     try:
         record, _ = json.JSONDecoder().raw_decode(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _keys(text)
     return record if isinstance(record, dict) else None
 
@@ -63,7 +63,7 @@ def _keys(text: str) -> Mapping[str, Any] | None:
         keys[found[1]] = None
         try:
             keys[found[1]], position = decoder.raw_decode(text, found.end())
-        except ValueError:
+        except (ValueError, RecursionError):
             break  # the value runs beyond what was read
     return keys or None
 
@@ -74,7 +74,7 @@ def _is_lines(body: bytes) -> bool:
     for line, following in zip(lines[:20], [*lines[1:], b"{"], strict=False):
         try:
             whole = isinstance(json.loads(line), dict)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if whole and following.lstrip().startswith(b"{"):
             return True

@@ -138,6 +138,12 @@ def drafts(record: Record, options: Options) -> Drafts:
     if not spoken:
         yield Refusal("no-turns", "the conversation has no turns", name, units=0)
         return
+    if _is_plain(spoken, options):
+        group = _conversation(name)
+        for turn in range(0, len(spoken), 2):
+            ask, answer = spoken[turn].value or "", spoken[turn + 1].value or ""
+            yield Draft(ask, "", answer, id=name, turn=turn // 2, group=group, units=2)
+        return
     system = [turn for turn in spoken if _role(turn) == "system"]
     notes = ["system-turn"] * bool(system)
     if system:
@@ -147,6 +153,16 @@ def drafts(record: Record, options: Options) -> Drafts:
         notes.append("same-role")
     head = "\n".join(turn.value or "" for turn in system)
     yield from _rows(name, spoken, mode, options, head, len(system), tuple(notes))
+
+
+def _is_plain(spoken: list[Turn], options: Options) -> bool:
+    """Do questions and answers simply take turns, as nearly everywhere, and is nothing special asked for?"""
+    if options.history or options.conversations or options.kovicuna_roles != "human-asks":
+        return False
+    return len(spoken) % 2 == 0 and all(
+        ask.speaker in ASKS and answer.speaker in ANSWERS
+        for ask, answer in zip(spoken[::2], spoken[1::2], strict=True)
+    )
 
 
 def _rows(
