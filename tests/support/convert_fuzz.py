@@ -234,7 +234,7 @@ def assert_names_place(error: ConvertError, file: Damaged) -> None:
 
 
 def _rows(parts: Sequence[Part]) -> bytes:
-    return b"".join(part.rows for part in parts)
+    return b"".join(lines for part in parts for lines in part.rows.values())
 
 
 def _records(parts: Sequence[Part]) -> int:

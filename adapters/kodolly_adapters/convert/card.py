@@ -32,9 +32,10 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 LARGEST = "1M<n<10M"
 
 
-def write_card(summary: Summary, folder: Path) -> Path:
-    """Draw the pictures and write the card into `folder`; gives the card's path."""
-    drawn = pictures.draw(summary, folder)
+def write_card(summary: Summary, folder: Path, drawn: Sequence[str] | None = None) -> Path:
+    """Write the card into `folder`; gives its path. Pictures are drawn unless `drawn` names them."""
+    if drawn is None:
+        drawn = pictures.draw(summary, folder)
     path = folder / CARD_FILE
     path.write_bytes(card(summary, drawn).encode())
     return path

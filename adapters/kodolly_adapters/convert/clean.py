@@ -14,7 +14,7 @@ import msgspec
 from . import fixes, personal
 from .language import is_untranslated
 from .options import Options
-from .rows import Draft, Refusal
+from .rows import Draft, Refusal, Row
 from .rules import DROP, FIX, MASK, OFF
 
 Fix = Callable[[str], str]
@@ -39,7 +39,7 @@ _SIGNS = {
     "zero-width": "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad",
 }
 _PASSES = 8  # entities nested deeper than this are no accident
-_encode = msgspec.json.Encoder().encode
+encode = msgspec.json.Encoder().encode
 
 
 class _Unstable(Exception):
@@ -47,7 +47,11 @@ class _Unstable(Exception):
 
 
 class Cleaner:
-    """Applies the rules of one source; `modes` is what rules.modes_of gives."""
+    """Applies the rules of one source; `modes` is what rules.modes_of gives.
+
+    `line` is the JSON of the row cleaned last, where nothing had to be put right: it was made to see whether
+    the texts are Unicode, and most rows need no other.
+    """
 
     def __init__(self, modes: Mapping[str, str], options: Options) -> None:
         self._untranslated = modes["untranslated"]
@@ -66,13 +70,17 @@ class Cleaner:
             for known in (_EVERY_TEXT, _CONTEXT, _RESPONSE)
         )
 
+        self.line: bytes | None = None
+
     def clean(self, draft: Draft, counts: Counter[str]) -> Refusal | None:
         """Put `draft` right in place and count each rule that fires once; the refusal of a dropped row."""
         if draft.notes:
             counts.update(draft.notes)
+        asked, context, answer = draft.instruction, draft.context, draft.response
         try:
-            # The encoder keeps the UTF-8 it makes beside the string, so writing the row gets it for nothing.
-            _encode((draft.instruction, draft.context, draft.response, draft.history))
+            line = encode(Row(asked, context, answer, draft.category))
+            if draft.history:
+                encode(draft.history)
         except UnicodeEncodeError:
             return _refuse(draft, counts, "not-unicode", "half of a surrogate pair")
         fired: set[str] = set()
@@ -88,6 +96,8 @@ class Cleaner:
                 return _refuse(draft, counts, "entities", "entities nested in entities without end")
         if fired:
             counts.update(fired)
+        same = draft.instruction is asked and draft.context is context and draft.response is answer
+        self.line = line if same else None
         return self._judge(draft, counts)
 
     def _is_plain(self, draft: Draft) -> bool:

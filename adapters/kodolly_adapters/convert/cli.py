@@ -38,6 +38,9 @@ def main(argv: Sequence[str]) -> int:
     except ConvertError as error:
         sys.stderr.write(f"kodolly convert: {error}\n")
         return 1
+    except OSError as error:  # a full disk, most of all
+        sys.stderr.write(f"kodolly convert: {error}. The same command goes on from here\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("\nkodolly convert: stopped. The same command goes on from here\n")
         return 130

@@ -6,11 +6,11 @@ import csv
 import functools
 import io
 import json
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from .errors import InputError
 from .layout import Kind
@@ -95,25 +95,19 @@ def _each_typed(shard: Shard, source: Source, text: bytes) -> list[Any] | None:
         return None
 
 
-def positions(shard: Shard, source: Source, records: int) -> Callable[[int], tuple[int, int]]:
-    """A function from a record's number in the shard to its (byte offset, line) in the file."""
+def positions(shard: Shard, source: Source, records: int) -> list[tuple[int, int]]:
+    """The (byte offset, line) of every record in the file, as far as its spacing tells."""
     starts = _starts(shard, source)
     if len(starts) != records:  # unusual spacing: the shard's own place is the best we know
-        return lambda number: (shard.offset, shard.line)
-    counted = [0, 0]  # how far lines were counted, and how many
-
-    def place(number: int) -> tuple[int, int]:
-        start = starts[number]
-        if start < counted[0]:
-            counted[:] = 0, 0
-        counted[1] += shard.data.count(b"\n", counted[0], start)
-        counted[0] = start
-        return shard.offset + start, shard.line + counted[1]
-
-    return place
+        return [(shard.offset, shard.line)] * records
+    at = np.array(starts, np.int64)
+    line_ends = np.flatnonzero(np.frombuffer(shard.data, np.uint8) == ord("\n"))
+    lines = np.searchsorted(line_ends, at) + shard.line
+    return list(zip((at + shard.offset).tolist(), lines.tolist(), strict=True))
 
 
 def _starts(shard: Shard, source: Source) -> list[int]:
+    """Where each record begins in the shard's bytes."""
     data = shard.data
     if shard.kind in ("object", "csv"):
         return []

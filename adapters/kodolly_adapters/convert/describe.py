@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +14,10 @@ import msgspec
 import numpy as np
 
 from .options import Options
-from .part import Done, index_of
+from .part import SPLITS, VALIDATION, Done, index_of
+from .pictures import draw
 from .plan import Input, Plan
-from .resolve import DROPPED, VALIDATION, Resolved
+from .resolve import DROPPED, Resolved
 from .rows import Row
 from .rules import RULES, modes_of
 from .shard import Dialogue
@@ -29,7 +33,6 @@ from .summary import (
     Sample,
     SkippedFile,
     SourceSummary,
-    SplitSummary,
     Summary,
     command_line,
     plain_options,
@@ -46,15 +49,8 @@ class Parts:
     modes: Mapping[str, Mapping[str, str]]
 
 
-def summarise(
-    plan: Plan,
-    parts: Parts,
-    splits: Sequence[SplitSummary],
-    rejected: int,
-    options: Options,
-    version: str,
-) -> Summary:
-    """The whole conversion in numbers; `rejected` counts the lines of rejected.jsonl."""
+def summarise(plan: Plan, parts: Parts, options: Options, version: str) -> Summary:
+    """The whole conversion in numbers, but for what is only known once it is written: splits and rejected."""
     inputs = tuple(_input(one, parts) for one in plan.inputs)
     sources = {one.source.name: one.source for one in plan.inputs}
     summaries = tuple(_source(source, inputs, parts, options) for source in sources.values())
@@ -67,11 +63,24 @@ def summarise(
         ),
         inputs=inputs,
         sources=summaries,
-        splits=tuple(splits),
+        splits=(),
         skipped=tuple(SkippedFile(name=name, why=why) for name, why in plan.skipped),
         duplicates=parts.resolved.duplicates,
-        rejected=rejected,
     )
+
+
+@contextmanager
+def drawing(summary: Summary, folder: Path, jobs: int) -> Iterator[Callable[[], list[str]]]:
+    """Draw the pictures into `folder`, beside the body when there are processes for it.
+
+    Yields a function that waits for them and gives their names.
+    """
+    if jobs == 1:
+        names = draw(summary, folder)
+        yield lambda: names
+        return
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as beside:
+        yield beside.submit(draw, summary, folder).result
 
 
 def _input(one: Input, parts: Parts) -> InputSummary:
@@ -151,16 +160,22 @@ def _samples(
     source: Source, marks: Sequence[tuple[str, Done]], parts: Parts, options: Options
 ) -> Iterator[Sample]:
     """The kept rows of the smallest hashes, each once."""
-    least: dict[bytes, tuple[str, int]] = {}
+    least: dict[int, tuple[str, int]] = {}
     for key, mark in marks:
-        hashes = index_of(parts.folder, key)["hash"]
+        hashes = index_of(parts.folder, key)["hash"][:, 0]
         kept = np.flatnonzero(_fates(key, mark, parts) <= VALIDATION)
         for number in kept[np.argsort(hashes[kept], kind="stable")[:SAMPLES]].tolist():
-            least.setdefault(bytes(hashes[number]), (key, number))
+            least.setdefault(int(hashes[number]), (key, number))
     for digest in sorted(least)[:SAMPLES]:
-        key, number = least[digest]
-        line = (parts.folder / f"{key}.rows").read_bytes().splitlines()[number]
-        yield Sample.of(_row(line, options), source.licence)
+        yield Sample.of(_row(_line(parts.folder, *least[digest]), options), source.licence)
+
+
+def _line(folder: Path, key: str, number: int) -> bytes:
+    """The JSON line of a part's row."""
+    splits = index_of(folder, key)["split"]
+    split = int(splits[number])
+    lines = (folder / f"{key}.rows.{SPLITS[split]}").read_bytes().split(b"\n")
+    return lines[int((splits[:number] == split).sum())]
 
 
 def _row(line: bytes, options: Options) -> Row:

@@ -157,5 +157,5 @@ def _unpacked(stack: ExitStack, stream: BinaryIO, magic: bytes) -> BinaryIO:
     if magic.startswith(GZIP_MAGIC):
         return stack.enter_context(gzip.open(stream))  # type: ignore[return-value]
     if magic == ZSTD_MAGIC:
-        return stack.enter_context(zstd.ZstdFile(stream))
+        return stack.enter_context(zstd.ZstdFile(stream))  # type: ignore[return-value]
     return stream

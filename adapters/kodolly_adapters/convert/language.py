@@ -14,12 +14,80 @@ _NOT_PROSE = re.compile(
     re.DOTALL,
 )
 # Words that every few words of a Latin-script sentence are; names and code have few of them.
-_SENTENCE = re.compile(
-    r"\b(?:the|an?|of|and|to|is|are|was|were|in|it|that|you|your|i|my|we|our|this|with|be|as|"
-    r"have|has|not|on|at|by|from|his|her|they|will|can|but|please|"
-    r"el|los|las|un|una|que|en|es|por|para|con|le|les|des|du|et|est|une|dans|pour|"
-    r"der|die|das|und|ist|ein|eine|nicht|ich|mit|il|di|che|per)\b",
-    re.IGNORECASE,
+_SENTENCE = frozenset(
+    [
+        "the",
+        "a",
+        "an",
+        "of",
+        "and",
+        "to",
+        "is",
+        "are",
+        "was",
+        "were",
+        "in",
+        "it",
+        "that",
+        "you",
+        "your",
+        "i",
+        "my",
+        "we",
+        "our",
+        "this",
+        "with",
+        "be",
+        "as",
+        "have",
+        "has",
+        "not",
+        "on",
+        "at",
+        "by",
+        "from",
+        "his",
+        "her",
+        "they",
+        "will",
+        "can",
+        "but",
+        "please",
+        "el",
+        "los",
+        "las",
+        "un",
+        "una",
+        "que",
+        "en",
+        "es",
+        "por",
+        "para",
+        "con",
+        "le",
+        "les",
+        "des",
+        "du",
+        "et",
+        "est",
+        "une",
+        "dans",
+        "pour",
+        "der",
+        "die",
+        "das",
+        "und",
+        "ist",
+        "ein",
+        "eine",
+        "nicht",
+        "ich",
+        "mit",
+        "il",
+        "di",
+        "che",
+        "per",
+    ]
 )
 _CODE_LINE = re.compile(
     r"[{};][ \t]*$|^[ \t]*(?:def|class|import|from|return|for|while|if|else|elif|try|print|var|let|const|"
@@ -44,6 +112,7 @@ _HANGUL_LEADS = bytes(range(0xEA, 0xEE))  # U+A000-DFFF
 _OTHER_LEADS = bytes([*range(0xCD, 0xE2), *range(0xE3, 0xEA)])  # Greek to Thai, kana, Han
 _MARKS = ("`", "<", "http", "www.", "@")  # without one there is nothing but prose
 _MANY = 20  # letters, below which an answer says nothing about its language
+_ENOUGH = 1000  # characters that tell the language of all
 _MOSTLY = 0.3  # of an answer's letters: with less Hangul it is mostly foreign
 
 
@@ -56,13 +125,16 @@ def is_untranslated(instruction: str, context: str, response: str) -> bool:
     sample = response[:: length // _MANY]
     if len(sample.encode("utf-8", "replace")) >= 2 * len(sample) and _HANGUL.search(sample):
         return False
-    if _KOREAN_ENDING.search(response) or response in context:
+    if _KOREAN_ENDING.search(response[:_ENOUGH]) or response in context:
         return False
-    return _is_foreign(response) and not _asks_foreign(instruction, context)
+    if _HANGUL.search(instruction) and _ASKED.search(instruction):
+        return False
+    return _is_foreign(response) and not _is_about_foreign(instruction, context)
 
 
 def _is_foreign(text: str) -> bool:
-    """Is it running text, and most of it in another script than Hangul?"""
+    """Is it running text, and most of it in another script than Hangul? Its beginning tells."""
+    text = text[:_ENOUGH]
     if "</" in text:  # a page is code
         return False
     prose = _NOT_PROSE.sub(" ", text) if any(mark in text for mark in _MARKS) else text
@@ -74,8 +146,8 @@ def _is_foreign(text: str) -> bool:
         return True
     if len(_CODE_LINE.findall(prose)) * 2 >= prose.count("\n") + 1:
         return False
-    words = len(prose.split())
-    return len(_SENTENCE.findall(prose)) * 6 >= words
+    words = prose.lower().split()
+    return sum(word in _SENTENCE for word in words) * 6 >= len(words)
 
 
 def _scripts(text: str) -> tuple[int, int, int]:
@@ -89,8 +161,8 @@ def _scripts(text: str) -> tuple[int, int, int]:
     return latin, count(_HANGUL_LEADS), count(_OTHER_LEADS)
 
 
-def _asks_foreign(instruction: str, context: str) -> bool:
-    """Does the task call for another language, or is it about a foreign text?"""
+def _is_about_foreign(instruction: str, context: str) -> bool:
+    """Is the task a Korean question about a foreign text?"""
     if not _HANGUL.search(instruction):
         return False
-    return bool(_ASKED.search(instruction)) or _is_foreign(context) or _is_foreign(instruction)
+    return _is_foreign(context) or _is_foreign(instruction)

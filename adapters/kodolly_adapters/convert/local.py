@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 
 from .decode import Shard
@@ -28,8 +30,9 @@ def run(
 ) -> None:
     """Convert every shard into a part in `folder`, telling `report` of each as it is finished."""
     if jobs == 1:
-        for shard in shards:
-            report(work(shard, options, folder))
+        with _no_collector():
+            for shard in shards:
+                report(work(shard, options, folder))
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, initializer=_quiet) as pool:
@@ -69,5 +72,16 @@ def _collect(waiting: set[Future[Done]], report: Callable[[Done], None]) -> set[
     return left
 
 
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Rows make no cycles; looking for some takes a tenth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def _quiet() -> None:
+    gc.disable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle

@@ -13,12 +13,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-# One entry a row, in the rows' order. `group` decides the split, `leak` is equal where a row of one split gives
-# away one of the other; sizes are bytes of the lines, `line` and `offset` the record's place in its file.
+TRAIN, VALIDATION = 0, 1
+SPLITS = {TRAIN: "train", VALIDATION: "validation"}
+
+# One entry a row, in the input's order. `leak` is equal where a row of one split gives away one of the other;
+# `size` and `origin` are bytes of the lines, `line` and `offset` the record's place in its file.
 INDEX = np.dtype(
     [
-        ("hash", "S16"),
-        ("group", "u8"),
+        ("hash", "u8", (2,)),
         ("leak", "u8"),
         ("offset", "u8"),
         ("line", "u4"),
@@ -26,6 +28,7 @@ INDEX = np.dtype(
         ("origin", "u4"),
         ("chars", "u4", (3,)),
         ("units", "u2"),
+        ("split", "u1"),
     ]
 )
 Index = NDArray[np.void]
@@ -54,10 +57,10 @@ class Done(msgspec.Struct):
 
 @dataclass(slots=True)
 class Part:
-    """`rows`, `origins` (provenance) and `rejected` are JSON lines; `signatures` are (rows, permutations) u4."""
+    """JSON lines: `rows` and `origins` (provenance) by split, `rejected`; `signatures` (rows, permutations) u4."""
 
-    rows: bytes
-    origins: bytes
+    rows: dict[int, bytes]
+    origins: dict[int, bytes]
     rejected: bytes
     index: Index
     signatures: NDArray[np.uint32] | None
@@ -66,8 +69,9 @@ class Part:
 
 def save(part: Part, folder: Path, key: str) -> None:
     """Write the part; it counts as there only when every byte of it is."""
-    (folder / f"{key}.rows").write_bytes(part.rows)
-    (folder / f"{key}.origins").write_bytes(part.origins)
+    for split, name in SPLITS.items():
+        (folder / f"{key}.rows.{name}").write_bytes(part.rows[split])
+        (folder / f"{key}.origins.{name}").write_bytes(part.origins[split])
     (folder / f"{key}.rejected").write_bytes(part.rejected)
     part.index.tofile(folder / f"{key}.index")
     if part.signatures is not None:

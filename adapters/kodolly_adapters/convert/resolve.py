@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .options import Options
-from .part import Done, index_of
+from .part import TRAIN, VALIDATION, Done, index_of
 from .signatures import PERMUTATIONS, near_duplicates
 from .summary import Duplicates
 
-TRAIN, VALIDATION = 0, 1  # where a row goes, or:
+# A row's fate is its split, or:
 DROPPED = {2: "duplicate", 3: "near-duplicate", 4: "leakage"}
 BUCKET = 4_000_000  # rows whose hashes are sorted at once
-DEV = re.compile(r"(?<![a-z])(dev|val|valid|validation|test)(?![a-z])")
 
 Fates = NDArray[np.uint8]
 
@@ -43,7 +41,7 @@ def resolve(
     """Decide every row's fate; `modes` are the rules' modes by source."""
     rows = sum(done.counts.rows for _, done in parts)
     starts, start = {}, 0
-    hashes = np.empty(rows, "S16")
+    hashes = np.empty((rows, 2), np.uint64)
     leaks = np.empty(rows, np.uint64)
     fates = np.empty(rows, np.uint8)
     sources = np.empty(rows, np.uint8)
@@ -52,7 +50,7 @@ def resolve(
         index = index_of(folder, key)
         end = start + len(index)
         hashes[start:end], leaks[start:end] = index["hash"], index["leak"]
-        fates[start:end] = _split(index, done.file, options)
+        fates[start:end] = index["split"]
         sources[start:end] = names.index(done.source)
         starts[key] = start
         start = end
@@ -83,23 +81,22 @@ def resolve(
     return Resolved(fates, first, starts, duplicates, _hits(parts, starts, found))
 
 
-def _split(index: NDArray[np.void], file: str, options: Options) -> Fates | int:
-    if options.splits == "official":
-        return VALIDATION if DEV.search(file.lower()) else TRAIN
-    limit = np.uint64(min(int(options.validation * 2**64), 2**64 - 1))
-    return np.where(index["group"] < limit, VALIDATION, TRAIN).astype(np.uint8)
+def _first_equal(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """For each row the number of the earliest row with its hash, itself if none.
 
-
-def _first_equal(hashes: NDArray[np.bytes_]) -> NDArray[np.int64]:
-    """For each row the number of the earliest row with its hash; sorted a bucket of hashes at a time."""
-    rows = len(hashes)
-    first = np.arange(rows, dtype=np.int64)
-    buckets = rows // BUCKET + 1
-    leading = hashes.view(np.uint8).reshape(rows, 16)[:, 0].astype(np.uint32) if rows else first
+    `hashes` has shape (rows, 2). Sorted by the first half, a bucket of rows at a time; the second half confirms.
+    """
+    first = np.arange(len(hashes), dtype=np.int64)
+    buckets = len(hashes) // BUCKET + 1
+    bucket_of = (hashes[:, 0] >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)
     for bucket in range(buckets):
-        members = np.flatnonzero(leading * buckets // 256 == bucket)
-        _, earliest, inverse = np.unique(hashes[members], return_index=True, return_inverse=True)
-        first[members] = members[earliest[inverse]]
+        members = np.flatnonzero(bucket_of == bucket)
+        order = members[np.argsort(hashes[members, 0], kind="stable")]
+        values = hashes[order, 0]
+        begins = np.flatnonzero(np.r_[True, values[1:] != values[:-1]][: len(values)])
+        first[order] = np.repeat(order[begins], np.diff(np.r_[begins, len(values)]))
+    unlike = (hashes[first, 1] != hashes[:, 1]).nonzero()[0]
+    first[unlike] = unlike
     return first
 
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import xxhash
 
 from . import local, ray_engine
 from .card import write_card
 from .decode import Shard
-from .describe import Parts, summarise
+from .describe import Parts, drawing, summarise
 from .errors import ConvertError
 from .options import Options
 from .part import Done, done
@@ -47,13 +48,14 @@ def convert(
     Raises ConvertError; nothing but the folder's `.work` has changed then.
     """
     options = options or Options()
+    jobs = jobs or local.cores()
     progress = progress or Progress(arguments, show=False)
     modes_of(options.rules)
     settings = [_version(), plain_options(options), str(options.tokenizer), source and source.name]
     with workplace(out, settings, restart=restart, force=force) as work, progress:
         plan = Plan(arguments, source)
         folder = work / "parts"
-        parts = _convert_all(plan, folder, options, jobs or local.cores(), engine, progress)
+        parts = _convert_all(plan, folder, options, jobs, engine, progress)
         modes = {i.source.name: modes_of(options.rules, i.source.rules) for i in plan.inputs}
         progress.stage("looking for duplicates")
         resolved = resolve(folder, parts, modes, options)
@@ -61,15 +63,14 @@ def convert(
         fresh = work / "out"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
-        splits, rejected = write(parts, folder, fresh, resolved, options)
-        summary = summarise(
-            plan, Parts(folder, parts, resolved, modes), splits, rejected, options, _version()
-        )
+        summary = summarise(plan, Parts(folder, parts, resolved, modes), options, _version())
+        with drawing(summary, fresh, jobs) as drawn:
+            splits, rejected = write(parts, folder, fresh, resolved, options)
+        summary = msgspec.structs.replace(summary, splits=tuple(splits), rejected=rejected)
         if lost := summary.reconciles():
             raise ConvertError(f"the counts do not add up, which is a fault of ours: {lost[0]}")
-        progress.stage("describing")
         write_summary(summary, fresh)
-        write_card(summary, fresh)
+        write_card(summary, fresh, drawn())
         finish(work, fresh)
         progress.finished(summary)
     return summary

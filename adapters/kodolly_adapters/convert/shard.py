@@ -5,6 +5,7 @@ It depends on nothing but its arguments, so that any number of processes or mach
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -16,13 +17,15 @@ from . import signatures
 from .clean import Cleaner
 from .decode import Broken, Shard, decode, positions
 from .options import Options
-from .part import INDEX, Done, Part, PartCounts
+from .part import INDEX, SPLITS, TRAIN, VALIDATION, Done, Part, PartCounts
 from .rows import Draft, Refusal, Row
 from .rules import modes_of
 from .source import Source
 from .sources import named
 
 encode = msgspec.json.Encoder().encode
+LOW = 2**64 - 1
+DEV = re.compile(r"(?<![a-z])(dev|val|valid|validation|test)(?![a-z])")
 PASSAGE = 100  # characters from which a context gives an answer away to whoever has read it
 
 
@@ -84,21 +87,24 @@ class _Work:
         self.keeps_origins = options.provenance or any(
             modes[rule] == "drop" for rule in ("duplicate", "near-duplicate")
         )
+        self.limit = int(options.validation * 2**64)
+        self.split = official(shard.file) if options.splits == "official" else None
+        self.group: tuple[str | None, int] = None, TRAIN  # asked for last, and its split
         self.hits: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.counts = PartCounts()
-        self.lines: list[bytes] = []
-        self.origins: list[bytes] = []
+        self.lines: dict[int, list[bytes]] = {split: [] for split in SPLITS}
+        self.origins: dict[int, list[bytes]] = {split: [] for split in SPLITS}
         self.rejected: list[bytes] = []
         self.places: list[tuple[Any, ...]] = []
         self.texts: list[list[str]] = []
 
     def run(self) -> Part:
         records = decode(self.shard, self.source, keep_going=self.options.keep_going)
-        place = positions(self.shard, self.source, len(records))
+        places = positions(self.shard, self.source, len(records))
         units, drafts, clean = self.source.units, self.source.drafts, self.cleaner.clean
         for number, record in enumerate(records):
-            at = place(number)
+            at = places[number]
             if type(record) is Broken:
                 self.counts.units += 1
                 self.refuse(Refusal(record.reason, record.detail), at)
@@ -135,24 +141,24 @@ class _Work:
         if self.options.conversations:
             line = encode(dialogue(draft))
         else:
-            line = encode(Row(instruction, context, response, draft.category))
-        self.lines.append(line)
+            line = self.cleaner.line or encode(Row(instruction, context, response, draft.category))
         origin = b""
         if self.keeps_origins:
             origin = encode(Origin(self.shard.source, self.shard.file, draft.id, draft.turn))
-            self.origins.append(origin)
         if self.near:
             self.texts.append(f"{instruction} {context} {response}".split())
-        digest = xxhash.xxh3_128_digest(line)
-        leak = (
-            xxhash.xxh3_64_intdigest(context.encode())
-            if len(context) >= PASSAGE
-            else int.from_bytes(digest[:8], "little")
-        )
+        digest = xxhash.xxh3_128_intdigest(line)
+        high = digest >> 64
+        leak = high if len(context) < PASSAGE else xxhash.xxh3_64_intdigest(context.encode())
+        split = self.split
+        if split is None:
+            split = self.split_of(draft.group or instruction)
+        self.lines[split].append(line)
+        if origin:
+            self.origins[split].append(origin)
         self.places.append(
             (
-                digest,
-                xxhash.xxh3_64_intdigest((draft.group or instruction).encode()),
+                (high, digest & LOW),
                 leak,
                 at[0],
                 at[1],
@@ -160,24 +166,37 @@ class _Work:
                 len(origin) + 1,
                 (len(instruction), len(context), len(response)),
                 draft.units,
+                split,
             )
         )
         self.counts.kept += draft.units
 
+    def split_of(self, group: str) -> int:
+        """The split of a group; a conversation's rows ask for the same one in a row."""
+        if group != self.group[0]:
+            below = xxhash.xxh3_64_intdigest(group.encode()) < self.limit
+            self.group = group, VALIDATION if below else TRAIN
+        return self.group[1]
+
     def part(self) -> Part:
-        self.counts.rows = len(self.lines)
+        self.counts.rows = len(self.places)
         self.counts.rejected = len(self.rejected)
         self.counts.refused = dict(sorted(self.refused.items()))
         self.counts.hits = dict(sorted(self.hits.items()))
         data = xxhash.xxh3_128_hexdigest(self.shard.data)
         return Part(
-            rows=_joined(self.lines),
-            origins=_joined(self.origins),
+            rows={split: _joined(lines) for split, lines in self.lines.items()},
+            origins={split: _joined(lines) for split, lines in self.origins.items()},
             rejected=_joined(self.rejected),
             index=np.array(self.places, dtype=INDEX),
             signatures=signatures.of(self.texts) if self.near else None,
             done=Done(self.shard.file, self.shard.source, data, self.counts),
         )
+
+
+def official(file: str) -> int:
+    """The split a file's name says it is."""
+    return VALIDATION if DEV.search(file.lower()) else TRAIN
 
 
 def dialogue(draft: Draft) -> Dialogue:

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from .errors import InputError
 from .layout import Layout
 from .source import Source
@@ -59,7 +61,7 @@ def pieces(
             continue
         piece = bytes(memoryview(buffer)[:cut])
         yield _trimmed(piece, offset, line, layout, last=False)
-        line += piece.count(b"\n")
+        line += int(np.count_nonzero(np.frombuffer(piece, np.uint8) == ord("\n")))
         offset += cut
         del buffer[:cut]
     yield _trimmed(bytes(buffer), offset, line, layout, last=True)

@@ -2,76 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from .options import Options
-from .part import Done, Index, index_of
-from .resolve import DROPPED, TRAIN, VALIDATION, Fates, Resolved
-from .rows import Row
-from .shard import Dialogue, Origin, Rejected
+from .part import SPLITS, VALIDATION, Done, Index, index_of
+from .resolve import DROPPED, Fates, Resolved
+from .shard import Origin, Rejected
+from .sinks import opened
 from .summary import SplitSummary
 
-SPLITS = {TRAIN: "train", VALIDATION: "validation"}
 REJECTED = "rejected.jsonl"
-
-
-class Sink(Protocol):
-    """Takes whole JSON lines and writes them in its own format."""
-
-    def write(self, lines: memoryview) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class Lines:
-    """JSON lines as they are."""
-
-    def __init__(self, path: Path) -> None:
-        self._file: BinaryIO = path.open("wb")
-
-    def write(self, lines: memoryview) -> None:
-        self._file.write(lines)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class Parquet:
-    """Columns, compressed; a row group for some hundred thousand bytes of lines and more."""
-
-    GROUP = 32 << 20  # bytes of JSON
-
-    def __init__(self, path: Path, record: type[msgspec.Struct], schema: Any) -> None:
-        from pyarrow import parquet
-
-        self._writer = parquet.ParquetWriter(path, schema, compression="zstd")
-        self._schema = schema
-        self._decode = msgspec.json.Decoder(record).decode_lines
-        self._waiting = bytearray()
-
-    def write(self, lines: memoryview) -> None:
-        self._waiting += lines
-        if len(self._waiting) >= self.GROUP:
-            self._flush()
-
-    def close(self) -> None:
-        self._flush()
-        self._writer.close()
-
-    def _flush(self) -> None:
-        import pyarrow
-
-        rows = [msgspec.to_builtins(row) for row in self._decode(bytes(self._waiting))]
-        if rows:
-            self._writer.write_table(pyarrow.Table.from_pylist(rows, self._schema))
-        self._waiting = bytearray()
 
 
 def write(
@@ -83,56 +29,42 @@ def write(
     """
     counts, refused = dict.fromkeys(SPLITS, 0), 0
     with ExitStack() as stack:
-        sinks = {
-            fate: _opened(stack, out / _file(name, options), options)
-            for fate, name in SPLITS.items()
-        }
+        sinks = {s: opened(out / _file(name, options), options) for s, name in SPLITS.items()}
         origins = {
-            fate: _opened(stack, out / _file(f"{name}.provenance", options), options, Origin)
-            for fate, name in SPLITS.items()
+            split: opened(out / _file(f"{name}.provenance", options), options, Origin)
+            for split, name in SPLITS.items()
             if options.provenance
         }
+        for sink in [*sinks.values(), *origins.values()]:
+            stack.callback(sink.close)
         rejected = stack.enter_context((out / REJECTED).open("wb"))
         for key, done in parts:
             start = resolved.starts[key]
             index = index_of(folder, key)
             fates = resolved.fates[start : start + len(index)]
-            _share_out(_bytes(folder / f"{key}.rows"), index["size"], fates, sinks)
-            if origins:
-                _share_out(_bytes(folder / f"{key}.origins"), index["origin"], fates, origins)
+            for split, name in SPLITS.items():
+                mine = index["split"] == split
+                kept = fates[mine] == split
+                sinks[split].write(_kept(folder / f"{key}.rows.{name}", index["size"][mine], kept))
+                if origins:
+                    file = folder / f"{key}.origins.{name}"
+                    origins[split].write(_kept(file, index["origin"][mine], kept))
             lines = [_bytes(folder / f"{key}.rejected"), *_dropped(folder, key, done, index, fates)]
             rejected.writelines(lines)
             refused += sum(line.count(b"\n") for line in lines)
             for fate in SPLITS:
                 counts[fate] += int((fates == fate).sum())
     splits = [
-        _summary(out / _file(name, options), name, counts[fate]) for fate, name in SPLITS.items()
+        SplitSummary(
+            name=name,
+            rows=counts[split],
+            bytes=(out / _file(name, options)).stat().st_size,
+            file=_file(name, options),
+            sha256=sinks[split].sha256,
+        )
+        for split, name in SPLITS.items()
     ]
     return splits, refused
-
-
-def _opened(
-    stack: ExitStack, path: Path, options: Options, record: type[msgspec.Struct] | None = None
-) -> Sink:
-    sink: Sink
-    if options.format == "parquet":
-        kind = record or (Dialogue if options.conversations else Row)
-        sink = Parquet(path, kind, _schema(kind))
-    else:
-        sink = Lines(path)
-    stack.callback(sink.close)
-    return sink
-
-
-def _schema(record: type[msgspec.Struct]) -> Any:
-    import pyarrow
-
-    text = pyarrow.string()
-    if record is Dialogue:
-        said = pyarrow.struct([("role", text), ("content", text), ("context", text)])
-        return pyarrow.schema([("messages", pyarrow.list_(said)), ("category", text)])
-    kinds = {"turn": pyarrow.int64()}
-    return pyarrow.schema([(name, kinds.get(name, text)) for name in record.__struct_fields__])
 
 
 def _file(name: str, options: Options) -> str:
@@ -143,17 +75,20 @@ def _bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _share_out(lines: bytes, sizes: Index, fates: Fates, sinks: dict[int, Sink]) -> None:
-    """Write each run of rows of one fate to its sink, in order."""
-    view = memoryview(lines)
+def _kept(path: Path, sizes: NDArray[np.uint32], kept: NDArray[np.bool_]) -> bytes:
+    """The file's lines of `sizes` bytes that are `kept`."""
+    lines = path.read_bytes()
+    if kept.all():
+        return lines
     ends = np.cumsum(sizes.astype(np.int64))
-    borders = [*np.flatnonzero(np.diff(fates)).tolist(), len(fates) - 1] if len(fates) else []
-    start = 0
-    for last in borders:
+    borders = [*np.flatnonzero(np.diff(kept)).tolist(), len(kept) - 1]
+    chosen, start = [], 0
+    for last in borders:  # of runs of rows of one fate
         end = int(ends[last])
-        if sink := sinks.get(int(fates[last])):
-            sink.write(view[start:end])
+        if kept[last]:
+            chosen.append(lines[start:end])
         start = end
+    return b"".join(chosen)
 
 
 def _dropped(folder: Path, key: str, done: Done, index: Index, fates: Fates) -> Iterator[bytes]:
@@ -161,9 +96,15 @@ def _dropped(folder: Path, key: str, done: Done, index: Index, fates: Fates) -> 
     numbers = np.flatnonzero(fates > VALIDATION)
     if not len(numbers):
         return
-    origins = _bytes(folder / f"{key}.origins").splitlines()
+    origins = {
+        s: (folder / f"{key}.origins.{n}").read_bytes().split(b"\n") for s, n in SPLITS.items()
+    }
+    place = {split: np.cumsum(index["split"] == split) - 1 for split in SPLITS}
     for number in numbers.tolist():
-        origin = msgspec.json.decode(origins[number], type=Origin) if origins else None
+        split = int(index["split"][number])
+        lines = origins[split]
+        known = lines[int(place[split][number])] if len(lines) > 1 else b""
+        origin = msgspec.json.decode(known, type=Origin) if known else None
         reason = DROPPED[int(fates[number])]
         line = Rejected(
             file=done.file,
@@ -183,11 +124,3 @@ WHY = {
     "near-duplicate": "nearly the same row stands earlier in the input",
     "leakage": "its passage stands in the validation split too",
 }
-
-
-def _summary(path: Path, name: str, rows: int) -> SplitSummary:
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return SplitSummary(
-        name=name, rows=rows, bytes=path.stat().st_size, file=path.name, sha256=digest
-    )
