@@ -16,11 +16,12 @@ Span = tuple[int, int]
 
 # The lookahead saves trying every name at every tag.
 _EDGE = re.compile(
-    r"<(/?)(?=[tuodphmfns])(table|[uod]l|pre|p|h[1-6]|math|form|head|title|script|style|noscript|template)"
-    r"(?![a-zA-Z0-9])([^<>]*>)?"
+    r"<(?:p>|(/?)(?=[tuodphmfnsA-Z])"
+    r"(table|[uod]l|pre|h[1-6]|math|form|head|title|script|style|noscript|template|[a-z]*[A-Z][a-zA-Z0-9]*)"
+    r"(?![a-zA-Z0-9])([^<>]*>)?)"
 )
-_STRAY = re.compile(r"<(?:li|t[rdh]|d[dt])")
-_OTHER_CASE = re.compile(r"</?(?:[A-Z]|[a-z]+[A-Z])")
+_STRAY = re.compile(r"<(?:l[iI]|t[rdhRDH]|d[dtDT])")
+_BLOCKS = frozenset({"table", "ul", "ol", "dl"})
 _HEADINGS = frozenset(f"h{n}" for n in range(1, 7))
 _CONTENTS = "목차"  # only the first box of a page is left out
 
@@ -47,7 +48,7 @@ class Cuts:
         """What holds `span` and at least `reach` characters of HTML on both sides, as far as the page goes."""
         low = self._places[max(0, bisect_right(self._places, span[0] - reach) - 1)]
         after = bisect_left(self._places, span[1] + reach)
-        high = self._places[after] if after < len(self._places) else len(self._html)
+        high = self._places[min(after, len(self._places) - 1)]
         number = bisect_right(self._headings, (low, len(self._html))) - 1
         if number < 0:
             return Excerpt((0, 0), (0, high))
@@ -65,43 +66,44 @@ class Cuts:
         return Excerpt((start, end), (low, high))
 
 
-def cuts(html: str) -> Cuts | None:
-    """Where `html` may be cut; None if it is not shown to be safe anywhere."""
-    if "<!--" in html or html.count(_CONTENTS) > 1 or _OTHER_CASE.search(html):
+def cuts(html: str, until: int) -> Cuts | None:
+    """Where `html` may be cut, up to the first place after `until`; None if no place is shown to be safe."""
+    if "<!--" in html or html.count(_CONTENTS) > 1:
         return None
     places, headings, deep = [0], list[Span](), list[int]()
     open_: list[str] = []
     outside = 0  # where the present stretch outside of all elements begins
-    heading = 0
+    contents = False  # below the heading of the contents box, whose list goes with it
     for edge in _EDGE.finditer(html):
         closing, name, rest = edge.groups()
         at = edge.start()
-        if name == "p":
-            if not (open_ or closing) and rest == ">":
+        if name is None:
+            if not open_:
                 places.append(at)
-        elif rest is None:
+        elif rest is None or not name.islower():
             return None
         elif not closing:
-            if not open_:
-                if _STRAY.search(html, outside, at):
-                    return None
+            if open_:
                 if name in _HEADINGS:
-                    places.append(at)
-                    heading = at
-                elif name == "table" and not headings:  # a row may be the page's first line
-                    return None
-            elif name in _HEADINGS:
-                deep.append(at)
+                    deep.append(at)
+            elif _STRAY.search(html, outside, at) or (name == "table" and not headings):
+                return None  # the latter because a row may be the page's first line
+            elif name in _HEADINGS or (name in _BLOCKS and not contents):
+                places.append(at)
             open_.append(name)
         elif not open_ or open_.pop() != name:
             return None
         elif not open_:
             outside = edge.end()
             if name in _HEADINGS:
-                headings.append((heading, outside))
+                headings.append((places[-1], outside))
+                contents = _CONTENTS in html[places[-1] : outside]
+        if places[-1] > until:
+            break
+    else:
+        places.append(len(html))
+        if not open_ and _STRAY.search(html, outside):
+            return None
     if not headings or "|" in html[: headings[0][1]]:
         return None
-    if not open_:
-        if _STRAY.search(html, outside):
-            return None
     return Cuts(html, places, headings, deep)

@@ -8,7 +8,8 @@ So a rendered answer is a part of the rendered page by construction, whatever th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from html import unescape
 from typing import NamedTuple
 
@@ -63,15 +64,47 @@ def render(html: str, spans: Sequence[Span] = ()) -> Rendered:
     Chrome (head, scripts, table of contents, site navigation, edit links) is left out unless a span touches it.
     Any text can be given: what is not well-formed is read as well as it can be.
     """
-    marks = Marks.absent_from(html, 2 * len(spans))
-    marked = _insert(html, spans, marks) if spans else html
-    text = Blocks(marks).render(_TAG.split(_flat(marked, marks)))
-    if not spans:
-        return Rendered(text, ())
-    text, places = marks.take_out(text)
-    found = [places.get(mark) for mark in marks.all]
-    pairs = zip(found[::2], found[1::2], strict=True)
-    return Rendered(text, tuple(_tidy(text, start, end) for start, end in pairs))
+    return Page(html, spans).render()
+
+
+class Page:
+    """A page with the places of its answers, to be rendered as a whole or in part."""
+
+    __slots__ = ("_borders", "_marks", "_where", "html", "spans")
+
+    def __init__(self, html: str, spans: Sequence[Span] = ()) -> None:
+        self._marks = Marks.absent_from(html, 2 * len(spans))
+        moved = [_outside(html, *edge) for edge in _edges(html, spans)]
+        self.spans = list(zip(moved[::2], moved[1::2], strict=True))  # out of tags and the like
+        self._borders = sorted([(at, number) for number, at in enumerate(moved)])
+        self._where = [at for at, _ in self._borders]
+        self.html = _without_footer(html, self._where[-1] if moved else -1)
+
+    def render(self, *parts: Span) -> Rendered:
+        """The parts of `html` as if nothing else were there, one after another; without any, all of it.
+
+        A span that is in none of the parts is None.
+        """
+        marks = self._marks
+        html = "".join([self._marked(*part) for part in parts or ((0, len(self.html)),)])
+        text = Blocks(marks).render(_TAG.split(_flat(html, marks)))
+        if not self._borders:
+            return Rendered(text, ())
+        text, places = marks.take_out(text)
+        found = [places.get(mark) for mark in marks.all]
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return Rendered(text, tuple([_tidy(text, start, end) for start, end in pairs]))
+
+    def _marked(self, low: int, high: int) -> str:
+        """A part of the source with a mark at every border."""
+        pieces: list[str] = []
+        for at, number in self._borders[
+            bisect_left(self._where, low) : bisect_right(self._where, high)
+        ]:
+            pieces += (self.html[low:at], self._marks.all[number])
+            low = at
+        pieces.append(self.html[low:high])
+        return "".join(pieces)
 
 
 def fragment(html: str) -> str:
@@ -85,7 +118,6 @@ def fragment(html: str) -> str:
 
 def _flat(html: str, marks: Marks) -> str:
     """The source with nothing but text and block tags left."""
-    html = _without_footer(html, marks)
     html = _without_hidden(html, marks)
     for chrome in _CHROME:
         html = html.replace(chrome, "")
@@ -104,10 +136,11 @@ def _flat(html: str, marks: Marks) -> str:
     return html
 
 
-def _without_footer(html: str, marks: Marks) -> str:
+def _without_footer(html: str, last: int) -> str:
+    """The page up to its footer, if the last border is before that."""
     for sign in _FOOTER:
         at = html.rfind(sign)
-        if at >= 0 and not marks.holds(html[at:]):
+        if at >= last and at >= 0:
             html = html[:at]
     return html
 
@@ -184,21 +217,12 @@ def _formula(element: str) -> str | None:
 # --- the spans' borders --------------------------------------------------------------------------------------
 
 
-def _insert(html: str, spans: Sequence[Span], marks: Marks) -> str:
-    """The source with a mark at every border, moved out of tags, entities and formulas."""
-    borders: list[tuple[int, int, str]] = []
-    for number, (start, end) in enumerate(spans):
+def _edges(html: str, spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
+    """The offsets at which spans begin (0) and end (1), within the text."""
+    for start, end in spans:
         start = max(0, min(start, len(html)))
-        end = max(start, min(end, len(html)))
-        borders.append((_outside(html, start, 0), 2 * number, marks.all[2 * number]))
-        borders.append((_outside(html, end, 1), 2 * number + 1, marks.all[2 * number + 1]))
-    pieces: list[str] = []
-    done = 0
-    for at, _, mark in sorted(borders):
-        pieces += (html[done:at], mark)
-        done = at
-    pieces.append(html[done:])
-    return "".join(pieces)
+        yield start, 0
+        yield max(start, min(end, len(html))), 1
 
 
 def _outside(html: str, at: int, side: int) -> int:

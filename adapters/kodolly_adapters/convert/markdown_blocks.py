@@ -243,6 +243,10 @@ class Blocks:
         self.open_block(tag)
         self.terms = False
 
+    def close_terms(self, tag: str) -> None:
+        self.open_terms(tag)
+        self.prefix = ""  # of an empty definition
+
     def open_term(self, _: str) -> None:
         self.gap = max(self.gap, 1)
         self.terms = True
@@ -312,7 +316,7 @@ def _nothing(blocks: Blocks, _: str) -> None:
 _OPS: dict[str, Callable[[Blocks, str], None]] = {
     **{f"<{name}>": Blocks.open_block for name in _PLAIN},
     **{f"</{name}>": Blocks.open_block for name in _PLAIN},
-    "</dl>": Blocks.open_terms,
+    "</dl>": Blocks.close_terms,
     "<br>": Blocks.line_break,
     "<br/>": Blocks.line_break,
     "</br>": Blocks.line_break,

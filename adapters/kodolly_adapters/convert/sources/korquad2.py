@@ -15,8 +15,8 @@ from ..markdown import render
 from ..options import Options
 from ..rows import CLOSED_QA, OPEN_QA, Draft, Refusal
 from ..source import Drafts, Licence, Source
-from ..tokens import Counter, counter
-from ..window import cut
+from ..tokens import counter
+from ..windows import Window, windows
 
 Span = tuple[int, int]
 
@@ -78,30 +78,26 @@ def _as_written(record: Record, places: list[Place]) -> Iterator[Texts]:
 
 
 def _rendered(record: Record, places: list[Place], options: Options) -> Iterator[Texts]:
-    """The page rendered once, and each answer as the part of it that it is."""
-    whole = options.korquad2_context == "page"
-    tokens = counter(options.tokenizer)
+    """Each answer as the part of its rendered page that it is, in a window or the whole page."""
+    html = record.context
     spans = [place for place in places if not isinstance(place, Refusal)]
-    text, found = render(record.context, spans)
-    answers = iter(found)
+    if options.korquad2_context == "page":
+        text, answers = render(html, spans)
+        found = [Window(text, text[slice(*span)]) if span else Window(None, "") for span in answers]
+    else:
+        found = windows(html, spans, options.window_tokens, counter(options.tokenizer))
+    rendered = iter(found)
     for place in places:
         if isinstance(place, Refusal):
             yield place
             continue
-        span = next(answers)
-        if span is None:
+        context, answer = next(rendered)
+        if not answer:
             yield Refusal("empty-answer", "the answer's HTML holds no text")
-        elif whole:
-            yield text, text[span[0] : span[1]]
+        elif context is None:
+            yield Refusal("answer-cut", "no window of the page holds the answer")
         else:
-            yield _window(text, span, options.window_tokens, tokens)
-
-
-def _window(text: str, span: Span, budget: int, tokens: Counter) -> Texts:
-    context = cut(text, *span, budget, tokens)
-    if context is None:
-        return Refusal("answer-cut", "no window of the page holds the answer")
-    return context, text[span[0] : span[1]]
+            yield context, answer
 
 
 def _place(context: str, question: Question) -> Place:

@@ -1,0 +1,127 @@
+"""A window cut from a part of the page is the one cut from the whole page."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.shared_data import SHARED_DATA, needs_shared_data
+
+from kodolly_adapters.convert.excerpts import cuts
+from kodolly_adapters.convert.markdown import render
+from kodolly_adapters.convert.tokens import Estimate
+from kodolly_adapters.convert.window import Span, cut
+from kodolly_adapters.convert.windows import windows
+
+PARAGRAPH = (
+    "<p>" + "<a>서울</a>은 <b>수도</b>이다. 사람이 산다.<sup><a>[1]</a></sup> " * 4 + "\n</p>\n"
+)
+TABLE = "<table><tr><th>해</th><th>일</th></tr><tr><td>1392</td><td rowspan=2>개국</td></tr><tr><td>1394</td></tr></table>"
+LIST = "<ul><li>강남<ol><li>역</li></ol></li><li></li><li>강북</li></ul>"
+PIECES = (
+    *(
+        PARAGRAPH,
+        PARAGRAPH * 3,
+        "<p>첫째.<br>둘째.</p>",
+        "<p># 표시 하나.</p>",
+        "<p>| 줄 하나.</p>",
+    ),
+    *("<h1>서울</h1>", "<h2>역사</h2>\n", "<h3><span>근대</span><a>[편집]</a></h3>", "<h2> </h2>"),
+    *(TABLE, TABLE + TABLE, LIST, LIST.replace("강북", "<h3>안</h3>"), TABLE.replace("1394", LIST)),
+    *("<dl><dt>말</dt><dd>뜻</dd></dl>", "<dl><dt>말</dt><dd></dd></dl>", "<pre>a\n# b\n| c</pre>"),
+    *("<div><h2>목차</h2></div>\n<ul><li>1 역사</li></ul>", "<h2>목차</h2><p>목차</p>", "맨글. "),
+    *(
+        "<form><p>숨은 글.</p></form>",
+        "<form>",
+        "</form>",
+        "<!-- <p>숨은 글.</p> -->",
+        "&#35; 표 &amp;",
+    ),
+    *("<math><annotation>x</annotation></math>", "<div>", "</div>", "<br>", "<li>홀로", "<td>홀로"),
+    *(
+        "<ul>",
+        "</ul>",
+        "<table>",
+        "</table>",
+        "<dd>",
+        "</dl>",
+        "</h2>",
+        "<h2>",
+        "<UL>",
+        "</UL>",
+        "<P>",
+    ),
+    *('<div>원본 주소 "', "<h2>둘러보기 메뉴</h2>", "<div>위키백과, 우리 모두의 백과사전.</div>"),
+)
+
+
+def unlike(html: str, spans: list[Span], budget: int) -> list[object]:
+    """What windows cut from excerpts and from the whole page do not have in common."""
+    counter = Estimate()
+    text, answers = render(html, spans)
+    whole = [
+        (cut(text, *answer, budget, counter), text[slice(*answer)]) if answer else (None, "")
+        for answer in answers
+    ]
+    pairs = zip(windows(html, spans, budget, counter), whole, strict=True)
+    return [(tuple(one), other) for one, other in pairs if tuple(one) != other]
+
+
+@settings(deadline=None, max_examples=600)
+@given(st.lists(st.sampled_from(PIECES), max_size=30), st.data())
+def test_a_window_from_an_excerpt_is_that_of_the_page(
+    pieces: list[str], data: st.DataObject
+) -> None:
+    """Whatever pages are made of, in order or not, and wherever the answers are."""
+    html = "<h1>서울</h1>" + "".join(pieces)
+    place = st.integers(0, len(html))
+    spans = [
+        (start, min(len(html), start + length))
+        for start, length in data.draw(st.lists(st.tuples(place, st.integers(1, 90)), max_size=3))
+    ]
+    assert unlike(html, spans, data.draw(st.sampled_from([2, 8, 20, 60, 384]))) == []
+
+
+@pytest.mark.parametrize("budget", [16, 100, 384, 1200])
+def test_windows_of_long_pages_are_those_of_the_whole_page(
+    budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On made-up encyclopedia pages of the published length, every question."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[3])
+    pages = importlib.import_module("benchmarks.convert.pages").Pages(Random(7))
+    for number in range(12):
+        page = pages.page(6, number)
+        answers = [question["answer"] for question in page["qas"]]
+        spans = [(a["answer_start"], a["answer_start"] + len(a["text"])) for a in answers]
+        assert unlike(page["context"], spans, budget) == []
+
+
+@needs_shared_data
+@pytest.mark.parametrize("budget", [16, 100, 384, 1200])
+def test_windows_of_real_pages_are_those_of_the_whole_page(budget: int) -> None:
+    """Around the words of real pages, one in forty characters."""
+    for name in ("korquad2.1_dev_00.hfdummy.json", "korquad2.1_train_00.hfdummy.json"):
+        for page in json.loads((SHARED_DATA / "korquad2" / name).read_bytes())["data"]:
+            html = page["context"]
+            spans = [(at, at + 12) for at in range(0, len(html), 401)]
+            asked = [question["answer"] for question in page["qas"]]
+            spans += [(a["answer_start"], a["answer_start"] + len(a["text"])) for a in asked]
+            for span in spans:
+                assert unlike(html, [span], budget) == []
+            assert unlike(html, spans, budget) == []
+
+
+def test_a_window_does_not_take_the_whole_page() -> None:
+    """Of a long page only what is near the answer is rendered."""
+    html = "<h1>서울</h1>" + (PARAGRAPH * 20 + TABLE + LIST) * 20
+    places = cuts(html, len(html))
+    assert places is not None
+    heading, (low, high) = places.around((9000, 9010), 500)
+    assert heading == (0, len("<h1>서울</h1>"))
+    assert 0 < low <= 8500
+    assert 9510 <= high < 12_000
