@@ -132,7 +132,7 @@ class Blocks:
                     continue
             if text:
                 piece, text = text + piece, ""
-            if piece and not piece.isspace():
+            if piece and piece != "\n" and not piece.isspace():
                 self.put(piece)
             op(self, tag)
         self.put(text + pieces[-1])

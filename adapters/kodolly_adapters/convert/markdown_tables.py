@@ -62,11 +62,11 @@ class Table:
                     columns = min(max(1, int(number)), _WIDEST)
                 else:
                     rows = max(1, int(number))
-        self.cell = Cell(columns, rows)
+        self.cell = cell = Cell(columns, rows)
         if not self.rows:
             self.rows.append([])
-        self.rows[-1].append(self.cell)
-        return self.cell.blocks
+        self.rows[-1].append(cell)
+        return cell.blocks
 
     def blocks(self, without_marks: Callable[[str], str]) -> list[Block]:
         """The table as blocks: one pipe table, or lines where it is no grid."""
