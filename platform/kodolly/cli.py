@@ -27,6 +27,7 @@ PLUGIN_HELP = {
     "convert": "public Korean sets to Dolly rows",
     "fetch": "make the embedded model's directory",
 }
+PLUGIN_EXTRA = {"convert": "data", "fetch": "transformers"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,6 +63,16 @@ def _run(name: str, args: list[str]) -> int:
     if name in COMMANDS:
         return int(import_module(COMMANDS[name][0]).main(args))
     for plugin in entry_points(group=PLUGIN_GROUP, name=name):
-        return int(plugin.load()(args))
+        try:
+            command = plugin.load()
+        except ModuleNotFoundError as error:
+            extra = PLUGIN_EXTRA[name]
+            print(
+                f"kodolly {name} needs {error.name}, which is not installed: "
+                f"pip install 'kodolly[{extra}]' (in a clone: `make data` or `make run`)",
+                file=sys.stderr,
+            )
+            return 1
+        return int(command(args))
     print(f"kodolly: no command {name!r}\n\n{usage()}", file=sys.stderr)
     return 2

@@ -12,6 +12,7 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from kodolly_adapters.convert.decode import Shard
 from kodolly_adapters.convert.errors import ConvertError, InputError
 from kodolly_adapters.convert.layout import Layout, layout_of
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.part import Part
+from kodolly_adapters.convert.part import SPLITS, Part
 from kodolly_adapters.convert.plan import recognise
 from kodolly_adapters.convert.run import convert
 from kodolly_adapters.convert.shard import convert_shard
@@ -148,7 +149,7 @@ def _change(records: list[Any], choose: Choose) -> None:
     elif kind == 2 and isinstance(node, dict):
         node[f"{key}x"] = node.pop(key)
     else:
-        node[key] = _ODD[choose(len(_ODD))]
+        node[key] = deepcopy(_ODD[choose(len(_ODD))])
 
 
 def _written(records: list[Any], layout: str, choose: Choose) -> bytes:
@@ -192,7 +193,8 @@ def check(file: Damaged, size: int, options: Options | None = None) -> str:
     for part in (*cut, *(whole or ())):
         counts = part.done.counts
         assert counts.kept + sum(counts.refused.values()) == counts.units
-        assert part.rows.count(b"\n") == counts.rows == len(part.index)
+        lines = sum(rows.count(b"\n") for rows in part.rows.values())
+        assert lines == counts.rows == len(part.index)
         assert part.rejected.count(b"\n") == counts.rejected
     assert whole is None or _rows(cut) == _rows(whole), "the pieces' size changes the rows"
     assert whole is None or _records(cut) == _records(whole)
@@ -234,7 +236,7 @@ def assert_names_place(error: ConvertError, file: Damaged) -> None:
 
 
 def _rows(parts: Sequence[Part]) -> bytes:
-    return b"".join(lines for part in parts for lines in part.rows.values())
+    return b"".join(part.rows[split] for split in SPLITS for part in parts)
 
 
 def _records(parts: Sequence[Part]) -> int:

@@ -122,7 +122,7 @@ class _Work:
     def refuse(self, refusal: Refusal, at: tuple[int, int]) -> None:
         self.refused[refusal.reason] += refusal.units
         self.rejected.append(
-            encode(
+            _note(
                 Rejected(
                     self.shard.file,
                     at[1],
@@ -144,7 +144,7 @@ class _Work:
             line = self.cleaner.line or encode(Row(instruction, context, response, draft.category))
         origin = b""
         if self.keeps_origins:
-            origin = encode(Origin(self.shard.source, self.shard.file, draft.id, draft.turn))
+            origin = _note(Origin(self.shard.source, self.shard.file, draft.id, draft.turn))
         if self.near:
             self.texts.append(f"{instruction} {context} {response}".split())
         digest = xxhash.xxh3_128_intdigest(line)
@@ -174,7 +174,7 @@ class _Work:
     def split_of(self, group: str) -> int:
         """The split of a group; a conversation's rows ask for the same one in a row."""
         if group != self.group[0]:
-            below = xxhash.xxh3_64_intdigest(group.encode()) < self.limit
+            below = xxhash.xxh3_64_intdigest(group.encode("utf-8", "replace")) < self.limit
             self.group = group, VALIDATION if below else TRAIN
         return self.group[1]
 
@@ -208,6 +208,19 @@ def dialogue(draft: Draft) -> Dialogue:
     ]
     messages += [Said("user", draft.instruction, draft.context), Said("assistant", draft.response)]
     return Dialogue(messages, draft.category)
+
+
+def _note(what: Rejected | Origin) -> bytes:
+    """A line about a row; half a surrogate pair in a name of the input becomes `?`."""
+    try:
+        return encode(what)
+    except UnicodeEncodeError:
+        values = msgspec.structs.asdict(what)
+        plain = {
+            name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+            for name, value in values.items()
+        }
+        return encode(type(what)(**plain))
 
 
 def _joined(lines: list[bytes]) -> bytes:

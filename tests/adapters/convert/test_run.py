@@ -228,6 +228,19 @@ def test_bad_rows_are_named_with_file_line_and_reason(tmp_path: Path) -> None:
     assert (summary.inputs[0].counts.units, summary.inputs[0].counts.kept) == (6, 3)
 
 
+def test_names_that_are_no_unicode_do_no_harm(tmp_path: Path) -> None:
+    """Half a surrogate pair in an id is written as `?`, kept row or refused."""
+    records = kovicuna(2, pairs=1)
+    for record in records:
+        record["id"] = "c\ud83d"
+    records[1]["conversations"][1]["value"] = " "
+    file = write_json(tmp_path / "ko_dataset.json", records, ensure_ascii=True)
+    run([file], tmp_path / "out", provenance=True, validation=0.0)
+    out = tmp_path / "out"
+    assert [one["id"] for one in read_lines(out / "train.provenance.jsonl")] == ["c?"]
+    assert [one["id"] for one in read_lines(out / "rejected.jsonl")] == ["c?"]
+
+
 def test_a_broken_file_leaves_nothing_behind(raw: Path, tmp_path: Path) -> None:
     """A truncated file stops the run with its name and byte; no row file is there, and none half written."""
     file = raw / "ko_dataset.json"
