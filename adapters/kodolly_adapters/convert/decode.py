@@ -29,6 +29,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     """One task: whole records in a row, and where they stand. It crosses process borders.
 
     `key` orders shards of a run; `offset` and `line` are those of the first byte of `data` in the file.
+    `digest` is the xxh3 hash of `data`.
     """
 
     key: str
@@ -40,6 +41,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     line: int = 1
     data: bytes = b""
     last: bool = True
+    digest: str = ""
 
 
 def decode(shard: Shard, source: Source, *, keep_going: bool = False) -> list[Any]:

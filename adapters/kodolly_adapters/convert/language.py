@@ -144,10 +144,10 @@ def _is_foreign(text: str) -> bool:
         return False
     if latin < letters / 2:
         return True
-    if len(_CODE_LINE.findall(prose)) * 2 >= prose.count("\n") + 1:
-        return False
     words = prose.lower().split()
-    return sum(word in _SENTENCE for word in words) * 6 >= len(words)
+    if sum(word in _SENTENCE for word in words) * 6 < len(words):
+        return False
+    return len(_CODE_LINE.findall(prose)) * 2 < prose.count("\n") + 1
 
 
 def _scripts(text: str) -> tuple[int, int, int]:

@@ -7,6 +7,8 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import xxhash
+
 from .decode import Shard
 from .errors import InputError
 from .inputs import Member, members, reading
@@ -80,6 +82,7 @@ class Plan:
                     line=piece.line,
                     data=piece.data,
                     last=piece.last,
+                    digest=xxhash.xxh3_128_hexdigest(piece.data),
                 )
             entry.sha256 = digest.hexdigest()
 

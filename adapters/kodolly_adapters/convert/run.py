@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-import xxhash
 
 from . import local, ray_engine
 from .card import write_card
@@ -86,7 +85,7 @@ def _convert_all(
         for shard in plan.shards(progress.read):
             keys.append(shard.key)
             known = done(folder, shard.key)
-            same = (shard.file, shard.source, xxhash.xxh3_128_hexdigest(shard.data))
+            same = (shard.file, shard.source, shard.digest)
             if known and (known.file, known.source, known.data) == same:
                 progress.part(known)
             else:

@@ -183,14 +183,13 @@ class _Work:
         self.counts.rejected = len(self.rejected)
         self.counts.refused = dict(sorted(self.refused.items()))
         self.counts.hits = dict(sorted(self.hits.items()))
-        data = xxhash.xxh3_128_hexdigest(self.shard.data)
         return Part(
             rows={split: _joined(lines) for split, lines in self.lines.items()},
             origins={split: _joined(lines) for split, lines in self.origins.items()},
             rejected=_joined(self.rejected),
             index=np.array(self.places, dtype=INDEX),
             signatures=signatures.of(self.texts) if self.near else None,
-            done=Done(self.shard.file, self.shard.source, data, self.counts),
+            done=Done(self.shard.file, self.shard.source, self.shard.digest, self.counts),
         )
 
 
@@ -215,12 +214,11 @@ def _note(what: Rejected | Origin) -> bytes:
     try:
         return encode(what)
     except UnicodeEncodeError:
-        values = msgspec.structs.asdict(what)
         plain = {
             name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-            for name, value in values.items()
+            for name, value in msgspec.structs.asdict(what).items()
         }
-        return encode(type(what)(**plain))
+        return encode(msgspec.structs.replace(what, **plain))
 
 
 def _joined(lines: list[bytes]) -> bytes:
