@@ -65,8 +65,18 @@ def _lengths(summary: Summary) -> Figure:
     from matplotlib.ticker import PercentFormatter
 
     shown = [source for source in summary.sources if source.lengths]
-    figure = Figure(figsize=(WIDTH, 1.1 + 1.55 * len(shown)), layout="constrained")
+    height = 1.2 + 1.55 * len(shown)
+    figure = Figure(figsize=(WIDTH, height))
     panels = figure.subplots(len(shown), len(FIELDS), sharex=True, sharey="row", squeeze=False)
+    # In inches, since a constrained layout takes as long as all the rest.
+    figure.subplots_adjust(
+        left=1.15 / WIDTH,
+        right=1 - 0.12 / WIDTH,
+        bottom=0.62 / height,
+        top=1 - 0.55 / height,
+        hspace=0.32,
+        wspace=0.1,
+    )
     longest = max(lengths.max for source in shown for lengths in source.lengths.values())
     for row, source in zip(panels, shown, strict=True):
         for axes, field in zip(row, FIELDS, strict=True):
@@ -77,8 +87,9 @@ def _lengths(summary: Summary) -> Figure:
     _character_axis(panels, longest)
     for axes, field in zip(panels[0], FIELDS, strict=True):
         axes.set_title(field, fontweight="bold", pad=20)
-    figure.supxlabel("length in characters (logarithmic: two bars to a doubling)", fontsize=9.5)
-    figure.supylabel("share of the source's rows", fontsize=9.5)
+    note = "length in characters (logarithmic: two bars to a doubling)"
+    figure.supxlabel(note, fontsize=9.5, y=0.12 / height)
+    figure.supylabel("share of the source's rows", fontsize=9.5, x=0.08 / WIDTH)
     return figure
 
 
@@ -123,8 +134,12 @@ def _sources(summary: Summary) -> Figure:
     from matplotlib.figure import Figure
 
     sources = summary.sources
-    figure = Figure(figsize=(WIDTH, 0.7 + 0.42 * len(sources)), layout="constrained")
+    height = 0.7 + 0.42 * len(sources)
+    figure = Figure(figsize=(WIDTH, height))
     axes = figure.subplots()
+    figure.subplots_adjust(
+        left=1.75 / WIDTH, right=1 - 0.1 / WIDTH, bottom=0.12 / height, top=1 - 0.45 / height
+    )
     places = range(len(sources))
     kept = [source.counts.kept for source in sources]
     refused = [sum(source.counts.refused.values()) for source in sources]
@@ -150,5 +165,5 @@ def _sources(summary: Summary) -> Figure:
     axes.xaxis.set_visible(False)
     axes.spines[["bottom"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    figure.legend(loc="upper right", ncols=2, frameon=False)
     return figure
