@@ -286,6 +286,8 @@ RECOGNISED = [
     ({"상담 내용": "?", "원본 상담 답변": "."}, "hrc"),
     ({"질의": "?", "상담례, 결정례 기반 답변": "."}, "hrc"),
     ({"prompt": "?", "completion": "."}, None),
+    (article(asked("KLUE-MRC?", is_impossible=True, guid="klue")), None),
+    ({"title": "no paragraphs", "paragraphs": []}, None),
     ({"instruction": "only"}, None),
 ]
 

@@ -88,16 +88,22 @@ def _draft(
     )
 
 
+# What KorQuAD 2, and what KLUE-MRC and SQuAD 2.0 have: other sets with other licences.
+FOREIGN = frozenset({"answer", "is_impossible", "plausible_answers", "guid"})
+
+
 def looks_like(record: Mapping[str, Any]) -> bool:
     """An article of paragraphs, or one paragraph whose questions have `answers` (KorQuAD 2: `answer`)."""
-    if "raw_html" in record:
+    paragraphs = record.get("paragraphs", [record])
+    if "raw_html" in record or not isinstance(paragraphs, list) or not paragraphs:
         return False
-    if isinstance(record.get("paragraphs"), list):
-        return True
-    asked = record.get("qas")
-    if "context" not in record or not isinstance(asked, list):
-        return False
-    return all(isinstance(question, dict) and "answer" not in question for question in asked)
+    return all(
+        isinstance(paragraph, dict)
+        and "context" in paragraph
+        and isinstance(paragraph.get("qas"), list)
+        and all(isinstance(q, dict) and not FOREIGN & q.keys() for q in paragraph["qas"])
+        for paragraph in paragraphs
+    )
 
 
 KORQUAD1 = Source(
