@@ -43,6 +43,11 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     last: bool = True
     digest: str = ""
 
+    @property
+    def identity(self) -> str:
+        """What a part made of it depends on, options aside."""
+        return f"{self.kind} {self.offset} {self.line} {self.last} {self.digest}"
+
 
 def decode(shard: Shard, source: Source, *, keep_going: bool = False) -> list[Any]:
     """The shard's records in order, with a Broken where one cannot be had.

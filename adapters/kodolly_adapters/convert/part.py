@@ -47,11 +47,11 @@ class PartCounts(msgspec.Struct):
 
 
 class Done(msgspec.Struct):
-    """The mark of a whole part. `data` is the xxh3 hash of the shard's bytes it was made from."""
+    """The mark of a whole part. `made_of` tells the shard it was made from by its place and bytes."""
 
     file: str
     source: str
-    data: str
+    made_of: str
     counts: PartCounts
 
 

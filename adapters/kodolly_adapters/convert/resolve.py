@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,107 +10,119 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .options import Options
-from .part import TRAIN, VALIDATION, Done, index_of
+from .part import TRAIN, VALIDATION, Done, Index, index_of
 from .signatures import PERMUTATIONS, near_duplicates
 from .summary import Duplicates
 
 # A row's fate is its split, or:
 DROPPED = {2: "duplicate", 3: "near-duplicate", 4: "leakage"}
-BUCKET = 4_000_000  # rows whose hashes are sorted at once
+BUCKET = 1_000_000  # rows whose hashes are sorted at once
 
 Fates = NDArray[np.uint8]
+Flags = NDArray[np.bool_]
+Parts = Sequence[tuple[str, Done]]
+Modes = Mapping[str, Mapping[str, str]]  # by source and rule
 
 
 @dataclass(slots=True)
 class Resolved:
-    """`fates` has one code a row over all parts, `first` the row a duplicate repeats (itself else)."""
+    """`fates` has one code a row over all parts."""
 
     fates: Fates
-    first: NDArray[np.int64]
     starts: Mapping[str, int]  # part key -> number of its first row
     duplicates: Duplicates
     hits: Mapping[str, Mapping[str, int]]  # part key -> rule -> rows
 
 
-def resolve(
-    folder: Path,
-    parts: Sequence[tuple[str, Done]],
-    modes: Mapping[str, Mapping[str, str]],
-    options: Options,
-) -> Resolved:
-    """Decide every row's fate; `modes` are the rules' modes by source."""
-    rows = sum(done.counts.rows for _, done in parts)
-    starts, start = {}, 0
-    hashes = np.empty((rows, 2), np.uint64)
-    leaks = np.empty(rows, np.uint64)
-    fates = np.empty(rows, np.uint8)
-    sources = np.empty(rows, np.uint8)
-    names = sorted(modes)
-    for key, done in parts:
-        index = index_of(folder, key)
-        end = start + len(index)
-        hashes[start:end], leaks[start:end] = index["hash"], index["leak"]
-        fates[start:end] = index["split"]
-        sources[start:end] = names.index(done.source)
-        starts[key] = start
-        start = end
+def resolve(folder: Path, parts: Parts, modes: Modes, options: Options) -> Resolved:
+    """Decide every row's fate; `modes` are the rules' modes by source.
 
-    def switched(rule: str, *wanted: str) -> NDArray[np.bool_]:
+    What is kept in memory is a few bytes a row; hashes are read from the parts a bucket at a time.
+    """
+    rows = sum(done.counts.rows for _, done in parts)
+    names = sorted(modes)
+    fates, sources = np.empty(rows, np.uint8), np.empty(rows, np.uint8)
+    starts = {}
+    for start, index, (key, done) in _indices(folder, parts):
+        fates[start : start + len(index)] = index["split"]
+        sources[start : start + len(index)] = names.index(done.source)
+        starts[key] = start
+
+    def switched(rule: str, *wanted: str) -> Flags:
         """Per row, whether `rule` is in one of the `wanted` modes for its source."""
         return np.array([modes[name][rule] in wanted for name in names], bool)[sources]
 
-    first = _first_equal(hashes) if any(m["duplicate"] != "off" for m in modes.values()) else None
-    first = np.arange(rows) if first is None else first
-    copies = (first != np.arange(rows)) & switched("duplicate", "count", "drop")
-    near_first, near = _near(folder, parts, rows, options, modes)
+    copies, groups = _copies(folder, parts, switched("duplicate", "count", "drop"))
+    near, near_groups = _near(folder, parts, rows, options, modes)
     near &= ~copies & switched("near-duplicate", "count", "drop")
-    leaking = (fates == TRAIN) & switched("leakage", "count", "drop")
-    leaking &= np.isin(leaks, np.unique(leaks[fates == VALIDATION]))
+    found = {
+        "duplicate": copies,
+        "near-duplicate": near,
+        "leakage": _leaking(folder, parts, switched("leakage", "count", "drop")),
+    }
     duplicates = Duplicates(
-        exact_groups=len(np.unique(first[copies])),
+        exact_groups=groups,
         exact_rows=int(copies.sum()),
-        near_groups=len(np.unique(near_first[near])),
+        near_groups=near_groups,
         near_rows=int(near.sum()),
     )
-    found = {"duplicate": copies, "near-duplicate": near, "leakage": leaking}
-    for code, rule in reversed(
-        DROPPED.items()
-    ):  # an exact duplicate is called that before anything else
+    for code, rule in reversed(DROPPED.items()):  # a copy is called that before anything else
         fates[found[rule] & switched(rule, "drop")] = code
-    first = np.where(near & ~copies, near_first, first)
-    return Resolved(fates, first, starts, duplicates, _hits(parts, starts, found))
+    return Resolved(fates, starts, duplicates, _hits(parts, starts, found))
 
 
-def _first_equal(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """For each row the number of the earliest row with its hash, itself if none.
+def _indices(folder: Path, parts: Parts) -> Iterator[tuple[int, Index, tuple[str, Done]]]:
+    """Each part's index with the number of its first row."""
+    start = 0
+    for part in parts:
+        index = index_of(folder, part[0])
+        yield start, index, part
+        start += len(index)
 
-    `hashes` has shape (rows, 2). Sorted by the first half, a bucket of rows at a time; the second half confirms.
-    """
-    first = np.arange(len(hashes), dtype=np.int64)
-    buckets = len(hashes) // BUCKET + 1
-    bucket_of = (hashes[:, 0] >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)
-    for bucket in range(buckets):
-        members = np.flatnonzero(bucket_of == bucket)
-        order = members[np.argsort(hashes[members, 0], kind="stable")]
-        values = hashes[order, 0]
-        begins = np.flatnonzero(np.r_[True, values[1:] != values[:-1]][: len(values)])
-        first[order] = np.repeat(order[begins], np.diff(np.r_[begins, len(values)]))
-    unlike = (hashes[first, 1] != hashes[:, 1]).nonzero()[0]
-    first[unlike] = unlike
-    return first
+
+def _copies(folder: Path, parts: Parts, wanted: Flags) -> tuple[Flags, int]:
+    """Which of the `wanted` rows repeat an earlier one exactly, and how many groups of equal rows there are."""
+    copies, groups = np.zeros(len(wanted), bool), 0
+    if not wanted.any():
+        return copies, groups
+    buckets = np.uint64(len(wanted) // BUCKET + 1)
+    half = np.uint64(32)
+    for bucket in range(int(buckets)):
+        hashes, numbers = [], []
+        for start, index, _ in _indices(folder, parts):
+            high = index["hash"][:, 0]
+            mine = np.flatnonzero((high >> half) * buckets >> half == bucket)
+            hashes.append(index["hash"][mine])
+            numbers.append(mine + start)
+        values, rows = np.concatenate(hashes), np.concatenate(numbers)
+        order = np.lexsort(
+            (values[:, 1], values[:, 0])
+        )  # stable: the earliest of equals comes first
+        repeats = np.r_[False, (values[order[1:]] == values[order[:-1]]).all(axis=1)][: len(order)]
+        copies[rows[order[repeats]]] = True
+        groups += int((repeats & ~np.r_[False, repeats[:-1]]).sum()) if len(order) else 0
+    return copies & wanted, groups
+
+
+def _leaking(folder: Path, parts: Parts, wanted: Flags) -> Flags:
+    """Which of the `wanted` training rows share what `leak` tells with a validation row."""
+    leaking = np.zeros(len(wanted), bool)
+    if not wanted.any():
+        return leaking
+    shown = [index["leak"][index["split"] == VALIDATION] for _, index, _ in _indices(folder, parts)]
+    known = np.unique(np.concatenate(shown))
+    for start, index, _ in _indices(folder, parts):
+        both = (index["split"] == TRAIN) & np.isin(index["leak"], known)
+        leaking[start : start + len(index)] = both
+    return leaking & wanted
 
 
 def _near(
-    folder: Path,
-    parts: Sequence[tuple[str, Done]],
-    rows: int,
-    options: Options,
-    modes: Mapping[str, Mapping[str, str]],
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The earlier row each row is nearly equal to, and whether there is one."""
-    own = np.arange(rows, dtype=np.int64)
+    folder: Path, parts: Parts, rows: int, options: Options, modes: Modes
+) -> tuple[Flags, int]:
+    """Which rows are nearly equal to an earlier one, and how many groups of such rows there are."""
     if rows == 0 or all(m["near-duplicate"] == "off" for m in modes.values()):
-        return own, np.zeros(rows, bool)
+        return np.zeros(rows, bool), 0
     joined = folder / "signatures"
     with joined.open("wb") as out:
         for key, done in parts:
@@ -120,13 +132,12 @@ def _near(
     signatures = np.memmap(joined, np.uint32, "r", shape=(rows, PERMUTATIONS))
     first = near_duplicates(signatures, options.near_threshold)
     joined.unlink()
-    return first, first != own
+    near = first != np.arange(rows)
+    return near, len(np.unique(first[near]))
 
 
 def _hits(
-    parts: Sequence[tuple[str, Done]],
-    starts: Mapping[str, int],
-    found: Mapping[str, NDArray[np.bool_]],
+    parts: Parts, starts: Mapping[str, int], found: Mapping[str, Flags]
 ) -> dict[str, dict[str, int]]:
     return {
         key: {

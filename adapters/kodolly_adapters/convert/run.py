@@ -14,7 +14,7 @@ from . import local, ray_engine
 from .card import write_card
 from .decode import Shard
 from .describe import Parts, drawing, summarise
-from .errors import ConvertError
+from .errors import ConvertError, EngineError
 from .options import Options
 from .part import Done, done
 from .plan import Plan
@@ -85,8 +85,8 @@ def _convert_all(
         for shard in plan.shards(progress.read):
             keys.append(shard.key)
             known = done(folder, shard.key)
-            same = (shard.file, shard.source, shard.digest)
-            if known and (known.file, known.source, known.data) == same:
+            same = (shard.file, shard.source, shard.identity)
+            if known and (known.file, known.source, known.made_of) == same:
                 progress.part(known)
             else:
                 yield shard
@@ -95,8 +95,13 @@ def _convert_all(
         ray_engine.run(missing(), options, folder, progress.part, jobs)
     else:
         local.run(missing(), options, folder, progress.part, jobs)
-    parts = [(key, done(folder, key)) for key in keys]
-    return [(key, mark) for key, mark in parts if mark is not None]
+    parts = []
+    for key in keys:
+        mark = done(folder, key)
+        if mark is None:
+            raise EngineError(f"part {key} is not in {folder}: do all workers share that folder?")
+        parts.append((key, mark))
+    return parts
 
 
 def _version() -> str:

@@ -189,7 +189,7 @@ class _Work:
             rejected=_joined(self.rejected),
             index=np.array(self.places, dtype=INDEX),
             signatures=signatures.of(self.texts) if self.near else None,
-            done=Done(self.shard.file, self.shard.source, self.shard.digest, self.counts),
+            done=Done(self.shard.file, self.shard.source, self.shard.identity, self.counts),
         )
 
 

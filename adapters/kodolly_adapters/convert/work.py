@@ -45,6 +45,10 @@ def finish(work: Path, fresh: Path) -> None:
     """Move everything in `fresh` into the output folder, the summary last, and remove the work."""
     out = work.parent
     names = sorted(path.name for path in fresh.iterdir() if path.name != SUMMARY_FILE)
+    # Without its summary a folder is not taken for finished; rows of an earlier run must not stay beside new ones.
+    for old in [out / SUMMARY_FILE, *out.glob("*.jsonl"), *out.glob("*.parquet")]:
+        if old.name not in names:
+            old.unlink(missing_ok=True)
     for name in [*names, SUMMARY_FILE]:
         if (out / name).is_dir():
             shutil.rmtree(out / name)

@@ -20,8 +20,8 @@ from support.convert_files import (
     write_lines,
 )
 
-from kodolly_adapters.convert import plan, rules
-from kodolly_adapters.convert.errors import InputError, OutputError
+from kodolly_adapters.convert import local, plan, resolve, rules
+from kodolly_adapters.convert.errors import EngineError, InputError, OutputError
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.run import convert
 from kodolly_adapters.convert.split import PIECE
@@ -122,6 +122,20 @@ def test_exact_duplicates(tmp_path: Path, mode: str) -> None:
         assert len({json.dumps(row) for row in rows(tmp_path / "out")}) == 35
         assert {one["file"] for one in rejected} == {first.name, second.name}
         assert rejected[-1]["line"] == 5  # the second file's fifth line is the last copy
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_duplicates_are_found_a_bucket_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few rows are compared at once, the same copies are found in the same places."""
+    file = write_json(tmp_path / "ko_alpaca_data.json", [*alpaca(50), *alpaca(30), *alpaca(50)])
+    whole = run([file], tmp_path / "whole", rules={"duplicate": "drop"})
+    monkeypatch.setattr(resolve, "BUCKET", 7)
+    parted = run([file], tmp_path / "parted", rules={"duplicate": "drop"})
+    assert whole.duplicates == parted.duplicates
+    assert (whole.duplicates.exact_groups, whole.duplicates.exact_rows) == (50, 80)
+    assert files(tmp_path / "whole") == files(tmp_path / "parted")
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -292,6 +306,29 @@ def test_finished_rows_are_not_overwritten(raw: Path, tmp_path: Path) -> None:
         run([raw], raw)
     with pytest.raises(OutputError, match="is a file"):
         run([raw], raw / "ko_dataset.json")
+
+
+def test_force_leaves_no_rows_of_the_run_before(raw: Path, tmp_path: Path) -> None:
+    """Rows of another format or option do not stay beside the new ones."""
+    run([raw], tmp_path / "out", provenance=True)
+    run([raw], tmp_path / "out", force=True, format="parquet")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "convert.json",
+        "dataset_card.md",
+        "pictures",
+        "rejected.jsonl",
+        "train.parquet",
+        "validation.parquet",
+    ]
+
+
+def test_a_part_that_vanished_is_an_error(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that wrote its part elsewhere costs no rows in silence."""
+    monkeypatch.setattr(local, "save", lambda part, folder, key: None)
+    with pytest.raises(EngineError, match="do all workers share that folder"):
+        run([raw], tmp_path / "out")
 
 
 def test_an_unfinished_run_is_not_continued_with_other_options(raw: Path, tmp_path: Path) -> None:
