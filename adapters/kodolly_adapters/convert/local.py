@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .decode import Shard
-from .errors import EngineError
+from .errors import ConvertError, EngineError, InputError
 from .options import Options
 from .part import Done, save
 from .shard import convert_shard
@@ -55,7 +55,13 @@ def run(
 
 def work(shard: Shard, options: Options, folder: Path) -> Done:
     """One task: convert, write the part, return its mark."""
-    part = convert_shard(shard, options)
+    try:
+        part = convert_shard(shard, options)
+    except (ConvertError, OSError):
+        raise
+    except Exception as error:  # whatever it is, it must not lose the file's name
+        reason = f"cannot be converted, which is a fault of ours: {error!r}"
+        raise InputError(shard.file, reason, shard.offset) from error
     save(part, folder, shard.key)
     return part.done
 

@@ -27,7 +27,7 @@ INDEX = np.dtype(
         ("size", "u4"),
         ("origin", "u4"),
         ("chars", "u4", (3,)),
-        ("units", "u2"),
+        ("units", "u4"),
         ("split", "u1"),
     ]
 )
@@ -69,6 +69,7 @@ class Part:
 
 def save(part: Part, folder: Path, key: str) -> None:
     """Write the part; it counts as there only when every byte of it is."""
+    (folder / f"{key}.json").unlink(missing_ok=True)  # an older part's mark must not vouch for it
     for split, name in SPLITS.items():
         (folder / f"{key}.rows.{name}").write_bytes(part.rows[split])
         (folder / f"{key}.origins.{name}").write_bytes(part.origins[split])

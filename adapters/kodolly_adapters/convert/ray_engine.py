@@ -21,7 +21,7 @@ from .local import work
 from .options import Options
 from .part import Done
 
-BATCH = 64  # shards given to Ray at once: what bounds the memory of its object store
+BATCH = 16  # shards given to Ray at once: what bounds the memory of its object store
 
 
 def run(

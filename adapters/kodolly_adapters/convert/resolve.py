@@ -52,21 +52,21 @@ def resolve(folder: Path, parts: Parts, modes: Modes, options: Options) -> Resol
         """Per row, whether `rule` is in one of the `wanted` modes for its source."""
         return np.array([modes[name][rule] in wanted for name in names], bool)[sources]
 
-    copies, groups = _copies(folder, parts, switched("duplicate", "count", "drop"))
-    near, near_groups = _near(folder, parts, rows, options, modes)
+    # Leakage comes first: a row must not be dropped as the copy of one that is dropped as leakage.
+    leaking = _leaking(folder, parts, switched("leakage", "count", "drop"))
+    left = ~(leaking & switched("leakage", "drop"))
+    copies, groups = _copies(folder, parts, left & switched("duplicate", "count", "drop"))
+    left &= ~(copies & switched("duplicate", "drop"))
+    near, near_groups = _near(folder, parts, left, options, modes)
     near &= ~copies & switched("near-duplicate", "count", "drop")
-    found = {
-        "duplicate": copies,
-        "near-duplicate": near,
-        "leakage": _leaking(folder, parts, switched("leakage", "count", "drop")),
-    }
+    found = {"duplicate": copies, "near-duplicate": near, "leakage": leaking}
     duplicates = Duplicates(
         exact_groups=groups,
         exact_rows=int(copies.sum()),
         near_groups=near_groups,
         near_rows=int(near.sum()),
     )
-    for code, rule in reversed(DROPPED.items()):  # a copy is called that before anything else
+    for code, rule in DROPPED.items():
         fates[found[rule] & switched(rule, "drop")] = code
     return Resolved(fates, starts, duplicates, _hits(parts, starts, found))
 
@@ -81,7 +81,7 @@ def _indices(folder: Path, parts: Parts) -> Iterator[tuple[int, Index, tuple[str
 
 
 def _copies(folder: Path, parts: Parts, wanted: Flags) -> tuple[Flags, int]:
-    """Which of the `wanted` rows repeat an earlier one exactly, and how many groups of equal rows there are."""
+    """Which of the `wanted` rows repeat an earlier of them exactly, and how many groups of equals there are."""
     copies, groups = np.zeros(len(wanted), bool), 0
     if not wanted.any():
         return copies, groups
@@ -91,7 +91,8 @@ def _copies(folder: Path, parts: Parts, wanted: Flags) -> tuple[Flags, int]:
         hashes, numbers = [], []
         for start, index, _ in _indices(folder, parts):
             high = index["hash"][:, 0]
-            mine = np.flatnonzero((high >> half) * buckets >> half == bucket)
+            asked = wanted[start : start + len(index)]
+            mine = np.flatnonzero(((high >> half) * buckets >> half == bucket) & asked)
             hashes.append(index["hash"][mine])
             numbers.append(mine + start)
         values, rows = np.concatenate(hashes), np.concatenate(numbers)
@@ -101,7 +102,7 @@ def _copies(folder: Path, parts: Parts, wanted: Flags) -> tuple[Flags, int]:
         repeats = np.r_[False, (values[order[1:]] == values[order[:-1]]).all(axis=1)][: len(order)]
         copies[rows[order[repeats]]] = True
         groups += int((repeats & ~np.r_[False, repeats[:-1]]).sum()) if len(order) else 0
-    return copies & wanted, groups
+    return copies, groups
 
 
 def _leaking(folder: Path, parts: Parts, wanted: Flags) -> Flags:
@@ -118,9 +119,10 @@ def _leaking(folder: Path, parts: Parts, wanted: Flags) -> Flags:
 
 
 def _near(
-    folder: Path, parts: Parts, rows: int, options: Options, modes: Modes
+    folder: Path, parts: Parts, left: Flags, options: Options, modes: Modes
 ) -> tuple[Flags, int]:
-    """Which rows are nearly equal to an earlier one, and how many groups of such rows there are."""
+    """Which of the rows `left` are nearly equal to an earlier of them, and how many groups of such there are."""
+    rows = len(left)
     if rows == 0 or all(m["near-duplicate"] == "off" for m in modes.values()):
         return np.zeros(rows, bool), 0
     joined = folder / "signatures"
@@ -130,7 +132,7 @@ def _near(
             blank = b"\0" * (done.counts.rows * PERMUTATIONS * 4)
             out.write(file.read_bytes() if file.exists() else blank)
     signatures = np.memmap(joined, np.uint32, "r", shape=(rows, PERMUTATIONS))
-    first = near_duplicates(signatures, options.near_threshold)
+    first = near_duplicates(signatures, left, options.near_threshold)
     joined.unlink()
     near = first != np.arange(rows)
     return near, len(np.unique(first[near]))

@@ -51,7 +51,7 @@ def convert(
     progress = progress or Progress(arguments, show=False)
     modes_of(options.rules)
     settings = [_version(), plain_options(options), str(options.tokenizer), source and source.name]
-    with workplace(out, settings, restart=restart, force=force) as work, progress:
+    with workplace(out, arguments, settings, restart=restart, force=force) as work, progress:
         plan = Plan(arguments, source)
         folder = work / "parts"
         parts = _convert_all(plan, folder, options, jobs, engine, progress)

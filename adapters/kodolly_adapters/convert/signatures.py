@@ -30,20 +30,25 @@ def of(texts: Sequence[Iterable[str]]) -> Signatures:
     return np.array(matrix.to_rows(), np.uint32)
 
 
-def near_duplicates(signatures: Signatures, threshold: float) -> NDArray[np.int64]:
-    """For each row the number of the earliest row it is a near duplicate of, itself where there is none.
+def near_duplicates(
+    signatures: Signatures, left: NDArray[np.bool_], threshold: float
+) -> NDArray[np.int64]:
+    """For each row the number of an earlier row it is a near duplicate of, itself where there is none.
+
+    Only rows that are `left` are compared.
 
     Each candidate is compared with the first row of its band's group, so that a chain of small changes does not
     tie unlike rows together.
     """
     rows = len(signatures)
     first = np.arange(rows, dtype=np.int64)
+    alive = np.flatnonzero(left)
     for band in range(BANDS):
         _, inverse = np.unique(_band_keys(signatures, band), return_inverse=True)
         leader = np.full(inverse.max() + 1 if rows else 0, rows, np.int64)
-        np.minimum.at(leader, inverse, np.arange(rows))
+        np.minimum.at(leader, inverse[alive], alive)
         candidate = leader[inverse]
-        later = np.flatnonzero(candidate < first)
+        later = alive[candidate[alive] < first[alive]]
         for block in np.array_split(later, len(later) // BLOCK + 1):
             alike = (signatures[block] == signatures[candidate[block]]).mean(axis=1)
             close = block[alike >= threshold]

@@ -86,9 +86,7 @@ def _trim(text: str, window: Span, answer: Span) -> Span:
 
 def _borders(text: str, low: int, high: int, start: int, end: int) -> list[int]:
     """Offsets in [low, high], but none inside the answer, at which a sentence or a line begins or ends."""
-    found = {0} if low == 0 else set()
-    if high == len(text):
-        found.add(high)
+    found = set()
     for match in _STOP.finditer(text, low, high):
         if _ends_sentence(text, match.start(), match.end()):
             at = match.end()
@@ -97,6 +95,10 @@ def _borders(text: str, low: int, high: int, start: int, end: int) -> list[int]:
         "|"
     ):  # a row is not to be cut
         found = {at for at in found if not text.startswith("|", text.rfind("\n", 0, at) + 1)}
+    if low == 0:
+        found.add(0)
+    if high == len(text):
+        found.add(high)
     at = text.find("\n", low, high)
     while at >= 0:
         found.add(at + 1)
