@@ -8,13 +8,14 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
 from . import fixes, personal
 from .language import is_untranslated
 from .options import Options
-from .rows import Draft, Refusal, Row
+from .rows import Draft, Exchange, Refusal, Row
 from .rules import DROP, FIX, MASK, OFF
 
 Fix = Callable[[str], str]
@@ -40,6 +41,16 @@ _SIGNS = {
 }
 _PASSES = 8  # entities nested deeper than this are no accident
 encode = msgspec.json.Encoder().encode
+
+
+class Verdict(NamedTuple):
+    """Is the draft a row now, and what of it was refused?"""
+
+    kept: bool
+    refusals: tuple[Refusal, ...] = ()
+
+
+KEPT = Verdict(True)
 
 
 class _Unstable(Exception):
@@ -72,15 +83,71 @@ class Cleaner:
 
         self.line: bytes | None = None
 
-    def clean(self, draft: Draft, counts: Counter[str]) -> Refusal | None:
-        """Put `draft` right in place and count each rule that fires once; the refusal of a dropped row."""
+    def clean(self, draft: Draft, counts: Counter[str]) -> Verdict:
+        """Put `draft` right in place and count each rule that fires once a row, or once a refusal.
+
+        A dialogue loses the pairs that are refused, and their units; the last good pair becomes its
+        instruction and response.
+        """
         if draft.notes:
             counts.update(draft.notes)
+        if draft.history or draft.system:
+            return self._dialogue(draft, counts)
+        refusal = self._row(draft, counts)
+        return KEPT if refusal is None else Verdict(False, (refusal,))
+
+    def _dialogue(self, draft: Draft, counts: Counter[str]) -> Verdict:
+        """Every pair cleaned and judged as a row of its own, and the system message cleaned."""
+        hits = Counter[str]()
+        good: list[Draft] = []
+        refusals: list[Refusal] = []
+        for pair in _pairs(draft):
+            refusal = self._row(pair, hits)
+            if refusal is None:
+                good.append(pair)
+            else:
+                refusals.append(refusal)
+        if draft.system:
+            refusals += self._system(draft, hits, alone=not good)
+        self.line = None
+        refused = Counter(refusal.reason for refusal in refusals)
+        for rule, times in hits.items():
+            counts[rule] += refused[rule] + (times > refused[rule])
+        if good:
+            last = good[-1]
+            draft.instruction, draft.response = last.instruction, last.response
+            draft.context, draft.turn = last.context, last.turn
+            draft.history = tuple(
+                Exchange(pair.instruction, pair.response, pair.turn, pair.units)
+                for pair in good[:-1]
+            )
+            draft.units = draft.system_units + sum(pair.units for pair in good)
+        return Verdict(bool(good), tuple(refusals))
+
+    def _system(self, draft: Draft, hits: Counter[str], *, alone: bool) -> list[Refusal]:
+        """Clean the system message; its refusal, if it is bad or no pair is left to go with it."""
+        fired: set[str] = set()
+        said = Draft("", "", "", id=draft.id, units=draft.system_units)
+        try:
+            encode(draft.system)
+            draft.system = _apply(self._every, draft.system, fired)
+        except UnicodeEncodeError:
+            refusal = _refuse(said, hits, "not-unicode", "half of a surrogate pair")
+        except _Unstable:
+            refusal = _refuse(said, hits, "entities", "entities nested in entities without end")
+        else:
+            hits.update(fired)
+            if draft.system.strip() and not alone:
+                return []
+            refusal = _refuse(said, hits, "system-turn", "no text, or no row to go with it")
+        draft.system, draft.system_units = "", 0
+        return [refusal]
+
+    def _row(self, draft: Draft, counts: Counter[str]) -> Refusal | None:
+        """A single row, or a pair of a dialogue; its refusal if it is dropped."""
         asked, context, answer = draft.instruction, draft.context, draft.response
         try:
             line = encode(Row(asked, context, answer, draft.category))
-            if draft.history:
-                encode(draft.history)
         except UnicodeEncodeError:
             return _refuse(draft, counts, "not-unicode", "half of a surrogate pair")
         fired: set[str] = set()
@@ -103,7 +170,7 @@ class Cleaner:
     def _is_plain(self, draft: Draft) -> bool:
         """Does no fix have anything to do?"""
         asked, context, answer = draft.instruction, draft.context, draft.response
-        if self._personal or draft.history:
+        if self._personal:
             return False
         if self._strip and (
             asked.strip() is not asked
@@ -125,14 +192,6 @@ class Cleaner:
         draft.instruction = _apply(self._every, draft.instruction, fired)
         draft.context = _apply(self._context, draft.context, fired)
         draft.response = _apply(self._response, draft.response, fired)
-        if draft.history:
-            earlier = [
-                (_apply(self._every, asked, fired), _apply(self._response, answer, fired))
-                for asked, answer in draft.history
-            ]
-            draft.history = tuple(pair for pair in earlier if pair[0].strip() and pair[1].strip())
-            if len(draft.history) < len(earlier):
-                fired.add("empty")
 
     def _judge(self, draft: Draft, counts: Counter[str]) -> Refusal | None:
         """What the row rules say of the cleaned draft."""
@@ -147,7 +206,7 @@ class Cleaner:
             if self._too_short == DROP:
                 return _refuse(draft, counts, "too-short", f"{len(answer)} characters of response")
             counts["too-short"] += 1
-        if self._too_long != OFF and (size := _size(draft)) > self._max:
+        if self._too_long != OFF and (size := len(asked) + len(context) + len(answer)) > self._max:
             if self._too_long == DROP:
                 return _refuse(draft, counts, "too-long", f"{size} characters")
             counts["too-long"] += 1
@@ -169,11 +228,17 @@ def _apply(steps: list[tuple[str, Fix, bool]], text: str, fired: set[str]) -> st
     raise _Unstable
 
 
-def _size(draft: Draft) -> int:
-    size = len(draft.instruction) + len(draft.context) + len(draft.response)
-    if draft.history:
-        size += sum(len(asked) + len(answer) for asked, answer in draft.history)
-    return size
+def _pairs(draft: Draft) -> list[Draft]:
+    """Every pair of a dialogue as a draft of its own, oldest first."""
+    pairs = [
+        Draft(pair.instruction, "", pair.response, id=draft.id, turn=pair.turn, units=pair.units)
+        for pair in draft.history
+    ]
+    units = draft.units - draft.system_units - sum(pair.units for pair in pairs)
+    last = Draft(
+        draft.instruction, draft.context, draft.response, id=draft.id, turn=draft.turn, units=units
+    )
+    return [*pairs, last]
 
 
 def _refuse(draft: Draft, counts: Counter[str], reason: str, detail: str) -> Refusal:

@@ -115,7 +115,8 @@ def _parser() -> argparse.ArgumentParser:
 
     rows = parser.add_argument_group("rows").add_argument
     rows("--categories", choices=get_args(Categories), default=default.categories,
-         help="study: open_qa for all; dolly: by rule where the source tells")  # fmt: skip
+         help="study: open_qa for the study's four sources (Dolly's own rows keep theirs); "
+              "dolly: by rule where the source tells")  # fmt: skip
     rows("--kovicuna-roles", choices=get_args(Roles), default=default.kovicuna_roles,
          help="who asks; as-written follows the study's table to the letter")  # fmt: skip
     rows("--history", type=int, default=default.history, metavar="N",

@@ -109,10 +109,14 @@ def recognise(name: str, head: bytes, layout: Layout) -> Source | None:
     fitting = [
         source
         for source in SOURCES
-        if (source.layout == "csv") == (layout.kind == "csv") and source.looks_like(record)
+        if (source.layout == "csv") == (layout.kind == "csv")
+        and source.looks_like(record)
+        and (not source.by_name or _matches(name, source))
     ]
-    by_name = [source for source in fitting if _matches(name, source)]
-    return next(iter([*by_name, *fitting]), None)
+    # A source known only by its name is there because the name matched: it goes first.
+    alone = [source for source in fitting if source.by_name]
+    matching = [source for source in fitting if _matches(name, source)]
+    return next(iter([*alone, *matching, *fitting]), None)
 
 
 def _matches(name: str, source: Source) -> bool:

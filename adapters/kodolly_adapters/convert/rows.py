@@ -19,12 +19,22 @@ class Row(msgspec.Struct, gc=False):
     category: str
 
 
+class Exchange(NamedTuple):
+    """A question of a dialogue and its answer: the `turn`-th pair, which accounts for `units`."""
+
+    instruction: str
+    response: str
+    turn: int = 0
+    units: int = 2
+
+
 class Draft(msgspec.Struct, gc=False):
     """A row on its way, with what the row itself does not say.
 
     `group` names what a train/validation split must not tear apart (a conversation, an article); "" means
-    the question itself. `history` holds the earlier (question, answer) pairs of a whole dialogue
-    (`--conversations`), oldest first. `turn` counts the pairs of a conversation, or the questions of a page, from 0.
+    the question itself. `history` holds the earlier pairs of a whole dialogue (`--conversations`), oldest first,
+    and `system` what stands before them, which accounts for `system_units` of the `units`.
+    `turn` counts the pairs of a conversation, or the questions of a page, from 0.
     `units` is how many of the source's units (turns, questions, rows) this row accounts for; `notes` names
     what fired already in the source (rules.REASONS, same-role), for the cleaner to count.
     """
@@ -36,7 +46,9 @@ class Draft(msgspec.Struct, gc=False):
     id: str = ""
     turn: int = 0
     group: str = ""
-    history: tuple[tuple[str, str], ...] = ()
+    history: tuple[Exchange, ...] = ()
+    system: str = ""
+    system_units: int = 0
     units: int = 1
     notes: tuple[str, ...] = ()
 

@@ -51,7 +51,12 @@ RULES: tuple[Rule, ...] = (
         "untranslated", _ROW, COUNT, "The answer is mostly not Korean, and nothing asked for that."
     ),
     Rule("too-short", _ROW, COUNT, "The response has fewer characters than --min-chars."),
-    Rule("too-long", _ROW, COUNT, "The row has more characters than --max-chars."),
+    Rule(
+        "too-long",
+        _ROW,
+        COUNT,
+        "The row, or a pair of a dialogue, has more characters than --max-chars.",
+    ),
     Rule("duplicate", _ROW, COUNT, "The same row stands earlier in the input."),
     Rule("near-duplicate", _ROW, OFF, "Nearly the same row stands earlier in the input."),
     Rule("leakage", _ROW, DROP, "A training row stands in the validation split too."),
@@ -81,7 +86,8 @@ REASONS: Mapping[str, str] = {
     "answer-cut": "No window of the page holds the answer.",
     "answer-not-found": "The answer does not stand in the context.",
     "answer-start": "The answer stands in the context, but not where the record says (row kept).",
-    "system-turn": "A system message, which a row has no place for (kept in the context by --history).",
+    "system-turn": "A system message: kept in the context by --history, as first message by --conversations, "
+    "else refused.",
     "unknown-category": "The category is none of Dolly's eight; open_qa stands in (row kept).",
 }
 

@@ -111,11 +111,14 @@ class _Work:
                 continue
             self.counts.units += 1 if units is None else units(record)
             for item in drafts(record, self.options):
-                refusal = item if type(item) is Refusal else clean(item, self.hits)  # type: ignore[arg-type]
-                if refusal is None:
-                    self.keep(item, at)  # type: ignore[arg-type]
-                else:
+                if type(item) is Refusal:
+                    self.refuse(item, at)
+                    continue
+                kept, refusals = clean(item, self.hits)  # type: ignore[arg-type]
+                for refusal in refusals:
                     self.refuse(refusal, at)
+                if kept:
+                    self.keep(item, at)  # type: ignore[arg-type]
         self.counts.records = len(records)
         return self.part()
 
@@ -146,13 +149,16 @@ class _Work:
         if self.keeps_origins:
             origin = _note(Origin(self.shard.source, self.shard.file, draft.id, draft.turn))
         if self.near:
-            self.texts.append(f"{instruction} {context} {response}".split())
+            self.texts.append(" ".join(_texts(draft)).split())
         digest = xxhash.xxh3_128_intdigest(line)
         high = digest >> 64
         leak = high if len(context) < PASSAGE else xxhash.xxh3_64_intdigest(context.encode())
         split = self.split
         if split is None:
             split = self.split_of(draft.group or instruction)
+        chars = len(instruction), len(context), len(response)
+        if draft.history or draft.system:
+            chars = _lengths(draft)
         self.lines[split].append(line)
         if origin:
             self.origins[split].append(origin)
@@ -164,7 +170,7 @@ class _Work:
                 at[1],
                 len(line) + 1,
                 len(origin) + 1,
-                (len(instruction), len(context), len(response)),
+                chars,
                 draft.units,
                 split,
             )
@@ -199,14 +205,26 @@ def official(file: str) -> int:
 
 
 def dialogue(draft: Draft) -> Dialogue:
-    """The draft as messages, its earlier pairs first; the context stays with the question it belongs to."""
-    messages = [
-        said
-        for question, answer in draft.history
-        for said in (Said("user", question), Said("assistant", answer))
-    ]
+    """The draft as messages: system, earlier pairs, its own; the context stays with its question."""
+    messages = [Said("system", draft.system)] if draft.system else []
+    for pair in draft.history:
+        messages += [Said("user", pair.instruction), Said("assistant", pair.response)]
     messages += [Said("user", draft.instruction, draft.context), Said("assistant", draft.response)]
     return Dialogue(messages, draft.category)
+
+
+def _texts(draft: Draft) -> list[str]:
+    """Every text of the row, of a dialogue's earlier messages too."""
+    earlier = [text for pair in draft.history for text in (pair.instruction, pair.response)]
+    return [draft.system, *earlier, draft.instruction, draft.context, draft.response]
+
+
+def _lengths(draft: Draft) -> tuple[int, int, int]:
+    """Characters of a dialogue's questions, contexts (a system message is one) and answers."""
+    asked, answer = len(draft.instruction), len(draft.response)
+    asked += sum(len(pair.instruction) for pair in draft.history)
+    answer += sum(len(pair.response) for pair in draft.history)
+    return asked, len(draft.system) + len(draft.context), answer
 
 
 def _note(what: Rejected | Origin) -> bytes:

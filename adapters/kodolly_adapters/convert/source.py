@@ -30,7 +30,8 @@ class Source:
     `record` is the msgspec type of one record; fields it does not name are skipped unread, a field of the
     wrong type refuses the record. `first_keys` are the keys a record may begin with on disk, and no object
     nested in a record may begin with one of them followed by a sibling: borders between records are found
-    by them without parsing. `looks_like` judges one parsed record of an unknown file.
+    by them without parsing. `looks_like` judges one parsed record of an unknown file; where `by_name` is set its
+    name must match one of `patterns` too, and then no other source that looks alike is asked.
     `drafts` yields every row of a record, or the refusal of what becomes none: nothing is passed over silently.
     `units` counts a record's units independently (turns, questions); the sum of what `drafts` yields must equal it.
     """
@@ -43,6 +44,7 @@ class Source:
     looks_like: Callable[[Mapping[str, Any]], bool]
     drafts: Callable[[Any, Options], Drafts]
     patterns: tuple[str, ...] = ()  # file names, as fnmatch writes them
+    by_name: bool = False  # its records look like another source's: the file's name must match
     layout: str = "json"  # "json" (array, {"data": [...]}, object or lines) or "csv"
     unit: str = "rows"  # what the input is counted in, in the plural
     units: Callable[[Any], int] | None = None  # None: one a record

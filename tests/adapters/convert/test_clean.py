@@ -20,11 +20,13 @@ OFF: dict[str, Any] = {rule.name: "off" for rule in RULES if "off" in rule.modes
 def clean(
     draft: Draft, options: Options | None = None, **modes: str
 ) -> tuple[Refusal | None, Counter[str]]:
-    """The verdict and the rules that fired; modes are written with _ for -."""
+    """A single row's refusal and the rules that fired; modes are written with _ for -."""
     chosen = {name.replace("_", "-"): mode for name, mode in modes.items()}
     counts = Counter[str]()
     cleaner = Cleaner(modes_of(chosen), options or Options())
-    return cleaner.clean(draft, counts), counts
+    kept, refusals = cleaner.clean(draft, counts)
+    assert kept is not bool(refusals)
+    return next(iter(refusals), None), counts
 
 
 FIXED = [
@@ -102,13 +104,6 @@ def test_empty_rows_are_refused(asked: str, answer: str) -> None:
     assert refusal is not None
     assert (refusal.reason, refusal.id, refusal.turn, refusal.units) == ("empty", "x", 2, 3)
     assert counts["empty"] == 1
-
-
-def test_a_dialogue_is_cleaned_throughout() -> None:
-    """Earlier pairs are cleaned like the last; a pair with an empty side leaves the dialogue, counted."""
-    draft = Draft("질문", "", "대답", history=(("가\r\n나", ": 다"), ("라", " ")))
-    assert clean(draft)[1] == {"newlines": 1, "leading-colon": 1, "outer-space": 1, "empty": 1}
-    assert draft.history == (("가\n나", "다"),)
 
 
 def test_notes_of_the_source_are_counted() -> None:
@@ -190,16 +185,16 @@ def test_cleaning_ends_and_cleaning_again_changes_nothing(
     asked: str, context: str, answer: str, personal: str
 ) -> None:
     """No text raises; what is kept is UTF-8, and is kept as it stands when cleaned again."""
-    draft = Draft(asked, context, answer, history=((asked, answer),))
+    draft = Draft(asked, context, answer)
     refusal, _ = clean(draft, personal_data=personal)
     if refusal is not None:
         assert refusal.reason in {"empty", "not-unicode", "entities"}
         return
-    once = (draft.instruction, draft.context, draft.response, draft.history)
-    "".join(once[:3]).encode("utf-8")
+    once = (draft.instruction, draft.context, draft.response)
+    "".join(once).encode("utf-8")
     again, counts = clean(draft, personal_data=personal)
     assert again is None
-    assert (draft.instruction, draft.context, draft.response, draft.history) == once
+    assert (draft.instruction, draft.context, draft.response) == once
     assert not set(counts) - {"untranslated", "too-short", "too-long"}
 
 

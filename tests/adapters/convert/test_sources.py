@@ -1,5 +1,7 @@
 """Sources: one table of records and the drafts and refusals they become; nothing is passed over."""
 
+import dataclasses
+import json
 from typing import Any
 
 import msgspec
@@ -7,9 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kodolly_adapters.convert import plan
 from kodolly_adapters.convert.errors import OptionError
+from kodolly_adapters.convert.layout import layout_of
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.rows import Draft, Refusal
+from kodolly_adapters.convert.plan import recognise
+from kodolly_adapters.convert.rows import Draft, Exchange, Refusal
 from kodolly_adapters.convert.rules import REASONS, RULES, modes_of
 from kodolly_adapters.convert.sources import SOURCES, named
 
@@ -49,6 +54,8 @@ RULED = talk(
     ("system", "짧게."), ("human", "하나?"), ("gpt", "일."), ("human", "둘?"), ("gpt", "이.")
 )
 
+SAID = (("human", "하나?"), ("gpt", "일."))
+
 TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
     # KoVicuna
     ("a row a pair", "kovicuna", TWO, PLAIN, [pair("하나?", "일."), pair("둘?", "이.", turn=1)]),
@@ -70,18 +77,54 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
         ],
     ),
     (
-        "a system message without history is counted",
+        "a system message without history is refused",
         "kovicuna",
         RULED,
         PLAIN,
-        [pair("하나?", "일.", units=3, notes=("system-turn",)), pair("둘?", "이.", turn=1)],
+        [refusal("system-turn"), pair("하나?", "일."), pair("둘?", "이.", turn=1)],
+    ),
+    (
+        "a system message without text is refused",
+        "kovicuna",
+        talk(("system", " "), ("system", "\u200b"), ("human", "하나?"), ("gpt", "일.")),
+        Options(history=1),
+        [refusal("system-turn", units=2), pair("하나?", "일.")],
+    ),
+    (
+        "a system message in a dialogue",
+        "kovicuna",
+        RULED,
+        Options(conversations=True),
+        [
+            pair(
+                "둘?",
+                "이.",
+                turn=1,
+                units=5,
+                history=(Exchange("하나?", "일."),),
+                system="짧게.",
+                system_units=1,
+                notes=("system-turn",),
+            )
+        ],
+    ),
+    (
+        "empty pairs are left out of the history",
+        "kovicuna",
+        talk(*SAID, ("human", "둘?"), ("gpt", " "), ("human", "셋?"), ("gpt", "삼.")),
+        Options(history=1),
+        [
+            pair("하나?", "일."),
+            pair("둘?", " ", "사용자: 하나?\n챗봇: 일.", turn=1),
+            pair("셋?", "삼.", "사용자: 하나?\n챗봇: 일.", turn=2),
+        ],
     ),
     (
         "a row a dialogue",
         "kovicuna",
         TWO,
         Options(conversations=True),
-        [pair("둘?", "이.", turn=1, units=4, history=(("하나?", "일."),))],
+        [pair("둘?", "이.", turn=1, units=4, history=(Exchange("하나?", "일."),))],
     ),
     (
         "same speaker joined",
@@ -294,9 +337,63 @@ RECOGNISED = [
 
 @pytest.mark.parametrize(("record", "name"), RECOGNISED)
 def test_a_source_is_known_by_its_records(record: dict[str, Any], name: str | None) -> None:
-    """The first source that claims a record is the one it comes from; strangers are claimed by none."""
-    found = next((source.name for source in SOURCES if source.looks_like(record)), None)
-    assert found == name
+    """Under a name that says nothing the record tells the source; strangers are claimed by none."""
+    fitting = [source for source in SOURCES if source.looks_like(record) and not source.by_name]
+    assert next((source.name for source in fitting), None) == name
+
+
+HEADS = {
+    "kovicuna": json.dumps([TWO]),
+    "kovicuna-alpaca": json.dumps([{"instruction": "?", "input": "", "output": "."}]),
+    "koalpaca": json.dumps([{"instruction": "?", "input": "", "output": "."}]),
+    "korquad1": json.dumps({"version": "1", "data": [article(asked("?", ("서울", 0)))]}),
+    "korquad2": json.dumps({"data": [{"title": "", "context": "", "raw_html": "", "qas": []}]}),
+    "korquad2-questions": '{"title": "", "question": "?", "html_answer_text": "."}\n',
+    "hrc": '{"질의": "?", "상담례, 결정례 기반 답변": "."}\n',
+    "dolly": '{"instruction": "?", "context": "", "response": ".", "category": "open_qa"}\n',
+    "chatbot-data": "Q,A,label\n안녕,반가워요.,0\n",
+}
+
+
+def known(file: str, head: str) -> str | None:
+    layout = layout_of(head.encode())
+    assert layout is not None
+    source = recognise(file, head.encode(), layout)
+    return source.name if source else None
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [(source.name, pattern) for source in SOURCES for pattern in source.patterns],
+)
+def test_a_source_is_known_by_each_of_its_names(name: str, pattern: str) -> None:
+    """A file whose name matches a pattern is that source's, in a folder or an archive, filled or bare."""
+    for part in ("", "_v1"):
+        file = pattern.replace("[01]", "1").replace("*", part)
+        assert known(file, HEADS[name]) == name
+        assert known(f"raw/all.zip!deep/{file}", HEADS[name]) == name
+
+
+def test_every_source_has_a_name() -> None:
+    """No source goes without a pattern, so the test above leaves none out."""
+    assert [source.name for source in SOURCES if not source.patterns] == []
+
+
+def test_a_source_known_by_its_name_alone_needs_it() -> None:
+    """KoVicuna's alpaca-style file is no KoAlpaca, whatever its ending, and any other name is."""
+    head = HEADS["kovicuna-alpaca"]
+    for file in ("ko_alpaca_style_dataset.json", "ko_alpaca_style_dataset_v2.json.gz"):
+        assert known(file, head) == "kovicuna-alpaca"
+    assert known("data.json", head) == "koalpaca"
+    assert known("ko_alpaca_style_dataset.json", json.dumps([{"prompt": "?"}])) is None
+
+
+def test_a_source_known_by_its_name_alone_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It wins over a source that stands before it and has a pattern for the same name."""
+    first = dataclasses.replace(SOURCES[0], looks_like=lambda record: True, patterns=("ko_*",))
+    monkeypatch.setattr(plan, "SOURCES", (first, *SOURCES[1:]))
+    assert known("ko_alpaca_style_dataset.json", HEADS["koalpaca"]) == "kovicuna-alpaca"
+    assert known("ko_alpaca_data.json", HEADS["koalpaca"]) == "kovicuna"
 
 
 def test_korquad1_leaves_korquad2_pages() -> None:

@@ -50,9 +50,10 @@ KOVICUNA_ALPACA = Source(
     licence=KOVICUNA_LICENCE,
     record=Record,
     first_keys=_FIRST_KEYS,
-    looks_like=lambda record: False,  # only its name tells it from KoAlpaca
+    looks_like=looks_like,
     drafts=drafts,
     patterns=("ko_alpaca_style_dataset*",),
+    by_name=True,
 )
 
 KOALPACA = Source(

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ..fixes import zero_width
 from ..options import Options
-from ..rows import Draft, Refusal
+from ..rows import Draft, Exchange, Refusal
 from ..rules import COUNT, DROP, JOIN, RULES
 from ..source import Drafts, Licence, Source
 
@@ -115,13 +116,18 @@ def _pairs(speeches: Iterator[Speech | Refusal]) -> Iterator[Pair | Refusal]:
 
 
 def _context(system: str, earlier: list[Pair], options: Options) -> str:
-    """The last `history` pairs as lines, after the system message."""
+    """The last `history` pairs that say something as lines, after the system message."""
     if not options.history:
         return ""
     lines = [system] if system else []
+    earlier = [pair for pair in earlier if _says(pair.question) and _says(pair.answer)]
     for pair in earlier[-options.history :]:
         lines += [f"사용자: {pair.question}", f"챗봇: {pair.answer}"]
     return "\n".join(lines)
+
+
+def _says(text: str) -> bool:
+    return bool(zero_width(text).strip())
 
 
 def _sides(pair: Pair, options: Options) -> tuple[str, str]:
@@ -145,14 +151,19 @@ def drafts(record: Record, options: Options) -> Drafts:
             yield Draft(ask, "", answer, id=name, turn=turn // 2, group=group, units=2)
         return
     system = [turn for turn in spoken if _role(turn) == "system"]
-    notes = ["system-turn"] * bool(system)
+    notes: list[str] = []
+    head, units = "\n".join(turn.value or "" for turn in system), len(system)
     if system:
         spoken = [turn for turn in spoken if _role(turn) != "system"]
+        if _says(head) and (options.history or options.conversations):
+            notes.append("system-turn")
+        else:
+            yield Refusal("system-turn", "a row has no place for it, or no text", name, units=units)
+            head, units = "", 0
     mode = options.rules.get("same-role", _SAME_ROLE)
     if mode in (COUNT, JOIN, DROP) and _repeats(spoken):
         notes.append("same-role")
-    head = "\n".join(turn.value or "" for turn in system)
-    yield from _rows(name, spoken, mode, options, head, len(system), tuple(notes))
+    yield from _rows(name, spoken, mode, options, head, units, tuple(notes))
 
 
 def _is_plain(spoken: list[Turn], options: Options) -> bool:
@@ -191,12 +202,15 @@ def _rows(
             units, notes = 0, ()
         pairs.append(pair)
     if options.conversations and pairs:
-        *earlier, (ask, answer) = (_sides(pair, options) for pair in pairs)
-        units, total = 0, units + sum(pair.units for pair in pairs)
+        *earlier, last = (
+            Exchange(*_sides(pair, options), turn, pair.units) for turn, pair in enumerate(pairs)
+        )
+        total = units + sum(pair.units for pair in pairs)
         yield Draft(
-            ask, "", answer, id=name, turn=len(pairs) - 1, group=group,
-            history=tuple(earlier), units=total, notes=notes,
+            last.instruction, "", last.response, id=name, turn=last.turn, group=group,
+            history=tuple(earlier), system=system, system_units=units, units=total, notes=notes,
         )  # fmt: skip
+        units = 0
     if units:
         yield Refusal("system-turn", "no row to go with the system message", name, units=units)
 
