@@ -26,6 +26,7 @@ from .sources import named
 encode = msgspec.json.Encoder().encode
 LOW = 2**64 - 1
 DEV = re.compile(r"(?<![a-z])(dev|val|valid|validation|test)(?![a-z])")
+TRAINING = re.compile(r"(?<![a-z])train(ing)?(?![a-z])")
 PASSAGE = 100  # characters from which a context gives an answer away to whoever has read it
 
 
@@ -85,7 +86,7 @@ class _Work:
         self.cleaner = Cleaner(modes, options)
         self.near = modes["near-duplicate"] != "off"
         self.keeps_origins = options.provenance or any(
-            modes[rule] == "drop" for rule in ("duplicate", "near-duplicate")
+            modes[rule] == "drop" for rule in ("duplicate", "near-duplicate", "leakage")
         )
         self.limit = int(options.validation * 2**64)
         self.split = official(shard.file) if options.splits == "official" else None
@@ -200,8 +201,15 @@ class _Work:
 
 
 def official(file: str) -> int:
-    """The split a file's name says it is."""
-    return VALIDATION if DEV.search(file.lower()) else TRAIN
+    """The split a file's own name says it is, folders aside; a zip's where its member's says nothing."""
+    archive, _, member = file.lower().rpartition("!")
+    for name in (member, archive):
+        last = name.rpartition("/")[2]
+        if DEV.search(last):
+            return VALIDATION
+        if TRAINING.search(last):
+            return TRAIN
+    return TRAIN
 
 
 def dialogue(draft: Draft) -> Dialogue:
