@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import functools
-import io
 import json
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import pairwise, zip_longest
 from typing import Any, NamedTuple
 
 import msgspec
@@ -53,21 +53,23 @@ def decode(shard: Shard, source: Source, *, keep_going: bool = False) -> list[An
     """The shard's records in order, with a Broken where one cannot be had.
 
     A line of JSONL that is no JSON is Broken; inside an array it stops everything, because what follows it
-    cannot be trusted: InputError names the byte. With `keep_going` it is Broken there too.
+    cannot be trusted: InputError names the byte. With `keep_going` it is Broken there too. So are a CSV's
+    records that are not UTF-8.
     """
     if shard.kind == "csv":
-        return _csv(shard, source)
+        return _csv(shard, source, keep_going=keep_going)
     if shard.kind == "lines":
         return _lines(shard.data, source)
     head, body, tail = _wrapped(shard)
+    whole = head + body + tail
     try:
-        return _records(_decoder(source, shard).decode(head + body + tail))
+        return _records(_decoder(source, shard).decode(whole))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
-    if (records := _each_typed(shard, source, head + body + tail)) is not None:
+    if (records := _each_typed(shard, source, whole)) is not None:
         return records
     try:
-        values = json.loads(head + body + tail)
+        values = json.loads(whole)
         if isinstance(values, dict) and shard.kind == "data":
             values = values["data"]
         return [
@@ -116,8 +118,10 @@ def positions(shard: Shard, source: Source, records: int) -> list[tuple[int, int
 def _starts(shard: Shard, source: Source) -> list[int]:
     """Where each record begins in the shard's bytes."""
     data = shard.data
-    if shard.kind in ("object", "csv"):
+    if shard.kind == "object":
         return []
+    if shard.kind == "csv":
+        return [row.start for row in _csv_rows(data)]
     if shard.kind == "lines":
         starts, position = [], 0
         for line in data.split(b"\n"):
@@ -229,11 +233,61 @@ def _typed(value: Any, source: Source) -> Any:
         return Broken("wrong-shape", str(error))
 
 
-def _csv(shard: Shard, source: Source) -> list[Any]:
-    try:
-        text = io.StringIO(shard.data.decode(), newline="")
-        rows = list(csv.DictReader(text, shard.header, restkey="", restval=None))
-    except (UnicodeDecodeError, csv.Error) as error:
-        at = error.start if isinstance(error, UnicodeDecodeError) else 0
-        raise InputError(shard.file, f"is no UTF-8 CSV: {error}", shard.offset + at) from None
-    return [_typed(row, source) for row in rows]
+class _CsvRow(NamedTuple):
+    """One record of a CSV; `fault` says why it has no fields, `at` the byte where it shows."""
+
+    start: int
+    fields: list[str]
+    fault: str = ""
+    reason: str = ""
+    at: int = 0
+
+
+def _csv(shard: Shard, source: Source, *, keep_going: bool) -> list[Any]:
+    records = []
+    for row in _csv_rows(shard.data):
+        if row.fault and not keep_going:
+            hint = "Convert it to UTF-8, or give --keep-going to reject what is broken."
+            fault = f"is no UTF-8 CSV: {row.fault}. {hint}"
+            raise InputError(shard.file, fault, shard.offset + row.at)
+        if row.fault:
+            records.append(Broken(row.reason, row.fault))
+        elif len(row.fields) > len(shard.header):
+            said = f"{len(row.fields)} fields where the header has {len(shard.header)}"
+            records.append(Broken("wrong-shape", said))
+        else:
+            values = zip_longest(shard.header, row.fields)
+            records.append(_typed(dict(values), source))
+    return records
+
+
+def _csv_rows(data: bytes) -> Iterator[_CsvRow]:
+    """Every record with the byte it starts at, whatever line ends its quotes hold; empty lines are none."""
+    consumed = 0  # bytes handed to the reader
+    bad: tuple[str, int] | None = None
+
+    def lines() -> Iterator[str]:
+        nonlocal consumed, bad
+        for line in data.splitlines(keepends=True):
+            try:
+                text = line.decode()
+            except UnicodeDecodeError as error:
+                bad = bad or (str(error), consumed + error.start)
+                text = line.decode("utf-8", "replace")  # its quotes still count
+            consumed += len(line)
+            yield text
+
+    reader = csv.reader(lines())
+    while True:
+        start, bad = consumed, None
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield _CsvRow(start, [], str(error), "wrong-shape", start)
+            continue
+        if bad:
+            yield _CsvRow(start, [], bad[0], "not-unicode", bad[1])
+        elif fields:
+            yield _CsvRow(start, fields)

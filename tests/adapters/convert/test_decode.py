@@ -8,7 +8,7 @@ import pickle
 import pytest
 from support.convert_files import alpaca, korquad1
 
-from kodolly_adapters.convert.decode import Broken, Shard, decode
+from kodolly_adapters.convert.decode import Broken, Shard, decode, positions
 from kodolly_adapters.convert.errors import InputError
 from kodolly_adapters.convert.layout import Kind, layout_of
 from kodolly_adapters.convert.sources import named
@@ -100,3 +100,59 @@ def test_an_input_error_crosses_processes_whole() -> None:
     error = pickle.loads(pickle.dumps(InputError("f", "is broken", 7)))
     assert str(error) == "f: byte 7: is broken"
     assert error.offset == 7
+
+
+def csv_shard(data: bytes) -> Shard:
+    layout = layout_of(data)
+    assert layout is not None
+    return Shard(
+        key="0",
+        file="f.csv",
+        source="chatbot-data",
+        kind="csv",
+        header=layout.header,
+        data=data[layout.start :],
+        offset=layout.start,
+        line=2,
+    )
+
+
+CSV = 'Q,A,label\n"두\n줄",답,0\n\n하나,둘,셋,넷\n깨진 \x00,답,1\n짧다,답\n'.encode()
+
+
+def test_a_csv_record_knows_its_byte_and_line() -> None:
+    """Line ends inside quotes and empty lines do not shift the place of what follows."""
+    source = named("chatbot-data")
+    assert source is not None
+    shard = csv_shard(CSV)
+    found = decode(shard, source)
+    places = positions(shard, source, len(found))
+    assert [line for _, line in places] == [2, 5, 6, 7]
+    starts = ['"두', "하나,", "깨진", "짧다,"]
+    assert all(
+        CSV[at:].startswith(text.encode()) for (at, _), text in zip(places, starts, strict=True)
+    )
+
+
+def test_a_csv_row_with_too_many_fields_is_refused() -> None:
+    """A row with more fields than the header loses none of them silently; one with fewer has no label."""
+    source = named("chatbot-data")
+    assert source is not None
+    found = decode(csv_shard(CSV), source)
+    assert found[1] == Broken("wrong-shape", "4 fields where the header has 3")
+    assert [(one.Q, one.A, one.label) for one in (found[0], found[3])] == [
+        ("두\n줄", "답", "0"),
+        ("짧다", "답", None),
+    ]
+
+
+def test_a_csv_that_is_not_utf8_is_saved_line_by_line() -> None:
+    """Without --keep-going the byte is named; with it only the bad record is refused."""
+    source = named("chatbot-data")
+    assert source is not None
+    data = CSV.replace("깨진".encode(), "깨진".encode("cp949"))
+    with pytest.raises(InputError, match="is no UTF-8 CSV") as caught:
+        decode(csv_shard(data), source)
+    assert caught.value.offset == data.index("깨진".encode("cp949"))
+    found = decode(csv_shard(data), source, keep_going=True)
+    assert [getattr(one, "reason", "") for one in found] == ["", "wrong-shape", "not-unicode", ""]
