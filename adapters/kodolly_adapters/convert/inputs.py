@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
+import os
+import struct
 import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -20,19 +23,25 @@ from typing import BinaryIO
 from backports import zstd
 
 from .errors import InputError
+from .summary import SUMMARY_FILE
 
 STDIN = "-"
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")  # with members, and empty
-BROKEN = (EOFError, zlib.error, zipfile.BadZipFile, zstd.ZstdError, gzip.BadGzipFile)
+BROKEN = (  # what the unpackers raise on damage, on encryption (RuntimeError) and on methods they lack
+    EOFError, OSError, RuntimeError, ValueError, LookupError, ArithmeticError, MemoryError,
+    zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile, zstd.ZstdError,
+)  # fmt: skip
+OURS = "is a conversion's output"
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
     """One stream of bytes to convert.
 
-    `name` is shown to people and written into provenance: relative to the folder it was found in, and
+    `name` is shown to people and written into provenance, and no two have the same: relative to the folder
+    it was found in (after that folder's own name where there are several arguments), and
     `archive.zip!member` inside a zip. `size` is in uncompressed bytes, None where unknown before reading.
     """
 
@@ -40,21 +49,41 @@ class Member:
     open: Callable[[ExitStack], BinaryIO]  # what it opens is closed with the stack
     size: int | None = None
     asked_for: bool = True  # named by the person, not merely found in a folder
+    skipped: str = ""  # why it is not to be read, if so
 
 
 def members(arguments: Sequence[str]) -> Iterator[Member]:
     """Every stream behind `arguments`, folders and zips in the order of their names.
 
-    Raises InputError for an argument that is not there or cannot be read.
+    Nothing is opened that can be read only once. Raises InputError for an argument that is not there or
+    cannot be read.
     """
+    taken: set[str] = set()
+    for member in _found(arguments):
+        name, number = member.name, 1
+        while name in taken:
+            number += 1
+            name = f"{member.name} ({number})"
+        taken.add(name)
+        yield member if number == 1 else replace(member, name=name)
+
+
+def _found(arguments: Sequence[str]) -> Iterator[Member]:
     for argument in arguments:
         if argument == STDIN:
             yield Member("standard input", _standard_input)
             continue
         path = Path(argument)
         if path.is_dir():
+            own = Path(os.path.abspath(path)).name if len(arguments) > 1 else ""
             for file in _files(path):
-                yield from _of_file(file, file.relative_to(path).as_posix(), asked_for=False)
+                name = (Path(own) / file.relative_to(path)).as_posix()
+                if file.is_dir():
+                    yield Member(name, _nothing, 0, asked_for=False, skipped=OURS)
+                else:
+                    yield from _of_file(file, name, asked_for=False)
+        elif path.exists() and not path.is_file():  # a pipe, such as the shell's <(command)
+            yield Member(path.name, partial(_once, path=path))
         elif path.exists():
             yield from _of_file(path, path.name, asked_for=True)
         else:
@@ -71,7 +100,7 @@ def reading(member: Member) -> Iterator[Callable[[int], bytes]]:
     closing = ExitStack()
     try:
         stream = member.open(closing)
-    except (*BROKEN, OSError) as error:
+    except BROKEN as error:
         closing.close()
         raise InputError(member.name, f"cannot be opened: {error}") from error
 
@@ -79,7 +108,7 @@ def reading(member: Member) -> Iterator[Callable[[int], bytes]]:
         nonlocal offset
         try:
             data = stream.read(size)
-        except (*BROKEN, OSError, RuntimeError) as error:  # RuntimeError: an encrypted zip
+        except BROKEN as error:
             raise InputError(member.name, f"cannot be read on: {error}", offset) from error
         offset += len(data)
         return data
@@ -89,14 +118,29 @@ def reading(member: Member) -> Iterator[Callable[[int], bytes]]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Regular files below `folder` in a fixed order; hidden ones are left out."""
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    """Regular files below `folder` in a fixed order, hidden ones left out.
+
+    A folder among them is one that holds what a conversion wrote, or is still writing.
+    """
+
+    def fail(error: OSError) -> None:
+        raise InputError(str(error.filename), f"cannot be listed: {error.strerror}")
+
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder, onerror=fail):
+        here = Path(place)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        ours = [name for name in folders if _is_ours(here / name)]
+        folders[:] = [name for name in folders if name not in ours]
+        visible = [here / name for name in files if not name.startswith(".")]
+        found += [here / name for name in ours] + [path for path in visible if path.is_file()]
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a conversion wrote into `folder`, or has begun to."""
+    finished = (folder / SUMMARY_FILE).is_file() and (folder / "dataset_card.md").is_file()
+    return finished or (folder / ".work" / "lock").is_file()
 
 
 def _of_file(path: Path, name: str, *, asked_for: bool) -> Iterator[Member]:
@@ -127,7 +171,7 @@ def _of_zip(path: Path, name: str, *, asked_for: bool) -> Iterator[Member]:
             continue
         yield Member(
             f"{name}!{info.filename}",
-            partial(_zip_member, path=path, member=info.filename),
+            partial(_zip_member, path=path, member=info),
             info.file_size,
             asked_for,
         )
@@ -137,7 +181,15 @@ def _plain(stack: ExitStack, path: Path) -> BinaryIO:
     return stack.enter_context(path.open("rb"))
 
 
-def _zip_member(stack: ExitStack, path: Path, member: str) -> BinaryIO:
+def _nothing(stack: ExitStack) -> BinaryIO:
+    return stack.enter_context(io.BytesIO())
+
+
+def _once(stack: ExitStack, path: Path) -> BinaryIO:
+    return _peeked(stack, _plain(stack, path), path.name)
+
+
+def _zip_member(stack: ExitStack, path: Path, member: zipfile.ZipInfo) -> BinaryIO:
     archive = stack.enter_context(zipfile.ZipFile(path))
     stream = stack.enter_context(archive.open(member))
     head = stack.enter_context(io.BufferedReader(stream))  # type: ignore[type-var]
@@ -145,10 +197,14 @@ def _zip_member(stack: ExitStack, path: Path, member: str) -> BinaryIO:
 
 
 def _standard_input(stack: ExitStack) -> BinaryIO:
-    stream = sys.stdin.buffer
+    return _peeked(stack, sys.stdin.buffer, "standard input")
+
+
+def _peeked(stack: ExitStack, stream: BinaryIO, name: str) -> BinaryIO:
+    """What a stream holds that cannot be read twice."""
     magic = stream.peek(4)[:4] if isinstance(stream, io.BufferedReader) else b""
     if magic in ZIP_MAGICS:
-        raise InputError("standard input", "is a zip, which needs a file: give its path instead")
+        raise InputError(name, "is a zip, which needs a file: give its path instead")
     return _unpacked(stack, stream, magic)
 
 

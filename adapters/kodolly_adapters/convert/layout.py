@@ -44,16 +44,38 @@ def first_record(head: bytes, layout: Layout) -> Mapping[str, Any] | None:
     """The first record as far as `head` tells, or None: unreadable, cut off or no object."""
     if layout.kind == "csv":
         return dict.fromkeys(layout.header, "")
-    text = head[layout.start :].decode("utf-8", "ignore").lstrip()
+    text = _text(head, layout)
     try:
         record, _ = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):
-        return _keys(text)
+        later = _whole_line(head[layout.start :]) if layout.kind == "lines" else None
+        return later or _keys(text)
     return record if isinstance(record, dict) else None
 
 
+def is_cut_off(head: bytes, layout: Layout) -> bool:
+    """Whether the first record goes on beyond `head`, so that more of it would tell more."""
+    if layout.kind in ("csv", "lines"):
+        return False
+    text = _text(head, layout)
+    try:
+        json.JSONDecoder().raw_decode(text)
+    except json.JSONDecodeError as error:  # a fault before the end is one that more does not mend
+        return error.pos >= len(text) - 16 or error.msg.startswith("Unterminated")
+    except RecursionError:
+        pass
+    return False
+
+
+def _text(head: bytes, layout: Layout) -> str:
+    return head[layout.start :].decode("utf-8", "ignore").lstrip()
+
+
 def _keys(text: str) -> Mapping[str, Any] | None:
-    """The keys of an object that `text` cuts off, values left out: enough to tell a source."""
+    """An object that `text` cuts off, as far as it is whole: enough to tell a source.
+
+    Of a list that is cut off there are the elements before the cut; any other such value is None.
+    """
     decoder = json.JSONDecoder()
     keys: dict[str, Any] = {}
     position = text.find("{") + 1
@@ -64,21 +86,42 @@ def _keys(text: str) -> Mapping[str, Any] | None:
         try:
             keys[found[1]], position = decoder.raw_decode(text, found.end())
         except (ValueError, RecursionError):
+            keys[found[1]] = _elements(text, found.end()) or None
             break  # the value runs beyond what was read
     return keys or None
 
 
+def _elements(text: str, position: int) -> list[Any]:
+    """The whole elements of the list that begins at `position`, if one does."""
+    decoder, elements = json.JSONDecoder(), []
+    between = re.compile(r"\s*,\s*|\s*")
+    if not text.startswith("[", position):
+        return []
+    position += 1
+    while found := between.match(text, position):
+        try:
+            element, position = decoder.raw_decode(text, found.end())
+        except (ValueError, RecursionError):
+            break
+        elements.append(element)
+    return elements
+
+
 def _is_lines(body: bytes) -> bool:
-    """Whether one of the first lines is a whole JSON object and the next one begins another."""
+    return _whole_line(body) is not None
+
+
+def _whole_line(body: bytes) -> Mapping[str, Any] | None:
+    """The first of the first lines that is a whole JSON object and followed by another's beginning."""
     lines = [line for line in body.split(b"\n") if line.strip()]
     for line, following in zip(lines[:20], [*lines[1:], b"{"], strict=False):
         try:
-            whole = isinstance(json.loads(line), dict)
+            record = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if whole and following.lstrip().startswith(b"{"):
-            return True
-    return False
+        if isinstance(record, dict) and following.lstrip().startswith(b"{"):
+            return record
+    return None
 
 
 def _csv(head: bytes, bom: int) -> Layout | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -12,12 +13,12 @@ import xxhash
 from .decode import Shard
 from .errors import InputError
 from .inputs import Member, members, reading
-from .layout import Layout, first_record, layout_of
+from .layout import Layout, first_record, is_cut_off, layout_of
 from .source import Source
 from .sources import SOURCES
-from .split import PIECE, pieces
+from .split import MAX_RECORD, PIECE, pieces
 
-HEAD = 1 << 20  # bytes read to recognise a file
+HEAD = 1 << 20  # bytes read to recognise a file; more where its first record is longer
 
 
 @dataclass(slots=True)
@@ -46,17 +47,17 @@ class Plan:
         `inputs` and `skipped` are whole when the iterator is exhausted.
         """
         for member in members(self.arguments):
-            yield from self._of_member(member, read)
+            if member.skipped:
+                self.skipped.append((member.name, member.skipped))
+            else:
+                yield from self._of_member(member, read)
         if not self.inputs:
             raise InputError(", ".join(self.arguments), "holds no file of a known source")
 
     def _of_member(self, member: Member, told: Callable[[int], None]) -> Iterator[Shard]:
         with reading(member) as read:
-            head = read(HEAD)
-            while head and len(head) < HEAD and (more := read(HEAD - len(head))):
-                head += more
-            layout = layout_of(head)
-            source = self.source or (recognise(member.name, head, layout) if layout else None)
+            head, layout = _beginning(read)
+            source = self._source(member, head, layout) if layout else None
             if layout is None or source is None:
                 self._pass_over(member, head, layout)
                 return
@@ -64,8 +65,11 @@ class Plan:
             self.inputs.append(entry)
             digest = hashlib.sha256()
 
-            def on(size: int, ahead: list[bytes] = [head]) -> bytes:  # noqa: B006 (one read ahead)
-                data = ahead.pop() if ahead else read(size)
+            ahead = io.BytesIO(head)
+            head = b""
+
+            def on(size: int) -> bytes:
+                data = ahead.read(size) or read(size)
                 digest.update(data)
                 entry.size += len(data)
                 told(len(data))
@@ -86,19 +90,45 @@ class Plan:
                 )
             entry.sha256 = digest.hexdigest()
 
+    def _source(self, member: Member, head: bytes, layout: Layout) -> Source | None:
+        """The source that was named, if it comes in such a layout; else the one recognised."""
+        if self.source is None:
+            return recognise(member.name, head, layout)
+        return self.source if (self.source.layout == "csv") == (layout.kind == "csv") else None
+
     def _pass_over(self, member: Member, head: bytes, layout: Layout | None) -> None:
         record = first_record(head, layout) if layout and layout.kind != "csv" else None
         if not head:
             why = "is empty"
+        elif self.source:
+            why = f"is no {self.source.layout.upper()}, as files of {self.source.name} are"
         elif record:
             why = f"is of no known source: its first record has the keys {', '.join(record)[:200]}"
         else:
             why = "is no JSON, and no CSV of a known source"
         if member.asked_for:
             known = ", ".join(source.name for source in SOURCES)
-            hint = "name its source with --source" if record else "give a data file"
+            name_it = record and not self.source
+            hint = "name its source with --source" if name_it else "give a data file"
             raise InputError(member.name, f"{why}; {hint}. Known sources: {known}")
         self.skipped.append((member.name, why))
+
+
+def _beginning(read: Callable[[int], bytes]) -> tuple[bytes, Layout | None]:
+    """Enough of a file to hold its first record, as far as MAX_RECORD allows, and the layout it tells."""
+    head, wanted = b"", HEAD
+    while True:
+        parts = [head]
+        size = len(head)
+        while size < wanted and (more := read(wanted - size)):
+            parts.append(more)
+            size += len(more)
+        head = b"".join(parts)
+        layout = layout_of(head)
+        whole = layout is None or size < wanted or wanted >= MAX_RECORD
+        if whole or (layout and not is_cut_off(head, layout)):
+            return head, layout
+        wanted *= 4
 
 
 def recognise(name: str, head: bytes, layout: Layout) -> Source | None:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
+import random
+import threading
+import warnings
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from backports import zstd
 
 from kodolly_adapters.convert.errors import InputError
-from kodolly_adapters.convert.inputs import Member, members, reading
+from kodolly_adapters.convert.inputs import OURS, Member, members, reading
+from kodolly_adapters.convert.plan import Plan
+from kodolly_adapters.convert.sources import named
 
 TEXT = '[{"instruction": "가"}]'.encode() * 5000
 
@@ -101,3 +108,143 @@ def test_a_broken_zip_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(InputError, match=r"rows\.zip: is a broken zip"):
         all_of(path)
+
+
+def test_two_members_of_one_name_are_two_files(tmp_path: Path) -> None:
+    """A zip may hold a name twice: both are read, and told apart."""
+    path = tmp_path / "rows.zip"
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        archive.writestr("a.jsonl", b"first")
+        archive.writestr("a.jsonl", b"second")
+    assert all_of(path) == {"rows.zip!a.jsonl": b"first", "rows.zip!a.jsonl (2)": b"second"}
+
+
+def test_files_of_several_arguments_are_told_apart(tmp_path: Path) -> None:
+    """Files of two folders bear the folder's name; two plain files of one name are numbered."""
+    for folder in "AB":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "dolly.jsonl").write_bytes(folder.encode())
+    a, b = tmp_path / "A", tmp_path / "B"
+    assert all_of(a, b) == {"A/dolly.jsonl": b"A", "B/dolly.jsonl": b"B"}
+    assert all_of(a / "dolly.jsonl", b / "dolly.jsonl") == {
+        "dolly.jsonl": b"A",
+        "dolly.jsonl (2)": b"B",
+    }
+    assert list(all_of(a)) == ["dolly.jsonl"]
+
+
+@pytest.mark.parametrize("files", [["convert.json", "dataset_card.md"], [".work/lock"]])
+def test_what_a_conversion_wrote_is_not_read_back(tmp_path: Path, files: list[str]) -> None:
+    """A folder below SOURCE with our own rows, finished or not, is skipped and listed as that."""
+    row = b'{"instruction": "?", "context": "", "response": "!", "category": "open_qa"}\n'
+    for name in ["dolly.jsonl", *(f"out/{file}" for file in [*files, "train.jsonl"])]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(row)
+    plan = Plan([str(tmp_path)])
+    assert [shard.file for shard in plan.shards()] == ["dolly.jsonl"]
+    assert plan.skipped == [("out", OURS)]
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    """A named pipe, as the shell's <(command) is one, loses no byte, packed or not."""
+    for data in (TEXT, gzip.compress(TEXT)):
+        pipe = tmp_path / f"pipe{len(data)}"
+        os.mkfifo(pipe)
+        writer = threading.Thread(target=pipe.write_bytes, args=(data,), daemon=True)
+        writer.start()
+        assert all_of(pipe) == {pipe.name: TEXT}
+        writer.join(5)
+
+
+def test_a_source_named_does_not_swallow_text(tmp_path: Path) -> None:
+    """--source goes with files of that source's layout; a text with a comma in its first line is no JSON."""
+    (tmp_path / "LICENSE.txt").write_bytes(b"Dear reader, hello\nthis, too, is no data\n")
+    (tmp_path / "rows.json").write_bytes(b'[{"instruction": "?", "output": "!"}]')
+    plan = Plan([str(tmp_path)], named("koalpaca"))
+    assert [shard.file for shard in plan.shards()] == ["rows.json"]
+    assert plan.skipped == [("LICENSE.txt", "is no JSON, as files of koalpaca are")]
+    plan = Plan([str(tmp_path / "rows.json")], named("chatbot-data"))
+    with pytest.raises(InputError, match="is no CSV, as files of chatbot-data are"):
+        list(plan.shards())
+
+
+BIG = "\uac00" * 500_000  # 1.5 MB
+
+
+@pytest.mark.parametrize(
+    ("data", "source", "kind"),
+    [
+        ([{"id": "a", "conversations": [{"from": "human", "value": BIG}]}], "kovicuna", "array"),
+        ([{"instruction": BIG, "output": "x"}] * 2, "koalpaca", "lines"),
+        ([{"instruction": BIG, "output": "x"}], "koalpaca", "lines"),
+        ([{"instruction": BIG, "context": BIG, "response": BIG}] * 2, "dolly", "array"),
+    ],
+)
+def test_a_first_record_longer_than_the_head_is_recognised(
+    tmp_path: Path, data: list[object], source: str, kind: str
+) -> None:
+    """However long the first record is, it is read whole before a file is judged."""
+    path = tmp_path / "rows"
+    lines = kind == "lines"
+    texts = [json.dumps(one, ensure_ascii=False) for one in data]
+    path.write_text("\n".join(texts) if lines else "[" + ",".join(texts) + "]")
+    shards = list(Plan([str(path)]).shards())
+    assert {(shard.source, shard.kind) for shard in shards} == {(source, kind)}
+    joined = b"".join(shard.data for shard in shards)
+    assert joined == path.read_bytes()[0 if lines else 1 :]
+
+
+def test_a_broken_first_line_does_not_hide_a_file(tmp_path: Path) -> None:
+    """JSONL is recognised by a later line where the first is no JSON."""
+    path = tmp_path / "rows.jsonl"
+    good = b'{"instruction": "?", "output": "!"}\n'
+    path.write_bytes(b'{"instruction": "?", "out\n' + good * 3)
+    assert [(s.source, s.kind) for s in Plan([str(path)]).shards()] == [("koalpaca", "lines")]
+
+
+def packed(kind: str, data: bytes) -> bytes:
+    if kind == "gz":
+        return gzip.compress(data, mtime=0)
+    if kind == "zst":
+        return zstd.compress(data)
+    method = {"zip": zipfile.ZIP_DEFLATED, "lzma": zipfile.ZIP_LZMA, "bz2": zipfile.ZIP_BZIP2}
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method[kind]) as archive:
+        archive.writestr("\uac00.json", data)
+        archive.writestr("b.json", data)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("flags", 1), ("method", 9), ("method", 99), ("version", 99), ("name", 0xFF)],
+)
+def test_a_zip_that_cannot_be_unpacked_is_named(tmp_path: Path, field: str, value: int) -> None:
+    """Encrypted members, Deflate64 and other methods, later versions and damaged names are no traceback."""
+    data = bytearray(packed("zip", TEXT))
+    local = {"flags": 6, "method": 8, "version": 4, "name": 30}[field]
+    central = {"flags": 8, "method": 10, "version": 6, "name": 46}[field]
+    data[local] = value
+    data[data.index(b"PK\x01\x02") + central] = value
+    path = tmp_path / "rows.zip"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"rows\.zip"):
+        all_of(path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "lzma", "bz2", "gz", "zst"])
+def test_a_damaged_container_is_read_or_named(tmp_path: Path, kind: str) -> None:
+    """Whatever byte of a packed file is changed, it is read or refused by name."""
+    chance = random.Random(kind)
+    whole_file = packed(kind, TEXT[:300])
+    path = tmp_path / f"rows.{kind}"
+    for _ in range(300):
+        data = bytearray(whole_file)
+        for _ in range(chance.randint(1, 3)):
+            data[chance.randrange(len(data))] = chance.choice(
+                [0, 1, 9, 0x7F, 0xFF, chance.randrange(256)]
+            )
+        path.write_bytes(data[: chance.choice([len(data), len(data), chance.randrange(len(data))])])
+        with suppress(InputError):  # InputError alone, which cannot be made without a name
+            all_of(path)

@@ -13,6 +13,8 @@ from support.convert_files import alpaca, korquad1, korquad2, kovicuna
 
 from kodolly_adapters.convert.decode import Shard, decode, positions
 from kodolly_adapters.convert.layout import first_record, layout_of
+from kodolly_adapters.convert.part import TRAIN, VALIDATION
+from kodolly_adapters.convert.shard import official
 from kodolly_adapters.convert.source import Source
 from kodolly_adapters.convert.sources import named
 from kodolly_adapters.convert.split import pieces
@@ -157,3 +159,31 @@ def test_a_first_record_longer_than_the_head_still_tells_its_keys() -> None:
     layout = layout_of(head)
     assert layout is not None
     assert list(first_record(head, layout) or {}) == ["title", "url", "context"]
+
+
+def test_a_list_that_is_cut_off_keeps_its_whole_elements() -> None:
+    """What stands before the cut tells a source; what is torn is left out."""
+    head = b'[{"id": "a", "conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "val'
+    layout = layout_of(head)
+    assert layout is not None
+    record = first_record(head, layout)
+    assert record == {"id": "a", "conversations": [{"from": "human", "value": "?"}]}
+
+
+@pytest.mark.parametrize(
+    ("file", "split"),
+    [
+        ("KorQuAD_v1.0_dev.json", VALIDATION),
+        ("test/train.jsonl", TRAIN),
+        ("val/data.jsonl", TRAIN),
+        ("all.zip!test/train.json", TRAIN),
+        ("all.zip!train/dev.json", VALIDATION),
+        ("KorQuAD_2.1_dev_00.zip!0.json", VALIDATION),
+        ("dev/KorQuAD_2.1_train_00.zip!0.json", TRAIN),
+        ("dev.zip!train_0.json", TRAIN),
+        ("A/validation.jsonl (2)", VALIDATION),
+    ],
+)
+def test_the_official_split_is_told_by_the_files_own_name(file: str, split: int) -> None:
+    """Folders do not matter; a zip's name does where its member's says nothing."""
+    assert official(file) == split
