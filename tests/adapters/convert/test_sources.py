@@ -104,7 +104,6 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
                 history=(Exchange("하나?", "일."),),
                 system="짧게.",
                 system_units=1,
-                notes=("system-turn",),
             )
         ],
     ),

@@ -155,9 +155,9 @@ def drafts(record: Record, options: Options) -> Drafts:
     head, units = "\n".join(turn.value or "" for turn in system), len(system)
     if system:
         spoken = [turn for turn in spoken if _role(turn) != "system"]
-        if _says(head) and (options.history or options.conversations):
+        if _says(head) and options.history:
             notes.append("system-turn")
-        else:
+        elif not (_says(head) and options.conversations):
             yield Refusal("system-turn", "a row has no place for it, or no text", name, units=units)
             head, units = "", 0
     mode = options.rules.get("same-role", _SAME_ROLE)
