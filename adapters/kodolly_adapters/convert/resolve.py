@@ -96,9 +96,8 @@ def _copies(folder: Path, parts: Parts, wanted: Flags) -> tuple[Flags, int]:
             hashes.append(index["hash"][mine])
             numbers.append(mine + start)
         values, rows = np.concatenate(hashes), np.concatenate(numbers)
-        order = np.lexsort(
-            (values[:, 1], values[:, 0])
-        )  # stable: the earliest of equals comes first
+        # Stable: the earliest of equals comes first. Half a hash sorts as well as the whole, which is compared.
+        order = np.argsort(values[:, 0], kind="stable")
         repeats = np.r_[False, (values[order[1:]] == values[order[:-1]]).all(axis=1)][: len(order)]
         copies[rows[order[repeats]]] = True
         groups += int((repeats & ~np.r_[False, repeats[:-1]]).sum()) if len(order) else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,11 +32,13 @@ class Lines:
         self._file = path.open("wb")
         self._hash = hashlib.sha256()
         self._beside = ThreadPoolExecutor(1)
+        self._hashing: Future[None] | None = None
 
     def write(self, lines: bytes) -> None:
-        hashed = self._beside.submit(self._hash.update, lines)
+        if self._hashing is not None:
+            self._hashing.result()  # never more than one piece behind
+        self._hashing = self._beside.submit(self._hash.update, lines)
         self._file.write(lines)
-        hashed.result()
 
     def close(self) -> None:
         self._beside.shutdown()

@@ -192,6 +192,20 @@ def test_the_split_is_by_hash_and_keeps_groups_whole(raw: Path, tmp_path: Path) 
     assert [split.rows for split in again.splits] == [800, 0]
 
 
+def test_a_conversation_without_a_name_stays_whole_too(tmp_path: Path) -> None:
+    """Conversations without ids are kept together by their first question."""
+    talks = [{"conversations": talk["conversations"]} for talk in kovicuna(200, pairs=3)]
+    talks.append({"conversations": [{"from": "system", "value": "규칙"}]})
+    run([write_json(tmp_path / "ko_dataset.json", talks)], tmp_path / "out", validation=0.5)
+    sides = [
+        {row["instruction"] for row in read_lines(tmp_path / "out" / f"{name}.jsonl")}
+        for name in ("train", "validation")
+    ]
+    for talk in talks[:-1]:
+        asked = {turn["value"] for turn in talk["conversations"][::2]}
+        assert asked <= sides[0] or asked <= sides[1]
+
+
 def test_official_splits_and_leakage(tmp_path: Path) -> None:
     """With --splits official a dev file is the validation split, and train rows on its passages are dropped."""
     train, dev = korquad1(6), korquad1(8)

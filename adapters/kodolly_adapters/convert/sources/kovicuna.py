@@ -145,7 +145,7 @@ def drafts(record: Record, options: Options) -> Drafts:
         yield Refusal("no-turns", "the conversation has no turns", name, units=0)
         return
     if _is_plain(spoken, options):
-        group = _conversation(name)
+        group = _conversation(name) or spoken[0].value or ""
         for turn in range(0, len(spoken), 2):
             ask, answer = spoken[turn].value or "", spoken[turn + 1].value or ""
             yield Draft(ask, "", answer, id=name, turn=turn // 2, group=group, units=2)
@@ -186,7 +186,8 @@ def _rows(
     notes: tuple[str, ...],
 ) -> Drafts:
     """The drafts; the first also accounts for the `units` system turns and carries the notes."""
-    group = _conversation(name)
+    first = spoken[0].value if spoken else None
+    group = _conversation(name) or first or ""
     pairs: list[Pair] = []
     for pair in _pairs(_speeches(spoken, mode)):
         if isinstance(pair, Refusal):
