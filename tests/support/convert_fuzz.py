@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import zstandard
+from backports import zstd
 
 from kodolly_adapters.convert.decode import Shard
 from kodolly_adapters.convert.errors import ConvertError, InputError
@@ -265,7 +265,7 @@ def check_run(file: Damaged, packing: int, options: Options | None = None) -> st
             path.write_bytes(gzip.compress(file.data, 1))
         elif packing == 2:
             path = path.with_name(f"{file.name}.zst")
-            path.write_bytes(zstandard.compress(file.data))
+            path.write_bytes(zstd.compress(file.data))
         elif packing >= 3:
             path = path.with_name("all.zip")
             with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
