@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from support.processes import wait_until
 from support.scripted_engine import Script, ScriptedEngine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,4 +113,5 @@ def test_a_started_process_ends_with_its_children(
     grandchild = int((tmp_path / "pid").read_text())
     assert leader.poll() is not None
     stat = Path(f"/proc/{grandchild}/stat")
-    assert not stat.exists() or ") Z" in stat.read_text() or os.getpgid(grandchild) != leader.pid
+    # The kernel has sent the signal; a busy machine may take a moment to carry it out.
+    wait_until(lambda: not stat.exists() or ") Z" in stat.read_text(), what="the end of a child")
