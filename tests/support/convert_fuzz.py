@@ -19,16 +19,14 @@ from typing import Any, NamedTuple
 import msgspec
 from backports import zstd
 
-from kodolly_adapters.convert.decode import Shard
 from kodolly_adapters.convert.errors import ConvertError, InputError
 from kodolly_adapters.convert.layout import Layout, layout_of
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.part import SPLITS, Part
-from kodolly_adapters.convert.plan import recognise
+from kodolly_adapters.convert.plan import recognise, shards_of
 from kodolly_adapters.convert.run import convert
 from kodolly_adapters.convert.shard import convert_shard
 from kodolly_adapters.convert.source import Source
-from kodolly_adapters.convert.split import pieces
 
 Choose = Callable[[int], int]  # a number from 0 to below the argument
 
@@ -206,24 +204,8 @@ def check(file: Damaged, size: int, options: Options | None = None) -> str:
 def _parts(
     file: Damaged, layout: Layout, source: Source, options: Options, size: int
 ) -> list[Part]:
-    found = pieces(io.BytesIO(file.data).read, layout, source, file.name, size)
-    return [
-        convert_shard(
-            Shard(
-                key=str(number),
-                file=file.name,
-                source=source.name,
-                kind=layout.kind,
-                header=layout.header,
-                offset=piece.offset,
-                line=piece.line,
-                data=piece.data,
-                last=piece.last,
-            ),
-            options,
-        )
-        for number, piece in enumerate(found)
-    ]
+    found = shards_of(io.BytesIO(file.data).read, layout, source, file.name, "0", size)
+    return [convert_shard(shard, options) for shard in found]
 
 
 def assert_names_place(error: ConvertError, file: Damaged) -> None:

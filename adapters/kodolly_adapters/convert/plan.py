@@ -16,7 +16,7 @@ from .inputs import Member, members, reading
 from .layout import Layout, first_record, is_cut_off, layout_of
 from .source import Source
 from .sources import SOURCES
-from .split import MAX_RECORD, PIECE, pieces
+from .split import PIECE, Read, pieces
 
 HEAD = 1 << 20  # bytes read to recognise a file; more where its first record is longer
 
@@ -75,19 +75,7 @@ class Plan:
                 told(len(data))
                 return data
 
-            for number, piece in enumerate(pieces(on, layout, source, member.name, PIECE)):
-                yield Shard(
-                    key=f"{entry.number:04d}-{number:07d}",
-                    file=member.name,
-                    source=source.name,
-                    kind=layout.kind,
-                    header=layout.header,
-                    offset=piece.offset,
-                    line=piece.line,
-                    data=piece.data,
-                    last=piece.last,
-                    digest=xxhash.xxh3_128_hexdigest(piece.data),
-                )
+            yield from shards_of(on, layout, source, member.name, f"{entry.number:04d}", PIECE)
             entry.sha256 = digest.hexdigest()
 
     def _source(self, member: Member, head: bytes, layout: Layout) -> Source | None:
@@ -129,6 +117,25 @@ def _beginning(read: Callable[[int], bytes]) -> tuple[bytes, Layout | None]:
         if whole or (layout and not is_cut_off(head, layout)):
             return head, layout
         wanted *= 4
+
+
+def shards_of(
+    read: Read, layout: Layout, source: Source, file: str, key: str, size: int
+) -> Iterator[Shard]:
+    """One file's shards of some `size` bytes, in order; `key` orders files. Raises InputError."""
+    for number, piece in enumerate(pieces(read, layout, source, file, size)):
+        yield Shard(
+            key=f"{key}-{number:07d}",
+            file=file,
+            source=source.name,
+            kind=layout.kind,
+            header=layout.header,
+            offset=piece.offset,
+            line=piece.line,
+            data=piece.data,
+            last=piece.last,
+            digest=xxhash.xxh3_128_hexdigest(piece.data),
+        )
 
 
 def recognise(name: str, head: bytes, layout: Layout) -> Source | None:

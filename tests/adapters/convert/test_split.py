@@ -14,10 +14,10 @@ from support.convert_files import alpaca, korquad1, korquad2, kovicuna
 from kodolly_adapters.convert.decode import Shard, decode, positions
 from kodolly_adapters.convert.layout import first_record, layout_of
 from kodolly_adapters.convert.part import TRAIN, VALIDATION
+from kodolly_adapters.convert.plan import shards_of
 from kodolly_adapters.convert.shard import official
 from kodolly_adapters.convert.source import Source
 from kodolly_adapters.convert.sources import named
-from kodolly_adapters.convert.split import pieces
 
 HOSTILE = '"}, {"instruction": "x"} \\ }, {"id": [ ] {'
 
@@ -32,21 +32,7 @@ def shards(data: bytes, source: Source, size: int) -> list[Shard]:
     """The shards of a file held in memory, cut at about `size` bytes."""
     layout = layout_of(data[: 1 << 20])
     assert layout is not None
-    cut = pieces(io.BytesIO(data).read, layout, source, "file", size)
-    return [
-        Shard(
-            key=str(number),
-            file="file",
-            source=source.name,
-            kind=layout.kind,
-            header=layout.header,
-            offset=piece.offset,
-            line=piece.line,
-            data=piece.data,
-            last=piece.last,
-        )
-        for number, piece in enumerate(cut)
-    ]
+    return list(shards_of(io.BytesIO(data).read, layout, source, "file", "0", size))
 
 
 FILES: list[tuple[str, Any]] = [
