@@ -16,7 +16,7 @@ from .inputs import Member, members, reading
 from .layout import Layout, first_record, is_cut_off, layout_of
 from .source import Source
 from .sources import SOURCES
-from .split import PIECE, Read, pieces
+from .split import MAX_RECORD, PIECE, Read, pieces
 
 HEAD = 1 << 20  # bytes read to recognise a file; more where its first record is longer
 
