@@ -29,7 +29,8 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     """One task: whole records in a row, and where they stand. It crosses process borders.
 
     `key` orders shards of a run; `offset` and `line` are those of the first byte of `data` in the file.
-    `digest` is the xxh3 hash of `data`.
+    `digest` is the xxh3 hash of `data`. Where `path` is given, `data` is empty yet: its `size` bytes are read
+    there by whoever converts them (taking.filled), which is cheaper than sending them.
     """
 
     key: str
@@ -42,6 +43,8 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     data: bytes = b""
     last: bool = True
     digest: str = ""
+    path: str = ""
+    size: int = 0
 
     @property
     def identity(self) -> str:
