@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from .options import Options
 from .part import SPLITS, VALIDATION, Done, index_of
@@ -37,6 +38,9 @@ from .summary import (
     command_line,
     plain_options,
 )
+
+
+BLOCK = 1_000_000  # rows whose lengths are counted at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +152,27 @@ def _source(
 
 def _lengths(marks: Sequence[tuple[str, Done]], parts: Parts) -> dict[str, Lengths]:
     counters: list[Counter[int]] = [Counter() for _ in FIELDS]
-    for key, mark in marks:
-        kept = index_of(parts.folder, key)["chars"][_fates(key, mark, parts) <= VALIDATION]
+    for chars in _blocks(marks, parts):
         for column, counter in enumerate(counters):
-            values, times = np.unique(kept[:, column], return_counts=True)
+            values, times = np.unique(chars[:, column], return_counts=True)
             counter.update(dict(zip(values.tolist(), times.tolist(), strict=True)))
     return {name: Lengths.of(counter) for name, counter in zip(FIELDS, counters, strict=True)}
+
+
+def _blocks(marks: Sequence[tuple[str, Done]], parts: Parts) -> Iterator[NDArray[np.uint32]]:
+    """Lengths of kept rows, shape (rows, FIELDS), of many parts at once: counting has a price a call."""
+    gathered: list[NDArray[np.uint32]] = []
+    rows = 0
+    for key, mark in marks:
+        gathered.append(
+            index_of(parts.folder, key)["chars"][_fates(key, mark, parts) <= VALIDATION]
+        )
+        rows += len(gathered[-1])
+        if rows >= BLOCK:
+            yield np.concatenate(gathered)
+            gathered, rows = [], 0
+    if gathered:
+        yield np.concatenate(gathered)
 
 
 def _samples(
@@ -164,18 +183,30 @@ def _samples(
     for key, mark in marks:
         hashes = index_of(parts.folder, key)["hash"][:, 0]
         kept = np.flatnonzero(_fates(key, mark, parts) <= VALIDATION)
-        for number in kept[np.argsort(hashes[kept], kind="stable")[:SAMPLES]].tolist():
+        small = _smallest(hashes[kept])
+        for number in kept[small].tolist():
             least.setdefault(int(hashes[number]), (key, number))
     for digest in sorted(least)[:SAMPLES]:
         yield Sample.of(_row(_line(parts.folder, *least[digest]), options), source.licence)
 
 
+def _smallest(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The places of the SAMPLES smallest, smallest first, of equals the first."""
+    if len(hashes) > SAMPLES:
+        few = np.flatnonzero(hashes <= np.partition(hashes, SAMPLES - 1)[SAMPLES - 1])
+    else:
+        few = np.arange(len(hashes))
+    return few[np.argsort(hashes[few], kind="stable")[:SAMPLES]]
+
+
 def _line(folder: Path, key: str, number: int) -> bytes:
     """The JSON line of a part's row."""
-    splits = index_of(folder, key)["split"]
-    split = int(splits[number])
-    lines = (folder / f"{key}.rows.{SPLITS[split]}").read_bytes().split(b"\n")
-    return lines[int((splits[:number] == split).sum())]
+    index = index_of(folder, key)
+    split, size = int(index["split"][number]), int(index["size"][number])
+    before = index[:number]
+    with (folder / f"{key}.rows.{SPLITS[split]}").open("rb") as file:
+        file.seek(int(before["size"][before["split"] == split].sum(dtype=np.int64)))
+        return file.read(size)
 
 
 def _row(line: bytes, options: Options) -> Row:

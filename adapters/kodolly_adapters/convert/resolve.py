@@ -97,11 +97,20 @@ def _copies(folder: Path, parts: Parts, wanted: Flags) -> tuple[Flags, int]:
             numbers.append(mine + start)
         values, rows = np.concatenate(hashes), np.concatenate(numbers)
         # Stable: the earliest of equals comes first. Half a hash sorts as well as the whole, which is compared.
+        some = _not_alone(values[:, 0])
+        values, rows = values[some], rows[some]
         order = np.argsort(values[:, 0], kind="stable")
         repeats = np.r_[False, (values[order[1:]] == values[order[:-1]]).all(axis=1)][: len(order)]
         copies[rows[order[repeats]]] = True
         groups += int((repeats & ~np.r_[False, repeats[:-1]]).sum()) if len(order) else 0
     return copies, groups
+
+
+def _not_alone(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The places, in order, of hashes that are there more than once: few, so that the sort that keeps order is short."""
+    order = np.argsort(hashes)
+    same = hashes[order[1:]] == hashes[order[:-1]]
+    return np.sort(order[np.r_[False, same] | np.r_[same, False]]) if len(order) else order
 
 
 def _leaking(folder: Path, parts: Parts, wanted: Flags) -> Flags:
@@ -110,10 +119,13 @@ def _leaking(folder: Path, parts: Parts, wanted: Flags) -> Flags:
     if not wanted.any():
         return leaking
     shown = [index["leak"][index["split"] == VALIDATION] for _, index, _ in _indices(folder, parts)]
-    known = np.unique(np.concatenate(shown))
+    known = np.sort(np.concatenate(shown))
+    if not len(known):
+        return leaking
     for start, index, _ in _indices(folder, parts):
-        both = (index["split"] == TRAIN) & np.isin(index["leak"], known)
-        leaking[start : start + len(index)] = both
+        asked = index["leak"]
+        nearest = known[np.minimum(np.searchsorted(known, asked), len(known) - 1)]
+        leaking[start : start + len(index)] = (index["split"] == TRAIN) & (nearest == asked)
     return leaking & wanted
 
 
