@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 Span = tuple[int, int]
 
-# The lookahead saves trying every name at every tag.
+# The lookaheads save trying every name at every tag.
 _EDGE = re.compile(
-    r"<(?:p>|(/?)(?=[tuodphmfnsA-Z])"
+    r"<(?:p>|(/?)(?=[tuodphmfnsA-Z])(?!(?:t[drh]|span|sup|div|tbody)>)"
     r"(table|[uod]l|pre|h[1-6]|math|form|head|title|script|style|noscript|template|[a-z]*[A-Z][a-zA-Z0-9]*)"
     r"(?![a-zA-Z0-9])([^<>]*>)?)"
 )

@@ -13,14 +13,25 @@ _CLOSING = frozenset(")]\"'”’」』%")
 _HEADING = re.compile(r"^#{1,6} .*$", re.MULTILINE)
 
 
-def cut(text: str, start: int, end: int, budget: int, counter: Counter) -> str | None:
+class Beyond(Exception):
+    """The window depends on text that is not there."""
+
+
+def cut(
+    text: str, start: int, end: int, budget: int, counter: Counter, known: Span | None = None
+) -> str | None:
     """A context for the answer `text[start:end]`: about `budget` tokens of Markdown that hold it.
 
     It begins and ends at borders of sentences or blocks; what one side does not need goes to the other. In front
     come the section's heading and, inside a table, the table's header, where they fit. An answer that alone
     passes the budget gets its own lines and no more. White space at the answer's ends is no
     part of it. None if the answer cannot be found in the result.
+
+    `known` is for a text out of a larger one: the first and the last offset at which the two have the same
+    borders. Raises Beyond where the larger one's window might be another.
     """
+    if known is None:
+        known = 0, len(text)
     answer = text[start:end].strip()
     start = text.find(answer, start)
     end = start + len(answer)
@@ -28,30 +39,33 @@ def cut(text: str, start: int, end: int, budget: int, counter: Counter) -> str |
         low, high = _lines(text, start, end)
         context = _table_header(text, low) + text[low:high]
     else:
-        context = _within(text, start, end, budget, counter)
+        context = _within(text, (start, end), budget, counter, known)
     return context if answer in context else None
 
 
-def _within(text: str, start: int, end: int, budget: int, counter: Counter) -> str:
+def _within(text: str, answer: Span, budget: int, counter: Counter, known: Span) -> str:
+    start, end = answer
     reach = counter.chars(budget)
     borders = _borders(text, max(0, start - reach), min(len(text), end + reach), start, end)
     left = [at for at in borders if at <= start]
     right = [at for at in borders if at >= end]
     low, high = left.pop(), right.pop(0)
+    if low < known[0] or high > known[1]:
+        raise Beyond
     head = _heads(text, low, budget, counter)
     if counter.count(head + text[low:high]) > budget:
         head = _table_header(text, low)
         if counter.count(head + text[low:high]) > budget:
             return _forced(text, (low, high), (start, end), budget, counter)
     spent = counter.count(head) + counter.count(text[low:high])
-    low, high = _grow(text, (low, high), (left, right), budget - spent, counter)
+    low, high = _grow(text, (low, high), (left, right), budget - spent, counter, known)
     outside = _out_of_table(text, low, start)
     if outside > low:  # the rows left out make room on the other side
         spent = counter.count(_heads(text, outside, budget, counter)) + counter.count(
             text[outside:high]
         )
         right = [at for at in borders if at > high]
-        low, high = _grow(text, (outside, high), ([], right), budget - spent, counter)
+        low, high = _grow(text, (outside, high), ([], right), budget - spent, counter, known)
     while (
         True
     ):  # what is put in front depends on where the window begins, and tokens do not simply add up
@@ -135,7 +149,12 @@ def _ends_sentence(text: str, at: int, after: int) -> bool:
 
 
 def _grow(
-    text: str, window: Span, borders: tuple[list[int], list[int]], budget: int, counter: Counter
+    text: str,
+    window: Span,
+    borders: tuple[list[int], list[int]],
+    budget: int,
+    counter: Counter,
+    known: Span,
 ) -> Span:
     """Take sentences from the side that has had less, until neither side's next one fits."""
     low, high = window
@@ -144,6 +163,8 @@ def _grow(
     while left or right:
         before = bool(left) and (not right or had_left <= had_right)
         at = left.pop() if before else right.pop()
+        if at < known[0] or at > known[1]:
+            raise Beyond
         cost = counter.count(text[at:low] if before else text[high:at])
         if cost > budget:
             (left if before else right).clear()

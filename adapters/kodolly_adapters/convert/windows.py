@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from .excerpts import Cuts, Excerpt, Span, cuts
 from .markdown import Page
 from .tokens import Counter
-from .window import cut
+from .window import Beyond, cut
 
-WIDTHS = (2, 8)  # characters of HTML taken for one of text, one try after the other
+# Characters of HTML on each side for one of the window's reach, one try after the other.
+WIDTHS = (1.2, 2, 8)
 
 
 class Window(NamedTuple):
@@ -25,12 +27,16 @@ def windows(html: str, spans: Sequence[Span], budget: int, counter: Counter) -> 
     page = Page(html, spans)
     reach = counter.chars(budget)
     found: dict[int, Window] = {}
+    places, seen = None, -1  # a page's cuts are looked for once for the first two widths
     for width in WIDTHS:
         left = [number for number in range(len(spans)) if number not in found]
         if not left:
             break
         wide = int(width * reach)
-        places = cuts(page.html, max([page.spans[number][1] for number in left]) + wide)
+        until = max([page.spans[number][1] for number in left]) + wide
+        if until > seen:
+            seen = max(until, until - wide + int(WIDTHS[1] * reach))
+            places = cuts(page.html, seen)
         if places is None:
             break
         for excerpt, numbers in _together(places, page, left, wide):
@@ -73,20 +79,24 @@ def _cut(
     if low > 0 and not text.startswith("#"):  # an empty heading: an earlier one counts
         return {}
     first = len(text.partition("\n")[0]) + 2 if apart else 0
-    reach = counter.chars(budget)
+    # What follows the excerpt begins a block: only the border at the very end is not the page's.
+    known = first if low else 0, len(text) if high == len(page.html) else len(text) - 1
+    if low and not apart:
+        known = 1, known[1]  # nor is the one before the heading, which others may precede
     found: dict[int, Window] = {}
     for number in numbers:
         answer = answers[number]
         if answer is None:
             found[number] = Window(None, "")
-        elif (low == 0 or answer[0] - reach > first) and (
-            high == len(page.html) or answer[1] + reach < len(text)
-        ):
-            found[number] = _window(text, answer, budget, counter)
+        elif known[0] <= answer[0] and answer[1] <= known[1]:
+            with suppress(Beyond):
+                found[number] = _window(text, answer, budget, counter, known)
     return found
 
 
-def _window(text: str, answer: Span | None, budget: int, counter: Counter) -> Window:
+def _window(
+    text: str, answer: Span | None, budget: int, counter: Counter, known: Span | None = None
+) -> Window:
     if answer is None:
         return Window(None, "")
-    return Window(cut(text, *answer, budget, counter), text[slice(*answer)])
+    return Window(cut(text, *answer, budget, counter, known), text[slice(*answer)])
