@@ -50,6 +50,7 @@ class Member:
     size: int | None = None
     asked_for: bool = True  # named by the person, not merely found in a folder
     skipped: str = ""  # why it is not to be read, if so
+    path: Path | None = None  # of a plain file, which can be read at any place and more than once
 
 
 def members(arguments: Sequence[str]) -> Iterator[Member]:
@@ -156,7 +157,8 @@ def _of_file(path: Path, name: str, *, asked_for: bool) -> Iterator[Member]:
             name, lambda stack: _unpacked(stack, _plain(stack, path), magic), None, asked_for
         )
     else:
-        yield Member(name, lambda stack: _plain(stack, path), path.stat().st_size, asked_for)
+        size = path.stat().st_size
+        yield Member(name, lambda stack: _plain(stack, path), size, asked_for, path=path)
 
 
 def _of_zip(path: Path, name: str, *, asked_for: bool) -> Iterator[Member]:

@@ -17,6 +17,7 @@ from .errors import ConvertError, EngineError, InputError
 from .options import Options
 from .part import Done, save
 from .shard import convert_shard
+from .taking import filled
 
 AHEAD = 2  # shards waiting a process: enough to keep it busy, few enough to keep memory flat
 
@@ -56,7 +57,7 @@ def run(
 def work(shard: Shard, options: Options, folder: Path) -> Done:
     """One task: convert, write the part, return its mark."""
     try:
-        part = convert_shard(shard, options)
+        part = convert_shard(filled(shard), options)
     except (ConvertError, OSError):
         raise
     except Exception as error:  # whatever it is, it must not lose the file's name

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
 import xxhash
 
 from .decode import Shard
 from .errors import InputError
-from .inputs import Member, members, reading
+from .inputs import Member, members
 from .layout import Layout, first_record, is_cut_off, layout_of
 from .source import Source
 from .sources import SOURCES
-from .split import MAX_RECORD, PIECE, Read, pieces
+from .split import MAX_RECORD, PIECE, Take, pieces
+from .taking import Held, Measured, taking
 
 HEAD = 1 << 20  # bytes read to recognise a file; more where its first record is longer
 
@@ -30,6 +31,14 @@ class Input:
     source: Source
     size: int = 0
     sha256: str = ""
+
+
+class Place(NamedTuple):
+    """The name of a file, the key that orders it, and its path where any process may read it."""
+
+    file: str
+    key: str
+    path: Path | None = None
 
 
 @dataclass(slots=True)
@@ -55,28 +64,19 @@ class Plan:
             raise InputError(", ".join(self.arguments), "holds no file of a known source")
 
     def _of_member(self, member: Member, told: Callable[[int], None]) -> Iterator[Shard]:
-        with reading(member) as read:
-            head, layout = _beginning(read)
+        with taking(member) as take:
+            head, layout = _beginning(take)
             source = self._source(member, head, layout) if layout else None
             if layout is None or source is None:
                 self._pass_over(member, head, layout)
                 return
+            head = b""
             entry = Input(len(self.inputs), member.name, source)
             self.inputs.append(entry)
-            digest = hashlib.sha256()
-
-            ahead = io.BytesIO(head)
-            head = b""
-
-            def on(size: int) -> bytes:
-                data = ahead.read(size) or read(size)
-                digest.update(data)
-                entry.size += len(data)
-                told(len(data))
-                return data
-
-            yield from shards_of(on, layout, source, member.name, f"{entry.number:04d}", PIECE)
-            entry.sha256 = digest.hexdigest()
+            with Measured(take, told) as measured:
+                place = Place(member.name, f"{entry.number:04d}", member.path)
+                yield from _shards(measured.take, layout, source, place, PIECE)
+            entry.size, entry.sha256 = measured.size, measured.sha256
 
     def _source(self, member: Member, head: bytes, layout: Layout) -> Source | None:
         """The source that was named, if it comes in such a layout; else the one recognised."""
@@ -102,39 +102,41 @@ class Plan:
         self.skipped.append((member.name, why))
 
 
-def _beginning(read: Callable[[int], bytes]) -> tuple[bytes, Layout | None]:
+def _beginning(take: Take) -> tuple[bytes, Layout | None]:
     """Enough of a file to hold its first record, as far as MAX_RECORD allows, and the layout it tells."""
-    head, wanted = b"", HEAD
+    wanted = HEAD
     while True:
-        parts = [head]
-        size = len(head)
-        while size < wanted and (more := read(wanted - size)):
-            parts.append(more)
-            size += len(more)
-        head = b"".join(parts)
+        head = take(0, wanted)
         layout = layout_of(head)
-        whole = layout is None or size < wanted or wanted >= MAX_RECORD
+        whole = layout is None or len(head) < wanted or wanted >= MAX_RECORD
         if whole or (layout and not is_cut_off(head, layout)):
             return head, layout
         wanted *= 4
 
 
 def shards_of(
-    read: Read, layout: Layout, source: Source, file: str, key: str, size: int
+    read: Callable[[int], bytes], layout: Layout, source: Source, file: str, key: str, size: int
 ) -> Iterator[Shard]:
-    """One file's shards of some `size` bytes, in order; `key` orders files. Raises InputError."""
-    for number, piece in enumerate(pieces(read, layout, source, file, size)):
+    """One stream's shards of some `size` bytes, in order; `key` orders files. Raises InputError."""
+    return _shards(Held(read).take, layout, source, Place(file, key), size)
+
+
+def _shards(take: Take, layout: Layout, source: Source, place: Place, size: int) -> Iterator[Shard]:
+    path = str(place.path.absolute()) if place.path else ""
+    for number, piece in enumerate(pieces(take, layout, source, place.file, size)):
         yield Shard(
-            key=f"{key}-{number:07d}",
-            file=file,
+            key=f"{place.key}-{number:07d}",
+            file=place.file,
             source=source.name,
             kind=layout.kind,
             header=layout.header,
             offset=piece.offset,
             line=piece.line,
-            data=piece.data,
+            data=b"" if path else bytes(piece.data),
             last=piece.last,
             digest=xxhash.xxh3_128_hexdigest(piece.data),
+            path=path,
+            size=len(piece.data) if path else 0,
         )
 
 

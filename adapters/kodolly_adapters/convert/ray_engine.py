@@ -20,6 +20,7 @@ from .errors import ConvertError, EngineError
 from .local import work
 from .options import Options
 from .part import Done
+from .taking import filled
 
 BATCH = 16  # shards given to Ray at once: what bounds the memory of its object store
 
@@ -63,7 +64,8 @@ def _convert(
     task: Callable[[dict[str, Any]], dict[str, Any]],
     report: Callable[[Done], None],
 ) -> None:
-    items = [{"shard": msgspec.msgpack.encode(shard)} for shard in batch]
+    # Bytes, not places: a node need not see the input.
+    items = [{"shard": msgspec.msgpack.encode(filled(shard))} for shard in batch]
     results = ray.data.from_items(items, override_num_blocks=len(items)).map(task).take_all()
     for result in results:
         if error := result["error"]:

@@ -23,7 +23,7 @@ PIECE = (
 )  # bytes; small enough to keep a worker under 100 MB, large enough to amortise a task
 MAX_RECORD = 64 << 20  # bytes; beyond this a file is not what it seems
 
-Read = Callable[[int], bytes]
+Take = Callable[[int, int], bytes]  # (offset, size) to bytes; fewer than `size` only at the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,48 +32,44 @@ class Piece:
 
     offset: int
     line: int
-    data: bytes
+    data: memoryview
     last: bool
 
 
 def pieces(
-    read: Read, layout: Layout, source: Source, file: str, size: int = PIECE
+    take: Take, layout: Layout, source: Source, file: str, size: int = PIECE
 ) -> Iterator[Piece]:
-    """The stream's pieces of some `size` bytes, in order; their data joined is the stream's.
+    """The file's pieces of some `size` bytes, in order; their data joined is the file's.
 
     Raises InputError when no border is found within MAX_RECORD bytes.
     """
     border = _border(layout, source)
-    offset, line = 0, 1
-    buffer = bytearray()
-    while True:
-        wanted = max(size - len(buffer), size // 4, 1)
-        data = read(wanted)
-        buffer += data
-        if not data:
-            break
-        if len(buffer) < size:
-            continue
-        cut = border(buffer)
+    offset, line, wanted = 0, 1, size
+    while len(data := take(offset, wanted)) == wanted:
+        cut = border(data)
         if cut <= (layout.start if offset == 0 else 0):
-            if len(buffer) > MAX_RECORD:
+            if len(data) > MAX_RECORD:
                 raise InputError(file, f"no record ends within {MAX_RECORD >> 20} MiB", offset)
+            wanted += wanted // 2 + 1  # by shares: a long record is not to be read again and again
             continue
-        piece = bytes(memoryview(buffer)[:cut])
+        piece = memoryview(data)[:cut]
         yield _trimmed(piece, offset, line, layout, last=False)
-        line += int(np.count_nonzero(np.frombuffer(piece, np.uint8) == ord("\n")))
-        offset += cut
-        del buffer[:cut]
-    yield _trimmed(bytes(buffer), offset, line, layout, last=True)
+        line += _line_ends(piece)
+        offset, wanted = offset + cut, size
+    yield _trimmed(memoryview(data), offset, line, layout, last=True)
 
 
-def _trimmed(data: bytes, offset: int, line: int, layout: Layout, *, last: bool) -> Piece:
+def _trimmed(data: memoryview, offset: int, line: int, layout: Layout, *, last: bool) -> Piece:
     """The piece without what stands before the first record."""
     skip = layout.start if offset == 0 else 0
-    return Piece(offset + skip, line + data.count(b"\n", 0, skip), data[skip:], last)
+    return Piece(offset + skip, line + _line_ends(data[:skip]), data[skip:], last)
 
 
-def _border(layout: Layout, source: Source) -> Callable[[bytearray], int]:
+def _line_ends(data: memoryview) -> int:
+    return int(np.count_nonzero(np.frombuffer(data, np.uint8) == ord("\n")))
+
+
+def _border(layout: Layout, source: Source) -> Callable[[bytes], int]:
     """A function from a buffer to the end of its last whole record, 0 if there is none."""
     if layout.kind == "object":
         return lambda buffer: 0
@@ -83,9 +79,9 @@ def _border(layout: Layout, source: Source) -> Callable[[bytearray], int]:
         return _csv_border
     pattern = border_pattern(source)
 
-    def last_border(buffer: bytearray) -> int:
-        reach = 1 << 18
-        while True:  # the last border is near the end; records are seldom larger than 256 KiB
+    def last_border(buffer: bytes) -> int:
+        reach = 1 << 16
+        while True:  # the last border is near the end; records are seldom larger than 64 KiB
             start = max(0, len(buffer) - reach)
             if found := deque(pattern.finditer(buffer, start), maxlen=1):
                 return int(found[0].start()) + 1
@@ -102,7 +98,7 @@ def border_pattern(source: Source) -> re.Pattern[bytes]:
     return re.compile(rb'\}\s*,\s*\{\s*"(?:' + keys + rb')"\s*:')
 
 
-def _csv_border(buffer: bytearray) -> int:
+def _csv_border(buffer: bytes) -> int:
     """The last line end outside quotes."""
     end = len(buffer)
     quotes = buffer.count(b'"')

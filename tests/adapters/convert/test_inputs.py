@@ -20,6 +20,7 @@ from kodolly_adapters.convert.errors import InputError
 from kodolly_adapters.convert.inputs import OURS, Member, members, reading
 from kodolly_adapters.convert.plan import Plan
 from kodolly_adapters.convert.sources import named
+from kodolly_adapters.convert.taking import filled
 
 TEXT = '[{"instruction": "가"}]'.encode() * 5000
 
@@ -191,7 +192,7 @@ def test_a_first_record_longer_than_the_head_is_recognised(
     path.write_text("\n".join(texts) if lines else "[" + ",".join(texts) + "]")
     shards = list(Plan([str(path)]).shards())
     assert {(shard.source, shard.kind) for shard in shards} == {(source, kind)}
-    joined = b"".join(shard.data for shard in shards)
+    joined = b"".join(filled(shard).data for shard in shards)
     assert joined == path.read_bytes()[0 if lines else 1 :]
 
 
