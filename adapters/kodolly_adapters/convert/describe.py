@@ -39,7 +39,6 @@ from .summary import (
     plain_options,
 )
 
-
 BLOCK = 1_000_000  # rows whose lengths are counted at once
 
 
