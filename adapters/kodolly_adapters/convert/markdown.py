@@ -74,7 +74,8 @@ class Page:
 
     def __init__(self, html: str, spans: Sequence[Span] = ()) -> None:
         self._marks = Marks.absent_from(html, 2 * len(spans))
-        moved = [_outside(html, *edge) for edge in _edges(html, spans)]
+        formulas = "<math" in html  # looking back for one from every border takes much longer
+        moved = [_outside(html, *edge, formulas) for edge in _edges(html, spans)]
         self.spans = list(zip(moved[::2], moved[1::2], strict=True))  # out of tags and the like
         self._borders = sorted([(at, number) for number, at in enumerate(moved)])
         self._where = [at for at, _ in self._borders]
@@ -127,8 +128,9 @@ def _flat(html: str, marks: Marks) -> str:
     html = _without_contents(html, marks)
     if ">v</" in html:
         html = _VIEW_LINKS.sub("", html)
-    for links in _DOTTED_VIEW_LINKS:
-        html = html.replace(links, "")
+    if "v • " in html or "v · " in html:
+        for links in _DOTTED_VIEW_LINKS:
+            html = html.replace(links, "")
     if "↑" in html:
         html = _BACK_LINK.sub("", html)
     if "<sup" in html:
@@ -225,9 +227,9 @@ def _edges(html: str, spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
         yield max(start, min(end, len(html))), 1
 
 
-def _outside(html: str, at: int, side: int) -> int:
+def _outside(html: str, at: int, side: int, formulas: bool) -> int:
     """Move an offset out of what is rendered as one: to its begin (side 0) or its end (side 1)."""
-    start = html.rfind("<math", 0, at)
+    start = html.rfind("<math", 0, at) if formulas else -1
     if start >= 0:
         end = html.find("</math>", start)
         if start < at < end + 7:

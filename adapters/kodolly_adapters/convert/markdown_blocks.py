@@ -272,8 +272,9 @@ class Blocks:
     def open_cell(self, tag: str) -> None:
         if not self.tables:
             self.open_table(tag)
-        self.close_cell(tag)
         table = self.tables[-1]
+        if table.cell is not None:
+            self.close_cell(tag)
         table.state = (self.flow, self.lists, self.gap, self.indent, self.heading, self.pre)
         self.flow = table.open(tag)
         self.lists, self.gap, self.indent, self.heading, self.pre = [], 0, "", False, 0

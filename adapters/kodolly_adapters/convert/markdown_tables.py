@@ -93,7 +93,8 @@ def _grid(rows: list[list[Cell]], without_marks: Callable[[str], str]) -> list[l
     for row in rows:
         line: list[str] = []
         for cell in row:
-            _hang(hanging, line)
+            if hanging:
+                _hang(hanging, line)
             text = cell.line()
             if cell.rows > 1:
                 again = without_marks(text)
@@ -103,7 +104,8 @@ def _grid(rows: list[list[Cell]], without_marks: Callable[[str], str]) -> list[l
             line.append(text)
             if cell.columns > 1:
                 line += [""] * (cell.columns - 1)
-        _hang(hanging, line, to_the_end=True)
+        if hanging:
+            _hang(hanging, line, to_the_end=True)
         grid.append(line)
     grid = [line for line in grid if any(line)]
     width = max(map(len, grid))
@@ -118,8 +120,6 @@ def _grid(rows: list[list[Cell]], without_marks: Callable[[str], str]) -> list[l
 
 def _hang(hanging: dict[int, tuple[int, str]], line: list[str], to_the_end: bool = False) -> None:
     """Continue the cells of earlier rows that reach into this one, from the line's end on."""
-    if not hanging:
-        return
     while (column := len(line)) in hanging or (to_the_end and column < max(hanging, default=-1)):
         left, text = hanging.pop(column, (0, ""))
         line.append(text)
