@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .options import Options
 from .part import SPLITS, VALIDATION, Done, index_of
-from .pictures import draw
+from .pictures import draw, prepare
 from .plan import Input, Plan
 from .resolve import DROPPED, Resolved
 from .rows import Row
@@ -73,17 +73,23 @@ def summarise(plan: Plan, parts: Parts, options: Options, version: str) -> Summa
 
 
 @contextmanager
-def drawing(summary: Summary, folder: Path, jobs: int) -> Iterator[Callable[[], list[str]]]:
-    """Draw the pictures into `folder`, beside the body when there are processes for it.
+def drawing(jobs: int) -> Iterator[Callable[[Summary, Path], Callable[[], list[str]]]]:
+    """Somewhere to draw the pictures: beside the body when there are processes for it.
 
-    Yields a function that waits for them and gives their names.
+    Yields a function that begins to draw into a folder; what it gives waits for the pictures' names. The
+    process is started at once, since its imports take as long as the drawing.
     """
     if jobs == 1:
-        names = draw(summary, folder)
-        yield lambda: names
+        yield _drawn_here
         return
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as beside:
-        yield beside.submit(draw, summary, folder).result
+        beside.submit(prepare)
+        yield lambda summary, folder: beside.submit(draw, summary, folder).result
+
+
+def _drawn_here(summary: Summary, folder: Path) -> Callable[[], list[str]]:
+    names = draw(summary, folder)
+    return lambda: names
 
 
 def _input(one: Input, parts: Parts) -> InputSummary:

@@ -6,6 +6,7 @@ kind of eye. The same summary gives the same bytes under one version of matplotl
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,18 @@ RC: Any = {  # Any: matplotlib spells out each key as a type
     "xtick.labelcolor": BLACK,
     "axes.titlesize": 11,
 }
+
+
+def prepare() -> None:
+    """Import what drawing needs, so that a process that waits for its summary has that behind it.
+
+    No cycles are looked for from here on: the process does nothing but draw.
+    """
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure
+    import matplotlib.style  # noqa: F401
+
+    gc.disable()
 
 
 def draw(summary: Summary, folder: Path) -> list[str]:

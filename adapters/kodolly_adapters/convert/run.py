@@ -57,19 +57,22 @@ def convert(
         parts = _convert_all(plan, folder, options, jobs, engine, progress)
         modes = {i.source.name: modes_of(options.rules, i.source.rules) for i in plan.inputs}
         progress.stage("looking for duplicates")
-        resolved = resolve(folder, parts, modes, options)
-        progress.stage("writing")
-        fresh = work / "out"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
-        summary = summarise(plan, Parts(folder, parts, resolved, modes), options, _version())
-        with drawing(summary, fresh, jobs) as drawn:
+        with drawing(jobs) as begin:
+            resolved = resolve(folder, parts, modes, options)
+            progress.stage("writing")
+            fresh = work / "out"
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir()
+            found = Parts(folder, parts, resolved, modes)
+            summary = summarise(plan, found, options, _version())
+            drawn = begin(summary, fresh)
             splits, rejected = write(parts, folder, fresh, resolved, options)
+            names = drawn()
         summary = msgspec.structs.replace(summary, splits=tuple(splits), rejected=rejected)
         if lost := summary.reconciles():
             raise ConvertError(f"the counts do not add up, which is a fault of ours: {lost[0]}")
         write_summary(summary, fresh)
-        write_card(summary, fresh, drawn())
+        write_card(summary, fresh, names)
         finish(work, fresh)
         progress.finished(summary)
     return summary

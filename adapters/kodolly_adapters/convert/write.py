@@ -96,14 +96,15 @@ def _dropped(folder: Path, key: str, done: Done, index: Index, fates: Fates) -> 
     numbers = np.flatnonzero(fates > VALIDATION)
     if not len(numbers):
         return
-    origins = {
-        s: (folder / f"{key}.origins.{n}").read_bytes().split(b"\n") for s, n in SPLITS.items()
+    origins = {s: (folder / f"{key}.origins.{n}").read_bytes() for s, n in SPLITS.items()}
+    ends = {
+        s: np.cumsum(np.where(index["split"] == s, index["origin"], 0), dtype=np.int64)
+        for s in SPLITS
     }
-    place = {split: np.cumsum(index["split"] == split) - 1 for split in SPLITS}
     for number in numbers.tolist():
         split = int(index["split"][number])
-        lines = origins[split]
-        known = lines[int(place[split][number])] if len(lines) > 1 else b""
+        end = int(ends[split][number])
+        known = origins[split][end - int(index["origin"][number]) : end]
         origin = msgspec.json.decode(known, type=Origin) if known else None
         reason = DROPPED[int(fates[number])]
         line = Rejected(
