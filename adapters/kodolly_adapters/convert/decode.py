@@ -98,7 +98,7 @@ def _each_typed(shard: Shard, source: Source, text: bytes) -> list[Any] | None:
         values: Any = msgspec.json.decode(text, type=kind)
         values = getattr(values, "data", values)
         found = [
-            _parsed(bytes(v), source) for v in (values if isinstance(values, list) else [values])
+            parsed(bytes(v), source) for v in (values if isinstance(values, list) else [values])
         ]
         if any(type(one) is Broken and one.reason == "not-json" for one in found):
             return None  # bytes that are no UTF-8, which only a look into the record shows
@@ -107,9 +107,8 @@ def _each_typed(shard: Shard, source: Source, text: bytes) -> list[Any] | None:
         return None
 
 
-def positions(shard: Shard, source: Source, records: int) -> list[tuple[int, int]]:
-    """The (byte offset, line) of every record in the file, as far as its spacing tells."""
-    starts = _starts(shard, source)
+def positions(shard: Shard, starts: list[int], records: int) -> list[tuple[int, int]]:
+    """The (byte offset, line) of every record in the file, as far as its spacing tells: `starts`."""
     if len(starts) != records:  # unusual spacing: the shard's own place is the best we know
         return [(shard.offset, shard.line)] * records
     at = np.array(starts, np.int64)
@@ -118,7 +117,7 @@ def positions(shard: Shard, source: Source, records: int) -> list[tuple[int, int
     return list(zip((at + shard.offset).tolist(), lines.tolist(), strict=True))
 
 
-def _starts(shard: Shard, source: Source) -> list[int]:
+def starts_of(shard: Shard, source: Source) -> list[int]:
     """Where each record begins in the shard's bytes."""
     data = shard.data
     if shard.kind == "object":
@@ -133,7 +132,7 @@ def _starts(shard: Shard, source: Source) -> list[int]:
             position += len(line) + 1
         return starts
     first = data.find(b"{")
-    between = (data.index(b"{", found.start()) for found in border_pattern(source).finditer(data))
+    between = [found.start(1) for found in border_pattern(source).finditer(data)]
     return [first, *between] if first >= 0 else []
 
 
@@ -204,7 +203,7 @@ def _one_by_one(body: bytes, source: Source) -> list[Any]:
         if end == len(body) and not text.endswith(b"}"):
             text = text[: text.rfind(b"}") + 1] or text
         if text and text != b"]":
-            records.append(_parsed(text, source))
+            records.append(parsed(text, source))
     return records
 
 
@@ -216,10 +215,10 @@ def _lines(data: bytes, source: Source) -> list[Any]:
         records = []
     # decode_lines also takes a record over several lines and several in one: what is a record would
     # then depend on the lines beside it.
-    return records if len(records) == len(lines) else [_parsed(line, source) for line in lines]
+    return records if len(records) == len(lines) else [parsed(line, source) for line in lines]
 
 
-def _parsed(text: bytes, source: Source) -> Any:
+def parsed(text: bytes, source: Source) -> Any:
     """One record, judged by the same parser as many at once."""
     try:
         return _decoder_of(source.name, "lines", last=True).decode(text)

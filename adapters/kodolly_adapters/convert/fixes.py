@@ -32,6 +32,11 @@ _NO_INPUT = frozenset(
     }
 )
 _NO_INPUT_LENGTH = 24
+_AROUND = "<>[]()\"'`."
+# Whatever a context begins with that no_input_marker empties.
+NO_INPUT_HEADS = frozenset(
+    char for text in _NO_INPUT for char in (text[0], text[0].upper())
+) | frozenset(_AROUND)
 
 
 def nfc(text: str) -> str:
@@ -93,7 +98,7 @@ def no_input_marker(context: str) -> str:
     """Empty where the context only says that there is none."""
     if len(context) > _NO_INPUT_LENGTH:
         return context
-    bare = "".join(context.split()).strip("<>[]()\"'`.").casefold()
+    bare = "".join(context.split()).strip(_AROUND).casefold()
     return "" if bare in _NO_INPUT else context
 
 

@@ -121,9 +121,8 @@ def is_untranslated(instruction: str, context: str, response: str) -> bool:
     length = len(response)
     if length < _MANY:
         return False
-    # A Korean answer shows in a few characters: three UTF-8 bytes each, some of them Hangul.
-    sample = response[:: length // _MANY]
-    if len(sample.encode("utf-8", "replace")) >= 2 * len(sample) and _HANGUL.search(sample):
+    latin, hangul, others = _scripts(response)
+    if 10 * hangul >= 3 * (latin + hangul + others):  # fastscan says so too
         return False
     if _KOREAN_ENDING.search(response[:_ENOUGH]) or response in context:
         return False

@@ -6,6 +6,7 @@ On disk a part is a handful of files `KEY.*`; `KEY.json` is written last and say
 from __future__ import annotations
 
 import os
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 TRAIN, VALIDATION = 0, 1
 SPLITS = {TRAIN: "train", VALIDATION: "validation"}
+
+PASSAGE = 100  # characters from which a context gives an answer away to whoever has read it
 
 # One entry a row, in the input's order. `leak` is equal where a row of one split gives away one of the other;
 # `size` and `origin` are bytes of the lines, `line` and `offset` the record's place in its file.
@@ -31,6 +34,7 @@ INDEX = np.dtype(
         ("split", "u1"),
     ]
 )
+PACK = struct.Struct("<4Q7IB").pack  # an entry's bytes
 Index = NDArray[np.void]
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -15,19 +16,24 @@ import xxhash
 
 from . import signatures
 from .clean import Cleaner
-from .decode import Broken, Shard, decode, positions
+from .decode import Broken, Shard, decode, positions, starts_of
 from .options import Options
-from .part import INDEX, SPLITS, TRAIN, VALIDATION, Done, Part, PartCounts
+from .part import INDEX, PACK, PASSAGE, SPLITS, TRAIN, VALIDATION, Done, Index, Part, PartCounts
 from .rows import Draft, Refusal, Row
-from .rules import modes_of
+from .rules import FIX, OFF, modes_of
 from .source import Source
 from .sources import named
 
+if TYPE_CHECKING:
+    from .fastpath import Scan
+
 encode = msgspec.json.Encoder().encode
 LOW = 2**64 - 1
+SCAN_FROM = (
+    16 << 20
+)  # bytes of a file that the general way takes in any case: small files are done by then
 DEV = re.compile(r"(?<![a-z])(dev|val|valid|validation|test)(?![a-z])")
 TRAINING = re.compile(r"(?<![a-z])train(ing)?(?![a-z])")
-PASSAGE = 100  # characters from which a context gives an answer away to whoever has read it
 
 
 class Rejected(msgspec.Struct, gc=False):
@@ -85,43 +91,105 @@ class _Work:
         modes = modes_of(options.rules, source.rules)
         self.cleaner = Cleaner(modes, options)
         self.near = modes["near-duplicate"] != "off"
+        self.modes = modes
         self.keeps_origins = options.provenance or any(
             modes[rule] == "drop" for rule in ("duplicate", "near-duplicate", "leakage")
         )
         self.limit = int(options.validation * 2**64)
         self.split = official(shard.file) if options.splits == "official" else None
-        self.group: tuple[str | None, int] = None, TRAIN  # asked for last, and its split
+        self.group: tuple[bytes | None, int] = None, TRAIN  # asked for last, and its split
         self.hits: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.counts = PartCounts()
-        self.lines: dict[int, list[bytes]] = {split: [] for split in SPLITS}
-        self.origins: dict[int, list[bytes]] = {split: [] for split in SPLITS}
+        self.lines: dict[int, list[bytes | memoryview]] = {split: [] for split in SPLITS}
+        self.origins: dict[int, list[bytes | memoryview]] = {split: [] for split in SPLITS}
         self.rejected: list[bytes] = []
-        self.places: list[tuple[Any, ...]] = []
+        self.places: list[bytes] = []
         self.texts: list[list[str]] = []
 
     def run(self) -> Part:
+        starts = starts_of(self.shard, self.source)
+        if self.is_scannable() and (found := self.scan(starts)) is not None:
+            self.take(found)
+            return self.part()
         records = decode(self.shard, self.source, keep_going=self.options.keep_going)
-        places = positions(self.shard, self.source, len(records))
-        units, drafts, clean = self.source.units, self.source.drafts, self.cleaner.clean
-        for number, record in enumerate(records):
-            at = places[number]
-            if type(record) is Broken:
-                self.counts.units += 1
-                self.refuse(Refusal(record.reason, record.detail), at)
-                continue
-            self.counts.units += 1 if units is None else units(record)
-            for item in drafts(record, self.options):
-                if type(item) is Refusal:
-                    self.refuse(item, at)
-                    continue
-                kept, refusals = clean(item, self.hits)  # type: ignore[arg-type]
-                for refusal in refusals:
-                    self.refuse(refusal, at)
-                if kept:
-                    self.keep(item, at)  # type: ignore[arg-type]
+        places = positions(self.shard, starts, len(records))
+        for record, at in zip(records, places, strict=True):
+            self.record(record, at)
         self.counts.records = len(records)
         return self.part()
+
+    def is_scannable(self) -> bool:
+        """Does the fast scan do all that is asked for? Loading it takes half a second, compiling it once ten."""
+        shard, options, modes = self.shard, self.options, self.modes
+        return (
+            bool(self.source.scan)
+            and shard.kind == "array"
+            and shard.offset >= SCAN_FROM
+            and not (options.conversations or options.history or self.near)
+            and options.kovicuna_roles == "human-asks"
+            and modes["newlines"] == FIX
+            and modes["personal-data"] == OFF
+        )
+
+    def record(self, record: Any, at: tuple[int, int]) -> None:
+        """One parsed record, the general way."""
+        if type(record) is Broken:
+            self.counts.units += 1
+            self.refuse(Refusal(record.reason, record.detail), at)
+            return
+        units = self.source.units
+        self.counts.units += 1 if units is None else units(record)
+        for item in self.source.drafts(record, self.options):
+            if type(item) is Refusal:
+                self.refuse(item, at)
+            else:
+                self.draft(item, at)  # type: ignore[arg-type]
+
+    def draft(self, draft: Draft, at: tuple[int, int]) -> None:
+        """One draft, cleaned and kept or refused."""
+        kept, refusals = self.cleaner.clean(draft, self.hits)
+        for refusal in refusals:
+            self.refuse(refusal, at)
+        if kept:
+            self.keep(draft, at)
+
+    def scan(self, starts: list[int]) -> Scan | None:
+        from .fastpath import scan
+
+        head = _note(Origin(self.shard.source, self.shard.file, "", 0))
+        return scan(
+            self.shard, self.source, starts, self.options, head.removesuffix(b'","turn":0}')
+        )
+
+    def take(self, found: Scan) -> None:
+        """The scan's rows and, at their places among them, the records and rows it left."""
+        splits = found.splits(self.shard.data, self.split_of)
+        units = 2 if self.source.units else 1
+        index = found.index(splits, units, origins=self.keeps_origins)
+        done = 0
+        for row, number, what in found.left():
+            self.put(found.slices(done, row, splits), index[done:row])
+            if type(what) is Draft:
+                self.draft(what, found.places[number])
+                done = row + 1
+            else:
+                self.record(what, found.places[number])
+                done = row
+        self.put(found.slices(done, len(index), splits), index[done:])
+        self.counts.records = len(found.records)
+        self.counts.units += units * len(index)
+        if crlfs := found.newlines():
+            self.hits["newlines"] += crlfs
+
+    def put(self, slices: Iterable[tuple[int, memoryview, memoryview]], index: Index) -> None:
+        """Rows as they are: their lines and origins by split, and their index."""
+        for split, lines, origins in slices:
+            self.lines[split].append(lines)
+            if self.keeps_origins:
+                self.origins[split].append(origins)
+        self.places.append(index.tobytes())
+        self.counts.kept += int(index["units"].sum())
 
     def refuse(self, refusal: Refusal, at: tuple[int, int]) -> None:
         self.refused[refusal.reason] += refusal.units
@@ -151,50 +219,45 @@ class _Work:
             origin = _note(Origin(self.shard.source, self.shard.file, draft.id, draft.turn))
         if self.near:
             self.texts.append(" ".join(_texts(draft)).split())
-        digest = xxhash.xxh3_128_intdigest(line)
-        high = digest >> 64
-        leak = high if len(context) < PASSAGE else xxhash.xxh3_64_intdigest(context.encode())
-        split = self.split
-        if split is None:
-            split = self.split_of(draft.group or instruction)
         chars = len(instruction), len(context), len(response)
+        passage = context.encode() if chars[1] >= PASSAGE else b""
         if draft.history or draft.system:
             chars = _lengths(draft)
-        self.lines[split].append(line)
+        split = self.split_of((draft.group or instruction).encode("utf-8", "replace"))
+        units = draft.units
+        digest = xxhash.xxh3_128_intdigest(line)
+        high = digest >> 64
+        leak = xxhash.xxh3_64_intdigest(passage) if passage else high
+        self.lines[split] += (line, b"\n")
         if origin:
-            self.origins[split].append(origin)
+            self.origins[split] += (origin, b"\n")
         self.places.append(
-            (
-                (high, digest & LOW),
-                leak,
-                at[0],
-                at[1],
-                len(line) + 1,
-                len(origin) + 1,
-                chars,
-                draft.units,
-                split,
+            PACK(
+                high, digest & LOW, leak, *at, len(line) + 1, len(origin) + 1, *chars, units, split
             )
         )
-        self.counts.kept += draft.units
+        self.counts.kept += units
 
-    def split_of(self, group: str) -> int:
+    def split_of(self, group: bytes) -> int:
         """The split of a group; a conversation's rows ask for the same one in a row."""
+        if self.split is not None:
+            return self.split
         if group != self.group[0]:
-            below = xxhash.xxh3_64_intdigest(group.encode("utf-8", "replace")) < self.limit
+            below = xxhash.xxh3_64_intdigest(group) < self.limit
             self.group = group, VALIDATION if below else TRAIN
         return self.group[1]
 
     def part(self) -> Part:
-        self.counts.rows = len(self.places)
         self.counts.rejected = len(self.rejected)
         self.counts.refused = dict(sorted(self.refused.items()))
         self.counts.hits = dict(sorted(self.hits.items()))
+        index = np.frombuffer(b"".join(self.places), INDEX)
+        self.counts.rows = len(index)
         return Part(
-            rows={split: _joined(lines) for split, lines in self.lines.items()},
-            origins={split: _joined(lines) for split, lines in self.origins.items()},
-            rejected=_joined(self.rejected),
-            index=np.array(self.places, dtype=INDEX),
+            rows={split: b"".join(lines) for split, lines in self.lines.items()},
+            origins={split: b"".join(lines) for split, lines in self.origins.items()},
+            rejected=b"\n".join([*self.rejected, b""]) if self.rejected else b"",
+            index=index,
             signatures=signatures.of(self.texts) if self.near else None,
             done=Done(self.shard.file, self.shard.source, self.shard.identity, self.counts),
         )
@@ -245,7 +308,3 @@ def _note(what: Rejected | Origin) -> bytes:
             for name, value in msgspec.structs.asdict(what).items()
         }
         return encode(msgspec.structs.replace(what, **plain))
-
-
-def _joined(lines: list[bytes]) -> bytes:
-    return b"\n".join([*lines, b""]) if lines else b""

@@ -49,3 +49,7 @@ class Source:
     unit: str = "rows"  # what the input is counted in, in the plural
     units: Callable[[Any], int] | None = None  # None: one a record
     rules: Mapping[str, str] | None = None  # defaults of its own, by rule
+    scan: str = ""  # the function of fastscan that knows its plain records
+    group: Callable[[str], str] | None = (
+        None  # from a scanned record's id; None: every row is its own
+    )

@@ -93,9 +93,9 @@ def _border(layout: Layout, source: Source) -> Callable[[bytes], int]:
 
 
 def border_pattern(source: Source) -> re.Pattern[bytes]:
-    """Matches from the `}` that ends a record to the first key of the next."""
+    """Matches from the `}` that ends a record to the first key of the next, whose `{` is group 1."""
     keys = b"|".join(re.escape(key.encode()) for key in sorted(source.first_keys))
-    return re.compile(rb'\}\s*,\s*\{\s*"(?:' + keys + rb')"\s*:')
+    return re.compile(rb'\}\s*,\s*(\{)\s*"(?:' + keys + rb')"\s*:')
 
 
 def _csv_border(buffer: bytes) -> int:

@@ -8,7 +8,7 @@ import pickle
 import pytest
 from support.convert_files import alpaca, korquad1
 
-from kodolly_adapters.convert.decode import Broken, Shard, decode, positions
+from kodolly_adapters.convert.decode import Broken, Shard, decode, positions, starts_of
 from kodolly_adapters.convert.errors import InputError
 from kodolly_adapters.convert.layout import Kind, layout_of
 from kodolly_adapters.convert.sources import named
@@ -126,7 +126,7 @@ def test_a_csv_record_knows_its_byte_and_line() -> None:
     assert source is not None
     shard = csv_shard(CSV)
     found = decode(shard, source)
-    places = positions(shard, source, len(found))
+    places = positions(shard, starts_of(shard, source), len(found))
     assert [line for _, line in places] == [2, 5, 6, 7]
     starts = ['"두', "하나,", "깨진", "짧다,"]
     assert all(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.convert_files import alpaca, korquad1, korquad2, kovicuna
 
-from kodolly_adapters.convert.decode import Shard, decode, positions
+from kodolly_adapters.convert.decode import Shard, decode, positions, starts_of
 from kodolly_adapters.convert.layout import first_record, layout_of
 from kodolly_adapters.convert.part import TRAIN, VALIDATION
 from kodolly_adapters.convert.plan import shards_of
@@ -106,7 +106,7 @@ def test_every_record_knows_its_byte_and_line(indent: int | None) -> None:
     places = []
     for shard in shards(data, source, 900):
         records = decode(shard, source)
-        places += positions(shard, source, len(records))
+        places += positions(shard, starts_of(shard, source), len(records))
     assert len(places) == 40
     for (offset, line), record in zip(places, alpaca(40), strict=True):
         assert json.JSONDecoder().raw_decode(data[offset:].decode())[0] == record

@@ -145,7 +145,7 @@ def drafts(record: Record, options: Options) -> Drafts:
         yield Refusal("no-turns", "the conversation has no turns", name, units=0)
         return
     if _is_plain(spoken, options):
-        group = _conversation(name) or spoken[0].value or ""
+        group = conversation(name) or spoken[0].value or ""
         for turn in range(0, len(spoken), 2):
             ask, answer = spoken[turn].value or "", spoken[turn + 1].value or ""
             yield Draft(ask, "", answer, id=name, turn=turn // 2, group=group, units=2)
@@ -187,7 +187,7 @@ def _rows(
 ) -> Drafts:
     """The drafts; the first also accounts for the `units` system turns and carries the notes."""
     first = spoken[0].value if spoken else None
-    group = _conversation(name) or first or ""
+    group = conversation(name) or first or ""
     pairs: list[Pair] = []
     for pair in _pairs(_speeches(spoken, mode)):
         if isinstance(pair, Refusal):
@@ -216,7 +216,7 @@ def _rows(
         yield Refusal("system-turn", "no row to go with the system message", name, units=units)
 
 
-def _conversation(name: str) -> str:
+def conversation(name: str) -> str:
     """The whole conversation's name: long ones are cut in pieces `name_0`, `name_12`."""
     stem, _, piece = name.rpartition("_")
     return stem if stem and piece.isdecimal() else name
@@ -250,4 +250,6 @@ KOVICUNA = Source(
     patterns=("ko_dataset*.json",),
     unit="turns",
     units=turns,
+    scan="conversations",
+    group=conversation,
 )
