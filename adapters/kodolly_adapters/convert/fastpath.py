@@ -21,6 +21,7 @@ from .options import Options
 from .part import INDEX, PASSAGE, Index
 from .rows import Draft
 from .source import Source
+from .split import border_pattern
 
 _text = msgspec.json.Decoder(str).decode
 SPACE = b" \t\r\n"
@@ -117,29 +118,29 @@ class Scan:
         return index
 
 
-def scan(
-    shard: Shard, source: Source, starts: list[int], options: Options, head: bytes
-) -> Scan | None:
-    """The shard's records, which begin at `starts`; None where its bytes are not quite such an array.
+def scan(shard: Shard, source: Source, options: Options, head: bytes) -> Scan | None:
+    """The shard's records; None where its bytes are not quite an array of them.
 
     `head` begins every line of `origins`, up to the record's id.
     """
     data = shard.data
-    if not starts or data[: starts[0]].strip(SPACE) not in (b"", b","):
+    start = data.find(b"{")
+    if start < 0 or data[:start].strip(SPACE) not in (b"", b","):
         return None
+    lines, origins, rows, records = _room((len(data) >> 20) + 1, len(head) >> 10)
     octets = np.frombuffer(data, np.uint8)
-    lines, origins, rows = _room((len(data) >> 20) + 1, len(head) >> 10)
-    records = np.empty((len(starts), fastscan.RECORD_COLUMNS), np.int32)
-    count = getattr(fastscan, source.scan)(
-        octets, np.array(starts, np.int64), np.frombuffer(head, np.uint8),
+    count, number = getattr(fastscan, source.scan)(
+        octets, start, shard.last, np.frombuffer(head, np.uint8),
         (options.min_chars, options.max_chars), *_tables(), lines, origins, rows, records,
     )  # fmt: skip
-    rows = rows[:count]
-    others = _others(shard, source, starts, records)
+    if number < 0:
+        return None
+    rows, records = rows[:count], records[:number]
+    others = _others(data, source, records)
     drafts = _drafts(data, source, rows, records)
     if others is None or drafts is None:
         return None
-    places = positions(shard, starts, len(starts))
+    places = positions(shard, records[:, fastscan.BEGIN].tolist(), number)
     seen: Any = memoryview  # numpy's arrays are buffers, which its types do not say
     return Scan(source, seen(lines), seen(origins), rows, records, places, others, drafts)
 
@@ -164,25 +165,18 @@ def _drafts(data: bytes, source: Source, rows: Table, records: Table) -> dict[in
     return found
 
 
-def _others(shard: Shard, source: Source, starts: list[int], records: Table) -> list[Any] | None:
-    """The records left, parsed, in order; None unless every record is followed by what follows one in an array."""
-    data, found = shard.data, list[Any]()
-    ends = [*starts[1:], len(data)]
-    for number, (plain, stop) in enumerate(records[:, [fastscan.PLAINLY, fastscan.STOP]].tolist()):
-        start, end = starts[number], ends[number]
-        if plain:
-            between = data[stop:end]
-        else:
-            close = data.rfind(b"}", start, end) + 1
-            between = data[close:end]
-            record = parsed(data[start:close], source)
-            if type(record) is Broken and record.reason == "not-json":
-                return None
-            found.append(record)
-        last = number + 1 == len(starts)
-        follows = (b"]" if shard.last else b"") if last else b","
-        if between != follows and between.strip(SPACE) != follows:
+def _others(data: bytes, source: Source, records: Table) -> list[Any] | None:
+    """The records left, parsed, in order; None if one is no JSON, or would not be found by its border alone."""
+    found: list[Any] = []
+    border = border_pattern(source)
+    for number in np.flatnonzero(records[:, fastscan.PLAINLY] == 0).tolist():
+        start, end = records[number, [fastscan.BEGIN, fastscan.STOP]].tolist()
+        text = data[start:end]
+        borders = [match.start() for match in border.finditer(b"}," + text)]
+        record = parsed(text, source)
+        if (borders != [0] and number) or (type(record) is Broken and record.reason == "not-json"):
             return None
+        found.append(record)
     return found
 
 
@@ -195,7 +189,7 @@ def _unescaped(text: memoryview) -> bytes:
 
 
 @functools.lru_cache(2)
-def _room(megabytes: int, head: int) -> tuple[Bytes, Bytes, Table]:
+def _room(megabytes: int, head: int) -> tuple[Bytes, Bytes, Table, Table]:
     """Room for what a shard's bytes may become, the same for the next: memory is dear to ask for, not to hold.
 
     It is touched only as far as rows go. `head` is the length of an origin's, in KiB.
@@ -206,6 +200,7 @@ def _room(megabytes: int, head: int) -> tuple[Bytes, Bytes, Table]:
         np.empty(3 * size, np.uint8),
         np.empty(((head + 1 << 10) + 40) * most, np.uint8),
         np.empty((most, fastscan.ROW_COLUMNS), np.int32),
+        np.empty((most, fastscan.RECORD_COLUMNS), np.int32),
     )
 
 

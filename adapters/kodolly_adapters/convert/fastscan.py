@@ -25,9 +25,9 @@ PLAIN, SPACE, HANGUL, TROUBLE, QUOTE, ESCAPE, ENTITY = range(7)
 ROW_COLUMNS = 14
 START, END, ORIGIN, ORIGIN_END, ASKED, CONTEXT, ANSWER, ASKED_END, CONTEXT_END = range(9)
 PLAIN_ROW, FIRST, FIRST_END, LAST, LAST_END = range(9, ROW_COLUMNS)
-# Columns of the records' table.
-RECORD_COLUMNS = 6
-PLAINLY, ROWS, STOP, ID, ID_END, CRLF = range(RECORD_COLUMNS)
+# Columns of the records' table: whether it was taken, its rows, the place of its bytes, that of its id, rows with CRLF.
+RECORD_COLUMNS = 7
+PLAINLY, ROWS, BEGIN, STOP, ID, ID_END, CRLF = range(RECORD_COLUMNS)
 # Slots of `said`, what _text tells of the text it copied last.
 _SLOTS = 5
 _CHARS, _HANGULS, _LETTERS, _CRLF, _FIRST = range(_SLOTS)
@@ -268,6 +268,38 @@ def _skip(data: Bytes, at: int) -> int:
 
 
 @njit(cache=True)
+def _skip_object(data: Bytes, at: int) -> int:
+    """The place after the JSON object at `at`, whatever it holds; -1 if it does not end."""
+    depth = 0
+    while 0 <= at < len(data):
+        byte = data[at]
+        if byte == 34:
+            at = _skip(data, at)
+            continue
+        at += 1
+        if byte in (123, 91):
+            depth += 1
+        elif byte in (125, 93):
+            depth -= 1
+            if depth == 0:
+                return at
+    return -1
+
+
+@njit(cache=True)
+def _next(data: Bytes, at: int, last: bool) -> int:
+    """Where the next record begins, the last one having ended at `at`; len(data): nowhere; -1: this is no array."""
+    at = _space(data, at)
+    size = len(data)
+    if at == size:
+        return -1 if last else size
+    if data[at] == 44:
+        at = _space(data, at + 1)
+        return at if at < size and data[at] == 123 else -1
+    return size if last and data[at] == 93 and _space(data, at + 1) == size else -1
+
+
+@njit(cache=True)
 def _number(out: Bytes, to: int, value: int) -> int:
     """Put `value` in digits."""
     size, rest = 1, value
@@ -303,7 +335,8 @@ def _origin(
 @njit(cache=True)
 def conversations(
     data: Bytes,
-    starts: NDArray[np.int64],
+    start: int,
+    last: bool,
     head: Bytes,
     limits: tuple[int, int],
     kind_of: Bytes,
@@ -312,20 +345,23 @@ def conversations(
     origins: Bytes,
     rows: Table,
     records: Table,
-) -> int:
-    """KoVicuna's records at `starts` whose questions and answers simply take turns; returns the count of `rows`.
+) -> tuple[int, int]:
+    """KoVicuna's records whose questions and answers simply take turns; returns how many `rows` and `records`.
 
-    A pair that some rule looks at twice is in `rows` by the place of its texts alone.
-
-    `head` begins every line of `origins`; `limits` are the fewest characters of an answer and the most of a row.
-    A record not taken has PLAINLY 0 in `records`; one taken has the place after it in STOP.
+    The first begins at `start`; the array's end is in `data` where it is the `last` of its file. A pair that some rule
+    looks at twice is in `rows` by the place of its texts alone. `head` begins every line of `origins`; `limits` are
+    the fewest characters of an answer and the most of a row. A record not taken has PLAINLY 0 and no rows.
+    (-1, -1): these are no records in an array, or too many for `records`.
     """
     said = np.zeros(_SLOTS, np.int32)
-    count = to = told = 0
-    for number in range(len(starts)):
+    count = to = told = number = 0
+    here = start
+    while here < len(data):
+        if number == len(records):
+            return -1, -1
         first_row, first_to, first_told = count, to, told
         crlfs = 0
-        at = _sign(data, starts[number], 123)
+        at = _sign(data, here, 123)
         at = _key(data, at, _ID) if at >= 0 else -1
         name = at + 1
         if at >= 0:  # `origins` is scratch for the name here
@@ -393,16 +429,21 @@ def conversations(
         if at < 0:
             count, to, told = first_row, first_to, first_told
         record = records[number]
-        record[PLAINLY], record[STOP], record[CRLF] = at >= 0, at, crlfs
-        record[ROWS] = count - first_row
+        record[PLAINLY], record[ROWS], record[CRLF] = at >= 0, count - first_row, crlfs
         record[ID], record[ID_END] = name, name_end
-    return count
+        record[BEGIN], record[STOP] = here, at if at >= 0 else _skip_object(data, here)
+        here = _next(data, record[STOP], last) if record[STOP] >= 0 else -1
+        if here < 0:
+            return -1, -1
+        number += 1
+    return count, number
 
 
 @njit(cache=True)
 def instructions(
     data: Bytes,
-    starts: NDArray[np.int64],
+    start: int,
+    last: bool,
     head: Bytes,
     limits: tuple[int, int],
     kind_of: Bytes,
@@ -411,16 +452,19 @@ def instructions(
     origins: Bytes,
     rows: Table,
     records: Table,
-) -> int:
+) -> tuple[int, int]:
     """Alpaca's records {"instruction", "input", "output"} in this order; as `conversations`."""
     said = np.zeros(_SLOTS, np.int32)
-    count = to = told = 0
-    for number in range(len(starts)):
+    count = to = told = number = 0
+    here = start
+    while here < len(data):
+        if number == len(records):
+            return -1, -1
         first_to = to
         crlf = 0
         row = rows[count]
         row[START], row[PLAIN_ROW] = to, 1
-        at = _sign(data, starts[number], 123)
+        at = _sign(data, here, 123)
         for side in range(3):
             if at >= 0 and side > 0:
                 at = _sign(data, at, 44)
@@ -459,7 +503,11 @@ def instructions(
         else:
             to = first_to
         record = records[number]
-        record[PLAINLY], record[STOP], record[CRLF] = at >= 0, at, crlf
-        record[ROWS] = at >= 0
-        record[ID], record[ID_END] = 0, 0
-    return count
+        record[PLAINLY] = record[ROWS] = at >= 0
+        record[ID], record[ID_END], record[CRLF] = 0, 0, crlf
+        record[BEGIN], record[STOP] = here, at if at >= 0 else _skip_object(data, here)
+        here = _next(data, record[STOP], last) if record[STOP] >= 0 else -1
+        if here < 0:
+            return -1, -1
+        number += 1
+    return count, number

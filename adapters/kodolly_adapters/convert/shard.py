@@ -108,10 +108,10 @@ class _Work:
         self.texts: list[list[str]] = []
 
     def run(self) -> Part:
-        starts = starts_of(self.shard, self.source)
-        if self.is_scannable() and (found := self.scan(starts)) is not None:
+        if self.is_scannable() and (found := self.scan()) is not None:
             self.take(found)
             return self.part()
+        starts = starts_of(self.shard, self.source)
         records = decode(self.shard, self.source, keep_going=self.options.keep_going)
         places = positions(self.shard, starts, len(records))
         for record, at in zip(records, places, strict=True):
@@ -154,13 +154,11 @@ class _Work:
         if kept:
             self.keep(draft, at)
 
-    def scan(self, starts: list[int]) -> Scan | None:
+    def scan(self) -> Scan | None:
         from .fastpath import scan
 
         head = _note(Origin(self.shard.source, self.shard.file, "", 0))
-        return scan(
-            self.shard, self.source, starts, self.options, head.removesuffix(b'","turn":0}')
-        )
+        return scan(self.shard, self.source, self.options, head.removesuffix(b'","turn":0}'))
 
     def take(self, found: Scan) -> None:
         """The scan's rows and, at their places among them, the records and rows it left."""

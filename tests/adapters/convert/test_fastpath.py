@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kodolly_adapters.convert.decode import Shard, starts_of
+from kodolly_adapters.convert.decode import Shard
 from kodolly_adapters.convert.errors import InputError
 from kodolly_adapters.convert.fastpath import scan
 from kodolly_adapters.convert.fastscan import PLAINLY, TROUBLE, kinds
@@ -156,7 +156,7 @@ def test_plain_records_are_really_scanned() -> None:
     source = named("kovicuna")
     assert source is not None
     shard = _shard("kovicuna", data, SCAN_FROM)
-    found = scan(shard, source, starts_of(shard, source), Options(), b"{")
+    found = scan(shard, source, Options(), b"{")
     assert found is not None
     assert found.records[:, PLAINLY].tolist() == [1, 1, 1]
     assert (len(found.rows), found.drafts, found.newlines()) == (3, {}, 3)
