@@ -7,6 +7,7 @@ good Korean answers too.
 from __future__ import annotations
 
 import re
+from itertools import islice
 
 _HANGUL = re.compile("[가-힣ㄱ-ㅎㅏ-ㅣ]")
 _NOT_PROSE = re.compile(
@@ -96,15 +97,58 @@ _CODE_LINE = re.compile(
     re.MULTILINE,
 )
 # How Korean sentences end, however many foreign names stand in them.
-_KOREAN_ENDING = re.compile("니다|세요|[아어해]요|[이하였했된]다")
-# What makes a foreign answer the right one.
-_ASKED = re.compile(
-    "영어|영문|영작|번역|외국어|알파벳|철자|스페인|프랑스|불어|독일|일본|중국|한자|라틴|이탈리아|러시아|"
-    "포르투갈|아랍|네덜란드|히브리|그리스|언어|코드|코딩|함수|쿼리|구문|스크립트|프로그램|알고리즘|정규|"
-    "파이썬|자바|태그|명령어|두문자|약어|애너그램|"
-    r"SQL|HTML|CSS|JSON|XML|Python|Java|C\+\+|R 언어|\bC\b",
-    re.IGNORECASE,
+_KOREAN_ENDINGS = ("니다", "세요", "아요", "어요", "해요", "이다", "하다", "였다", "했다", "된다")
+# What makes a foreign answer the right one, in lower case. One search a word is faster than a pattern of all.
+_ASKED = (
+    "영어",
+    "영문",
+    "영작",
+    "번역",
+    "외국어",
+    "알파벳",
+    "철자",
+    "스페인",
+    "프랑스",
+    "불어",
+    "독일",
+    "일본",
+    "중국",
+    "한자",
+    "라틴",
+    "이탈리아",
+    "러시아",
+    "포르투갈",
+    "아랍",
+    "네덜란드",
+    "히브리",
+    "그리스",
+    "언어",
+    "코드",
+    "코딩",
+    "함수",
+    "쿼리",
+    "구문",
+    "스크립트",
+    "프로그램",
+    "알고리즘",
+    "정규",
+    "파이썬",
+    "자바",
+    "태그",
+    "명령어",
+    "두문자",
+    "약어",
+    "애너그램",
+    "sql",
+    "html",
+    "css",
+    "json",
+    "xml",
+    "python",
+    "java",
+    "c++",
 )
+_ASKED_C = re.compile(r"\bc\b")
 # One byte of the UTF-8 of each letter tells its script; the rest of the bytes are dropped.
 _OTHERS = bytes(set(range(256)) - set(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"))
 _LATIN_LEADS = bytes(range(0xC3, 0xCA))  # U+00C0-027F
@@ -124,9 +168,10 @@ def is_untranslated(instruction: str, context: str, response: str) -> bool:
     latin, hangul, others = _scripts(response)
     if 10 * hangul >= 3 * (latin + hangul + others):  # fastscan says so too
         return False
-    if _KOREAN_ENDING.search(response[:_ENOUGH]) or response in context:
+    beginning = response[:_ENOUGH]
+    if any(ending in beginning for ending in _KOREAN_ENDINGS) or response in context:
         return False
-    if _HANGUL.search(instruction) and _ASKED.search(instruction):
+    if _HANGUL.search(instruction) and _asks_for_foreign(instruction.lower()):
         return False
     return _is_foreign(response) and not _is_about_foreign(instruction, context)
 
@@ -146,7 +191,13 @@ def _is_foreign(text: str) -> bool:
     words = prose.lower().split()
     if sum(word in _SENTENCE for word in words) * 6 < len(words):
         return False
-    return len(_CODE_LINE.findall(prose)) * 2 < prose.count("\n") + 1
+    lines = prose.count("\n") + 1
+    signs = islice(_CODE_LINE.finditer(prose), (lines + 1) // 2)  # as many as make it code
+    return sum(1 for _ in signs) * 2 < lines
+
+
+def _asks_for_foreign(instruction: str) -> bool:
+    return any(word in instruction for word in _ASKED) or bool(_ASKED_C.search(instruction))
 
 
 def _scripts(text: str) -> tuple[int, int, int]:

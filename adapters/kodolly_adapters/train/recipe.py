@@ -1,0 +1,168 @@
+"""A recipe: everything that decides a training run, as one TOML file.
+
+    name = "polyglot-ko-1.3b-lora"
+    base = "EleutherAI/polyglot-ko-1.3b"
+    method = "lora"
+    [data]
+    train = ["rows/train.jsonl"]
+
+docs/train.md explains every key. Unknown keys and values out of range are refused with their place.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import RecipeError
+
+Method = Literal["full", "lora", "qlora"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(_Strict):
+    """Where the rows are and how they become sequences of tokens.
+
+    `format`: "rows" are Dolly rows or dialogues ({"messages": [...]}); "text" is running text ({"text": ...} lines or
+    plain .txt), every token of which is learned. `validation` files win over `validation_share`.
+    """
+
+    train: list[str] = Field(min_length=1)
+    validation: list[str] = []
+    validation_share: float = Field(0.01, ge=0, lt=0.5)
+    format: Literal["rows", "text"] = "rows"
+    max_length: int = Field(2048, ge=16)  # tokens of a sequence
+    packing: bool = True
+    max_rows: int | None = Field(None, ge=1)
+    repeat: int = Field(1, ge=1)  # times the training rows are read an epoch
+
+
+class Lora(_Strict):
+    """The adapter. `targets` empty: all linear layers of the family (train.families).."""
+
+    r: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    targets: list[str] = []
+    rslora: bool = False
+    dora: bool = False
+    train_new_tokens: bool = True  # rows of keys that the template adds to the vocabulary
+
+
+class Train(_Strict):
+    """How it is optimised. `batch_size` is sequences a device; effective batch = that x accumulation x devices."""
+
+    epochs: float = Field(3.0, gt=0)
+    max_steps: int = Field(-1, ge=-1)
+    learning_rate: float = Field(2e-4, gt=0)
+    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    batch_size: int = Field(4, ge=1)
+    accumulation: int = Field(8, ge=1)
+    optimizer: str = "adamw_torch"  # a name of transformers' OptimizerNames
+    max_grad_norm: float = Field(1.0, gt=0)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    gradient_checkpointing: bool = True
+    seed: int = 42
+    eval_steps: int | None = Field(None, ge=1)  # None: ten times a run
+    save_steps: int | None = Field(None, ge=1)  # None: with every evaluation
+    keep: int = Field(2, ge=1)  # checkpoints
+    early_stopping: int | None = Field(None, ge=1)  # evaluations without a better loss
+    report_to: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
+
+
+class Distributed(_Strict):
+    """Across devices: `strategy` picks accelerate's plugin; `config` is a DeepSpeed JSON or an accelerate YAML."""
+
+    strategy: Literal["none", "ddp", "fsdp", "deepspeed"] = "none"
+    config: str | None = None
+
+
+class Recipe(_Strict):
+    """One training run. `base` is a model directory or a hub name.
+
+    `start = "random"` begins from random weights of the base's config: pre-training.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    base: str
+    revision: str | None = None
+    template: str = "dolly-ko"  # a name of kodolly_templates
+    method: Method = "lora"
+    start: Literal["weights", "random"] = "weights"
+    study: str = ""  # the row of the study's table this stands for
+    notes: str = ""
+    data: Data
+    lora: Lora = Lora()
+    train: Train = Train()
+    distributed: Distributed = Distributed()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Recipe:
+        if self.start == "random" and self.method != "full":
+            raise ValueError(
+                'start = "random" needs method = "full": an adapter on noise learns nothing'
+            )
+        return self
+
+
+def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe in `path`, or the built-in one of that name; `overrides` are dotted keys, {"train.epochs": 1}.
+
+    Paths in it are left as written: relative to where the command runs. Raises RecipeError naming file and key.
+    """
+    text, origin = _read(str(path))
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{origin}: {error}") from None
+    for key, value in (overrides or {}).items():
+        _put(values, key, value)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise RecipeError(f"{origin}: {faults}") from None
+
+
+def built_in() -> list[str]:
+    """Names of the recipes that come with KoDolly."""
+    found = resources.files("kodolly_adapters.recipes").iterdir()
+    return sorted(
+        place.name.removesuffix(".toml") for place in found if place.name.endswith(".toml")
+    )
+
+
+def _read(name: str) -> tuple[str, str]:
+    place = resources.files("kodolly_adapters.recipes").joinpath(f"{name}.toml")
+    if "/" not in name and place.is_file():
+        return place.read_text(encoding="utf-8"), f"recipe {name}"
+    try:
+        return Path(name).read_text(encoding="utf-8"), name
+    except FileNotFoundError:
+        known = ", ".join(built_in())
+        raise RecipeError(f"{name}: no such file, nor a built-in recipe ({known})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{name}: {error}") from None
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key. Raises RecipeError where a part of it is no table."""
+    *tables, last = key.split(".")
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise RecipeError(f"--set {key}: {table} is no table")
+    values[last] = value
