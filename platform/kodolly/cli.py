@@ -26,8 +26,19 @@ PLUGIN_GROUP = "kodolly.commands"
 PLUGIN_HELP = {
     "convert": "public Korean sets to Dolly rows",
     "fetch": "make the embedded model's directory",
+    "plan": "what a recipe needs of memory, time and money",
+    "train": "tune a model on Dolly rows by a recipe",
+    "merge": "a base and its adapter become one model directory",
+    "unmerge-check": "what a merge changed",
 }
-PLUGIN_EXTRA = {"convert": "data", "fetch": "transformers"}
+PLUGIN_EXTRA = {
+    "convert": "data",
+    "fetch": "transformers",
+    "plan": "train",
+    "train": "train",
+    "merge": "train",
+    "unmerge-check": "train",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def usage() -> str:
     """The text of `kodolly --help`."""
     rows = {name: line for name, (_, line) in COMMANDS.items()} | PLUGIN_HELP
-    lines = [f"  {name:<12}{line}" for name, line in rows.items()]
+    lines = [f"  {name:<15}{line}" for name, line in rows.items()]
     head, foot = "usage: kodolly COMMAND [options]", "`kodolly COMMAND --help` lists its options."
     return "\n".join([head, "", "commands:", *lines, "", foot])
 

@@ -90,6 +90,7 @@ def _no_collector() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+        _give_back_memory()
 
 
 def _quiet() -> None:
@@ -98,9 +99,16 @@ def _quiet() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
 
+def _give_back_memory() -> None:
+    """What comes after the shards needs other memory."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def _keep_memory() -> None:
     """Have freed pieces used again instead of given back: asking the system for them anew takes a tenth of the time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's alone
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, 32 << 20)  # the largest glibc takes
-        mallopt(_TRIM_THRESHOLD, 64 << 20)
+        mallopt(_TRIM_THRESHOLD, 16 << 20)
