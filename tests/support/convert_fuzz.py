@@ -25,7 +25,7 @@ from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.part import SPLITS, Part
 from kodolly_adapters.convert.plan import recognise, shards_of
 from kodolly_adapters.convert.run import convert
-from kodolly_adapters.convert.shard import convert_shard
+from kodolly_adapters.convert.shard import SCAN_FROM, convert_shard
 from kodolly_adapters.convert.source import Source
 
 Choose = Callable[[int], int]  # a number from 0 to below the argument
@@ -188,6 +188,8 @@ def check(file: Damaged, size: int, options: Options | None = None) -> str:
     except ConvertError as error:
         assert_names_place(error, file)
         return "named"
+    scanned = _parts(file, layout, source, options, size, later=True)
+    assert _rows(scanned) == _rows(cut), "the fast scan changes the rows"
     for part in (*cut, *(whole or ())):
         counts = part.done.counts
         assert counts.kept + sum(counts.refused.values()) == counts.units
@@ -202,10 +204,19 @@ def check(file: Damaged, size: int, options: Options | None = None) -> str:
 
 
 def _parts(
-    file: Damaged, layout: Layout, source: Source, options: Options, size: int
+    file: Damaged,
+    layout: Layout,
+    source: Source,
+    options: Options,
+    size: int,
+    *,
+    later: bool = False,
 ) -> list[Part]:
+    """The file's parts; `later`: as if it stood so far back in its file that the fast scan takes it."""
     found = shards_of(io.BytesIO(file.data).read, layout, source, file.name, "0", size)
-    return [convert_shard(shard, options) for shard in found]
+    move = SCAN_FROM if later else 0
+    moved = (msgspec.structs.replace(shard, offset=shard.offset + move) for shard in found)
+    return [convert_shard(shard, options) for shard in moved]
 
 
 def assert_names_place(error: ConvertError, file: Damaged) -> None:
