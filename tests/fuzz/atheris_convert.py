@@ -44,7 +44,7 @@ def main() -> None:
     rest = iter(sys.argv[1:])
     for argument in rest:
         arguments.append(f"{flags[argument]}={next(rest)}" if argument in flags else argument)
-    vars(run)["drawing"] = lambda *_: nullcontext(list)  # pictures take a second a run
+    vars(run)["drawing"] = lambda *_: nullcontext(lambda *_: list)  # pictures take a second a run
     atheris.Setup(arguments, one_input)
     atheris.Fuzz()
 
