@@ -73,8 +73,8 @@ def on_meta(values: Mapping[str, Any]) -> Any:
         config = AutoConfig.for_model(kind, **own)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except Exception as error:  # transformers raises many kinds for a config it cannot use
-        first = str(error).strip().split("\n")[0]
+    except Exception as error:  # noqa: BLE001 transformers raises many kinds for a config it cannot use
+        first = str(error).strip().split("\n")[0][:200]
         raise BaseError(f"transformers cannot build a {kind} decoder: {first}") from None
     return model
 

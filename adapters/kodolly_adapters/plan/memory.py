@@ -1,0 +1,141 @@
+"""Memory of one GPU, item by item, in bytes.
+
+Counted from shapes: weights, gradients, optimiser states. Estimated: activations (ACTIVATIONS), the
+loss and the overhead. docs/plan.md works two recipes out by hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from .setup import Setup
+from .shapes import Shapes
+
+FP32 = 4  # bytes
+# NF4: half a byte a weight; its scales, one of 8 bits for 64 weights and one of 32 for 256 scales.
+NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
+# TRL never makes all logits: it goes through tiles of this many tokens by entries of the vocabulary.
+TILE_TOKENS, TILE_ENTRIES = 4096, 32768
+# Bytes that one layer keeps for a token: times hidden, times width of keys, times feed-forward width.
+INSIDE = {
+    ("gpt_neox", "full", "bf16"): (22, 0, 4),
+    ("gpt_neox", "lora", "bf16"): (26, 0, 4),  # 6 of them: autocast on CUDA makes layer norms fp32
+    ("gpt_neox", "full", "fp32"): (40, 0, 8),
+    ("gpt_neox", "lora", "fp32"): (40, 0, 8),
+    ("llama", "full", "bf16"): (30, 4, 8),
+    ("llama", "lora", "bf16"): (24, 4, 8),
+    ("llama", "full", "fp32"): (32, 8, 16),
+    ("llama", "lora", "fp32"): (24, 8, 16),
+}
+CONTEXT = 2**30  # CUDA's own, cuBLAS's and NCCL's buffers; assumed
+FRAGMENTS = 0.05  # of everything else, lost between the allocator's blocks; assumed
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of one GPU."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    loss: int
+    communication: int  # DDP's buckets, or the layers that FSDP has gathered
+    overhead: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(asdict(self).values())
+
+
+def memory(shapes: Shapes, setup: Setup) -> Memory:
+    """What one GPU of this setup needs at its fullest moment."""
+    shards = setup.gpus if setup.strategy == "fsdp" else 1
+    trained = trainable(shapes, setup)
+    items = {
+        "weights": _weights(shapes, setup, trained) // shards,
+        "gradients": FP32 * trained // shards,
+        "optimizer": int(_states(setup.optimizer) * trained) // shards,
+        "activations": _activations(shapes, setup),
+        "loss": _loss(shapes, setup),
+        "communication": _communication(shapes, setup, trained),
+    }
+    return Memory(**items, overhead=CONTEXT + int(FRAGMENTS * sum(items.values())))
+
+
+def trainable(shapes: Shapes, setup: Setup) -> int:
+    """Parameters that are trained."""
+    if setup.method == "full":
+        return shapes.parameters
+    return shapes.adapter(setup.targets, setup.r, dora=setup.dora, new_tokens=setup.new_tokens)
+
+
+def _weights(shapes: Shapes, setup: Setup, trained: int) -> int:
+    """Trained weights are fp32; frozen ones are in the arithmetic's precision, or NF4 in QLoRA."""
+    if setup.method == "full":
+        # Autocast holds a second copy of every weight in the arithmetic's precision; FSDP does not.
+        copy = setup.width if setup.width < FP32 and setup.strategy != "fsdp" else 0
+        return (FP32 + copy) * shapes.parameters
+    if setup.method == "qlora":  # PEFT keeps what is not quantised in fp32
+        packed = sum(linear.weights for linear in shapes.linears)
+        return int(NF4 * packed) + FP32 * (shapes.parameters - packed) + FP32 * trained
+    return setup.width * shapes.parameters + FP32 * trained
+
+
+def _loss(shapes: Shapes, setup: Setup) -> int:
+    """A tile of logits, and the gradient of the last hidden states in fp32."""
+    tile = min(setup.tokens, TILE_TOKENS) * min(shapes.vocabulary, TILE_ENTRIES) * setup.width
+    return tile + FP32 * setup.tokens * shapes.hidden
+
+
+def _states(optimizer: str) -> float:
+    """Bytes of optimiser state for a trained parameter: two moments, unless the name says less."""
+    if "8bit" in optimizer:
+        return 2
+    if optimizer == "sgd":
+        return 0
+    return 0.1 if "adafactor" in optimizer else 2 * FP32
+
+
+def _layer(shapes: Shapes) -> int:
+    """Parameters of one layer."""
+    return shapes.linear // max(1, shapes.layers)
+
+
+def _communication(shapes: Shapes, setup: Setup, trained: int) -> int:
+    if setup.strategy == "ddp":
+        return FP32 * trained
+    if setup.strategy == "none":
+        return 0
+    # The layer at work, the next one fetched ahead, and the root with both embeddings.
+    root = setup.width * (shapes.embedding + shapes.head)
+    byte = NF4 if setup.method == "qlora" else setup.width
+    gradients = FP32 * _layer(shapes) if setup.method == "full" else 0
+    return int(root + 2 * byte * _layer(shapes) + gradients)
+
+
+def _activations(shapes: Shapes, setup: Setup) -> int:
+    """With checkpointing the input of every layer and the inside of one; without it, all insides."""
+    inside = setup.tokens * inside_of(shapes, setup)
+    if not setup.checkpointing:
+        return int(shapes.layers * inside)
+    stream = FP32 if setup.method == "full" else setup.width
+    # The inside is kept a second time as gradients, of which about half live together.
+    return int(setup.tokens * shapes.layers * shapes.hidden * stream + 1.5 * inside)
+
+
+def inside_of(shapes: Shapes, setup: Setup) -> float:
+    """Bytes that one layer keeps for its backward pass, for a token; attention keeps no scores.
+
+    The factors are what autograd was seen to keep in transformers 5.23 with sdpa (tests/adapters/plan measures
+    it again). LoRA's dropout keeps a copy and a mask of one byte for each target's input.
+    """
+    family = "gpt_neox" if shapes.family.name == "gpt_neox" else "llama"
+    method = "full" if setup.method == "full" else "lora"
+    hidden, kv, ffn = INSIDE[family, method, setup.precision]
+    size: float = hidden * shapes.hidden + kv * shapes.kv + ffn * shapes.ffn
+    if method == "lora" and setup.dropout:
+        inputs = sum(linear.inputs * linear.count for linear in shapes.targeted(setup.targets))
+        size += inputs / shapes.layers * (setup.width + 1)
+    return size
