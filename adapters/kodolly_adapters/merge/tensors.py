@@ -1,0 +1,218 @@
+"""safetensors files read by their headers: where every tensor lies, and its rows, never a whole file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from kodolly_adapters.train.errors import AdapterError, BaseError
+
+if TYPE_CHECKING:
+    import torch
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+MAX_HEADER = 100_000_000  # bytes; the format's own limit
+
+# safetensors' name of a dtype -> (torch's name, bytes)
+DTYPES = {
+    "F64": ("float64", 8),
+    "F32": ("float32", 4),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "F8_E4M3": ("float8_e4m3fn", 1),
+    "F8_E5M2": ("float8_e5m2", 1),
+    "I64": ("int64", 8),
+    "I32": ("int32", 4),
+    "I16": ("int16", 2),
+    "I8": ("int8", 1),
+    "U8": ("uint8", 1),
+    "BOOL": ("bool", 1),
+}
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor in a safetensors file. `start` is its first byte in the file; `size` in bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+    start: int
+    size: int
+
+    @property
+    def rows(self) -> int:
+        """Length of the first dimension; 1 of a scalar."""
+        return self.shape[0] if self.shape else 1
+
+    @property
+    def width(self) -> int:
+        """Elements of a row."""
+        return math.prod(self.shape[1:])
+
+
+def header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors by name, metadata) of a safetensors file. Raises ValueError naming what is wrong with it."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(MAX_HEADER, size - 8):
+            raise ValueError(f"{path}: no safetensors file, or cut short")
+        try:
+            entries = json.loads(file.read(length))
+            metadata = entries.pop("__metadata__", {})
+            tensors = {
+                name: _tensor(name, entry, path, 8 + length) for name, entry in entries.items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: the safetensors header cannot be read: {error}") from None
+    for tensor in tensors.values():
+        if tensor.start + tensor.size > size:
+            raise ValueError(f"{path}: cut short: {tensor.name} ends after the file's last byte")
+    return tensors, metadata
+
+
+def _tensor(name: str, entry: Mapping[str, Any], path: Path, data: int) -> Tensor:
+    first, last = entry["data_offsets"]
+    shape = tuple(entry["shape"])
+    if entry["dtype"] not in DTYPES:
+        raise ValueError(f"{name} has the unknown dtype {entry['dtype']}")
+    if last - first != math.prod(shape) * DTYPES[entry["dtype"]][1] or first < 0:
+        raise ValueError(f"{name}: its bytes do not fit its shape")
+    return Tensor(name, entry["dtype"], shape, path, data + first, last - first)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model directory's weights: tensors by name, and the files in the order of their index."""
+
+    directory: Path
+    files: tuple[str, ...]
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+    @property
+    def indexed(self) -> bool:
+        """Whether the weights have an index file."""
+        return (self.directory / INDEX).is_file()
+
+
+def checkpoint(directory: Path) -> Checkpoint:
+    """The weights in `directory`, one file or sharded. Raises BaseError saying what to do."""
+    try:
+        if (directory / INDEX).is_file():
+            return _sharded(directory)
+        if (directory / SINGLE).is_file():
+            tensors, metadata = header(directory / SINGLE)
+            return Checkpoint(directory, (SINGLE,), tensors, metadata)
+    except (ValueError, OSError) as error:
+        raise BaseError(str(error)) from None
+    if any(directory.glob("*.bin")):
+        raise BaseError(
+            f"{directory}: holds *.bin weights, which can run code when read. Save the model as "
+            "safetensors first (save_pretrained of a current transformers does)"
+        )
+    raise BaseError(f"{directory}: holds neither {SINGLE} nor {INDEX}")
+
+
+def _sharded(directory: Path) -> Checkpoint:
+    index = json.loads((directory / INDEX).read_text(encoding="utf-8"))
+    places: dict[str, str] = index["weight_map"]
+    files = tuple(sorted(set(places.values())))
+    for name in files:
+        if Path(name).name != name or not (directory / name).is_file():
+            raise ValueError(f"{directory / INDEX}: names {name}, which is not there")
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    for name in files:
+        found, metadata = header(directory / name)
+        tensors |= {key: tensor for key, tensor in found.items() if places.get(key) == name}
+    if missing := sorted(set(places) - set(tensors)):
+        raise ValueError(f"{directory / INDEX}: {missing[0]} is in no file ({len(missing)} such)")
+    return Checkpoint(directory, files, tensors, metadata)
+
+
+def adapter_tensors(directory: Path) -> dict[str, Tensor]:
+    """The adapter's tensors by name. Raises AdapterError saying what to do."""
+    path = directory / "adapter_model.safetensors"
+    if path.is_file():
+        try:
+            return header(path)[0]
+        except (ValueError, OSError) as error:
+            raise AdapterError(str(error)) from None
+    if (directory / "adapter_model.bin").is_file():
+        raise AdapterError(
+            f"{directory}: adapter_model.bin can run code when read. Load the adapter with PEFT where "
+            "you trust it and save it again: save_pretrained(DIR, safe_serialization=True)"
+        )
+    raise AdapterError(f"{directory}: holds no adapter_model.safetensors")
+
+
+class Reader:
+    """Rows of tensors, read at their place in the file; keeps files open and one buffer."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, int] = {}
+        self._buffer = bytearray()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for file in self._files.values():
+            os.close(file)
+        self._files.clear()
+
+    def file(self, path: Path) -> int:
+        """The descriptor of `path`, open for reading."""
+        if path not in self._files:
+            self._files[path] = os.open(path, os.O_RDONLY)
+        return self._files[path]
+
+    def rows(self, tensor: Tensor, first: int = 0, last: int | None = None) -> torch.Tensor:
+        """Rows [first, last) as a tensor of shape (last - first, width) in the file's dtype.
+
+        It lies in the reader's one buffer: the next call overwrites it. Raises OSError.
+        """
+        import torch
+
+        last = tensor.rows if last is None else last
+        kind, itemsize = DTYPES[tensor.dtype]
+        stride = tensor.width * itemsize
+        size = (last - first) * stride
+        if not size:
+            return torch.empty((last - first, tensor.width), dtype=getattr(torch, kind))
+        if len(self._buffer) < size:
+            self._buffer = bytearray(size)
+        view = memoryview(self._buffer)[:size]
+        done = 0
+        while done < size:
+            got = os.preadv(
+                self.file(tensor.path), [view[done:]], tensor.start + first * stride + done
+            )
+            if not got:
+                raise OSError(f"{tensor.path}: ended while {tensor.name} was read")
+            done += got
+        flat = torch.frombuffer(view, dtype=getattr(torch, kind))
+        return flat.view(last - first, tensor.width)
+
+    def whole(self, tensor: Tensor) -> torch.Tensor:
+        """All of a small tensor in float32 and its own shape, in memory of its own."""
+        import torch
+
+        rows = self.rows(tensor)
+        return rows.to(torch.float32, copy=True).view(tensor.shape)
