@@ -1,0 +1,116 @@
+"""Texts to tokens and which of them are learned: many at once, the same as TrainingText.encode one by one."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+from .errors import BaseError
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+    from kodolly_templates.training import TrainingText
+
+IGNORED = -100  # the label of a token that is not learned, torch's own
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token ids of shape (tokens,) and the half-open ranges of them that are learned, in order."""
+
+    ids: list[int]
+    learned: list[tuple[int, int]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def learned_count(self) -> int:
+        """How many tokens are learned."""
+        return sum(end - start for start, end in self.learned)
+
+
+class Encoder:
+    """A tokenizer's own copy of its fast backend, without padding or truncation.
+
+    `bos` is the text of what the tokenizer puts before a text by itself, "" when nothing; `eos` its end
+    token. Raises BaseError for a slow tokenizer and for one that cannot write its own end token.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        from tokenizers import Tokenizer
+
+        if not getattr(tokenizer, "is_fast", False):
+            raise BaseError("the base's tokenizer is not a fast one: it has no tokenizer.json")
+        self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._backend.no_padding()
+        self._backend.no_truncation()
+        self._backend.encode_special_tokens = False
+        self.bos_ids = self._leading()
+        self.bos = "".join(self._backend.id_to_token(token) or "" for token in self.bos_ids)
+        self.eos = str(tokenizer.eos_token or "")
+        self.eos_id = int(tokenizer.eos_token_id) if self.eos else -1
+        if not self.eos or self.ids([self.eos]) != [[self.eos_id]]:
+            raise BaseError(
+                f"the base's tokenizer has no usable end token (eos_token is {self.eos!r}): "
+                "no answer could ever stop; set eos_token in its tokenizer_config.json"
+            )
+
+    @property
+    def definition(self) -> str:
+        """Everything that decides the ids, as JSON."""
+        return str(self._backend.to_str()) + self.bos + self.eos
+
+    def encode(self, texts: Sequence[TrainingText]) -> list[Tokens]:
+        """Ids and learned ranges of every text; marks of the tokenizer must stand in the texts already."""
+        encoded = self._batch([text.text for text in texts])
+        return [
+            Tokens(encoding.ids, [_range(encoding, *span) for span in text.spans])
+            for encoding, text in zip(encoded, texts, strict=True)
+        ]
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of every text, special tokens in it being special."""
+        return [encoding.ids for encoding in self._batch(texts)]
+
+    def plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of every text, in which a special token's name (an HTML `</s>`) is text as any other."""
+        self._backend.encode_special_tokens = True
+        try:
+            return self.ids(texts)
+        finally:
+            self._backend.encode_special_tokens = False
+
+    def starts(self, text: str) -> list[int]:
+        """The character at which each token of the text begins."""
+        return [start for start, _ in self._batch([text])[0].offsets]
+
+    def _batch(self, texts: Sequence[str]) -> list[Encoding]:
+        return self._backend.encode_batch(list(texts), add_special_tokens=False)
+
+    def _leading(self) -> list[int]:
+        encoding = self._backend.encode("가", add_special_tokens=True)
+        added = sum(takewhile(bool, encoding.special_tokens_mask))
+        return list(encoding.ids[:added])
+
+
+def _range(encoding: Encoding, first: int, last: int) -> tuple[int, int]:
+    """The tokens that lie wholly in the characters first..last.
+
+    A token never begins or ends before the one before it does, so both borders are found by bisection:
+    making every offset a Python object costs more than all the rest of the mask.
+    """
+    tokens = range(len(encoding))
+    start = bisect_left(tokens, first, key=lambda token: _chars(encoding, token)[0])
+    end = bisect_right(tokens, last, lo=start, key=lambda token: _chars(encoding, token)[1])
+    return start, end
+
+
+def _chars(encoding: Encoding, token: int) -> tuple[int, int]:
+    chars = encoding.token_to_chars(token)
+    assert chars is not None, "a token the tokenizer added by itself"
+    return chars

@@ -1,0 +1,242 @@
+"""What the files of a recipe hold: Dolly rows, dialogues and running text, each with its place.
+
+JSON lines and Parquet, as `kodolly convert` writes them; plain .txt for running text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from .errors import DataError
+
+BLOCK = 1 << 20  # bytes read at once
+SECTION = 1 << 16  # characters of running text that are tokenized at once
+BOM = b"\xef\xbb\xbf"
+
+
+class DataFile(NamedTuple):
+    """A file of the recipe. `rows` is exact for JSON lines without blank ones and for Parquet, else a guess."""
+
+    path: str
+    rows: int
+    size: int
+    sha256: str
+
+
+class Row(NamedTuple):
+    """A dialogue in OpenAI's shape (a Dolly row is one of two messages) and where it stands.
+
+    `line` counts from 1; in Parquet it is the number of the row.
+    """
+
+    messages: list[dict[str, Any]]
+    file: str
+    line: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether a question or an answer of it says nothing."""
+        said = (message for message in self.messages if message["role"] != "system")
+        return any(not message["content"].strip() for message in said)
+
+    @property
+    def content(self) -> str:
+        """All of it as one text, for hashing: the same from JSON lines and from Parquet."""
+        parts = (part for message in self.messages for part in message.values())
+        return "\x1f".join(parts)
+
+
+class Section(NamedTuple):
+    """A stretch of running text, cut at a line's end. `first` and `last` of its document."""
+
+    content: str
+    first: bool
+    last: bool
+    file: str
+    line: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the document is nothing but whitespace."""
+        return self.first and self.last and not self.content.strip()
+
+
+class _Said(msgspec.Struct, gc=False):
+    role: str
+    content: str | None
+    context: str | None = None
+
+
+class _Record(msgspec.Struct, gc=False):
+    """A line of either shape; fields of other names (category, id) are passed over."""
+
+    instruction: str | msgspec.UnsetType | None = msgspec.UNSET
+    context: str | None = None
+    response: str | msgspec.UnsetType | None = msgspec.UNSET
+    messages: list[_Said] | None = None
+    text: str | msgspec.UnsetType | None = msgspec.UNSET
+
+
+def survey(paths: Sequence[str], key: str) -> list[DataFile]:
+    """Size, hash and number of rows of every file. `key` is the recipe's, for DataError."""
+    return [_surveyed(path, key) for path in paths]
+
+
+def read_rows(path: str) -> Iterator[Row]:
+    """The dialogues of one file, in order. Raises DataError naming file and line."""
+    for line, record in _records(path):
+        messages = _messages(record)
+        if messages is None:
+            raise DataError(f"{path}:{line}: {_complaint(record)}")
+        yield Row(messages, path, line)
+
+
+def read_text(path: str) -> Iterator[Section]:
+    """The running text of one file in sections; a .txt is one document, else every line is one.
+
+    Raises DataError naming file and line.
+    """
+    if path.endswith(".txt"):
+        yield from _sections(_plain(path), path, 1)
+        return
+    for line, record in _records(path):
+        if isinstance(record.text, msgspec.UnsetType):
+            raise DataError(
+                f'{path}:{line}: no "text"; for rows and dialogues set data.format = "rows"'
+            )
+        yield from _sections(_cut(record.text or ""), path, line)
+
+
+def _surveyed(path: str, key: str) -> DataFile:
+    sha, lines, size = hashlib.sha256(), 0, 0
+    try:
+        with Path(path).open("rb") as file:
+            while block := file.read(BLOCK):
+                sha.update(block)
+                lines += block.count(b"\n")
+                size += len(block)
+                ends = block.endswith(b"\n")
+    except OSError as error:
+        raise DataError(f"data.{key}: {path}: {error.strerror or error}") from None
+    if path.endswith(".parquet"):
+        lines = _parquet(path).metadata.num_rows
+    elif path.endswith(".txt"):
+        lines = size // SECTION + 1
+    elif size and not ends:
+        lines += 1
+    return DataFile(path, lines, size, sha.hexdigest())
+
+
+def _records(path: str) -> Iterator[tuple[int, _Record]]:
+    if path.endswith(".parquet"):
+        return _from_parquet(path)
+    return _from_lines(path)
+
+
+def _from_lines(path: str) -> Iterator[tuple[int, _Record]]:
+    decode = msgspec.json.Decoder(_Record).decode
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if number == 1:
+                line = line.removeprefix(BOM)
+            if line.isspace() or not line:
+                continue
+            try:
+                yield number, decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise DataError(f"{path}:{number}: {error}") from None
+
+
+def _from_parquet(path: str) -> Iterator[tuple[int, _Record]]:
+    number = 0
+    file = _parquet(path)
+    columns = [name for name in _Record.__struct_fields__ if name in file.schema_arrow.names]
+    for batch in file.iter_batches(batch_size=1_000, columns=columns):
+        try:
+            rows = batch.to_pylist()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: rows {number + 1} and on: {error}") from None
+        for row in rows:
+            number += 1
+            try:
+                yield number, msgspec.convert(row, _Record)
+            except msgspec.ValidationError as error:
+                raise DataError(f"{path}:{number}: {error}") from None
+
+
+def _parquet(path: str) -> Any:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        return parquet.ParquetFile(path)
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a Parquet file: {error}") from None
+
+
+def _messages(record: _Record) -> list[dict[str, Any]] | None:
+    """The record as messages, None when it is neither row nor dialogue; null reads as no text."""
+    if record.messages is not None:
+        return [_message(said.role, said.content, said.context) for said in record.messages]
+    asked, answered = record.instruction, record.response
+    if isinstance(asked, msgspec.UnsetType) or isinstance(answered, msgspec.UnsetType):
+        return None
+    return [_message("user", asked, record.context), _message("assistant", answered, None)]
+
+
+def _message(role: str, content: str | None, context: str | None) -> dict[str, Any]:
+    message = {"role": role, "content": content or ""}
+    if context and not context.isspace():
+        message["context"] = context
+    return message
+
+
+def _complaint(record: _Record) -> str:
+    if not isinstance(record.text, msgspec.UnsetType):
+        return 'running text ("text"); set data.format = "text"'
+    return 'neither a Dolly row ("instruction", "response") nor a dialogue ("messages")'
+
+
+def _plain(path: str) -> Iterator[str]:
+    """A .txt in stretches of about SECTION characters that end with a line."""
+    try:
+        with Path(path).open(encoding="utf-8-sig") as file:
+            while text := file.read(SECTION):
+                yield text + file.readline(SECTION)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}:{_bad_line(path)}: not UTF-8: {error.reason}") from None
+
+
+def _bad_line(path: str) -> int:
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 0
+
+
+def _cut(text: str) -> Iterator[str]:
+    """The same stretches of a text that is in memory already; one, "", of an empty text."""
+    start = 0
+    while len(text) - start > SECTION:
+        end = text.find("\n", start + SECTION, start + 2 * SECTION) + 1 or start + 2 * SECTION
+        yield text[start:end]
+        start = end
+    if start < len(text) or not start:
+        yield text[start:]
+
+
+def _sections(texts: Iterator[str], file: str, line: int) -> Iterator[Section]:
+    held: Section | None = None
+    for text in texts:
+        if held is not None:
+            yield held
+        held = Section(text, held is None, False, file, line)
+    if held is not None:
+        yield held._replace(last=True)
