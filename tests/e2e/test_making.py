@@ -1,0 +1,133 @@
+"""From a raw Korean file to an answer: convert, train, merge, serve, ask, all by the real commands.
+
+Toy models of both architectures learn a few rows by heart, by LoRA and in full; their workers then serve them.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import openai
+import pytest
+from support.processes import free_port, start, wait_http, wait_until
+from support.tiny_models import make_tiny_llama, make_tiny_neox
+
+MAKERS = {"neox": make_tiny_neox, "llama": make_tiny_llama}
+MODELS = [f"{base}-{method}" for base in MAKERS for method in ("lora", "full")]
+LESSONS = {
+    "대한민국의 수도는 어디인가요?": "대한민국의 수도는 서울입니다.",
+    "오늘은 날씨가 어떤가요?": "오늘은 날씨가 맑고 바람이 조금 붑니다.",
+    "김치찌개에 무엇을 넣나요?": "김치와 두부, 돼지고기를 넣습니다.",
+    "학교에 어떻게 가나요?": "버스를 타고 가면 이십 분이 걸립니다.",
+}
+START = 240.0
+
+RECIPE = """
+name = "{name}"
+base = "{base}"
+method = "{method}"
+[data]
+train = ["{rows}/train.jsonl"]
+validation_share = 0.0
+max_length = 256
+packing = false
+[lora]
+r = 32
+alpha = 64
+dropout = 0.0
+[train]
+max_steps = {steps}
+learning_rate = {rate}
+scheduler = "constant"
+batch_size = 4
+accumulation = 1
+gradient_checkpointing = false
+report_to = []
+"""
+
+
+def _kodolly(*words: str | Path) -> None:
+    argv = [sys.executable, "-m", "kodolly", *map(str, words)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, f"{' '.join(argv[2:])}\n{done.stdout}\n{done.stderr}"
+
+
+def _made(name: str, place: Path, rows: Path) -> Path:
+    """The model directory of one way from a base to a served model."""
+    base_name, method = name.split("-")
+    base = MAKERS[base_name](place / f"base-{base_name}")
+    recipe = place / f"{name}.toml"
+    steps, rate = (120, 5e-3) if method == "lora" else (60, 2e-3)
+    recipe.write_text(
+        RECIPE.format(name=name, base=base, method=method, rows=rows, steps=steps, rate=rate),
+        encoding="utf-8",
+    )
+    _kodolly("train", recipe, "--out", place / f"{name}-run")
+    if method == "full":
+        return place / f"{name}-run" / "model"
+    _kodolly("merge", base, place / f"{name}-run" / "adapter", "--out", place / name)
+    return place / name
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+    place = tmp_path_factory.mktemp("making")
+    raw = [{"instruction": q, "input": "", "output": a} for q, a in LESSONS.items()]
+    (place / "ko_alpaca_data.json").write_text(
+        json.dumps(raw, ensure_ascii=False), encoding="utf-8"
+    )
+    rows = place / "rows"
+    _kodolly("convert", place / "ko_alpaca_data.json", "--out", rows, "--validation", "0")
+    models = {name: _made(name, place, rows) for name in MODELS}
+    with ExitStack() as processes:
+        env = {"KODOLLY_TOKEN": secrets.token_hex(16), "OMP_NUM_THREADS": "1"}
+
+        def run(name: str, *words: str | int | Path) -> None:
+            argv = [sys.executable, "-m", "kodolly", *map(str, words)]
+            processes.enter_context(start(argv, env, log=place / f"{name}.log"))
+
+        keeper, door = free_port(), free_port()
+        address = f"http://127.0.0.1:{keeper}"
+        run("controller", "controller", "--port", keeper)
+        wait_http(f"{address}/health")
+        run("api", "api", "--port", door, "--controller", address)
+        for name, directory in models.items():
+            run(
+                name, "worker", "--engine", "transformers", "--model", directory,
+                "--model-name", name, "--port", free_port(), "--engine-port", free_port(),
+                "--controller", address, "--drain-timeout", 1,
+            )  # fmt: skip
+        wait_http(f"http://127.0.0.1:{door}/health")
+        client = processes.enter_context(
+            openai.OpenAI(base_url=f"http://127.0.0.1:{door}/v1", api_key="any", timeout=60)
+        )
+        wait_until(partial(_all_served, client), START, what="four models")
+        yield client
+
+
+def _all_served(client: openai.OpenAI) -> bool:
+    try:
+        return {model.id for model in client.models.list()} == set(MODELS)
+    except openai.APIError:
+        return False
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_trained_answer_comes_back_and_stops(api: openai.OpenAI, model: str) -> None:
+    """A row learned by heart is answered word for word, and the model ends the answer itself."""
+    for question, answer in LESSONS.items():
+        said = api.chat.completions.create(
+            model=model,
+            messages=[{"role": "user", "content": question}],
+            temperature=0,
+            max_tokens=120,
+        ).choices[0]
+        assert said.message.content == answer
+        assert said.finish_reason == "stop"
