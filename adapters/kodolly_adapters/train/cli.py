@@ -1,0 +1,152 @@
+"""`kodolly train RECIPE --out DIR`: a tuned model or adapter from a recipe and Dolly rows.
+
+    kodolly train polyglot-ko-5.8b-lora --set data.train='["rows/train.jsonl"]' --out runs/first
+    torchrun --nproc-per-node 4 -m kodolly_adapters.train my.toml --out runs/second
+
+The same command goes on after a kill. docs/train.md explains every key of a recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import TuneError
+from .recipe import Recipe, built_in, load
+
+if TYPE_CHECKING:
+    from .setup import Run
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command with `argv` (without the program's name); returns the exit status."""
+    parser = _parser()
+    chosen = parser.parse_args(argv)
+    if chosen.list:
+        sys.stdout.write("".join(f"{name}\n" for name in built_in()))
+        return 0
+    if chosen.recipe is None or (chosen.out is None and not chosen.dry_run):
+        parser.error("give a RECIPE, and --out DIR")
+    overrides = dict(_override(parser, text) for text in chosen.set)
+    try:
+        return _train(load(chosen.recipe, overrides), chosen)
+    except TuneError as error:
+        return _fail(str(error), 1)
+    except OSError as error:  # a full disk, most of all
+        return _fail(f"{error}. The same command goes on from here", 1)
+    except KeyboardInterrupt:
+        return _fail("stopped. The same command goes on from its last checkpoint", 130)
+
+
+def _train(recipe: Recipe, chosen: argparse.Namespace) -> int:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    show = not chosen.quiet
+    say = _say if show and os.environ.get("RANK", "0") == "0" else _nothing
+    if chosen.dry_run:
+        from .setup import set_up
+
+        with tempfile.TemporaryDirectory() as cache:
+            sys.stdout.write(_plan(set_up(recipe, Path(cache))))
+        return 0
+    from .progress import Preparing
+    from .run import Interrupted, train
+
+    _quiet_libraries()
+    try:
+        with Preparing(show=say is _say) as report:
+            metrics = train(recipe, chosen.out, say=say, report=report, show=show)
+    except Interrupted as ended:
+        return _fail(f"{ended}. The same command goes on from here", 130)
+    say(_summary(metrics))
+    if os.environ.get("RANK", "0") == "0":
+        sys.stdout.write(f"{chosen.out}\n")
+    return 0
+
+
+def _plan(run: Run) -> str:
+    """What a run would do, for --dry-run."""
+    steps = run.schedule
+    sequences = f"{len(run.train):,} for training, {len(run.held_out or ()):,} held out"
+    looks = f"every {steps.evaluate} steps" if steps.evaluate else "none: no row is held out"
+    effective = steps.batch * steps.accumulation * run.machine.world
+    lines = [
+        f"recipe       {run.recipe.name}: {run.recipe.method}, {run.recipe.start} of {run.recipe.base}",
+        f"device       {run.machine.device}, {run.machine.world} processes, {run.precision}",
+        f"sequences    {sequences}, of at most {run.recipe.data.max_length} tokens",
+        f"steps        {steps.steps:,} of {effective} sequences",
+        f"evaluation   {looks}; a checkpoint every {steps.save} steps",
+        *(f"tokenizer    {repair}" for repair in run.repairs),
+        *([f"new tokens   {len(run.new_tokens)}, trained"] if run.new_tokens else []),
+        "",
+        run.prepared.fates.table(),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _summary(metrics: dict[str, Any]) -> str:
+    held = f", held-out loss {metrics['eval_loss']:.4f}" if "eval_loss" in metrics else ""
+    best = f" (step {metrics['best_step']})" if metrics.get("best_step") else ""
+    return (
+        f"{metrics['steps']:,} steps, {metrics['tokens']:,} tokens, "
+        f"loss {metrics.get('train_loss', float('nan')):.4f}{held}{best}, {metrics['seconds']:,.0f} s"
+    )
+
+
+def _override(parser: argparse.ArgumentParser, text: str) -> tuple[str, Any]:
+    """KEY=VALUE with VALUE as TOML has it, or plain text."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        parser.error(f"--set {text}: write KEY=VALUE, for example train.epochs=1")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def _quiet_libraries() -> None:
+    """Let libraries speak of errors only: what a person should know is said here."""
+    import logging
+
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    for name in ("trl", "peft", "accelerate", "datasets", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"kodolly train: {text}\n")
+    sys.stderr.flush()
+
+
+def _nothing(text: str) -> None:
+    """Said by the first process only."""
+
+
+def _fail(text: str, status: int) -> int:
+    if os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(f"kodolly train: {text}\n")
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kodolly train", description="Train a model, or an adapter for one, by a recipe."
+    )
+    add = parser.add_argument
+    add("recipe", nargs="?", metavar="RECIPE", help="a TOML file, or the name of a built-in recipe")
+    add("--out", type=Path, metavar="DIR", help="a new folder for the run, or its own to go on")
+    add("--set", action="append", default=[], metavar="KEY=VALUE",
+        help="one key of the recipe, for example train.epochs=1")  # fmt: skip
+    add("--dry-run", action="store_true", help="prepare the rows, say what would happen, and end")
+    add("--list", action="store_true", help="the built-in recipes, and end")
+    add("--quiet", action="store_true", help="no progress")
+    return parser

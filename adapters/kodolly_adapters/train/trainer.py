@@ -1,0 +1,238 @@
+"""TRL's SFTTrainer, set up from a recipe, with the few places where it would go wrong put right.
+
+- Logits are computed for learned tokens only. On a CPU TRL computes all of them, twice.
+- A GPT-NeoX checkpoint is read back with its head, whose name on disk is another.
+- The held-out loss is a mean over tokens, not over batches.
+- No telemetry, and no model card in every checkpoint.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from trl import SFTConfig, SFTTrainer
+
+from .errors import BaseError, RecipeError
+from .hardware import Hardware
+from .recipe import Distributed, Recipe
+from .schedule import Schedule
+
+IGNORED = -100
+HEADS_ON_DISK = {"embed_out.weight": "lm_head.weight"}  # GPT-NeoX's, before transformers 5
+
+
+class Trainer(SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer over sequences that have their labels already."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        head = self.accelerator.unwrap_model(self.model).get_output_embeddings()
+        # TRL's fused head needs Triton, and a plain layer: PEFT's trained rows have no bias attribute.
+        self._fused = self.accelerator.device.type == "cuda" and hasattr(head, "bias")
+        self._held = [0.0, 0.0]  # (loss summed over tokens, tokens) of an evaluation
+        if not kwargs.get("args") or not self.is_fsdp_enabled:
+            self.model.register_load_state_dict_pre_hook(_rename_head)
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens of the run so far, all processes together."""
+        return int(self._total_train_tokens)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The cross entropy of learned tokens: the mean over all passes of a step, or over the batch."""
+        import torch
+        from torch.nn import functional
+
+        shifted = functional.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORED)
+        learned = shifted != IGNORED
+        if self._fused or return_outputs:
+            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            loss = result[0] if return_outputs else result
+        else:
+            rest = {name: value for name, value in inputs.items() if name != "labels"}
+            # Without a cache transformers keeps packed rows apart; with one it silently would not.
+            logits = model(**rest, use_cache=False, logits_to_keep=learned).logits.float()
+            target = shifted[learned]
+            total = functional.cross_entropy(logits, target, reduction="sum")
+            count = target.numel() if num_items_in_batch is None else num_items_in_batch
+            result = loss = total / torch.as_tensor(count, device=total.device).clamp(min=1)
+            if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+                result = loss = loss * self.accelerator.num_processes
+            self._count(inputs, logits, target)
+        if not self.model.training:
+            tokens = float(learned.sum())
+            self._held[0] += float(loss.detach()) * tokens
+            self._held[1] += tokens
+        return result
+
+    def _count(self, inputs: dict[str, Any], logits: Any, target: Any) -> None:
+        """Add to TRL's own metrics of this pass: tokens, and the share of them that came first."""
+        import torch
+
+        mode = "train" if self.model.training else "eval"
+        real = inputs["attention_mask"].sum() if "attention_mask" in inputs else None
+        size = torch.tensor(inputs["input_ids"].numel()) if real is None else real
+        right = (logits.detach().argmax(-1) == target).sum()
+        mine = torch.stack([v.to(target.device) for v in (size, right, torch.tensor(len(target)))])
+        seen, hits, learned = self.accelerator.gather(mine[None]).sum(0).tolist()
+        if mode == "train":
+            self._total_train_tokens += seen
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+        self._metrics[mode]["mean_token_accuracy"].append(hits / max(learned, 1))
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' loop; its loss, a mean over batches, becomes one over tokens."""
+        import torch
+
+        self._held = [0.0, 0.0]
+        output = super().evaluation_loop(*args, **kwargs)
+        mine = torch.tensor([self._held], dtype=torch.float64)
+        total, tokens = self.accelerator.gather(mine.to(self.accelerator.device)).sum(0).tolist()
+        if "eval_loss" in output.metrics and tokens:
+            output.metrics["eval_loss"] = total / tokens
+        return output
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+        """Train to the end of the recipe, from the start or from a checkpoint's folder."""
+        if resume_from_checkpoint is not None:
+            state = Path(resume_from_checkpoint) / "trainer_state.json"
+            history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
+            counted = [int(record["num_tokens"]) for record in history if "num_tokens" in record]
+            self._total_train_tokens = counted[-1] if counted else 0
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None: the output folder has one of our own."""
+
+    def _send_telemetry(self) -> None:
+        """None: what somebody trains is nobody else's business."""
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Refuse a checkpoint that does not fill the model. transformers would warn and go on with noise."""
+        tied = set(getattr(self.model, "_tied_weights_keys", None) or ())
+        missing = [key for key in load_result.missing_keys if key not in tied]
+        if missing or load_result.unexpected_keys:
+            odd = (missing or load_result.unexpected_keys)[0]
+            raise BaseError(f"the checkpoint does not fit the model: {odd}")
+
+
+def arguments(
+    recipe: Recipe, schedule: Schedule, precision: str, hardware: Hardware, folder: Path
+) -> Any:
+    """The SFTConfig of a run whose checkpoints go to `folder`."""
+    train = recipe.train
+    held_out = schedule.evaluate is not None
+    return SFTConfig(
+        output_dir=str(folder),
+        run_name=recipe.name,
+        num_train_epochs=train.epochs,
+        max_steps=train.max_steps,
+        learning_rate=train.learning_rate,
+        lr_scheduler_type=train.scheduler,
+        warmup_steps=round(train.warmup_ratio * schedule.steps),
+        weight_decay=train.weight_decay,
+        optim=train.optimizer,
+        max_grad_norm=train.max_grad_norm,
+        per_device_train_batch_size=schedule.batch,
+        per_device_eval_batch_size=schedule.batch,
+        gradient_accumulation_steps=schedule.accumulation,
+        activation_checkpointing=train.gradient_checkpointing,
+        gradient_checkpointing=None,  # the old name of the same; TRL sets it
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        use_cpu=hardware.device == "cpu",
+        dataloader_pin_memory=hardware.device == "cuda",
+        seed=train.seed,
+        data_seed=train.seed,
+        logging_strategy="steps",
+        logging_steps=1,
+        eval_strategy="steps" if held_out else "no",
+        eval_steps=schedule.evaluate,
+        save_strategy="steps",
+        save_steps=schedule.save,
+        load_best_model_at_end=held_out,
+        metric_for_best_model="eval_loss" if held_out else None,
+        greater_is_better=False if held_out else None,
+        prediction_loss_only=True,
+        restore_callback_states_from_checkpoint=True,
+        max_length=recipe.data.max_length,
+        packing=recipe.data.packing,
+        packing_strategy="bfd",
+        dataset_kwargs={"skip_prepare_dataset": True},
+        report_to=_trackers(recipe),
+        disable_tqdm=True,
+        log_level="error",
+        ddp_find_unused_parameters=False if hardware.world > 1 else None,
+        **_across(recipe.distributed, hardware),
+    )
+
+
+def _across(chosen: Distributed, hardware: Hardware) -> dict[str, Any]:
+    """The arguments of DDP, FSDP or DeepSpeed. Raises RecipeError for a config that is not there."""
+    if chosen.strategy == "none" and chosen.config:
+        raise RecipeError('distributed.config: give distributed.strategy "fsdp" or "deepspeed" too')
+    found: dict[str, Any] = {}
+    if hardware.world > 1 and hardware.device == "cpu":
+        found["ddp_backend"] = "gloo"
+    if chosen.strategy == "fsdp":
+        found |= {"fsdp": True, "fsdp_config": _read(chosen.config) if chosen.config else {}}
+    if chosen.strategy == "deepspeed":
+        if importlib.util.find_spec("deepspeed") is None:
+            raise RecipeError('distributed.strategy: "deepspeed" needs it: pip install deepspeed')
+        found["deepspeed"] = _read(chosen.config) if chosen.config else ZERO_2
+    return found
+
+
+# DeepSpeed's optimiser states and gradients shared out; "auto" is filled in from the arguments above.
+ZERO_2 = {
+    "zero_optimization": {"stage": 2, "overlap_comm": True, "contiguous_gradients": True},
+    "bf16": {"enabled": "auto"},
+    "fp16": {"enabled": "auto"},
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+}
+
+
+def _read(name: str) -> dict[str, Any]:
+    """A JSON object, or an accelerate YAML's fsdp_config or deepspeed_config. Raises RecipeError naming the file."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RecipeError(f"distributed.config: {name}: {error}") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"distributed.config: {name}: not an object")
+    for part in ("fsdp_config", "deepspeed_config"):
+        if isinstance(values.get(part), dict):
+            inner: dict[str, Any] = values[part]
+            return {key.removeprefix("fsdp_"): value for key, value in inner.items()}
+    return values
+
+
+def _trackers(recipe: Recipe) -> list[str]:
+    """transformers' own callbacks; TensorBoard's is made by the run, which knows its folder."""
+    if "wandb" not in recipe.train.report_to:
+        return []
+    if importlib.util.find_spec("wandb") is None:
+        raise RecipeError('train.report_to: "wandb" needs it: pip install wandb')
+    return ["wandb"]
+
+
+def _rename_head(module: Any, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """Before loading a state: GPT-NeoX's head gets the name the model has for it."""
+    own = dict(module.named_parameters())
+    for old, new in HEADS_ON_DISK.items():
+        if prefix + old in state and new in own and old not in own:
+            state[prefix + new] = state.pop(prefix + old)
