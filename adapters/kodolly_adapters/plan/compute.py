@@ -84,6 +84,6 @@ def cost(
     places = peak * utilisation * kept * setup.gpus / flops(shapes, setup).total
     a_step = setup.gpus * setup.tokens * setup.accumulation * filled
     tokens = rows.tokens * rows.epochs if rows.max_steps < 0 else rows.max_steps * a_step
-    steps = max(1, ceil(tokens / a_step))
+    steps = ceil(tokens / a_step) if rows.max_steps < 0 else rows.max_steps
     hours = tokens / (places * filled) / 3600
     return Cost(places * filled, steps, round(tokens), hours, hours * setup.gpus * price)

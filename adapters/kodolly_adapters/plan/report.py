@@ -25,7 +25,7 @@ ITEMS = {
 
 
 def text(plan: Plan) -> str:
-    """The whole plan, lines of at most 100 columns, ending in a newline."""
+    """The whole plan, ending in a newline."""
     parts = [_head(plan), _memory(plan), _machines(plan), _fits(plan), _assumptions(plan)]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 import pytest
+
+from kodolly_adapters.plan.bases import table
 from kodolly_adapters.plan.compute import Flops, Rows, cost, flops
 from kodolly_adapters.plan.gpus import GPUS
 from kodolly_adapters.plan.memory import memory, trainable
 from kodolly_adapters.plan.plan import Asked, plan
 from kodolly_adapters.plan.setup import setup_of
 from kodolly_adapters.plan.shapes import shapes_of
-from kodolly_adapters.plan.bases import table
 from kodolly_adapters.train.recipe import load
 
 # polyglot-ko-12.8b-lora: h 5,120; 40 layers; feed-forward 4h = 20,480; vocabulary 30,080; r 32.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from kodolly_adapters.plan.bases import table
 from kodolly_adapters.plan.shapes import shapes_of
 from kodolly_adapters.train.errors import BaseError, RecipeError
@@ -25,7 +26,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "neox-no-bias": SMALL | {"model_type": "gpt_neox", "attention_bias": False},
     "neox-tied": SMALL | {"model_type": "gpt_neox", "tie_word_embeddings": True},
     "llama": SMALL | {"model_type": "llama"},
-    "llama-grouped": SMALL | {"model_type": "llama", "num_key_value_heads": 2, "attention_bias": True},
+    "llama-grouped": SMALL
+    | {"model_type": "llama", "num_key_value_heads": 2, "attention_bias": True},
     "llama-tied": SMALL | {"model_type": "llama", "mlp_bias": True, "tie_word_embeddings": True},
     "llama-wide-heads": SMALL | {"model_type": "llama", "head_dim": 32, "num_key_value_heads": 1},
     "qwen2": SMALL | {"model_type": "qwen2", "num_key_value_heads": 2},

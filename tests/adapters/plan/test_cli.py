@@ -1,0 +1,248 @@
+"""`kodolly plan`: its flags, errors and output, and the batches it says would fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kodolly_adapters.plan.bases import table
+from kodolly_adapters.plan.cli import main
+from kodolly_adapters.plan.docs import BLOCK, refresh
+from kodolly_adapters.plan.fit import chosen, fits, largest, ways
+from kodolly_adapters.plan.gpus import GIB, GPUS, Gpu
+from kodolly_adapters.plan.setup import Setup, setup_of
+from kodolly_adapters.plan.shapes import Shapes, shapes_of
+from kodolly_adapters.train.recipe import load
+
+ROOT = Path(__file__).parents[3]
+LORA = "polyglot-ko-5.8b-lora"
+
+
+def _told(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
+    assert main([*argv, "--json"]) == 0
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return told
+
+
+def _known(name: str) -> tuple[Shapes, Setup]:
+    recipe = load(name)
+    return shapes_of(table()[recipe.base]["config"]), setup_of(recipe)
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "said"),
+    [
+        ([LORA, "--gpus", "1,x"], 2, "--gpus 1,x: numbers of GPUs"),
+        ([LORA, "--gpus", "0"], 2, "--gpus 0"),
+        ([LORA, "--gpu", "v100"], 2, "--gpu v100: no such GPU here; there are a100-40, a100-80"),
+        ([LORA, "--rows", "0"], 2, "--rows 0: give at least 1"),
+        ([LORA, "--mfu", "40"], 2, "--mfu 40: give from 0.01 to 1"),
+        ([LORA, "--price", "-1"], 2, "--price -1: give at least 0"),
+        ([LORA, "--set", "train.epochs"], 2, "--set train.epochs: write KEY=VALUE"),
+        ([LORA, "--set", "train.epoch=1"], 1, "train.epoch"),
+        ([LORA, "--set", "lora.targets=['q_proj']"], 1, "gpt_neox has no linear layer q_proj"),
+        ([LORA, "--set", "template=vicuna"], 1, "template: no template 'vicuna'"),
+        ([LORA, "--set", "base=./nowhere"], 1, "./nowhere: no such folder"),
+        (["no-such-recipe"], 1, "nor a built-in recipe (koalpaca-polyglot-12.8b-lora"),
+    ],
+    ids=lambda value: " ".join(value[1:]) if isinstance(value, list) else None,
+)
+def test_bad_use_is_named(
+    capsys: pytest.CaptureFixture[str], argv: list[str], status: int, said: str
+) -> None:
+    """A bad flag, key or name ends in one line that names it, and in the right status."""
+    assert main(argv) == status
+    told = capsys.readouterr()
+    assert said in told.err
+    assert "Traceback" not in told.err
+    assert told.out == ""
+
+
+def test_no_recipe_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a recipe the command says what it wants."""
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert "give a RECIPE" in capsys.readouterr().err
+
+
+def test_list_names_the_built_in(capsys: pytest.CaptureFixture[str]) -> None:
+    """--list prints the recipes, one a line."""
+    assert main(["--list"]) == 0
+    assert LORA in capsys.readouterr().out.split("\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "a base's folder holds a config.json"),
+        ("{", "not JSON"),
+        ("[]", "not a JSON object"),
+        ("{}", "names no model_type"),
+    ],
+    ids=["missing", "broken", "array", "empty"],
+)
+def test_base_folder_without_a_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, said: str
+) -> None:
+    """A base's folder whose config.json is missing or broken is refused with its path."""
+    if content is not None:
+        (tmp_path / "config.json").write_text(content, encoding="utf-8")
+    assert main([LORA, "--set", f"base={tmp_path}"]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_plan_of_a_folder_of_any_decoder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder with nothing but the config of another decoder is planned, targets and all."""
+    config = {
+        "model_type": "qwen2",
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 96,
+        "vocab_size": 512,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    told = _told(capsys, LORA, "--set", f"base={tmp_path}", "--set", "lora.targets=[]")
+    # 2 x (64 x 64 x 2 + 64 x 32 x 2 + 64 x 96 x 3, biases 64 + 32 + 32, norms 128) + 64 + 2 x 512 x 64
+    assert told["parameters"] == 2 * (8_192 + 4_096 + 18_432 + 128 + 128) + 64 + 65_536
+    assert told["shapes"]["family"]["targets"][0] == "q_proj"
+
+
+def test_unknown_hub_name_says_what_to_do_offline(tmp_path: Path) -> None:
+    """A hub name that is not at hand ends in one line with the way out, not in a traceback."""
+    ran = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from kodolly_adapters.plan.cli import main; sys.exit(main(sys.argv[1:]))",
+            *(LORA, "--set", "base=someone/some-model"),
+        ],
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert "put the base's config.json into a folder and give --set base=FOLDER" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_built_in_plans_import_no_torch() -> None:
+    """The plan of a known family is arithmetic alone: torch and transformers stay unloaded."""
+    code = (
+        "import sys; from kodolly_adapters.plan.cli import main; assert main(sys.argv[1:]) == 0; "
+        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, LORA], check=True, timeout=300, capture_output=True)
+
+
+def test_flags_change_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows, tokens, price, utilisation, GPUs and --set all reach the figures."""
+    flags = ["--rows", "1000", "--tokens-per-row", "490", "--price", "7", "--mfu", "0.5"]
+    told = _told(capsys, LORA, *flags, "--gpus", "2", "--gpu", "a100-40", "--set", "train.epochs=1")
+    assert told["rows"]["tokens"] == 490_000
+    (machine,) = told["machines"]
+    assert (machine["gpu"]["name"], machine["gpus"]) == ("a100-40", 2)
+    assert machine["cost"]["tokens"] == 490_000
+    assert machine["cost"]["price"] == pytest.approx(machine["cost"]["hours"] * 2 * 7)
+    # a pass is 2 GPUs x 8 x 2,048 x accumulation 2 = 65,536 places, 0.98 of them filled: 7.6 steps
+    assert machine["cost"]["steps"] == 8
+    work = told["flops_per_token"]["total"]
+    assert machine["cost"]["tokens_per_second"] == pytest.approx(
+        312e12 * 0.5 * 0.95 * 2 / work * 0.98
+    )
+
+
+def test_max_steps_and_max_rows_end_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """train.max_steps is the run's length; data.max_rows caps the rows."""
+    few = _told(capsys, LORA, "--set", "train.max_steps=10", "--set", "data.max_rows=50")
+    assert few["rows"]["rows"] == 50
+    assert all(machine["cost"]["steps"] == 10 for machine in few["machines"])
+
+
+def test_rows_at_hand_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the recipe's files are here, their rows and characters count, not the study's."""
+    rows = tmp_path / "train.jsonl"
+    row = {"instruction": "가" * 40, "context": "", "response": "나" * 60, "category": "open_qa"}
+    talk = {"messages": [{"role": "user", "content": "다" * 100}, {"role": "assistant"}]}
+    rows.write_text(f"{json.dumps(row)}\n{json.dumps(talk)}\n\nbroken\n", encoding="utf-8")
+    told = _told(capsys, LORA, "--set", f'data.train=["{rows}"]')
+    # 100 characters and 100 of the template, at half a token each; the broken line is a row still
+    assert (told["rows"]["rows"], told["rows"]["per_row"]) == (3, 100)
+    assert told["rows"]["measured"] == {"rows": 3, "characters": 100}
+
+
+def test_too_large_a_model_is_said_not_to_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model beyond one GPU is planned where it fits, and the table says where it does not."""
+    config = table()["openlm-research/open_llama_13b"]["config"] | {
+        "hidden_size": 16384,
+        "num_hidden_layers": 100,
+        "num_attention_heads": 128,
+        "intermediate_size": 53248,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert main(["open-llama-13b-lora", "--set", f"base={tmp_path}", "--gpu", "h100"]) == 0
+    told = capsys.readouterr().out
+    assert "1 x H100 80 GB  does not fit" in told
+    assert "LoRA none / none" in told
+
+
+@pytest.mark.parametrize("name", ["polyglot-ko-1.3b-full", "polyglot-ko-12.8b-lora"])
+@pytest.mark.parametrize("kind", GPUS)
+def test_largest_batch_fits_and_one_more_does_not(name: str, kind: str) -> None:
+    """The largest batch is exactly that, in every way to run."""
+    shapes, setup = _known(name)
+    for way in ways(shapes, setup, GPUS[kind], 8, ("ddp", "fsdp")):
+        run = replace(setup, method=way.method, strategy=way.strategy, gpus=8)
+        for checkpointing, batch in ((True, way.checkpointed), (False, way.plain)):
+            own = replace(run, checkpointing=checkpointing)
+            assert largest(shapes, own, GPUS[kind]) == batch
+            assert batch == 0 or fits(shapes, replace(own, batch=batch), GPUS[kind])
+            assert not fits(shapes, replace(own, batch=batch + 1), GPUS[kind])
+
+
+def test_choice_changes_as_little_as_it_can() -> None:
+    """As the GPU shrinks: smaller batches at the same effective size, then QLoRA, then nothing."""
+    shapes, setup = _known("polyglot-ko-12.8b-lora")
+
+    def on(gib: float) -> Setup | None:
+        gpu = Gpu("x", "x", int(gib * GIB), 1e12, 1e12, 0.4, 1.0)
+        return chosen(shapes, setup, gpu, 1, ("none",))
+
+    assert on(40) == setup
+    assert on(34) == replace(setup, batch=2, accumulation=8)
+    assert on(30) == replace(setup, batch=1, accumulation=16)
+    assert on(18) == replace(setup, method="qlora")
+    assert on(8) is None
+
+
+def test_printed_lines_fit_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """The text for people is no wider than 120 columns and ends in a newline."""
+    assert main(["polyglot-ko-1.3b-full"]) == 0
+    told = capsys.readouterr().out
+    assert told.endswith("\n")
+    assert max(map(len, told.splitlines())) <= 120
+
+
+def test_docs_show_what_the_command_prints() -> None:
+    """docs/plan.md holds the plan of each of the study's recipes, exactly as printed now."""
+    document = (ROOT / "docs" / "plan.md").read_text(encoding="utf-8")
+    shown = [found[2] for found in BLOCK.finditer(document)]
+    assert len(shown) == len(set(shown)) == 8
+    assert all(load(name).study for name in shown)
+    assert refresh(document) == document, "run: python -m kodolly_adapters.plan.docs docs/plan.md"
