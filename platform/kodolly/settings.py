@@ -82,6 +82,9 @@ class WorkerSettings(CommonSettings):
     engine_port: int = option(ENGINE_PORT, "port of the engine process", minimum=1, maximum=65535)
     engine_url: str | None = option(None, "server to attach to (engine openai)")
     engine_key: str | None = option(None, "API key of that server", secret=True)
+    adapters: tuple[str, ...] = option(
+        (), "NAME=DIR: LoRA adapter served beside the model as NAME (vLLM); may be repeated"
+    )
     engine_python: str | None = option(None, "interpreter of the engine's own environment (vLLM)")
     engine_args: tuple[str, ...] = option(
         (),
@@ -152,6 +155,9 @@ class UpSettings(CommonSettings):
     home: str = option(".kodolly", "where models, logs and the state file live")
     model: str | None = option(None, "model directory (default: the embedded model)")
     engine: str = option("transformers", "what makes the tokens", choices=("vllm", "transformers"))
+    adapters: tuple[str, ...] = option(
+        (), "NAME=DIR: LoRA adapter served beside the model as NAME (vLLM); may be repeated"
+    )
     engine_python: str | None = option(None, "interpreter of the engine's own environment (vLLM)")
     workers: int = option(1, "how many workers of the model", minimum=1, maximum=64)
     host: str = option(LOCAL, "address web and API listen on")

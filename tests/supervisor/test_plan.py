@@ -43,6 +43,17 @@ def test_each_worker_and_engine_has_a_port() -> None:
     assert sorted(listener.port for listener in taken) == [8000, 21001, 21002, 21003, 22002, 22003]
 
 
+def test_every_worker_gets_the_adapters() -> None:
+    """Each adapter reaches each worker as a flag of its own."""
+    specs = plan.services(UpSettings(workers=2, engine="vllm", adapters=("a=x", "b=y")))
+    workers = [spec for spec in specs if spec.name.startswith("worker")]
+
+    assert len(workers) == 2
+    for spec in workers:
+        given = [spec.argv[i + 1] for i, word in enumerate(spec.argv) if word == "--adapters"]
+        assert given == ["a=x", "b=y"]
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

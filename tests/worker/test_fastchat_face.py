@@ -134,6 +134,16 @@ async def test_the_last_frame_has_the_usage(worker: Worker) -> None:
     assert frames[-1]["finish_reason"] == "length"
 
 
+async def test_an_adapter_is_asked_by_its_own_name(make: Callable[..., Any]) -> None:
+    """Of a worker's several models the engine gets the one that the request names."""
+    worker = await make(Script(model="demo-ko"))
+    told = worker.agent.announcement
+    worker.agent.announcement = dataclasses.replace(told, model_names=("demo", "demo-ko"))
+    frames = await worker.frames(model="demo-ko", max_new_tokens=3)
+    assert frames[-1]["error_code"] == 0
+    assert worker.asked["model"] == "demo-ko"
+
+
 @pytest.mark.parametrize("given", [{}, {"echo": None}, {"echo": True}])
 async def test_echo_is_on_unless_told_off(worker: Worker, given: dict[str, Any]) -> None:
     """FastChat's default: the prompt stands before the answer in every frame."""

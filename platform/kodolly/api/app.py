@@ -53,7 +53,9 @@ class Models:
 
     def _card(self, model: str) -> dict[str, object]:
         workers = self._table.ready(model)
-        lengths = [w.extension.context_length for w in workers if w.extension]
+        told = [w.extension for w in workers if w.extension]
+        parents = [extension.parents[model] for extension in told if model in extension.parents]
+        lengths = [extension.context_length for extension in told]
         return {
             "id": model,
             "object": "model",
@@ -61,6 +63,7 @@ class Models:
             "owned_by": "kodolly",
             "max_model_len": min((n for n in lengths if n), default=None),
             "workers": len(workers),
+            "parent": parents[0] if parents else None,
         }
 
 

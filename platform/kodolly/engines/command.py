@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from kodolly.engines.lora import LoraAdapter
 from kodolly.errors import SettingsError
 
 KINDS = ("vllm", "transformers", "openai")
@@ -19,8 +20,8 @@ RESERVED_FLAGS = frozenset({"--trust-remote-code", "--api-key"})
 class EngineOptions:
     """What an engine is started with; None leaves the choice to the engine.
 
-    `python` is the interpreter of the engine's own environment (None: this one), `extra_args` go
-    to the engine as they are and win over the arguments made here.
+    `python` is the interpreter of the engine's own environment (None: this one), `adapters` are for
+    vLLM alone, `extra_args` go to the engine as they are and win over the arguments made here.
     """
 
     model: str
@@ -34,6 +35,7 @@ class EngineOptions:
     dtype: str = "auto"
     seed: int | None = None
     python: str | None = None
+    adapters: tuple[LoraAdapter, ...] = ()
     extra_args: tuple[str, ...] = ()
 
 

@@ -12,13 +12,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kodolly.engines.command import EngineCommand, EngineOptions, common_env, common_flags
+from kodolly.engines.lora import MERGE, LoraAdapter
 from kodolly.errors import SettingsError
 
 PROBE_TIMEOUT = 20.0  # seconds; a cold disk under load needs far more than the usual 0.1 s
+# What --max-lora-rank accepts.
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 INSTALL_HINT = "run `make vllm-env`, or name vLLM's own interpreter with --engine-python"
 
 # find_spec reads no code of vLLM; metadata names the distribution, which is not always "vllm".
@@ -58,15 +61,56 @@ def command(options: EngineOptions) -> EngineCommand:
     """
     python = find_interpreter(options.python)
     found = probe(python)
-    env = common_env(options) | {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    env = common_env(options) | {
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        # Its endpoint would load any path that a caller names, unchecked.
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0",
+    }
     # --enable-server-load-tracking: without it /load answers, but always with 0.
     flags = ["--enable-request-id-headers", "--enable-server-load-tracking"]
     if found.is_cpu:
         options = replace(options, dtype=cpu_dtype(options.dtype, cpu_flags()))
         flags.append("--enforce-eager")
         env |= cpu_env(os.environ)
+    if options.adapters:
+        flags += lora_flags(options.adapters, options.served_model_name)
+        flags += lora_slots(len(options.adapters), options.extra_args, is_cpu=found.is_cpu)
     argv = (python, *start(found, options.model), *common_flags(options), *flags)
     return EngineCommand((*argv, *options.extra_args), env)
+
+
+def lora_flags(adapters: Sequence[LoraAdapter], base: str) -> list[str]:
+    """The flags that load adapters at the start. Raises SettingsError for too high a rank."""
+    largest = max(adapters, key=lambda adapter: adapter.rank)
+    rank = next((size for size in LORA_RANKS if size >= largest.rank), None)
+    if rank is None:
+        raise SettingsError(
+            f"--adapters: {largest.name} has rank {largest.rank}, but vLLM adds none above"
+            f" {LORA_RANKS[-1]}: {MERGE}"
+        )
+    modules = [
+        json.dumps(
+            {"name": adapter.name, "path": adapter.path, "base_model_name": base},
+            ensure_ascii=False,
+        )
+        for adapter in adapters
+    ]
+    return ["--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", *modules]
+
+
+def lora_slots(adapters: int, extra_args: Sequence[str], *, is_cpu: bool) -> list[str]:
+    """Room for all adapters in one batch, and on a CPU for one more, which stays empty.
+
+    The CPU build adds whatever the last slot holds to the base's tokens of a batch in which an
+    adapter's are too (vllm-project/vllm#48421). So there the operator cannot take slots away.
+    """
+    if is_cpu and any(w.replace("_", "-").startswith("--max-loras") for w in extra_args):
+        raise SettingsError(
+            "engine argument --max-loras is not allowed on a CPU: vLLM would mix adapters into the"
+            " base's answers"
+        )
+    return ["--max-loras", str(adapters + is_cpu)]
 
 
 def cpu_env(parent: Mapping[str, str]) -> dict[str, str]:

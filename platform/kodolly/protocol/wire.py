@@ -52,6 +52,8 @@ class Extension(BaseModel):
     template: str | None = None
     stop: list[str] = Field(default_factory=list)
     guard: list[str] = Field(default_factory=list)
+    # Of each adapter among the model names, the base that serves it.
+    parents: dict[str, str] = Field(default_factory=dict)
     version: str = ""
 
 

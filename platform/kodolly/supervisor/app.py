@@ -22,6 +22,7 @@ from kodolly.errors import KodollyError, SettingsError
 from kodolly.settings import UpSettings, load_resolved
 from kodolly.supervisor import plan
 from kodolly.supervisor.service import Service
+from kodolly.worker.adapters import read_adapters
 
 log = logging.getLogger(__name__)
 
@@ -166,5 +167,7 @@ def main(argv: Sequence[str]) -> int:
     settings = resolved.settings
     check_ports(settings)
     ensure_model(settings)
+    # A worker would refuse them too, but only in its log.
+    read_adapters(settings.adapters, settings.engine, str(settings.model_directory()))
     asyncio.run(Supervisor(settings, resolved.file).run())
     return 0

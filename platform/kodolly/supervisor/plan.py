@@ -101,6 +101,8 @@ def _worker(settings: UpSettings, index: int) -> ServiceSpec:
         *("--controller", _controller_url(settings), "--engine", settings.engine),
         *("--model", str(settings.model_directory()), "--drain-timeout", str(DRAIN)),
     ]
+    for adapter in settings.adapters:
+        flags += ["--adapters", adapter]
     if settings.engine_python:
         flags += ["--engine-python", settings.engine_python]
     name = "worker" if settings.workers == 1 else f"worker-{index + 1}"

@@ -30,6 +30,7 @@ from kodolly.engines.command import EngineCommand, EngineOptions, engine_command
 from kodolly.errors import ApiError, EngineCallError, SettingsError
 from kodolly.protocol.wire import Extension, WorkerState
 from kodolly.settings import WorkerSettings, load, require_token
+from kodolly.worker.adapters import read_adapters, with_adapters
 from kodolly.worker.agent import Agent, Announcement
 from kodolly.worker.fastchat_face import FastChatFace
 from kodolly.worker.model import ServedModel, describe, named_template
@@ -64,7 +65,8 @@ class Worker:
         if not self._attached:
             if settings.model is None:
                 raise SettingsError("--model: which model directory should be served?")
-            return describe(settings.model, settings.model_name, settings.conv_template)
+            return self._own_model(settings.model)
+        read_adapters(settings.adapters, settings.engine, self.engine_url)
         if not discovered:
             raise SettingsError(f"--engine-url: {self.engine_url} offers no model")
         name = settings.model_name or discovered[0]
@@ -75,6 +77,14 @@ class Worker:
         if settings.model is None:  # a name there may look like a path: it is none here
             return ServedModel(name, name, named_template(settings.conv_template))
         return describe(settings.model, name, settings.conv_template)
+
+    def _own_model(self, path: str) -> ServedModel:
+        """The model an engine of ours serves, with its adapters."""
+        settings = self.settings
+        adapters = read_adapters(settings.adapters, settings.engine, path)
+        model = describe(path, settings.model_name, settings.conv_template)
+        chosen = settings.conv_template is not None
+        return with_adapters(model, adapters, template_is_chosen=chosen) if adapters else model
 
     def command(self, model: ServedModel) -> EngineCommand | None:
         """How to start the engine; None for one that somebody else runs."""
@@ -94,6 +104,7 @@ class Worker:
             dtype=settings.dtype,
             seed=settings.seed,
             python=settings.engine_python,
+            adapters=model.adapters,
             extra_args=settings.engine_args,
         )
         return engine_command(settings.engine, options)
@@ -111,10 +122,11 @@ class Worker:
             template=model.template.name if model.template else None,
             stop=model.stop,
             guard=model.guard,
+            parents={adapter.name: model.name for adapter in model.adapters},
             version=__version__,
         )
         return Agent(
-            Announcement(self.name, (model.name,), settings.speed, extension),
+            Announcement(self.name, model.names, settings.speed, extension),
             EngineClient(self._own_view_of_engine(), self.engine_key, session),
             ControllerClient(settings.controller, self.token, session),
             command,

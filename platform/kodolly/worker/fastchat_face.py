@@ -135,7 +135,7 @@ class FastChatFace:
         body: dict[str, Any] = {k: params[k] for k in SAMPLING if params.get(k) is not None}
         limit = params.get("max_new_tokens") or DEFAULT_MAX_NEW_TOKENS
         return body | {
-            "model": self.model.name,
+            "model": self.model.name if asked is None else asked,
             "prompt": params["prompt"],
             "max_tokens": limit,
             "stream": True,

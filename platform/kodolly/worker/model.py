@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import kodolly_templates
+from kodolly.engines.lora import LoraAdapter
 from kodolly.errors import SettingsError
 from kodolly_templates import Template, TemplateError, TokenizerTemplate
 
@@ -21,12 +22,21 @@ ChatTemplate = Template | TokenizerTemplate
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One model as it is served. `template` is None where nothing is known of its prompt."""
+    """One model as it is served. `template` is None where nothing is known of its prompt.
+
+    `adapters` are served beside it under names of their own, in the same template.
+    """
 
     name: str
     path: str
     template: ChatTemplate | None
     special_tokens: tuple[str, ...] = ()
+    adapters: tuple[LoraAdapter, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that may be asked for, the base's first."""
+        return (self.name, *(adapter.name for adapter in self.adapters))
 
     @property
     def stop(self) -> list[str]:
@@ -40,11 +50,15 @@ class ServedModel:
         return list(dict.fromkeys([*keys, *self.special_tokens]))
 
     def write_chat_template(self, directory: Path) -> Path | None:
-        """Our dialect as a Jinja file for the engine; None if the model's own template is used."""
-        if not isinstance(self.template, Template):
+        """The template as a Jinja file for the engine; None if the model's own is used."""
+        if isinstance(self.template, Template):
+            source = self.template.jinja(extra_guard=self.special_tokens)
+        elif self.template is not None and self.adapters:  # it may have come with one of them
+            source = self.template.jinja()
+        else:
             return None
         file = directory / f"{self.template.name}.jinja"
-        file.write_text(self.template.jinja(extra_guard=self.special_tokens), encoding="utf-8")
+        file.write_text(source, encoding="utf-8")
         return file
 
 
@@ -60,7 +74,7 @@ def describe(model: str, name: str | None, conv_template: str | None) -> ServedM
         return ServedModel(name or model, model, named_template(conv_template))
     if not (path / "config.json").is_file():
         raise SettingsError(f"--model: {model} has no config.json; it is no model directory")
-    card = _card(path / CARD)
+    card = read_object(path / CARD)
     return ServedModel(
         name or str(card.get("name") or path.resolve().name),
         str(path.resolve()),
@@ -86,7 +100,8 @@ def _special_tokens(path: Path) -> tuple[str, ...]:
         raise SettingsError(f"--model: {error}") from error
 
 
-def _card(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in a file, {} when there is none. Raises SettingsError for anything else."""
     if not file.is_file():
         return {}
     try:
