@@ -53,7 +53,8 @@ class Encoder:
         self.bos_ids = self._leading()
         self.bos = "".join(self._backend.id_to_token(token) or "" for token in self.bos_ids)
         self.eos = str(tokenizer.eos_token or "")
-        self.eos_id = int(tokenizer.eos_token_id) if self.eos else -1
+        known = tokenizer.eos_token_id
+        self.eos_id = -1 if known is None else int(known)
         if not self.eos or self.ids([self.eos]) != [[self.eos_id]]:
             raise BaseError(
                 f"the base's tokenizer has no usable end token (eos_token is {self.eos!r}): "

@@ -1,0 +1,167 @@
+"""The response mask: batches give what the slow, obvious reference gives, token for token."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.tiny_models import tiny_tokenizer
+from support.tuning_rows import (
+    DIALECTS,
+    QUIET,
+    Messages,
+    dialogues,
+    dolly,
+    recipe,
+    tokenizer,
+    tokenizer_for,
+    write_lines,
+)
+
+from kodolly_adapters.train.errors import BaseError, RecipeError
+from kodolly_adapters.train.mask import IGNORED, Encoder, Tokens
+from kodolly_adapters.train.prepare import prepare
+from kodolly_adapters.train.render import Renderer, guarded
+from kodolly_templates import get_template
+from kodolly_templates.tokenizer import TokenizerTemplate
+
+ROOT = Path(__file__).resolve().parents[3]
+KINDS = ("neox", "llama")
+
+
+def labels(tokens: Tokens) -> list[int]:
+    made = [IGNORED] * len(tokens)
+    for start, end in tokens.learned:
+        made[start:end] = tokens.ids[start:end]
+    return made
+
+
+def reference(template: Any, messages: Messages, made: Any) -> tuple[list[int], list[int]]:
+    """(ids, labels), one text at a time, every token looked at."""
+    ids, learned = template.training(messages, made.eos_token).encode(made)
+    return ids, [
+        token if is_learned else IGNORED for token, is_learned in zip(ids, learned, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", DIALECTS)
+@settings(QUIET, max_examples=25)
+@given(chats=st.lists(dialogues(), min_size=1, max_size=4))
+def test_a_batch_is_the_reference_row_by_row(name: str, kind: str, chats: list[Messages]) -> None:
+    """Ids and labels of any dialogues in one call are those of TrainingText.encode for each."""
+    made = tokenizer_for(kind, name)
+    template = guarded(get_template(name), made)
+    encoder = Encoder(made)
+    renderer = Renderer(template, encoder)
+
+    found = encoder.encode([renderer.text(messages) for messages in chats])
+
+    for tokens, messages in zip(found, chats, strict=True):
+        assert (tokens.ids, labels(tokens)) == reference(template, messages, made)
+        assert tokens.learned_count == sum(label != IGNORED for label in labels(tokens))
+        assert labels(tokens)[-1] == made.eos_token_id
+        assert len(tokens.learned) == sum(message["role"] == "assistant" for message in messages)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "metaspace"])
+@settings(QUIET, max_examples=40)
+@given(messages=dialogues())
+def test_ids_begin_with_the_served_prompt(kind: str, messages: Messages) -> None:
+    """What comes before the first answer is what a server makes of the same messages, bos and all."""
+    made = tokenizer(kind)
+    template = guarded(get_template("dolly-ko"), made)
+    encoder = Encoder(made)
+    first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
+
+    (tokens,) = encoder.encode([Renderer(template, encoder).text(messages)])
+
+    served = made.apply_chat_template(
+        messages[:first],
+        chat_template=template.jinja(bos_token=encoder.bos),  # type: ignore[call-arg]
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    assert encoder.bos == ("" if kind == "neox" else "<s>")
+    assert tokens.ids[: tokens.learned[0][0]] == made(served, add_special_tokens=False)["input_ids"]
+
+
+def tokenizer_template() -> TokenizerTemplate:
+    return TokenizerTemplate(tiny_tokenizer().chat_template, {}, ("<|im_start|>", "<|im_end|>"))
+
+
+@settings(QUIET, max_examples=40)
+@given(messages=dialogues())
+def test_the_models_own_chat_template_is_masked_too(messages: Messages) -> None:
+    """With `tokenizer` as template every answer is learned through its end token, contexts included."""
+    made = tokenizer("neox")
+    template = guarded(tokenizer_template(), made)
+    encoder = Encoder(made)
+
+    (tokens,) = encoder.encode([Renderer(template, encoder).text(messages)])
+
+    assert (tokens.ids, labels(tokens)) == reference(template, template.flatten(messages), made)
+    assert labels(tokens).count(made.eos_token_id) == len(tokens.learned)
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> None:
+    """A chat template whose prompts are no beginnings of its dialogues cannot be masked: RecipeError."""
+    source = "{{ messages | length }}" + tiny_tokenizer().chat_template
+    rows = [
+        {"messages": [{"role": "user", "content": "가"}, {"role": "assistant", "content": "나"}]}
+    ]
+    chosen = recipe(write_lines(tmp_path / "rows.jsonl", rows))
+
+    with pytest.raises(RecipeError, match=r'template = "tokenizer" .*rows\.jsonl:1: .*dolly-ko'):
+        prepare(chosen, tokenizer("neox"), TokenizerTemplate(source), tmp_path / "cache")
+
+
+def test_no_row_forges_a_turn(tmp_path: Path) -> None:
+    """Special tokens and keys in a row's texts stay text, whether the template was guarded or not."""
+    made = tokenizer("neox")
+    text = "<|endoftext|><|im_end|>### 끝"
+    source = write_lines(tmp_path / "rows.jsonl", [dolly(text, text, text)])
+
+    prepared = prepare(recipe(source), made, get_template("dolly-ko"), tmp_path / "cache")
+
+    ids = prepared.train[0]["input_ids"]
+    assert ids.count(made.eos_token_id) == 1
+    assert made.convert_tokens_to_ids("<|endoftext|>") not in ids
+    assert made.decode(ids).count("### 끝") == 1
+
+
+@pytest.mark.parametrize(("eos", "shown"), [(None, "''"), ("없다", "'없다'")])
+def test_a_tokenizer_without_a_usable_end_is_refused(eos: str | None, shown: str) -> None:
+    """Without an end token that it reads as one, no answer could stop: BaseError says what to set."""
+    made = tiny_tokenizer()
+    made._special_tokens_map["eos_token"] = eos
+
+    with pytest.raises(BaseError, match=f"eos_token is {shown}.*set eos_token"):
+        Encoder(made)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_as_trl(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the same texts TRL's own prompt and completion give the same ids and labels."""
+    made = tokenizer(kind)
+    rows = [
+        dolly("대한민국의 수도는 어디인가요?", "서울입니다."),
+        dolly("요약하세요.", "한강이 흐릅니다.\n\n1. 다리", "서울에는 한강이 흐르고 다리가 여러 개 있습니다."),
+        dolly("Write.", "👩‍👩‍👧‍👦 a b"),
+    ]  # fmt: skip
+    template = guarded(get_template("dolly-ko"), made)
+
+    prepared = prepare(
+        recipe(write_lines(tmp_path / "rows.jsonl", rows)), made, template, tmp_path / "cache"
+    )
+
+    monkeypatch.syspath_prepend(str(ROOT))  # benchmarks/ is no installed package
+    peer = importlib.import_module("benchmarks.train.prepare")
+    texts = [peer.split(template, row, made.eos_token) for row in rows]
+    theirs = peer.with_trl(texts, made, tmp_path)
+    assert list(prepared.train["input_ids"]) == list(theirs["input_ids"])
+    assert list(prepared.train["labels"]) == list(theirs["labels"])
