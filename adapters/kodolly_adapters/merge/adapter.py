@@ -202,6 +202,8 @@ def _indices(module: str, settings: Settings) -> tuple[int, ...]:
             names = (name, ALIASES.get(name, name))
             if any(module == known or module.endswith(f".{known}") for known in names):
                 return ids
+        if module in ALIASES and len(settings.tokens) == 1:  # a tied head, saved with its embedding
+            return next(iter(settings.tokens.values()))
     elif settings.tokens is not None:
         return settings.tokens
     raise AdapterError(

@@ -14,12 +14,13 @@ from kodolly_adapters.train.errors import AdapterError
 
 from .adapter import Lora
 from .plan import Output
-from .tensors import DTYPES, Reader
+from .tensors import DTYPES, Reader, Tensor
 
 if TYPE_CHECKING:
     import torch
 
 CHUNK = 1 << 20  # elements of a piece: 4 MiB in float32, which stays in the processor's cache
+FP16_MAX = 65_520.0  # from here on fp16 rounds to infinity
 
 
 @dataclass(slots=True)
@@ -54,92 +55,114 @@ def pieces(rows: int, width: int, chunk: int = CHUNK) -> Iterator[tuple[int, int
 
 
 class Rows:
-    """Merged rows of one output tensor, exact in float32."""
+    """Merged rows of one output tensor, exact in float32. Its two buffers are used again for every piece."""
 
     def __init__(self, output: Output, reader: Reader) -> None:
+        """Read the small tensors of the change. Raises AdapterError where they hold no numbers."""
         self._output = output
         self._reader = reader
+        self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
         change = output.change
         self._lora = change.lora if change is not None else None
-        if change is not None and self._lora is not None:
-            self._a = reader.whole(self._lora.a)
-            self._b = reader.whole(self._lora.b)
+        if self._lora is not None:
+            self._a, self._b = self._whole(self._lora.a), self._whole(self._lora.b)
             if self._lora.magnitude is not None:
-                self._magnitude = reader.whole(self._lora.magnitude).view(-1, 1)
+                self._magnitude = self._whole(self._lora.magnitude).view(-1, 1)
         self._added: torch.Tensor | None = None
         if change is not None and change.added is not None:
             tensor, scale = change.added
-            self._added = reader.whole(tensor).view(-1, 1) * scale
+            self._added = self._whole(tensor).view(-1, 1) * scale
         self._tokens: dict[int, int] = {}
         if change is not None and change.tokens is not None:
             ids, rows = change.tokens
             self._tokens = {token: place for place, token in enumerate(ids)}
-            self._token_rows = reader.whole(rows)
+            self._token_rows = self._whole(rows)
+
+    @property
+    def computes(self) -> bool:
+        """Whether there is arithmetic that rounding can cost something of."""
+        return self._lora is not None or self._added is not None
 
     def exact(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(merged, start) rows [first, last) in float32, each of shape (last - first, width).
 
-        `start` is what the change is measured against: the rows before LoRA.
+        `start` is what the change is measured against: the rows before LoRA. The next call overwrites both.
         """
-        start = self._start(first, last)
-        merged = start
+        start, merged = self._space(last - first)
+        self._read_start(first, last, start)
         if self._lora is not None:
-            merged = start + self._delta(self._lora, first, last)
+            self._put_delta(self._lora, first, last, merged)
+            merged.add_(start)
             if self._lora.magnitude is not None:
-                merged = self._scaled(merged, first, last)
-        if self._added is not None:
-            merged = start + self._added[first:last]
+                self._scale(merged, first, last)
+        elif self._added is not None:
+            merged.copy_(start).add_(self._added[first:last])
+        else:
+            merged = start
         for token, place in self._tokens.items():
             if first <= token < last:
-                if merged is start:
-                    merged = start.clone()
                 merged[token - first] = self._token_rows[place]
         return merged, start
 
-    def _start(self, first: int, last: int) -> torch.Tensor:
+    def _whole(self, tensor: Tensor) -> torch.Tensor:
         import torch
 
-        source = self._output.source
-        there = min(last, source.rows)
-        if there < last:  # rows of new tokens, all of which the change sets
-            start = torch.zeros(last - first, self._output.width)
-            if first < there:
-                start[: there - first] = self._reader.rows(source, first, there)
-            return start
-        return self._reader.rows(source, first, last).to(torch.float32, copy=True)
+        values = self._reader.whole(tensor)
+        if not bool(torch.isfinite(values).all()):
+            raise AdapterError(f"{tensor.path}: {tensor.name} holds infinities or no numbers (NaN)")
+        return values
 
-    def _delta(self, lora: Lora, first: int, last: int) -> torch.Tensor:
+    def _space(self, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        width = self._output.width
+        if self._buffers is None or self._buffers[0].numel() < rows * width:
+            # One piece may be a row longer than another.
+            self._buffers = (torch.empty((rows + 1) * width), torch.empty((rows + 1) * width))
+        one, other = (buffer[: rows * width].view(rows, width) for buffer in self._buffers)
+        return one, other
+
+    def _read_start(self, first: int, last: int, start: torch.Tensor) -> None:
+        source = self._output.source
+        there = max(first, min(last, source.rows))
+        if first < there:
+            start[: there - first].copy_(self._reader.rows(source, first, there))
+        if there < last:
+            start[there - first :].zero_()  # rows of new tokens, all of which the change sets
+
+    def _put_delta(self, lora: Lora, first: int, last: int, delta: torch.Tensor) -> None:
         import torch
 
         if lora.layout == "linear":
-            return torch.mm(self._b[first:last], self._a).mul_(lora.scale)
-        # W's rows are A's columns: only those are multiplied.
-        return torch.mm(self._b, self._a[:, first:last]).t().mul(lora.scale)
+            torch.mm(self._b[first:last], self._a, out=delta)
+        else:  # W's rows are A's columns: only those are multiplied
+            delta.copy_(torch.mm(self._b, self._a[:, first:last]).t())
+        delta.mul_(lora.scale)
 
-    def _scaled(self, merged: torch.Tensor, first: int, last: int) -> torch.Tensor:
+    def _scale(self, merged: torch.Tensor, first: int, last: int) -> None:
         import torch
 
         norm = torch.linalg.norm(merged, dim=1).view(-1, 1)
-        return (self._magnitude[first:last] / norm) * merged
+        merged.mul_(self._magnitude[first:last] / norm)
 
 
 def rounded(exact: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
     """`exact` in the target dtype. Raises AdapterError where it does not fit into its range."""
     import torch
 
-    result = exact.to(getattr(torch, DTYPES[dtype][0]))
-    if dtype == "F16" and not bool(torch.isfinite(result).all()):
-        raise AdapterError(
-            f"{name}: merged values do not fit into fp16 (or the adapter holds no numbers): "
-            "use --dtype bf16 or fp32"
-        )
-    return result
+    if dtype == "F16":
+        low, high = torch.aminmax(exact)
+        if not -FP16_MAX < float(low) <= float(high) < FP16_MAX:
+            raise AdapterError(
+                f"{name}: values up to {max(-float(low), float(high)):.3g} do not fit into fp16: "
+                "use --dtype bf16 or fp32"
+            )
+    return exact.to(getattr(torch, DTYPES[dtype][0]))
 
 
 def loss(exact: torch.Tensor, start: torch.Tensor, result: torch.Tensor) -> Loss:
-    """The rounding loss of one piece."""
-    import torch
-
-    error = (result.to(torch.float32) - exact).flatten()
-    delta = (exact - start).flatten()
-    return Loss(float(error.dot(error)), float(delta.dot(delta)), exact.numel())
+    """The rounding loss of one piece; overwrites `start`."""
+    delta = start.sub_(exact).flatten()
+    change = float(delta.dot(delta))
+    error = start.copy_(result).sub_(exact).flatten()
+    return Loss(float(error.dot(error)), change, exact.numel())

@@ -82,8 +82,6 @@ def _merge(
     """Write one changed, cast or quantised tensor."""
     import torch
 
-    if output.change is None and output.form == "none" and output.source.dtype == "BOOL":
-        raise OutputError(f"{output.name}: cannot be cast")
     rows = Rows(output, reader)
     total = Loss()
     if output.form != "none":
@@ -102,10 +100,10 @@ def _merge(
     for first, last in pieces(output.rows, output.width):
         exact, start = rows.exact(first, last)
         result = rounded(exact, output.dtype, output.name)
-        if output.change is not None and exact is not start:
-            total.add(loss(exact, start, result))
-        block = result.contiguous().view(torch.uint8).flatten().numpy()
+        block = result.view(torch.uint8).flatten().numpy()
         put(file, memoryview(block), places[output.name] + first * row_bytes)
+        if rows.computes:
+            total.add(loss(exact, start, result))
         progress((last - first) * row_bytes)
     return total
 
