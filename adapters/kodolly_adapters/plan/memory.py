@@ -84,7 +84,13 @@ def _weights(shapes: Shapes, setup: Setup, trained: int) -> int:
 
 
 def _loss(shapes: Shapes, setup: Setup) -> int:
-    """A tile of logits, and the gradient of the last hidden states in fp32."""
+    """A tile of logits, and the gradient of the last hidden states in fp32.
+
+    With trained rows of new tokens TRL's tiles do not work: `kodolly train` makes the logits of learned tokens, here
+    all of them, and fp32 copies for the cross entropy and its gradient.
+    """
+    if setup.new_tokens and setup.method != "full":
+        return setup.tokens * shapes.vocabulary * (2 * setup.width + 3 * FP32)
     tile = min(setup.tokens, TILE_TOKENS) * min(shapes.vocabulary, TILE_ENTRIES) * setup.width
     return tile + FP32 * setup.tokens * shapes.hidden
 

@@ -152,3 +152,11 @@ def test_four_bits_by_hand() -> None:
     recipe = load("polyglot-ko-12.8b-lora")
     shapes, setup = shapes_of(table()[recipe.base]["config"]), setup_of(recipe)
     assert memory(shapes, replace(setup, method="qlora")).weights == 8_153_333_760
+
+
+def test_new_tokens_by_hand() -> None:
+    """Trained rows of three keys: 3 x 2 x 5,120 more parameters, and whole logits, 8,192 x 30,080 x 16 bytes."""
+    recipe = load("polyglot-ko-12.8b-lora", {"template": "dolly-v2-special"})
+    shapes, setup = shapes_of(table()[recipe.base]["config"]), setup_of(recipe)
+    assert trainable(shapes, setup) == A_LORA + 30_720
+    assert memory(shapes, setup).loss == 3_942_645_760
