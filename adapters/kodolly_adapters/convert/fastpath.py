@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import xxhash
 
-from . import fastscan
+from . import characters, fastscan
 from .decode import Broken, Shard, parsed, positions
 from .fastscan import Bytes, Table
 from .options import Options
@@ -206,4 +206,4 @@ def _room(megabytes: int, head: int) -> tuple[Bytes, Bytes, Table, Table]:
 
 @functools.cache
 def _tables() -> tuple[Bytes, Bytes]:
-    return fastscan.kinds(), fastscan.heads()
+    return characters.kinds(), characters.heads()
