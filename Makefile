@@ -16,7 +16,7 @@ export KODOLLY_TEST_MODEL ?= $(CURDIR)/$(MODEL)
 test test-vllm test-browser bench-gateway: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run data test lint test-vllm vllm-env test-compose test-browser fuzz bench-gateway bench-convert model clean
+.PHONY: help run data train-env test lint test-vllm vllm-env test-compose test-browser fuzz bench-gateway bench-convert bench-train bench-merge model clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -26,6 +26,9 @@ run: $(STAMP) ## set up everything and serve a chat on this machine
 
 data: $(STAMP) ## what `.venv/bin/kodolly convert` needs beside
 	$(PIP) install --quiet -c constraints.txt -e '.[web,transformers,data]'
+
+train-env: $(STAMP) ## what `.venv/bin/kodolly train`, `plan` and `merge` need beside
+	$(PIP) install --quiet -c constraints.txt -e '.[web,transformers,data,train]'
 
 test: $(DEV_STAMP) model lint ## set up everything and run the tests
 	$(PYTEST) -m "not vllm and not compose and not browser" -n 2 --dist loadfile $(ARGS)
@@ -46,6 +49,14 @@ test-browser: $(DEV_STAMP) model ## the page in a real Chromium
 
 bench-gateway: $(DEV_STAMP) ## FastChat's gateway and ours before one scripted engine
 	$(BIN)/python -m benchmarks.gateway.run $(ARGS)
+
+bench-train: $(DEV_STAMP) ## preparation, throughput and the frozen keys, each beside the usual way
+	$(BIN)/python -m benchmarks.train.prepare
+	$(BIN)/python -m benchmarks.train.throughput $(ARGS)
+	$(BIN)/python -m benchmarks.train.flaw
+
+bench-merge: $(DEV_STAMP) ## the streaming merge beside PEFT's, on models of real size
+	$(BIN)/python -m benchmarks.merge.run $(ARGS)
 
 bench-convert: $(DEV_STAMP) ## the converter beside a plain script, datasets and bare parsers
 	$(BIN)/python -m benchmarks.convert.run $(ARGS)

@@ -31,6 +31,7 @@ PLUGIN_HELP = {
     "merge": "a base and its adapter become one model directory",
     "unmerge-check": "what a merge changed",
 }
+PLUGIN_TARGET = {"data": "data", "transformers": "run", "train": "train-env"}
 PLUGIN_EXTRA = {
     "convert": "data",
     "fetch": "transformers",
@@ -80,7 +81,7 @@ def _run(name: str, args: list[str]) -> int:
             extra = PLUGIN_EXTRA[name]
             print(
                 f"kodolly {name} needs {error.name}, which is not installed: "
-                f"pip install 'kodolly[{extra}]' (in a clone: `make data` or `make run`)",
+                f"pip install 'kodolly[{extra}]' (in a clone: `make {PLUGIN_TARGET[extra]}`)",
                 file=sys.stderr,
             )
             return 1
