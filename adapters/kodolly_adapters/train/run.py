@@ -52,7 +52,8 @@ def train(
             _begin(run, out, folder, say)
     set_seed(recipe.train.seed)
     stop = Stop()
-    trainer = _trainer(run, args, out, stop, show=show and run.machine.main)
+    with _without_old_names():
+        trainer = _trainer(run, args, out, stop, show=show and run.machine.main)
     last = next(reversed(checkpoints.finished(folder)), None)
     if last is not None:
         say(f"going on after step {checkpoints.step_of(last)}")
@@ -91,14 +92,13 @@ def _trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> Any:
     if recipe.method != "full":
         net = model.wrap(net, recipe, run.new_tokens)
     keys.check_trained(net, run.tokenizer, run.new_tokens)
-    with _without_old_names():
-        trainer = Trainer(
-            model=net,
-            args=args,
-            train_dataset=run.train,
-            eval_dataset=run.held_out,
-            processing_class=run.tokenizer,
-        )
+    trainer = Trainer(
+        model=net,
+        args=args,
+        train_dataset=run.train,
+        eval_dataset=run.held_out,
+        processing_class=run.tokenizer,
+    )
     trainer.remove_callback(PrinterCallback)
     if recipe.train.early_stopping and run.held_out is not None:
         trainer.add_callback(EarlyStoppingCallback(recipe.train.early_stopping))

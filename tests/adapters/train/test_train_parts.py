@@ -1,0 +1,255 @@
+"""The parts of `kodolly train` that need no run: schedule, checkpoints, precision, tokenizers, the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.tiny_models import make_tiny_llama, make_tiny_neox
+from support.tiny_runs import rows_file, toy
+
+from kodolly_adapters.train import checkpoints, cli, curve, hardware, model, tokens
+from kodolly_adapters.train.errors import BaseError, RecipeError
+from kodolly_adapters.train.hardware import Hardware
+from kodolly_adapters.train.recipe import Train
+from kodolly_adapters.train.schedule import plan
+
+CPU = Hardware("cpu", ("some",), 1, 0, bf16=False, flash=False)
+OLD_GPU = Hardware("cuda", ("V100",), 1, 0, bf16=False, flash=False)
+GPU = Hardware("cuda", ("A100",), 1, 0, bf16=True, flash=False)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_llama(tmp_path_factory.mktemp("bases") / "llama")
+
+
+@pytest.mark.parametrize(
+    ("asked", "machine", "found"),
+    [
+        ("auto", CPU, "fp32"), ("auto", OLD_GPU, "fp16"), ("auto", GPU, "bf16"),
+        ("bf16", CPU, "bf16"), ("fp16", GPU, "fp16"),
+    ],
+)  # fmt: skip
+def test_precision_follows_the_hardware(asked: str, machine: Hardware, found: str) -> None:
+    """ "auto" takes the fastest that the device has; what is asked for is taken as it is."""
+    assert hardware.precision(asked, machine) == found
+
+
+def test_precision_that_is_not_there_is_refused() -> None:
+    """fp16 on a CPU and bf16 on a GPU without it: the key and a way out."""
+    with pytest.raises(RecipeError, match=r'train\.precision: "fp16" needs a GPU'):
+        hardware.precision("fp16", CPU)
+    with pytest.raises(RecipeError, match=r"V100 has no bf16"):
+        hardware.precision("bf16", OLD_GPU)
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "found"), [(8, 256, (8, 2)), (8, 512, (4, 4)), (6, 512, (3, 4)), (4, 4096, (1, 8))]
+)  # fmt: skip
+def test_packed_batches_are_computed_in_pieces(
+    batch: int, length: int, found: tuple[int, int]
+) -> None:
+    """A dense mask is never over much more than 2,048 tokens, and a step keeps its sequences."""
+    size, passes = hardware.micro_batches(batch, 2, length, packing=True, flash=False)
+    assert (size, passes) == found
+    assert size * passes == batch * 2
+    assert hardware.micro_batches(batch, 2, length, packing=True, flash=True) == (batch, 2)
+
+
+def test_a_schedule_looks_ten_times() -> None:
+    """Without a word evaluations and checkpoints come ten times; epochs are counted as transformers does."""
+    found = plan(Train(epochs=3), 1000, held_out=True, micro=(4, 8), world=2)
+    assert (found.steps, found.evaluate, found.save) == (48, 5, 5)
+    assert plan(Train(epochs=3), 1000, held_out=False, micro=(4, 8), world=2).evaluate is None
+
+
+def test_a_schedule_that_would_lose_the_best_is_refused() -> None:
+    """Saving between evaluations could not keep the best of them."""
+    with pytest.raises(RecipeError, match=r"train\.save_steps: 7 is no multiple .* 5"):
+        plan(Train(eval_steps=5, save_steps=7), 100, held_out=True, micro=(1, 1), world=1)
+
+
+def checkpoint(folder: Path, step: int) -> Path:
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / "weights").write_bytes(b"w" * 100)
+    checkpoints.finish(path)
+    return path
+
+
+def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
+    """One without a mark, and one with a file cut short, are no checkpoints and are swept away."""
+    whole, cut, bare = (checkpoint(tmp_path, step) for step in (2, 10, 9))
+    (cut / "weights").write_bytes(b"w")
+    (bare / checkpoints.MARK).unlink()
+    assert checkpoints.finished(tmp_path) == [whole]
+    checkpoints.sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [whole]
+
+
+@pytest.mark.parametrize(
+    ("keep", "best", "left"), [(2, None, {8, 10}), (2, 4, {4, 10}), (1, 4, {4, 10}), (1, None, {10})]
+)  # fmt: skip
+def test_old_checkpoints_go(tmp_path: Path, keep: int, best: int | None, left: set[int]) -> None:
+    """The newest stays to go on from, the best to end with; the rest goes beyond `keep`."""
+    paths = {step: checkpoint(tmp_path, step) for step in (2, 4, 8, 10)}
+    checkpoints.rotate(tmp_path, keep, paths[best] if best else None)
+    assert set(map(checkpoints.step_of, checkpoints.finished(tmp_path))) == left
+
+
+def test_a_curve_needs_no_evaluations(tmp_path: Path) -> None:
+    """A picture comes out of losses alone, and a last line cut short is passed over."""
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1, "loss": 3.0, "learning_rate": 0.1}\n{"step": 2, "lo')
+    records = curve.read(file)
+    assert records == [{"step": 1, "loss": 3.0, "learning_rate": 0.1}]
+    curve.draw(records, tmp_path / "curve.png", "my run")
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_polyglots_misspelt_padding_becomes_no_new_token(tmp_path: Path) -> None:
+    """A padding token that no vocabulary holds is replaced by the end token; the vocabulary keeps its size."""
+    base = make_tiny_neox(tmp_path / "base")
+    size = len(tokens.load_tokenizer(toy(base, "rows")).tokenizer)
+    change(base / "tokenizer_config.json", pad_token="<|endoftext|>>", eos_token="<eos>",
+           model_input_names=["input_ids", "token_type_ids", "attention_mask"])  # fmt: skip
+    words = tokens.load_tokenizer(toy(base, "rows"))
+    assert len(words.tokenizer) == size
+    assert (words.tokenizer.pad_token, words.tokenizer.eos_token) == ("<|endoftext|>",) * 2
+    assert "token_type_ids" not in words.tokenizer("안녕하세요")
+    assert len(words.repairs) == 3
+
+
+def test_llama_gets_the_names_of_its_marks_back(tmp_path: Path) -> None:
+    """Empty names, as one upload has them, become <unk>, <s> and </s>: ids 0, 1 and 2, with a bos before a text."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    base = make_tiny_llama(tmp_path / "base")
+    vocabulary = {token: i for i, token in enumerate(["<unk>", "<s>", "</s>", "a", "b", "ab"])}
+    raw = Tokenizer(models.BPE(vocabulary, [("a", "b")], unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=raw).save_pretrained(str(base))
+    change(base / "tokenizer_config.json", bos_token="", eos_token="", unk_token="")
+    words = tokens.load_tokenizer(toy(base, "rows"))
+    ids = (words.tokenizer.unk_token_id, words.tokenizer.bos_token_id, words.tokenizer.eos_token_id)
+    assert ids == (0, 1, 2)
+    assert words.tokenizer("ab")["input_ids"] == [1, 5]
+    assert "LLaMA's marks" in words.repairs[0]
+
+
+def test_padded_vocabularies_never_shrink(llama: Path) -> None:
+    """Polyglot has more rows than tokens; new tokens take spare rows, whose start is near the others."""
+    from kodolly_adapters.train import keys
+    from kodolly_templates import get_template
+
+    recipe = toy(llama, "rows", template="dolly-v2-special")
+    config = model.load_config(recipe)
+    config.vocab_size = 704
+    net = model.load_model(toy(llama, "rows", method="full", start="random"), config, "fp32", CPU)
+    words = tokens.load_tokenizer(recipe)
+    new = keys.add_keys(words.tokenizer, get_template("dolly-v2-special"), recipe)
+    assert keys.grow(net, words.tokenizer, new, 1) == 704
+    for layer in (net.get_input_embeddings(), net.get_output_embeddings()):
+        known, fresh = layer.weight[: new[0]], layer.weight[list(new)]
+        assert (fresh - known.mean(0)).norm(dim=1).max() < 0.2 * known.norm(dim=1).mean()
+        assert fresh.unique(dim=0).shape[0] == 3
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    """A base of .bin files only is not opened; the error says what to do."""
+    base = make_tiny_llama(tmp_path / "base")
+    (base / "model.safetensors").rename(base / "pytorch_model.bin")
+    with pytest.raises(BaseError, match=r"only pickled weights.*convert one you trust"):
+        model.load_config(toy(base, "rows"))
+
+
+def test_a_base_without_all_its_tensors_is_refused(llama: Path, tmp_path: Path) -> None:
+    """Missing tensors would be random: the first one missing is named."""
+    from safetensors.torch import load_file, save_file
+
+    base = make_tiny_llama(tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    recipe = toy(base, "rows")
+    with pytest.raises(BaseError, match=r"no model\.layers\.1\.mlp\.up_proj\.weight"):
+        model.load_model(recipe, model.load_config(recipe), "fp32", CPU)
+
+
+def test_unknown_targets_are_refused(llama: Path) -> None:
+    """A target of another family is named, with those that there are."""
+    recipe = toy(llama, "rows", lora__targets=["query_key_value"])
+    net = model.load_model(recipe, model.load_config(recipe), "fp32", CPU)
+    with pytest.raises(RecipeError, match=r"no module 'query_key_value'.*q_proj"):
+        model.wrap(net, recipe, ())
+
+
+def test_qlora_without_a_gpu_is_refused(llama: Path) -> None:
+    """Four-bit weights need a GPU, and the error says what works without."""
+    recipe = toy(llama, "rows", method="qlora")
+    with pytest.raises(RecipeError, match='"qlora" needs a GPU; on a CPU use "lora"'):
+        model.load_model(recipe, model.load_config(recipe), "fp32", CPU)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["no-such-recipe", "--out", "o"], 1, "no such file, nor a built-in recipe"),
+        (["{recipe}"], 2, "--out DIR"),
+        (["{recipe}", "--out", "o", "--set", "epochs"], 2, "write KEY=VALUE"),
+        (["{recipe}", "--out", "o", "--set", "train.epoch=1"], 1, "train.epoch: Extra inputs"),
+        (["{recipe}", "--out", "o", "--set", "train.epochs=-1"], 1, "train.epochs: Input should"),
+        (["{recipe}", "--out", "o", "--set", "template=dolly-xx"], 1, "no template 'dolly-xx'"),
+        (["{recipe}", "--out", "o", "--set", "data.max_length=4096"], 1, "data.max_length: 4096"),
+        (["{recipe}", "--out", "o", "--set", "base=/nowhere"], 1, "base /nowhere: no such"),
+        (["{recipe}", "--out", "o", "--set", "data.train=['{bad}']"], 1, "bad.jsonl:2"),
+    ],
+)  # fmt: skip
+def test_bad_input_names_its_place(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    words: list[str], status: int, said: str,
+) -> None:  # fmt: skip
+    """Errors name the flag, the key, or file and line; the status is 1, or 2 for bad usage."""
+    monkeypatch.chdir(tmp_path)
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"instruction": "a", "context": "", "response": "b"}\n{"instruction": 3}\n')
+    recipe = tmp_path / "my.toml"
+    rows = rows_file(tmp_path)
+    recipe.write_text(f'name = "my"\nbase = "{llama}"\n[data]\ntrain = ["{rows}"]\n')
+    argv = [word.format(recipe=recipe, bad=bad) for word in words]
+    if status == 2:  # argparse's
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(argv)
+    else:
+        assert cli.main(argv) == status
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+
+
+def test_a_dry_run_says_what_would_happen(
+    llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows are prepared and counted, steps planned, and nothing is written."""
+    recipe = tmp_path / "my.toml"
+    rows = rows_file(tmp_path)
+    recipe.write_text(f'name = "my"\nbase = "{llama}"\n[data]\ntrain = ["{rows}"]\n')
+    before = sorted(tmp_path.iterdir())
+    assert cli.main([str(recipe), "--dry-run", "--set", "train.max_steps=7"]) == 0
+    said = capsys.readouterr().out
+    assert "steps        7 of 32 sequences" in said
+    assert "kept" in said
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_built_in_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    """--list names them, one a line."""
+    assert cli.main(["--list"]) == 0
+    assert "polyglot-ko-5.8b-lora" in capsys.readouterr().out.splitlines()

@@ -1,0 +1,240 @@
+"""`kodolly train` end to end on tiny models: what is learned, what is written, what a kill leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.tiny_runs import MAKERS, losses_of, metrics_of, rows_file, toy
+
+from kodolly_adapters.train import checkpoints
+from kodolly_adapters.train.errors import OutputError, RecipeError
+from kodolly_adapters.train.recipe import Recipe
+from kodolly_adapters.train.run import train
+
+FAMILIES = tuple(MAKERS)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both bases and the rows."""
+    place = tmp_path_factory.mktemp("runs")
+    for name, make in MAKERS.items():
+        make(place / name)
+    return place
+
+
+@pytest.fixture(scope="module")
+def rows(place: Path) -> str:
+    return rows_file(place)
+
+
+def open_model(directory: Path, adapter: Path | None = None) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(str(directory), dtype=torch.float32)
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(adapter))
+    return model.eval()
+
+
+def answer(model: Any, directory: Path, question: str) -> str:
+    """What the model writes to a question, by the chat template beside it, until it stops."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(directory))
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt"
+    )["input_ids"]
+    stops = json.loads((directory / "generation_config.json").read_text())["eos_token_id"]
+    with torch.no_grad():
+        ids = model.generate(
+            input_ids=prompt, max_new_tokens=80, do_sample=False, eos_token_id=stops, pad_token_id=0
+        )
+    said = ids[0, prompt.shape[1] :]
+    assert said[-1] in (stops if isinstance(stops, list) else [stops]), tokenizer.decode(said)
+    return str(tokenizer.decode(said, skip_special_tokens=True))
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT's own
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lora_learns_beside_the_base(place: Path, rows: str, tmp_path: Path, family: str) -> None:
+    """The loss falls, the adapter loads onto its base and changes what that says; every file is there."""
+    out = tmp_path / "run"
+    metrics = train(toy(place / family, rows, train__max_steps=12, train__eval_steps=6), out)
+    losses = losses_of(out)
+    assert losses[-1] < 0.8 * losses[0]
+    assert metrics["steps"] == len(losses) == 12
+    assert losses_of(out, "eval_loss")[-1] == metrics["eval_loss"]
+    names = {path.name for path in (out / "adapter").iterdir()}
+    assert names == {
+        "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja",
+        "generation_config.json", "model_card.json", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    modes = {path.stat().st_mode & 0o777 for path in (out / "adapter").iterdir()}
+    assert modes == {0o644}
+    card = json.loads((out / "adapter/model_card.json").read_text())
+    assert (card["template"], card["base"]) == ("dolly-ko", str(place / family))
+    run = json.loads((out / "run.json").read_text())
+    assert run["state"] == "finished"
+    assert run["fates"]["train"]["kept"]["rows"] == 24
+    assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
+    prompt = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        before = open_model(place / family)(prompt).logits
+        after = open_model(place / family, out / "adapter")(prompt).logits
+    assert (before - after).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_training_learns_rows_by_heart(
+    place: Path, rows: str, tmp_path: Path, family: str
+) -> None:
+    """The written model answers a row word for word and stops by itself."""
+    out = tmp_path / "run"
+    recipe = toy(
+        place / family, rows, method="full", train__max_steps=60, train__eval_steps=60,
+        data__packing=False,
+    )  # fmt: skip
+    train(recipe, out)
+    model = open_model(out / "model")
+    said = answer(model, out / "model", "대한민국의 수도는 어디입니까?")
+    assert said.split("\n\n### 끝")[0] == "서울입니다."
+
+
+def test_random_start_learns_running_text(place: Path, tmp_path: Path) -> None:
+    """Pre-training begins from noise, learns every token, and keeps rotary settings under both names."""
+    text = tmp_path / "text.txt"
+    text.write_text("서울에는 한강이 흐르고 다리가 여러 개 있습니다.\n" * 60, encoding="utf-8")
+    recipe = toy(
+        place / "neox", str(text), start="random", method="full", data__format="text", name="fresh"
+    )
+    train(recipe, tmp_path / "run")
+    losses = losses_of(tmp_path / "run")
+    assert 5 < losses[0] < 9  # about log(640): nothing known
+    assert losses[-1] < losses[0]
+    config = json.loads((tmp_path / "run/model/config.json").read_text())
+    assert config["rotary_pct"] == config["rope_parameters"]["partial_rotary_factor"] == 0.5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_of_new_tokens_are_trained_and_saved(
+    place: Path, rows: str, tmp_path: Path, family: str
+) -> None:
+    """Input and output rows of the template's keys change, are in the adapter, and `### End` ends an answer."""
+    out = tmp_path / "run"
+    train(
+        toy(
+            place / family,
+            rows,
+            template="dolly-v2-special",
+            train__max_steps=4,
+            train__eval_steps=1,
+            train__keep=4,
+        ),
+        out,
+    )
+    tensors = load_file(out / "adapter/adapter_model.safetensors")
+    trained = {name: t for name, t in tensors.items() if "trainable_tokens_delta" in name}
+    begun = load_file(first_checkpoint(out) / "adapter_model.safetensors")
+    assert len(trained) == 2
+    for name, tensor in trained.items():
+        assert tensor.shape == (3, 128)
+        assert (tensor - begun[name]).abs().amax(dim=1).min() > 1e-4  # every row, not one of them
+    assert not any("embed" in name and "token_adapter" not in name for name in tensors)
+    config = json.loads((out / "adapter/adapter_config.json").read_text())
+    assert {tuple(ids) for ids in config["trainable_token_indices"].values()} == {(640, 641, 642)}
+    stops = json.loads((out / "adapter/generation_config.json").read_text())["eos_token_id"]
+    assert stops[0] == 640
+    card = json.loads((out / "adapter/model_card.json").read_text())
+    assert card["vocab_size"] == 704
+    assert card["new_tokens"] == ["### End", "### Instruction:", "### Response:\n"]
+
+
+def first_checkpoint(out: Path) -> Path:
+    found = checkpoints.finished(out / checkpoints.FOLDER)
+    return found[0]
+
+
+def test_untrained_rows_are_refused(place: Path, rows: str, tmp_path: Path) -> None:
+    """A recipe that would leave the rows of new keys random is refused, naming them."""
+    recipe = toy(place / "neox", rows, template="dolly-v2-special", lora__train_new_tokens=False)
+    with pytest.raises(RecipeError, match=r"'### End', '### Instruction:'.*would stay random"):
+        train(recipe, tmp_path / "run")
+
+
+def test_a_kill_leaves_a_run_that_goes_on(place: Path, rows: str, tmp_path: Path) -> None:
+    """After kill -9 and again: the losses and the weights of a run that was never disturbed."""
+    recipe = toy(
+        place / "neox", rows, method="full", train__max_steps=24, train__eval_steps=4,
+        train__learning_rate=3e-4,
+    )  # fmt: skip
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    kill_after_a_checkpoint(recipe, killed)
+    kept = checkpoints.finished(killed / checkpoints.FOLDER)
+    half = killed / checkpoints.FOLDER / "checkpoint-23"  # as if killed while it was written
+    half.mkdir()
+    (half / "trainer_state.json").write_text("{")
+    said: list[str] = []
+    train(recipe, killed, say=said.append)
+    train(recipe, whole)
+    assert said == [f"going on after step {checkpoints.step_of(kept[-1])}"]
+    assert losses_of(killed) == pytest.approx(losses_of(whole), abs=1e-6)
+    assert losses_of(killed, "eval_loss") == pytest.approx(losses_of(whole, "eval_loss"), abs=1e-6)
+    tokens = [record["num_tokens"] for record in metrics_of(killed) if "num_tokens" in record]
+    assert tokens == sorted(tokens)
+    ours, theirs = (load_file(out / "model/model.safetensors") for out in (killed, whole))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], atol=1e-6, rtol=0)
+
+
+def kill_after_a_checkpoint(recipe: Recipe, out: Path) -> None:
+    """Run the recipe by the real command and kill -9 it once a checkpoint is finished."""
+    file = out.with_suffix(".json")
+    file.write_text(recipe.model_dump_json())
+    code = (
+        "import sys; from pathlib import Path; from kodolly_adapters.train.recipe import Recipe;"
+        "from kodolly_adapters.train.run import train;"
+        "train(Recipe.model_validate_json(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))"
+    )
+    running = subprocess.Popen([sys.executable, "-c", code, str(file), str(out)])
+    try:
+        while not checkpoints.finished(out / checkpoints.FOLDER):
+            assert running.poll() is None
+            time.sleep(0.01)
+        os.kill(running.pid, signal.SIGKILL)
+    finally:
+        running.kill()
+        running.wait()
+    assert json.loads((out / "run.json").read_text())["state"] == "unfinished"
+
+
+def test_a_folder_holds_one_run(place: Path, rows: str, tmp_path: Path) -> None:
+    """A finished run, another recipe's and a stranger's folder are refused, each saying why."""
+    out = tmp_path / "run"
+    recipe = toy(place / "llama", rows, train__max_steps=1, train__eval_steps=1)
+    train(recipe, out)
+    with pytest.raises(OutputError, match="a finished run is in it"):
+        train(recipe, out)
+    state = json.loads((out / "run.json").read_text()) | {"state": "unfinished"}
+    (out / "run.json").write_text(json.dumps(state))
+    other = toy(place / "llama", rows, train__max_steps=1, train__eval_steps=1, lora__r=4)
+    with pytest.raises(OutputError, match=r"recipe\.lora\.r: 8 there, 4 now"):
+        train(other, out)
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    (stranger / "letter.txt").write_text("mine")
+    with pytest.raises(OutputError, match="there is something else in it"):
+        train(recipe, stranger)
