@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.merge_cases import IDS, VARIANTS, load, make_adapter, tensors
+
 from kodolly_adapters.merge.plan import Dtype
 from kodolly_adapters.merge.run import merge
-from support.merge_cases import IDS, VARIANTS, load, make_adapter, tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's and transformers' about their own future
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.merge_cases import VARIANTS, make_adapter
+
 from kodolly_adapters.merge.cli import main
 from kodolly_adapters.merge.run import merge
 from kodolly_adapters.train.errors import AdapterError, BaseError, OutputError, TuneError
-from support.merge_cases import VARIANTS, make_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -166,7 +167,7 @@ def test_a_cut_file_is_refused(
 ) -> None:
     """A download that ended early is noticed from its header."""
     base = Path(shutil.copytree(bases["neox", False], tmp_path / "base"))
-    file = sorted(base.glob("*.safetensors"))[0]
+    file = min(base.glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-100])
     assert "cut short" in _refused(base, adapter, tmp_path / "out", BaseError)
 

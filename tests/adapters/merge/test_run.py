@@ -1,0 +1,205 @@
+"""A merge as people run it: the command, its files, a kill in the middle, and the answers that come out."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.merge_cases import IDS, NEW, VARIANTS, load, make_adapter
+
+from kodolly_adapters.merge import check_cli, cli
+from kodolly_adapters.merge.check import compare
+from kodolly_adapters.merge.greedy import answer
+from kodolly_adapters.merge.plan import plan
+from kodolly_adapters.merge.run import merge
+from kodolly_adapters.merge.staging import Staging, job
+from kodolly_adapters.train.errors import OutputError
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+# Ends itself with SIGKILL when half of the bytes are written, in the middle of a file.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from kodolly_adapters.merge import progress, run
+done = 0
+def count(self, size):
+    global done
+    done += size
+    if done > self._total * float(sys.argv[4]):
+        os.kill(os.getpid(), signal.SIGKILL)
+progress.Progress.__call__ = count
+run.merge(*(Path(p) for p in sys.argv[1:4]), check=False, quiet=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def adapter(bases: dict[tuple[str, bool], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA with trained token rows for the untied GPT-NeoX, which is sharded."""
+    place = tmp_path_factory.mktemp("tokens")
+    make_adapter(place, bases["neox", False], "neox", VARIANTS["tokens"], tied=False)
+    return place
+
+
+def _bytes(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.mark.parametrize("share", [0.15, 0.95])
+def test_a_killed_merge_run_again_gives_the_same_bytes(
+    share: float, bases: dict[tuple[str, bool], Path], adapter: Path, tmp_path: Path
+) -> None:
+    """kill -9 leaves no output directory; the second run keeps the finished files and ends the same."""
+    base, out = bases["neox", False], tmp_path / "model"
+    merge(base, adapter, tmp_path / "whole" / "model", check=False, quiet=True)
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED, str(base), str(adapter), str(out), str(share)], check=False
+    )
+    assert child.returncode == -signal.SIGKILL
+    assert not out.exists()
+    part = tmp_path / "model.part"
+    finished = json.loads((part / "merge.json").read_text())["shards"]
+    times = {name: (part / name).stat().st_mtime_ns for name in finished}
+    assert bool(finished) == (share > 0.5)
+    merge(base, adapter, out, check=False, quiet=True)
+    assert not part.exists()
+    assert _bytes(out) == _bytes(tmp_path / "whole" / "model")
+    assert times == {name: (out / name).stat().st_mtime_ns for name in finished}
+
+
+def test_what_another_merge_left_is_not_taken_over(
+    bases: dict[tuple[str, bool], Path], adapter: Path, tmp_path: Path
+) -> None:
+    """Files of an unfinished merge to another dtype do not end up in this one."""
+    base, out = bases["neox", False], tmp_path / "model"
+    other = plan(base, adapter, "fp32")
+    with Staging(out, job(other)) as staging:
+        (staging.place / "model-00001-of-00002.safetensors").write_bytes(b"x" * 100)
+    merge(base, adapter, out, check=False, quiet=True)
+    merge(base, adapter, tmp_path / "whole" / "model", check=False, quiet=True)
+    assert _bytes(out) == _bytes(tmp_path / "whole" / "model")
+
+
+def test_two_merges_do_not_write_the_same_place(
+    bases: dict[tuple[str, bool], Path], adapter: Path, tmp_path: Path
+) -> None:
+    """The second is told so."""
+    base, out = bases["neox", False], tmp_path / "model"
+    with Staging(out, job(plan(base, adapter))), pytest.raises(OutputError, match="another merge"):
+        merge(base, adapter, out, check=False, quiet=True)
+
+
+@pytest.mark.parametrize("arch", ["neox", "llama"])
+def test_the_whole_chain_gives_the_same_greedy_tokens(
+    arch: str, bases: dict[tuple[str, bool], Path], tmp_path: Path
+) -> None:
+    """Base + adapter, the merged model loaded, and that saved and loaded again write the same tokens."""
+    import torch
+    from peft import PeftModel
+
+    base, out = bases[arch, False], tmp_path / "merged"
+    made = make_adapter(tmp_path / "adapter", base, arch, VARIANTS["tokens"], tied=False)
+    merge(base, made.directory, out, dtype="fp32", check=False, quiet=True)
+    again = tmp_path / "again"
+    merged = load(out)
+    merged.save_pretrained(str(again))
+    models = [
+        PeftModel.from_pretrained(load(base), str(made.directory)).eval(),
+        merged,
+        load(again),
+    ]
+    with torch.no_grad():
+        answers = [[answer(model, prompt, 24).tokens for prompt in IDS] for model in models]
+    assert answers[0] == answers[1] == answers[2]
+    with torch.no_grad():
+        assert answers[0] != [answer(load(base), prompt, 24).tokens for prompt in IDS]
+
+
+def test_the_command_verifies_itself_and_writes_a_complete_directory(
+    bases: dict[tuple[str, bool], Path],
+    adapter: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Weights, index in bytes, tokenizer, configs for old and new readers, card; readable by all."""
+    out = tmp_path / "dolly"
+    (adapter / "model_card.json").write_text(
+        json.dumps({"template": "dolly-ko", "license": "MIT", "metrics": {"loss": 1.5}})
+    )
+    assert cli.main([str(bases["neox", False]), str(adapter), "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{out}\n"
+    assert "PEFT's own merge to the last bit" in said.err
+    assert "greedy tokens" in said.err
+    assert "rounding: its error (rms) is 0." in said.err
+    assert all(path.stat().st_mode & 0o777 == 0o644 for path in out.iterdir())
+    read = {path.name: json.loads(path.read_text()) for path in out.glob("*.json")}
+    config = read["config.json"]
+    assert config["rotary_pct"] == config["rope_parameters"]["partial_rotary_factor"] == 0.5
+    assert config["rotary_emb_base"] == config["rope_parameters"]["rope_theta"]
+    assert read["generation_config.json"]["eos_token_id"] == 2
+    assert read["tokenizer_config.json"]["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert "### 명령어:" in (out / "chat_template.jinja").read_text()
+    card = read["model_card.json"]
+    assert (card["name"], card["template"], card["license"]) == ("dolly", "dolly-ko", "MIT")
+    assert (card["architecture"], card["dtype"]) == ("GPTNeoXForCausalLM", "float16")
+    assert card["metrics"] == {"loss": 1.5}
+    index = read["model.safetensors.index.json"]
+    sizes = [path.stat().st_size for path in out.glob("*.safetensors")]
+    assert 0 < sum(sizes) - index["metadata"]["total_size"] < 10_000  # the headers
+    assert cli.main([str(bases["neox", False]), str(adapter), "--out", str(out)]) == 0
+    assert "was finished already" in capsys.readouterr().err
+    (adapter / "model_card.json").unlink()
+
+
+def test_a_damaged_output_does_not_pass_the_check(
+    bases: dict[tuple[str, bool], Path], adapter: Path, tmp_path: Path
+) -> None:
+    """One wrong bit in a changed tensor is found by PEFT's merge, and the directory is not published."""
+    from kodolly_adapters.merge import verify as module
+
+    base = bases["neox", False]
+    merge(base, adapter, tmp_path / "model", check=False, quiet=True)
+    known = plan(base, adapter)
+    spoiled = next(o for o in known.outputs if o.name == "gpt_neox.embed_in.weight")
+    shard = next(s for s in known.shards if spoiled in s.outputs)
+    place = shard.header()[1][spoiled.name] + NEW[0] * spoiled.width * 2
+    with (tmp_path / "model" / shard.file).open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 1]))
+    with pytest.raises(OutputError, match="embed_in"):
+        module.verify(known, tmp_path / "model", "seed")
+
+
+def test_unmerge_check_finds_exactly_what_changed(
+    bases: dict[tuple[str, bool], Path],
+    adapter: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The LoRA's tensors with their rank, the embeddings with their rows, nothing else; and whose doing."""
+    base, out = bases["neox", False], tmp_path / "model"
+    merge(base, adapter, out, check=False, quiet=True)
+    found = compare(base, out, adapter, lambda _: None)
+    changed = {output.name for output in plan(base, adapter).outputs if output.change}
+    assert {difference.name for difference in found.differences} == changed
+    assert found.wrong == ()
+    for difference in found.differences:
+        ends = difference.name in ("gpt_neox.embed_in.weight", "embed_out.weight")
+        assert difference.rank == (len(NEW) if ends else 4), difference.name
+        assert difference.rows == (len(NEW) if ends else difference.shape[0])
+        assert difference.predicted is True
+    arguments = [str(base), str(out), "--adapter"]
+    assert check_cli.main([*arguments, str(adapter), "--quiet"]) == 0
+    assert "every tensor is what the adapter makes" in capsys.readouterr().out
+    make_adapter(tmp_path / "other", base, "neox", VARIANTS["lora"], tied=False)
+    assert check_cli.main([*arguments, str(tmp_path / "other"), "--quiet"]) == 1
+    assert "NOT what the adapter makes" in capsys.readouterr().out
+    assert check_cli.main([str(base), str(base), "--quiet"]) == 0
+    assert "0 tensors differ" in capsys.readouterr().out
