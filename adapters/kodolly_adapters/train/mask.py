@@ -9,6 +9,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from .errors import BaseError
+from .words import Words, flat, token_borders
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -50,6 +51,7 @@ class Encoder:
         self._backend.no_padding()
         self._backend.no_truncation()
         self._backend.encode_special_tokens = False
+        self._words = Words.of(self._backend.to_str(), self.ids)
         self.bos_ids = self._leading()
         self.bos = "".join(self._backend.id_to_token(token) or "" for token in self.bos_ids)
         self.eos = str(tokenizer.eos_token or "")
@@ -68,10 +70,24 @@ class Encoder:
 
     def encode(self, texts: Sequence[TrainingText]) -> list[Tokens]:
         """Ids and learned ranges of every text; marks of the tokenizer must stand in the texts already."""
-        encoded = self._batch([text.text for text in texts])
+        made = self._by_words(texts)
+        rest = [number for number, tokens in enumerate(made) if tokens is None]
+        encoded = self._batch([texts[number].text for number in rest])
+        for number, encoding in zip(rest, encoded, strict=True):
+            ranges = [_range(encoding, *span) for span in texts[number].spans]
+            made[number] = Tokens(encoding.ids, ranges)
+        return [tokens for tokens in made if tokens is not None]
+
+    def _by_words(self, texts: Sequence[TrainingText]) -> list[Tokens | None]:
+        """Tokens of the texts whose words are all that is needed; None for the others."""
+        words = self._words
+        if words is None:
+            return [None] * len(texts)
+        cuts = [words.cut(text.text) for text in texts]
+        found = iter(words.ids([cut for cut in cuts if cut is not None]))
         return [
-            Tokens(encoding.ids, [_range(encoding, *span) for span in text.spans])
-            for encoding, text in zip(encoded, texts, strict=True)
+            None if cut is None else _from_words(text, cut, next(found))
+            for text, cut in zip(texts, cuts, strict=True)
         ]
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -97,6 +113,16 @@ class Encoder:
         encoding = self._backend.encode("가", add_special_tokens=True)
         added = sum(takewhile(bool, encoding.special_tokens_mask))
         return list(encoding.ids[:added])
+
+
+def _from_words(
+    text: TrainingText, words: Sequence[str], ids: Sequence[Sequence[int]]
+) -> Tokens | None:
+    borders = [border for span in text.spans for border in span]
+    found = token_borders(text.text, words, ids, borders)
+    if found is None:
+        return None
+    return Tokens(flat(ids), list(zip(found[::2], found[1::2], strict=True)))
 
 
 def _range(encoding: Encoding, first: int, last: int) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ from kodolly_adapters.train.errors import BaseError, RecipeError
 from kodolly_adapters.train.mask import IGNORED, Encoder, Tokens
 from kodolly_adapters.train.prepare import prepare
 from kodolly_adapters.train.render import Renderer, guarded
+from kodolly_adapters.train.words import flat
 from kodolly_templates import get_template
 from kodolly_templates.tokenizer import TokenizerTemplate
 
 ROOT = Path(__file__).resolve().parents[3]
 KINDS = ("neox", "llama")
+ODD = ("Zs", "Zl", "Zp", "Cc", "Cf", "Cn")
 
 
 def labels(tokens: Tokens) -> list[int]:
@@ -66,6 +69,50 @@ def test_a_batch_is_the_reference_row_by_row(name: str, kind: str, chats: list[M
         assert tokens.learned_count == sum(label != IGNORED for label in labels(tokens))
         assert labels(tokens)[-1] == made.eos_token_id
         assert len(tokens.learned) == sum(message["role"] == "assistant" for message in messages)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_whitespace_is_cut_as_the_tokenizer_cuts(kind: str) -> None:
+    """Spaces, controls and invisible marks of all sorts, alone and in runs, give the reference's tokens."""
+    made = tokenizer(kind)
+    template = guarded(get_template("dolly-ko"), made)
+    encoder = Encoder(made)
+    marks = [mark for mark in map(chr, range(0x3001)) if unicodedata.category(mark) in ODD]
+    chats = [
+        [
+            {"role": "user", "content": f"가{mark}나{mark}{mark} 다 {mark} 라{mark}\n{mark}마"},
+            {"role": "assistant", "content": f"사 {mark}  {mark}아\n {mark}자"},
+        ]
+        for mark in marks
+    ]
+
+    found = encoder.encode([Renderer(template, encoder).text(chat) for chat in chats])
+
+    assert len(marks) > 100
+    for tokens, chat in zip(found, chats, strict=True):
+        assert (tokens.ids, labels(tokens)) == reference(template, chat, made)
+
+
+def test_words_are_remembered_where_they_stand_alone() -> None:
+    """The quick way is taken for GPT-NeoX's kind and not for LLaMA's, and forgets before it grows too large."""
+    made = tokenizer("neox")
+    encoder = Encoder(made)
+    text = get_template("dolly-ko").training(
+        [{"role": "user", "content": "가 나"}, {"role": "assistant", "content": "다"}],
+        made.eos_token,
+    )
+
+    (quick,) = encoder._by_words([text])
+    assert quick is not None
+    assert Encoder(tokenizer("llama"))._by_words([text]) == [None]
+
+    assert encoder._words is not None
+    encoder._words.most = 5
+    many = [f"{number} 가" for number in range(30)]
+    cut = [encoder._words.cut(text) or [] for text in many]
+    assert [flat(ids) for ids in encoder._words.ids(cut)] == encoder.ids(many)
+    assert [flat(ids) for ids in encoder._words.ids([["새", " 말"]])] == encoder.ids(["새 말"])
+    assert len(encoder._words) == 2
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "metaspace"])
