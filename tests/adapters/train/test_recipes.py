@@ -1,4 +1,4 @@
-"""All eight recipes of the study's table through the real commands, on shrunken copies of their bases.
+"""Every built-in recipe through the real commands, the study's eight on shrunken copies of their bases.
 
 A copy has its base's config but for the sizes, its number type, its padded vocabulary, and its upload's
 faults: decapoda's LLaMA names no end token and a tokenizer class that does not exist.
@@ -16,7 +16,11 @@ from support.tuning_rows import dolly, tokenizer, write_lines
 from kodolly_adapters.plan.bases import table
 from kodolly_adapters.train.recipe import built_in, load
 
-STUDY = [name for name in built_in() if load(name).study]
+# The recipes for a CPU have no base of their own.
+STAND_INS = {
+    "./models/tiny-neox": "EleutherAI/polyglot-ko-1.3b",
+    "./models/tiny-llama": "openlm-research/open_llama_13b",
+}
 VERIFIED = {"polyglot-ko-3.8b-lora", "open-llama-13b-lora"}  # the check takes longer than the merge
 LAYERS = 2
 SMALL = {
@@ -47,11 +51,11 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_lines(tmp_path_factory.mktemp("rows") / "train.jsonl", made)
 
 
-@pytest.mark.parametrize("name", STUDY)
+@pytest.mark.parametrize("name", built_in())
 def test_recipe_trains_and_merges(name: str, rows: str, tmp_path: Path) -> None:
     """Two steps of the recipe change exactly its targets, and the merged model loads, whole and able to stop."""
     recipe = load(name)
-    base = _shrunken(recipe.base, tmp_path / "base")
+    base = _shrunken(STAND_INS.get(recipe.base, recipe.base), tmp_path / "base")
     run, merged = tmp_path / "run", tmp_path / "merged"
     _train(name, base, rows, run)
     if recipe.method == "full":
@@ -69,7 +73,7 @@ def test_recipe_trains_and_merges(name: str, rows: str, tmp_path: Path) -> None:
     }
     changed = {key for key in before if not before[key].equal(after[key].to(before[key].dtype))}
     if recipe.method == "full":
-        assert any("embed_in" in key for key in changed)
+        assert any("embed_" in key for key in changed)
     else:
         assert changed == {
             key for key in before if key.removesuffix(".weight").endswith(tuple(_dotted(recipe)))
