@@ -1,0 +1,198 @@
+"""The loss that is trained: of learned tokens only, the same packed or not, whole or in pieces, and on several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.processes import free_port
+from support.tiny_runs import MAKERS, losses_of, rows_file, toy
+
+from kodolly_adapters.train import run as runs
+from kodolly_adapters.train import setup
+from kodolly_adapters.train.callbacks import Stop
+from kodolly_adapters.train.recipe import Recipe
+from kodolly_adapters.train.run import train
+from kodolly_adapters.train.trainer import arguments
+
+Sequences = Sequence[dict[str, list[int]]]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("losses")
+    for name, make in MAKERS.items():
+        make(place / name)
+    return place
+
+
+@pytest.fixture(scope="module")
+def rows(place: Path) -> str:
+    return rows_file(place)
+
+
+def opened(recipe: Recipe, out: Path) -> Any:
+    """A run's trainer before its first step."""
+    run = setup.set_up(recipe, out)
+    args = arguments(recipe, run.schedule, run.precision, run.machine, out / "checkpoints")
+    return runs._trainer(run, args, out, Stop(), show=False)
+
+
+def plain_loss(model: Any, sequences: Sequences) -> torch.Tensor:
+    """The slow, obvious way: each sequence alone, the mean over all learned tokens."""
+    total, count = torch.zeros(()), 0
+    for sequence in sequences:
+        ids, labels = (torch.tensor([sequence[key]]) for key in ("input_ids", "labels"))
+        logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+        learned = labels[0, 1:] != -100
+        loss = torch.nn.functional.cross_entropy(logits[learned], labels[0, 1:][learned])
+        total = total + loss * learned.sum()
+        count += int(learned.sum())
+    return total / count
+
+
+@pytest.mark.parametrize("family", list(MAKERS))
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_batch_has_the_loss_and_gradients_of_its_sequences(
+    place: Path, rows: str, tmp_path: Path, family: str, packing: bool
+) -> None:
+    """Packed or padded, in one pass: what each sequence alone gives, to float noise."""
+    recipe = toy(
+        place / family, rows, method="full", data__packing=packing, data__max_length=1024,
+        train__batch_size=2,
+    )  # fmt: skip
+    trainer = opened(recipe, tmp_path)
+    model = trainer.model.train()
+    batch = [trainer.train_dataset[i] for i in range(2)]
+    if packing:
+        assert len(batch[0]["seq_lengths"]) > 1
+    sequences = [part for item in batch for part in parts(item)]
+    inputs = trainer.data_collator([dict(item) for item in batch])
+    found = trainer.compute_loss(model, dict(inputs))
+    found.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    expected = plain_loss(model, sequences)
+    expected.backward()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-5, rtol=1e-4)
+
+
+def parts(item: dict[str, list[int]]) -> Sequences:
+    """The sequences of a packed one; the first token of each is never a label there."""
+    found, start = [], 0
+    for length in item.get("seq_lengths", [len(item["input_ids"])]):
+        found.append({key: item[key][start : start + length] for key in ("input_ids", "labels")})
+        start += length
+    return found
+
+
+def test_pieces_of_a_step_give_the_step(
+    place: Path, rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four sequences at once or one after the other: the same losses, held-out losses and weights."""
+    recipe = toy(
+        place / "neox", rows, method="full", train__max_steps=3, train__learning_rate=1e-4,
+        train__eval_steps=3,
+    )  # fmt: skip
+    train(recipe, tmp_path / "whole")
+    monkeypatch.setattr("kodolly_adapters.train.hardware.FOLD_TOKENS", 256)
+    train(recipe, tmp_path / "pieces")
+    states = [json.loads((tmp_path / n / "run.json").read_text()) for n in ("whole", "pieces")]
+    assert [state["schedule"]["batch"] for state in states] == [4, 1]
+    check_same(tmp_path / "whole", tmp_path / "pieces")
+
+
+def check_same(one: Path, other: Path) -> None:
+    for key in ("loss", "eval_loss"):
+        assert losses_of(one, key) == pytest.approx(losses_of(other, key), abs=1e-4)
+    ours, theirs = (load_file(out / "model/model.safetensors") for out in (one, other))
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], atol=2e-4, rtol=0)
+
+
+def test_two_processes_train_as_one(place: Path, rows: str, tmp_path: Path) -> None:
+    """torchrun with two processes: the losses and weights of one with twice the batch, written once."""
+    changes = {
+        "method": "full", "train__max_steps": 3, "train__learning_rate": 1e-4, "train__eval_steps": 3
+    }  # fmt: skip
+    recipe = toy(place / "neox", rows, **changes, train__batch_size=2, distributed__strategy="ddp")
+    file = tmp_path / "recipe.toml"
+    file.write_text(as_toml(recipe), encoding="utf-8")
+    argv = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+        *("--master-port", str(free_port()), "-m", "kodolly_adapters.train"),
+        *(str(file), "--out", str(tmp_path / "two")),
+    ]
+    done = subprocess.run(
+        argv, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'two'}\n"
+    assert done.stderr.count("kodolly train: 3 steps") == 1
+    train(toy(place / "neox", rows, **changes, train__batch_size=4), tmp_path / "one")
+    check_same(tmp_path / "one", tmp_path / "two")
+
+
+def as_toml(recipe: Recipe) -> str:
+    """A recipe as a file: TOML reads JSON's strings, numbers and lists."""
+    lines, tables = [], []
+    for key, value in recipe.model_dump(mode="json", exclude_none=True).items():
+        if isinstance(value, dict):
+            inner = [f"{name} = {json.dumps(item)}" for name, item in value.items()]
+            tables += [f"[{key}]", *inner]
+        else:
+            lines.append(f"{key} = {json.dumps(value)}")
+    return "\n".join([*lines, *tables])
+
+
+def test_a_tied_head_follows_its_rows(rows: str, tmp_path: Path) -> None:
+    """Where output and input share one matrix, new rows are trained once and serve both."""
+    base = MAKERS["llama"](tmp_path / "base")
+    config = json.loads((base / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (base / "config.json").write_text(json.dumps(config))
+    recipe = toy(
+        base, rows, template="dolly-v2-special", train__max_steps=2, train__eval_steps=1,
+        lora__dora=True, lora__rslora=True,
+    )  # fmt: skip
+    train(recipe, tmp_path / "run")
+    tensors = load_file(tmp_path / "run/adapter/adapter_model.safetensors")
+    rows_trained = [name for name in tensors if "trainable_tokens_delta" in name]
+    assert len(rows_trained) == 1
+    assert "embed_tokens" in rows_trained[0]
+    assert any("lora_magnitude_vector" in name for name in tensors)
+    first, last = (
+        load_file(tmp_path / f"run/checkpoints/checkpoint-{step}/adapter_model.safetensors")
+        for step in (1, 2)
+    )
+    assert (first[rows_trained[0]] - last[rows_trained[0]]).abs().amax(dim=1).min() > 1e-5
+
+
+def test_asking_for_the_end_keeps_the_work(
+    place: Path, rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends the run after its step with a checkpoint there, from which it goes on to the same losses."""
+    recipe = toy(place / "llama", rows, train__max_steps=6, train__eval_steps=6)
+    monkeypatch.setattr(Stop, "on_step_begin", ctrl_c_in_third_step, raising=False)
+    with pytest.raises(runs.Interrupted, match="after step 3, with a checkpoint"):
+        train(recipe, tmp_path / "stopped")
+    monkeypatch.undo()
+    train(recipe, tmp_path / "stopped")
+    train(recipe, tmp_path / "whole")
+    assert losses_of(tmp_path / "stopped") == pytest.approx(losses_of(tmp_path / "whole"), abs=1e-6)
+
+
+def ctrl_c_in_third_step(self: Stop, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    import signal
+
+    if state.global_step == 2:
+        signal.raise_signal(signal.SIGINT)
