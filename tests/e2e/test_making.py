@@ -10,6 +10,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -59,10 +60,24 @@ def _kodolly(*words: str | Path) -> None:
     assert done.returncode == 0, f"{' '.join(argv[2:])}\n{done.stdout}\n{done.stderr}"
 
 
+def _base(name: str, place: Path) -> Path:
+    """A toy base that can write every token: the makers' own silence the ends of answers, and LoRA leaves the head."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = MAKERS[name](place / f"base-{name}")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    torch.nn.init.normal_(
+        model.get_output_embeddings().weight, std=0.1, generator=torch.Generator().manual_seed(1)
+    )
+    model.save_pretrained(folder)
+    return folder
+
+
 def _made(name: str, place: Path, rows: Path) -> Path:
     """The model directory of one way from a base to a served model."""
     base_name, method = name.split("-")
-    base = MAKERS[base_name](place / f"base-{base_name}")
+    base = place / f"base-{base_name}"
     recipe = place / f"{name}.toml"
     steps, rate = (120, 5e-3) if method == "lora" else (60, 2e-3)
     recipe.write_text(
@@ -85,7 +100,11 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     )
     rows = place / "rows"
     _kodolly("convert", place / "ko_alpaca_data.json", "--out", rows, "--validation", "0")
-    models = {name: _made(name, place, rows) for name in MODELS}
+    for name in MAKERS:
+        _base(name, place)
+    with ThreadPoolExecutor(2) as pool:
+        made = pool.map(partial(_made, place=place, rows=rows), MODELS)
+        models = dict(zip(MODELS, made, strict=True))
     with ExitStack() as processes:
         env = {"KODOLLY_TOKEN": secrets.token_hex(16), "OMP_NUM_THREADS": "1"}
 
