@@ -48,6 +48,7 @@ def _train(recipe: Recipe, chosen: argparse.Namespace) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     show = not chosen.quiet
     say = _say if show and os.environ.get("RANK", "0") == "0" else _nothing
+    _quiet_libraries()
     if chosen.dry_run:
         from .setup import set_up
 
@@ -57,7 +58,6 @@ def _train(recipe: Recipe, chosen: argparse.Namespace) -> int:
     from .progress import Preparing
     from .run import Interrupted, train
 
-    _quiet_libraries()
     try:
         with Preparing(show=say is _say) as report:
             metrics = train(recipe, chosen.out, say=say, report=report, show=show)

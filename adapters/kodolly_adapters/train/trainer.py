@@ -33,8 +33,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         # TRL's fused head needs Triton, and a plain layer: PEFT's trained rows have no bias attribute.
         self._fused = self.accelerator.device.type == "cuda" and hasattr(head, "bias")
         self._held = [0.0, 0.0]  # (loss summed over tokens, tokens) of an evaluation
-        if not kwargs.get("args") or not self.is_fsdp_enabled:
-            self.model.register_load_state_dict_pre_hook(_rename_head)
+        self.model.register_load_state_dict_pre_hook(_rename_head)
 
     @property
     def tokens(self) -> int:

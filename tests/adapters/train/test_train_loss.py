@@ -87,6 +87,16 @@ def test_a_batch_has_the_loss_and_gradients_of_its_sequences(
         torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-5, rtol=1e-4)
 
 
+def test_the_held_out_loss_is_a_mean_over_tokens(place: Path, rows: str, tmp_path: Path) -> None:
+    """Not over batches, in which few and many tokens would weigh the same."""
+    recipe = toy(place / "neox", rows, data__packing=False, train__batch_size=1, method="full")
+    trainer = opened(recipe, tmp_path)
+    found = trainer.evaluate()["eval_loss"]
+    with torch.no_grad():
+        expected = plain_loss(trainer.model, list(trainer.eval_dataset))
+    assert found == pytest.approx(float(expected), abs=1e-5)
+
+
 def parts(item: dict[str, list[int]]) -> Sequences:
     """The sequences of a packed one; the first token of each is never a label there."""
     found, start = [], 0

@@ -61,15 +61,26 @@ def test_packed_batches_are_computed_in_pieces(
 
 def test_a_schedule_looks_ten_times() -> None:
     """Without a word evaluations and checkpoints come ten times; epochs are counted as transformers does."""
-    found = plan(Train(epochs=3), 1000, held_out=True, micro=(4, 8), world=2)
+    found = plan(Train.model_validate({"epochs": 3}), 1000, held_out=True, micro=(4, 8), world=2)
     assert (found.steps, found.evaluate, found.save) == (48, 5, 5)
-    assert plan(Train(epochs=3), 1000, held_out=False, micro=(4, 8), world=2).evaluate is None
+    assert (
+        plan(
+            Train.model_validate({"epochs": 3}), 1000, held_out=False, micro=(4, 8), world=2
+        ).evaluate
+        is None
+    )
 
 
 def test_a_schedule_that_would_lose_the_best_is_refused() -> None:
     """Saving between evaluations could not keep the best of them."""
     with pytest.raises(RecipeError, match=r"train\.save_steps: 7 is no multiple .* 5"):
-        plan(Train(eval_steps=5, save_steps=7), 100, held_out=True, micro=(1, 1), world=1)
+        plan(
+            Train.model_validate({"eval_steps": 5, "save_steps": 7}),
+            100,
+            held_out=True,
+            micro=(1, 1),
+            world=1,
+        )
 
 
 def checkpoint(folder: Path, step: int) -> Path:
