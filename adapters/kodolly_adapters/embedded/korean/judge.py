@@ -1,0 +1,194 @@
+"""Held-out figures of a model directory: loss on rows kept apart, and answers to fixed prompts.
+
+    python -m kodolly_adapters.embedded.korean.judge DIR --heldout heldout.jsonl --out figures.json
+
+Loss is in nats a character of the answer, so that models with different tokenizers compare. The
+prompts are phrased as no training row is; each answer, made greedily, is checked for three things.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from kodolly_templates.catalogue import load
+from kodolly_templates.messages import Messages
+
+LONGEST = 100  # tokens an answer may take before it counts as not stopping
+TOGETHER = 16  # prompts answered in one batch
+KOREAN_SHARE = 0.3  # of an answer's letters, below which it is not Korean; commands are Latin
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer and how it did."""
+
+    instruction: str
+    context: str
+    answer: str
+    korean: bool
+    stopped: bool
+    expected: bool  # one of the expected words stands in it
+
+
+class Judge:
+    """A model directory on the CPU, with the template its card names or `template`."""
+
+    def __init__(self, directory: Path, template: str | None = None) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self._template = load(directory, template)
+        self._tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=torch.float32, trust_remote_code=False
+        )
+        self._model = model.eval()
+
+    def loss(self, rows: Sequence[dict[str, str]]) -> float:
+        """Nats a character of the responses of `rows`, the end of each included."""
+        total = sum(self._surprise(row) for row in rows)
+        return total / sum(len(row["response"]) for row in rows)
+
+    def ask(self, asked: Sequence[dict[str, Any]]) -> list[tuple[str, bool]]:
+        """(answer, whether it stopped by itself) to each instruction and context, greedily."""
+        messages = [self._asked(row["instruction"], row["context"]) for row in asked]
+        texts = [self._template.prompt(each) for each in messages]
+        parts = [texts[start : start + TOGETHER] for start in range(0, len(texts), TOGETHER)]
+        return [answer for part in parts for answer in self._continue(part)]
+
+    def answer(self, messages: Messages) -> tuple[str, bool]:
+        """(answer, whether it stopped by itself) to a conversation."""
+        return self._continue([self._template.prompt(messages)])[0]
+
+    def _continue(self, texts: list[str]) -> list[tuple[str, bool]]:
+        import torch
+
+        batch = self._tokenizer(
+            texts,
+            add_special_tokens=False,
+            return_tensors="pt",
+            return_token_type_ids=False,
+            padding=True,
+            padding_side="left",
+        )
+        with torch.inference_mode():
+            made = self._model.generate(**batch, max_new_tokens=LONGEST, do_sample=False)
+        return [self._read(ids.tolist()) for ids in made[:, batch["input_ids"].shape[1] :]]
+
+    def _read(self, ids: list[int]) -> tuple[str, bool]:
+        ends = self._model.generation_config.eos_token_id
+        ends = ends if isinstance(ends, list) else [ends]
+        length = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+        text, ended = self._tokenizer.decode(ids[:length]), length < len(ids)
+        for stop in self._template.stop:
+            if stop in text:
+                text, ended = text[: text.index(stop)], True
+        return text.strip(), ended
+
+    def _surprise(self, row: dict[str, str]) -> float:
+        import torch
+
+        asked = self._asked(row["instruction"], row["context"])
+        prompt = self._template.prompt(asked)
+        answered = [*asked, {"role": "assistant", "content": row["response"]}]
+        text = self._template.training(answered, self._tokenizer.eos_token).text
+        start = len(self._ids(prompt)[0])
+        ids = self._ids(text)
+        with torch.inference_mode():
+            logits = self._model(input_ids=ids).logits[0, start - 1 : -1]
+        return float(torch.nn.functional.cross_entropy(logits, ids[0, start:], reduction="sum"))
+
+    def _asked(self, instruction: str, context: str) -> Messages:
+        message = {"role": "user", "content": instruction}
+        return self._template.flatten([message | ({"context": context} if context else {})])
+
+    def _ids(self, text: str) -> Any:
+        return self._tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+
+
+def prompts() -> list[dict[str, Any]]:
+    """The fixed prompts: instruction, context, expected (words of which one must appear)."""
+    source = resources.files(__package__).joinpath("prompts.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in source.splitlines()]
+
+
+def check(prompt: dict[str, Any], text: str, *, stopped: bool) -> Answer:
+    """The three checks of an answer to `prompt`."""
+    return Answer(
+        instruction=prompt["instruction"],
+        context=prompt["context"],
+        answer=text,
+        korean=is_korean(text),
+        stopped=stopped,
+        expected=any(word in text for word in prompt["expected"]),
+    )
+
+
+def is_korean(text: str) -> bool:
+    """Whether `text` has Hangul, and enough of it among its letters."""
+    letters = [letter for letter in text if letter.isalpha()]
+    hangul = sum("가" <= letter <= "힣" for letter in letters)
+    return hangul > 0 and hangul >= KOREAN_SHARE * len(letters)
+
+
+def figures(
+    judge: Judge, heldout: Sequence[dict[str, str]], reading: Sequence[dict[str, str]]
+) -> dict[str, Any]:
+    """All figures of one model, with every answer beside them."""
+    started = time.process_time()
+    asked = prompts()
+    answers = [
+        check(prompt, text, stopped=stopped)
+        for prompt, (text, stopped) in zip(asked, judge.ask(asked), strict=True)
+    ]
+    read = zip(judge.ask(reading), reading, strict=True)
+    exact = [text == row["response"] for (text, _), row in read]
+    return {
+        "heldout_rows": len(heldout),
+        "heldout_nats_per_character": round(judge.loss(heldout), 4),
+        "reading_rows": len(reading),
+        "reading_nats_per_character": round(judge.loss(reading), 4),
+        "reading_exact": sum(exact),
+        "prompts": len(answers),
+        "korean": sum(answer.korean for answer in answers),
+        "stopped": sum(answer.stopped for answer in answers),
+        "expected": sum(answer.expected for answer in answers),
+        "all_three": sum(a.korean and a.stopped and a.expected for a in answers),
+        "cpu_seconds": round(time.process_time() - started, 1),
+        "answers": [asdict(answer) for answer in answers],
+    }
+
+
+def main(argv: Sequence[str]) -> int:
+    """Judge one directory; returns the exit status."""
+    options = _parser().parse_args(argv)
+    rows = [json.loads(line) for line in options.heldout.read_text(encoding="utf-8").splitlines()]
+    reading = [row for row in rows if row.get("source") == "reading"]
+    own = [row for row in rows if row.get("source") != "reading"]
+    found = figures(Judge(options.directory, options.template), own, reading)
+    text = json.dumps(found, ensure_ascii=False, indent=1) + "\n"
+    options.out.write_text(text, encoding="utf-8")
+    summary = {key: value for key, value in found.items() if key != "answers"}
+    sys.stdout.write(json.dumps(summary, ensure_ascii=False) + "\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m kodolly_adapters.embedded.korean.judge")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--heldout", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--template", help="default: the model card's, else the tokenizer's own")
+    parser.add_argument("--out", type=Path, default=Path("figures.json"), metavar="FILE")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,156 @@
+"""The Korean model's data: good rows, questions made by rule, and a tenth kept apart."""
+
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kodolly_adapters.embedded.korean import corpus, judge, reading
+
+ROWS = corpus.own_rows()
+CATEGORIES = {
+    "brainstorming",
+    "classification",
+    "closed_qa",
+    "creative_writing",
+    "general_qa",
+    "information_extraction",
+    "open_qa",
+    "summarization",
+}
+POLITE = re.compile(r"(니다|요)[.!?]$")
+HANGUL = re.compile("[가-힣ㄱ-ㅎ]")
+NO_SOURCES = corpus.Sources(chatbot=None, prose=None)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """What write_corpus makes of our own rows alone, by file name."""
+    out = tmp_path_factory.mktemp("corpus")
+    corpus.write_corpus(NO_SOURCES, out)
+    return {
+        path.name: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for path in out.iterdir()
+    }
+
+
+def test_every_row_is_a_dolly_row() -> None:
+    """Four texts, one of Dolly's categories, nothing around them and no template's key inside."""
+    for row in ROWS:
+        assert list(row) == ["instruction", "context", "response", "category"], row
+        assert row["category"] in CATEGORIES, row
+        assert row["instruction"], row
+        assert all(text == text.strip() for text in row.values()), row
+        assert not any("###" in text or "<|" in text for text in row.values()), row
+
+
+def test_no_question_is_asked_twice() -> None:
+    """Instruction and context together stand once, so that no question has two answers."""
+    asked = [(row["instruction"], row["context"]) for row in ROWS]
+    assert len(set(asked)) == len(asked) >= 400
+
+
+def test_answers_are_short_polite_korean() -> None:
+    """Each answer is Korean, ends in a polite form and stays under a hundred characters."""
+    for row in ROWS:
+        assert HANGUL.search(row["instruction"]), row
+        assert judge.is_korean(row["response"]) or "http" in row["response"], row
+        assert POLITE.search(row["response"]), row
+        assert len(row["response"]) <= 100, row
+        assert len(row["instruction"]) + len(row["context"]) <= 200, row
+
+
+def test_rows_with_a_context_say_so_in_their_category() -> None:
+    """A context comes with the three categories that read one, and with no other."""
+    reading_categories = {"closed_qa", "information_extraction", "summarization"}
+    assert all(bool(row["context"]) == (row["category"] in reading_categories) for row in ROWS)
+
+
+def test_a_tenth_is_kept_apart(files: dict[str, list[dict[str, Any]]]) -> None:
+    """Held-out questions are about a tenth and in neither training file, alone or in a dialogue."""
+    held = [row for row in files["heldout.jsonl"] if "source" not in row]
+    assert 0.05 < len(held) / len(ROWS) < 0.15
+    asked = {(row["instruction"], row["context"]) for row in held}
+    for row in files["tune.jsonl"]:
+        if "messages" not in row:
+            assert (row["instruction"], row["context"]) not in asked
+    lines = {line for row in files["pretrain.jsonl"] for line in row["text"].split("\n")}
+    spoken = {said for row in files["tune.jsonl"] for said in _said(row)}
+    alone = {row["instruction"] for row in held if not row["context"]}
+    assert not alone & lines
+    assert not alone & spoken
+
+
+def _said(row: dict[str, Any]) -> list[str]:
+    return [m["content"] for m in row.get("messages", []) if m["role"] == "user"]
+
+
+def test_held_out_people_are_never_trained(files: dict[str, list[dict[str, Any]]]) -> None:
+    """The people of the held-out reading questions appear in no training file."""
+    trained = json.dumps([files["pretrain.jsonl"], files["tune.jsonl"]], ensure_ascii=False)
+    assert [name for name in reading.HELD_OUT_NAMES if name in trained] == []
+
+
+def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
+    """Two runs write identical files."""
+    made = []
+    for name in ("first", "second"):
+        out = tmp_path / name
+        out.mkdir()
+        corpus.write_corpus(NO_SOURCES, out)
+        made.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert made[0] == made[1]
+
+
+def test_sources_are_read_as_they_come(tmp_path: Path) -> None:
+    """ChatbotData's odd labels and repeated pairs are read once each; prose becomes documents."""
+    chatbot, prose = tmp_path / "chat.csv", tmp_path / "prose.txt"
+    chatbot.write_text("Q,A,label\r\n가나?,다라요.,0\r\n가나?,다라요.,0\r\n마바?,사아요.,2   \r\n")
+    prose.write_text("첫 줄입니다.\n" * 200)
+    sources = corpus.Sources(chatbot, prose)
+    rows = [
+        row for row in corpus.tuning_rows(sources) if row.get("instruction") in ("가나?", "마바?")
+    ]
+    assert [row["response"] for row in rows] == ["다라요."]
+    texts = corpus.pretraining_texts(sources)
+    assert sum("사아요." in text for text in texts) >= 1
+    assert any("첫 줄입니다.\n첫 줄입니다." in text for text in texts)
+
+
+def test_reading_answers_stand_in_their_text() -> None:
+    """The beginning of every answer made by rule is in its text, and the question has one answer."""
+    for row in itertools.islice(reading.reading_rows(7), 500):
+        text = row["context"] or row["instruction"]
+        assert row["response"][:2].strip() in text, row
+        assert judge.is_korean(row["response"]), row
+
+
+def test_sums_are_right() -> None:
+    """Every sum's answer is its arithmetic, and no result is negative."""
+    signs = {"더하기": int.__add__, "빼기": int.__sub__, "곱하기": int.__mul__}
+    rows = reading.sums()
+    assert len({row["instruction"] for row in rows}) == len(rows)
+    for row in rows:
+        found = re.fullmatch(r"(\d) (\S+) (\d)[은는] (\d+)입니다\.", row["response"])
+        assert found, row
+        left, word, right, result = found.groups()
+        assert signs[word](int(left), int(right)) == int(result), row
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"), [("책", "책을"), ("나무", "나무를"), ("서울", "서울을"), ("API", "API를")]
+)
+def test_particles_follow_the_last_syllable(word: str, expected: str) -> None:
+    """A closed syllable takes the one form, an open one or no syllable the other."""
+    assert reading.object_of(word) == expected
+
+
+def test_prompts_are_no_training_rows() -> None:
+    """About forty fixed prompts, none of them phrased as a row of ours is."""
+    prompts = judge.prompts()
+    assert len(prompts) >= 40
+    assert not {p["instruction"] for p in prompts} & {row["instruction"] for row in ROWS}
+    assert all(prompt["expected"] for prompt in prompts)
