@@ -77,7 +77,7 @@ def write_base(shape: Shape, out: Path, shard: int) -> None:
         if filled and filled + 2 * math.prod(size) > shard:
             groups.append([])
         groups[-1].append((name, size))
-    places = {}
+    places: dict[str, str] = {}
     for number, group in enumerate(groups, start=1):
         file = f"model-{number:05}-of-{len(groups):05}.safetensors"
         places |= {name: file for name, _ in group}

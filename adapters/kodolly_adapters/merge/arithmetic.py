@@ -7,6 +7,7 @@ equal to the last bit; only that no tensor is ever whole in memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,19 @@ def pieces(rows: int, width: int, chunk: int = CHUNK) -> Iterator[tuple[int, int
     count = min(count, max(1, rows))
     for piece in range(count):
         yield rows * piece // count, rows * (piece + 1) // count
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one thread: pieces are small, more threads would wait for each other and for the disk."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Rows:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kodolly_adapters.train.errors import BaseError
 
-from .arithmetic import Rows, pieces
+from .arithmetic import Rows, one_thread, pieces
 from .plan import TARGETS, Dtype, Output, Plan, plan, read_config
 from .tensors import DTYPES, FLOATS, Checkpoint, Reader, Tensor, checkpoint
 
@@ -67,7 +67,7 @@ def compare(
     found: list[Difference] = []
     wrong: list[str] = []
     equal = 0
-    with Reader() as old, Reader() as new, Reader() as third:
+    with one_thread(), Reader() as old, Reader() as new, Reader() as third:
         for name in sorted(set(before.tensors) | set(after.tensors)):
             one, other = before.tensors.get(name), after.tensors.get(name)
             right = None

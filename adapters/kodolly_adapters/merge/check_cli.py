@@ -25,11 +25,9 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; 0, or 1 where the merged model is not what --adapter makes of the base."""
     chosen = _parser().parse_args(argv)
     from .check import compare, total
-    from .cli import one_thread
     from .places import adapter_directory, base_directory
     from .progress import Progress
 
-    one_thread()
     try:
         base, merged = base_directory(chosen.base), base_directory(chosen.merged)
         adapter = adapter_directory(chosen.adapter) if chosen.adapter else None

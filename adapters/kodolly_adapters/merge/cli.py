@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> int:
     """Run the command with `argv` (without the program's name); returns the exit status."""
     chosen = _parser().parse_args(argv)
-    one_thread()
     from .places import adapter_directory, base_directory
     from .run import merge
 
@@ -52,11 +51,6 @@ def main(argv: Sequence[str]) -> int:
         sys.stderr.write("".join(f"kodolly merge: {line}\n" for line in report(result)))
     sys.stdout.write(f"{result.out}\n")
     return 0
-
-
-def one_thread() -> None:
-    """Threads would only wait for the disk and each other; OMP_NUM_THREADS wins."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def report(result: Result) -> list[str]:

@@ -31,6 +31,7 @@ def quantised(output: Output, form: Export, ends: Sequence[str]) -> Output:
         return output
     stem = output.name.removesuffix(".weight")
     rows, columns = output.shape
+    parts: tuple[Part, ...]
     if form == "fp8":
         parts = (
             Part(f"{stem}.weight", "F8_E4M3", (rows, columns)),

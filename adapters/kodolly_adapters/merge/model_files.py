@@ -12,9 +12,8 @@ from kodolly_adapters.train.errors import AdapterError
 from .plan import Plan
 from .staging import sha256, write_json
 from .tensors import DTYPES
-from .words import TOKENIZER_FILES, Words, adapter_places, find_words, read_object
+from .words import CARD, TOKENIZER_FILES, Words, adapter_places, find_words, read_object
 
-CARD = "model_card.json"
 GENERATION = "generation_config.json"
 FAST = "PreTrainedTokenizerFast"  # reads tokenizer.json as it is, in every version of transformers
 NOTICES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
@@ -200,7 +199,7 @@ def _card(plan: Plan, name: str) -> dict[str, Any]:
     card: dict[str, Any] = {}
     for place in reversed(adapter_places(plan.adapter)):
         card |= read_object(place / CARD)
-    base_name = plan.settings.base
+    base_name = str(card.get("base") or plan.settings.base)
     if not base_name or Path(base_name).is_absolute():  # a path is of the machine that trained
         base_name = str(base_card.get("name") or plan.base.directory.name)
     source = card.get("source")
@@ -208,7 +207,7 @@ def _card(plan: Plan, name: str) -> dict[str, Any]:
     return {
         **card,
         "name": name,
-        "base": card.get("base") or base_name,
+        "base": base_name,
         "architecture": next(iter(plan.config.get("architectures") or []), ""),
         "template": card.get("template") or base_card.get("template") or TOKENIZER,
         "license": card.get("license") or base_card.get("license") or "unknown",
@@ -218,6 +217,7 @@ def _card(plan: Plan, name: str) -> dict[str, Any]:
         },
         "created_by": "kodolly merge",
         "dtype": DTYPES[plan.dtype][0],
+        "vocab_size": plan.vocabulary,
         "quantization": plan.export,
         "metrics": card.get("metrics") or {},
     }

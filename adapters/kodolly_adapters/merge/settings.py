@@ -56,7 +56,7 @@ class Settings:
                 f"{module}: its lora_A has rank {rank}, {CONFIG} says {meant}: "
                 "files of two adapters are mixed"
             )
-        alpha = _pattern(self.alpha_pattern, module, self.alpha)
+        alpha: float = _pattern(self.alpha_pattern, module, self.alpha)
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
 
     def is_target(self, module: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kodolly_adapters.train.errors import OutputError
 
-from .arithmetic import Loss, Rows, loss, pieces, rounded
+from .arithmetic import Loss, Rows, loss, one_thread, pieces, rounded
 from .plan import Output, Plan, Shard
 from .staging import Staging
 from .tensors import DTYPES, INDEX, Reader, Tensor
@@ -24,7 +24,7 @@ def write(plan: Plan, staging: Staging, progress: Callable[[int], None]) -> Loss
 
     Raises OutputError naming the file, and AdapterError where values do not fit the dtype.
     """
-    with Reader() as reader:
+    with one_thread(), Reader() as reader:
         for shard in plan.shards:
             size = len(shard.header()[0]) + shard.size
             if staging.done(shard.file, size):

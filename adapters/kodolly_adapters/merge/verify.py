@@ -87,5 +87,5 @@ def verify(plan: Plan, out: Path, seed: str) -> Verdict:
         )
     answer = json.loads(child.stdout.strip().splitlines()[-1])
     if fault := answer.pop("fault", ""):
-        raise OutputError(f"{out}: is not what PEFT makes of this adapter: {fault}")
+        raise OutputError(f"{out}: the check found a fault: {fault}")
     return Verdict(**answer)

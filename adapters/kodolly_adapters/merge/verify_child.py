@@ -12,6 +12,7 @@ from typing import Any
 from .arithmetic import CHUNK, Rows
 from .plan import Output, Plan, plan
 from .tensors import DTYPES, Reader, checkpoint
+from .words import CARD, adapter_places, read_object
 
 DRAWN = 8  # tensors changed by LoRA; those changed otherwise are few and all looked at
 
@@ -29,6 +30,7 @@ def main() -> int:
         "tensors": 0, "rows": 0, "tokens": 0, "ties": 0, "logits": 0.0, "skipped": "",
     }  # fmt: skip
     try:
+        _check_base(known)
         answer |= _tensors(known, out, random.Random(wish["seed"]))
         if known.export != "none":
             answer["skipped"] = f"{known.export} weights answer differently by design"
@@ -41,6 +43,25 @@ def main() -> int:
     answer["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     sys.stdout.write(json.dumps(answer) + "\n")
     return 0
+
+
+def _check_base(known: Plan) -> None:
+    """Compare the base's config with the one that training wrote down, where it did."""
+    from transformers import AutoConfig
+
+    from kodolly_adapters.train.model import config_sha256
+
+    sources = [read_object(place / CARD).get("source") for place in adapter_places(known.adapter)]
+    recorded = next((s.get("base_config_sha256") for s in sources if isinstance(s, dict)), None)
+    if recorded is None:
+        return
+    config = AutoConfig.from_pretrained(str(known.base.directory), trust_remote_code=False)
+    if config_sha256(config) != recorded:
+        raise Differs(
+            f"{known.adapter} was trained on a base of another config than {known.base.directory} "
+            f"({CARD}: base_config_sha256). Give that base; or --no-verify, where only the version "
+            "of transformers is another"
+        )
 
 
 def _tensors(known: Plan, out: Path, chance: random.Random) -> dict[str, int]:

@@ -19,6 +19,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+CARD = "model_card.json"
 RUN = "run.json"  # what `kodolly train` leaves beside its adapter/
 
 
@@ -78,8 +79,9 @@ def _read(directory: Path, own: bool) -> Words:
         for role in [key for key in config if key.endswith("_token")]:
             value = config[role]
             text = value.get("content") if isinstance(value, dict) else value
-            number = tokenizer.token_to_id(text) if isinstance(text, str) and text else None
-            if number is not None:
+            if not isinstance(text, str) or not text:
+                continue
+            if (number := tokenizer.token_to_id(text)) is not None:
                 ids[text] = number
     own_config = read_object(directory / "tokenizer_config.json")
     merged = {**own_config, **{k: v for k, v in config.items() if k.endswith("_token")}}

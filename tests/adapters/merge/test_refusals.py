@@ -37,7 +37,7 @@ def _edit(adapter: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def _rewrite(adapter: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def _rewrite(adapter: Path, change: Callable[[dict[str, Any]], object]) -> None:
     from safetensors.torch import load_file, save_file
 
     path = adapter / "adapter_model.safetensors"
@@ -94,7 +94,7 @@ def test_a_base_with_more_layers_is_the_wrong_base(
     bases: dict[tuple[str, bool], Path], adapter: Path, tmp_path: Path
 ) -> None:
     """All tensors match, but the base has target modules that the adapter knows nothing of."""
-    _rewrite(adapter, lambda t: [t.pop(key) for key in list(t) if ".layers.1." in key] and None)
+    _rewrite(adapter, lambda t: [t.pop(key) for key in list(t) if ".layers.1." in key])
     text = _refused(bases["neox", False], adapter, tmp_path / "out")
     assert "has nothing for gpt_neox.layers.1." in text
 
@@ -147,7 +147,7 @@ def test_values_beyond_fp16_are_refused(
     bases: dict[tuple[str, bool], Path], adapter: Path, tmp_path: Path
 ) -> None:
     """Overflow would be infinity in the file; the flag that helps is named."""
-    _rewrite(adapter, lambda t: [value.mul_(1e4) for value in t.values()] and None)
+    _rewrite(adapter, lambda t: [value.mul_(1e4) for value in t.values()])
     with pytest.raises(AdapterError, match="--dtype bf16"):
         merge(bases["neox", False], adapter, tmp_path / "out", check=False, quiet=True)
 

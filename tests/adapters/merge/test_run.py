@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,6 +177,33 @@ def test_a_damaged_output_does_not_pass_the_check(
         file.write(bytes([byte ^ 1]))
     with pytest.raises(OutputError, match="embed_in"):
         module.verify(known, tmp_path / "model", "seed")
+
+
+def test_a_base_of_another_config_than_recorded_is_refused(
+    bases: dict[tuple[str, bool], Path],
+    adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The same shapes, but not the base that training wrote down."""
+    from kodolly_adapters.merge import verify_child
+
+    copy = Path(shutil.copytree(adapter, tmp_path / "adapter"))
+    (copy / "model_card.json").write_text(json.dumps({"source": {"base_config_sha256": "0" * 64}}))
+    base, out = bases["neox", False], tmp_path / "model"
+    merge(base, copy, out, check=False, quiet=True)
+    wish = {
+        "base": base,
+        "adapter": copy,
+        "out": out,
+        "dtype": "same",
+        "export": "none",
+        "seed": "",
+    }
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(wish, default=str)))
+    assert verify_child.main() == 0
+    assert "another config" in json.loads(capsys.readouterr().out)["fault"]
 
 
 def test_unmerge_check_finds_exactly_what_changed(
