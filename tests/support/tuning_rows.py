@@ -76,10 +76,15 @@ def recipe(train: str, **data: Any) -> Recipe:
 
 @cache
 def tokenizer(kind: str) -> Any:
-    """"neox": byte-level BPE that adds no bos; "llama": SentencePiece-like with bos and byte fallback;
-    "metaspace": LLaMA's in transformers 5, where a text after the bos begins without a space.
-    """  # fmt: skip
-    return tiny_tokenizer() if kind == "neox" else _sentencepiece(kind)
+    """A tokenizer of one kind.
+
+    neox: byte-level BPE that adds no bos; trimmed: the same with offsets that leave spaces out, as
+    GPT-NeoX's own; llama: SentencePiece-like with bos and byte fallback; metaspace: LLaMA's in
+    transformers 5, where a text after the bos begins without a space.
+    """
+    if kind == "neox":
+        return tiny_tokenizer()
+    return _trimmed() if kind == "trimmed" else _sentencepiece(kind)
 
 
 def tokenizer_for(kind: str, template: str) -> Any:
@@ -90,6 +95,14 @@ def tokenizer_for(kind: str, template: str) -> Any:
     special = list(get_template(template).special_tokens)
     if special:
         made.add_special_tokens({"additional_special_tokens": special, "eos_token": special[0]})
+    return made
+
+
+def _trimmed() -> Any:
+    from tokenizers import processors
+
+    made = tiny_tokenizer()
+    made.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     return made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import unicodedata
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from kodolly_adapters.train.render import Renderer, guarded
 from kodolly_adapters.train.words import flat
 from kodolly_templates import get_template
 from kodolly_templates.tokenizer import TokenizerTemplate
+from kodolly_templates.training import TrainingText
 
 ROOT = Path(__file__).resolve().parents[3]
 KINDS = ("neox", "llama")
@@ -69,6 +71,23 @@ def test_a_batch_is_the_reference_row_by_row(name: str, kind: str, chats: list[M
         assert tokens.learned_count == sum(label != IGNORED for label in labels(tokens))
         assert labels(tokens)[-1] == made.eos_token_id
         assert len(tokens.learned) == sum(message["role"] == "assistant" for message in messages)
+
+
+@pytest.mark.parametrize("kind", ["neox", "trimmed", "llama", "metaspace"])
+def test_any_span_is_the_references(kind: str) -> None:
+    """Wherever a span begins and ends, in a word or among spaces, the same tokens lie wholly in it."""
+    made = tokenizer(kind)
+    text = "안녕   서울은  \n 🙂 다  "
+    spans = list(combinations_with_replacement(range(len(text) + 1), 2))
+    trainings = [TrainingText(text, (span,)) for span in spans]
+
+    found = Encoder(made).encode(trainings)
+
+    for training, tokens in zip(trainings, found, strict=True):
+        ids, learned = training.encode(made, add_special_tokens=False)
+        (start, end), marks = tokens.learned[0], [False] * len(tokens)
+        marks[start:end] = [True] * (end - start)
+        assert (tokens.ids, marks) == (ids, learned), training.spans
 
 
 @pytest.mark.parametrize("kind", KINDS)
