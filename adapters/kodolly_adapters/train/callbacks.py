@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from . import checkpoints, curve
+from .errors import RecipeError
 
 EVERY = 10.0  # seconds between lines where standard error is no terminal
 
@@ -105,6 +107,11 @@ class Metrics(TrainerCallback):  # type: ignore[misc]
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any
     ) -> None:
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise RecipeError(
+                f"train.learning_rate: the loss is {logs['loss']} at step {state.global_step}: give a "
+                'lower rate, more train.warmup_ratio, or train.precision "bf16" instead of "fp16"'
+            )
         if state.is_world_process_zero:
             with self._path.open("a", encoding="utf-8") as sink:
                 sink.write(_line({**logs, "step": state.global_step}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from . import checkpoints, keys, manifest, model, outputs
+from .errors import RecipeError
 from .recipe import Recipe
 from .setup import Report, Run, set_up
 
-CACHE = ".cache"  # prepared rows, in the run's folder
+CACHE = ".cache"  # prepared rows, in the run's folder until it is finished
 Say = Callable[[str], None]
 
 
@@ -57,7 +59,7 @@ def train(
     last = next(reversed(checkpoints.finished(folder)), None)
     if last is not None:
         say(f"going on after step {checkpoints.step_of(last)}")
-    with stop.listening(), _without_old_names():
+    with stop.listening(), _without_old_names(), _memory_told():
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
     if stop.asked:
         raise Interrupted(f"stopped after step {trainer.state.global_step}, with a checkpoint")
@@ -66,6 +68,7 @@ def train(
     if run.machine.main:
         result = {"state": "finished", "metrics": metrics, "output": final.name}
         manifest.write(out / manifest.NAME, _record(run) | result)
+        shutil.rmtree(out / CACHE)
     return metrics
 
 
@@ -118,6 +121,20 @@ def _without_old_names() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl|peft")
         yield
+
+
+@contextmanager
+def _memory_told() -> Iterator[None]:
+    """Turn a GPU that is full into an error that says what helps."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RecipeError(
+            f"train.batch_size: {str(error).splitlines()[0]} Halve it and double train.accumulation, lower "
+            "data.max_length, or ask `kodolly plan` which settings fit this GPU"
+        ) from None
 
 
 def _tensorboard(out: Path) -> Any:

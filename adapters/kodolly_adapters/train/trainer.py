@@ -154,6 +154,7 @@ def arguments(
         data_seed=train.seed,
         logging_strategy="steps",
         logging_steps=1,
+        logging_nan_inf_filter=False,  # a loss that is no number ends the run (callbacks.Metrics)
         eval_strategy="steps" if held_out else "no",
         eval_steps=schedule.evaluate,
         save_strategy="steps",
@@ -179,6 +180,7 @@ def _across(chosen: Distributed, hardware: Hardware) -> dict[str, Any]:
     """The arguments of DDP, FSDP or DeepSpeed. Raises RecipeError for a config that is not there."""
     if chosen.strategy == "none" and chosen.config:
         raise RecipeError('distributed.config: give distributed.strategy "fsdp" or "deepspeed" too')
+    _check_processes(chosen, hardware)
     found: dict[str, Any] = {}
     if hardware.world > 1 and hardware.device == "cpu":
         found["ddp_backend"] = "gloo"
@@ -189,6 +191,23 @@ def _across(chosen: Distributed, hardware: Hardware) -> dict[str, Any]:
             raise RecipeError('distributed.strategy: "deepspeed" needs it: pip install deepspeed')
         found["deepspeed"] = _read(chosen.config) if chosen.config else ZERO_2
     return found
+
+
+def _check_processes(chosen: Distributed, hardware: Hardware) -> None:
+    """Refuse what accelerate would silently do another way, or TRL end with a traceback."""
+    sharded = chosen.strategy in ("fsdp", "deepspeed")
+    if sharded and hardware.device == "cpu":
+        raise RecipeError(
+            f'distributed.strategy: "{chosen.strategy}" needs GPUs: on CPUs accelerate would train '
+            'with "ddp" and not say so'
+        )
+    gpus = len(hardware.names) if hardware.device == "cuda" else 0
+    if hardware.world == 1 and (gpus > 1 or sharded):
+        raise RecipeError(
+            f'distributed.strategy: "{chosen.strategy}" in one process with {gpus} GPUs: start it as '
+            f"torchrun --nproc-per-node {max(gpus, 2)} -m kodolly train ..., or show it one GPU by "
+            "CUDA_VISIBLE_DEVICES=0"
+        )
 
 
 # DeepSpeed's optimiser states and gradients shared out; "auto" is filled in from the arguments above.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from kodolly_adapters.train.errors import BaseError, RecipeError
 from kodolly_adapters.train.hardware import Hardware
 from kodolly_adapters.train.recipe import Train
 from kodolly_adapters.train.schedule import plan
+from kodolly_adapters.train.trainer import arguments
 
 CPU = Hardware("cpu", ("some",), 1, 0, bf16=False, flash=False)
 OLD_GPU = Hardware("cuda", ("V100",), 1, 0, bf16=False, flash=False)
@@ -207,6 +209,24 @@ def test_qlora_without_a_gpu_is_refused(llama: Path) -> None:
     recipe = toy(llama, "rows", method="qlora")
     with pytest.raises(RecipeError, match='"qlora" needs a GPU; on a CPU use "lora"'):
         model.load_model(recipe, model.load_config(recipe), "fp32", CPU)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "machine", "said"),
+    [
+        ("fsdp", CPU, '"fsdp" needs GPUs'),
+        ("fsdp", GPU, "torchrun --nproc-per-node 2"),
+        ("none", replace(GPU, names=("A100",) * 4), "torchrun --nproc-per-node 4"),
+    ],
+)
+def test_processes_that_do_not_fit_are_refused(
+    llama: Path, tmp_path: Path, strategy: str, machine: Hardware, said: str
+) -> None:
+    """Sharding on CPUs, and several GPUs in one process, would silently be something else."""
+    recipe = toy(llama, "rows", distributed__strategy=strategy)
+    steps = plan(recipe.train, 8, held_out=False, micro=(1, 1), world=1)
+    with pytest.raises(RecipeError, match=said):
+        arguments(recipe, steps, "fp32", machine, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,13 @@ def kill_after_a_checkpoint(recipe: Recipe, out: Path) -> None:
     assert json.loads((out / "run.json").read_text())["state"] == "unfinished"
 
 
+def test_a_loss_that_is_no_number_ends_the_run(place: Path, rows: str, tmp_path: Path) -> None:
+    """A rate far too high is named, instead of weights full of nan at the end."""
+    recipe = toy(place / "neox", rows, method="full", train__learning_rate=1e30)
+    with pytest.raises(RecipeError, match=r"train\.learning_rate: the loss is (nan|inf) at step"):
+        train(recipe, tmp_path / "run")
+
+
 def test_a_folder_holds_one_run(place: Path, rows: str, tmp_path: Path) -> None:
     """A finished run, another recipe's and a stranger's folder are refused, each saying why."""
     out = tmp_path / "run"
