@@ -37,6 +37,15 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
+    def say(self, text: str) -> None:
+        """A line for what takes a while and has no bytes to count."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        if self._show:
+            sys.stderr.write(f"kodolly {self._name}: {text}\n")
+            sys.stderr.flush()
+
     def __call__(self, size: int) -> None:
         """`size` more bytes are done."""
         self._done += size

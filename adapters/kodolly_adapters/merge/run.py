@@ -59,8 +59,10 @@ def merge(
         _check_space(known, staging)
         with Progress("merge", known.size, show=not quiet) as progress:
             total = write(known, staging, progress)
-        notes = write_files(known, staging.place, out.name)
-        verdict = verify(known, staging.place, key) if check else None
+            notes = write_files(known, staging.place, out.name)
+            if check:
+                progress.say("comparing with PEFT's own merge, and greedy answers where they fit")
+            verdict = verify(known, staging.place, key) if check else None
         staging.manifest |= {
             "finished": True,
             "dtype": known.dtype,

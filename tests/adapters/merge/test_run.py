@@ -19,6 +19,7 @@ from kodolly_adapters.merge.greedy import answer
 from kodolly_adapters.merge.plan import plan
 from kodolly_adapters.merge.run import merge
 from kodolly_adapters.merge.staging import Staging, job
+from kodolly_adapters.merge.verify import verify
 from kodolly_adapters.train.errors import OutputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -162,8 +163,6 @@ def test_a_damaged_output_does_not_pass_the_check(
     bases: dict[tuple[str, bool], Path], adapter: Path, tmp_path: Path
 ) -> None:
     """One wrong bit in a changed tensor is found by PEFT's merge, and the directory is not published."""
-    from kodolly_adapters.merge import verify as module
-
     base = bases["neox", False]
     merge(base, adapter, tmp_path / "model", check=False, quiet=True)
     known = plan(base, adapter)
@@ -176,7 +175,7 @@ def test_a_damaged_output_does_not_pass_the_check(
         file.seek(place)
         file.write(bytes([byte ^ 1]))
     with pytest.raises(OutputError, match="embed_in"):
-        module.verify(known, tmp_path / "model", "seed")
+        verify(known, tmp_path / "model", "seed")
 
 
 def test_a_base_of_another_config_than_recorded_is_refused(
