@@ -44,8 +44,10 @@ VARIANTS: dict[str, Variant] = {
     "rslora": Variant(lambda arch, tied: _targets(arch) | {"use_rslora": True}),
     "dora": Variant(lambda arch, tied: _targets(arch) | {"use_dora": True}),
     "patterns": Variant(
-        lambda arch, tied: _targets(arch)
-        | {"rank_pattern": {TARGETS[arch][0]: 2}, "alpha_pattern": {TARGETS[arch][1]: 5}}
+        lambda arch, tied: (
+            _targets(arch)
+            | {"rank_pattern": {TARGETS[arch][0]: 2}, "alpha_pattern": {TARGETS[arch][1]: 5}}
+        )
     ),
     "tokens": Variant(lambda arch, tied: _tokens(arch, tied, NEW)),
     "modules_to_save": Variant(
@@ -107,7 +109,9 @@ class Adapted:
     weights: dict[str, Any]
 
 
-def make_adapter(directory: Path, base: Path, arch: str, variant: Variant, *, tied: bool) -> Adapted:
+def make_adapter(
+    directory: Path, base: Path, arch: str, variant: Variant, *, tied: bool
+) -> Adapted:
     """A random adapter of `variant` saved by PEFT into `directory`."""
     import torch
     from peft import LoraConfig, get_peft_model
