@@ -20,6 +20,7 @@ from . import checkpoints, curve
 from .errors import RecipeError
 
 EVERY = 10.0  # seconds between lines where standard error is no terminal
+DRAWN_EVERY = 60.0  # seconds between pictures of the curve
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]
@@ -96,6 +97,7 @@ class Metrics(TrainerCallback):  # type: ignore[misc]
     def __init__(self, path: Path, title: str) -> None:
         self._path = path
         self._title = title
+        self._drawn = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
@@ -117,7 +119,7 @@ class Metrics(TrainerCallback):  # type: ignore[misc]
                 sink.write(_line({**logs, "step": state.global_step}))
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and time.monotonic() - self._drawn >= DRAWN_EVERY:
             self.draw()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -126,6 +128,7 @@ class Metrics(TrainerCallback):  # type: ignore[misc]
 
     def draw(self) -> None:
         """Draw the curve as it is now."""
+        self._drawn = time.monotonic()
         curve.draw(curve.read(self._path), self._path.with_name("curve.png"), self._title)
 
 

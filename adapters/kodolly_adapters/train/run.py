@@ -76,6 +76,7 @@ def _begin(run: Run, out: Path, folder: Path, say: Say) -> None:
     """Claim the folder, and clear away what a killed run left half written. Raises OutputError."""
     for repair in run.repairs:
         say(f"tokenizer: {repair}")
+    say(f"{len(run.train):,} sequences of these rows\n{run.prepared.fates.table()}")
     manifest.check(out, run.decisive)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints.sweep(folder)
@@ -200,7 +201,6 @@ def _card(run: Run, net: Any, metrics: dict[str, Any]) -> dict[str, Any]:
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "dtype": run.stored_dtype if full else "float32",
         "context_length": getattr(run.config, "max_position_embeddings", None),
-        "vocab_size": net.config.vocab_size,
         "new_tokens": run.decisive["new_tokens"],
         "metrics": metrics,
     }

@@ -158,7 +158,6 @@ def test_rows_of_new_tokens_are_trained_and_saved(
     stops = json.loads((out / "adapter/generation_config.json").read_text())["eos_token_id"]
     assert stops[0] == 640
     card = json.loads((out / "adapter/model_card.json").read_text())
-    assert card["vocab_size"] == 704
     assert card["new_tokens"] == ["### End", "### Instruction:", "### Response:\n"]
 
 
@@ -177,19 +176,20 @@ def test_untrained_rows_are_refused(place: Path, rows: str, tmp_path: Path) -> N
 def test_a_kill_leaves_a_run_that_goes_on(place: Path, rows: str, tmp_path: Path) -> None:
     """After kill -9 and again: the losses and the weights of a run that was never disturbed."""
     recipe = toy(
-        place / "neox", rows, method="full", train__max_steps=24, train__eval_steps=4,
+        place / "neox", rows, method="full", train__max_steps=18, train__eval_steps=3,
         train__learning_rate=3e-4,
     )  # fmt: skip
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     kill_after_a_checkpoint(recipe, killed)
     kept = checkpoints.finished(killed / checkpoints.FOLDER)
-    half = killed / checkpoints.FOLDER / "checkpoint-23"  # as if killed while it was written
+    half = killed / checkpoints.FOLDER / "checkpoint-17"  # as if killed while it was written
     half.mkdir()
     (half / "trainer_state.json").write_text("{")
     said: list[str] = []
     train(recipe, killed, say=said.append)
     train(recipe, whole)
-    assert said == [f"going on after step {checkpoints.step_of(kept[-1])}"]
+    assert "kept" in said[0]
+    assert said[1:] == [f"going on after step {checkpoints.step_of(kept[-1])}"]
     assert losses_of(killed) == pytest.approx(losses_of(whole), abs=1e-6)
     assert losses_of(killed, "eval_loss") == pytest.approx(losses_of(whole, "eval_loss"), abs=1e-6)
     tokens = [record["num_tokens"] for record in metrics_of(killed) if "num_tokens" in record]
