@@ -92,7 +92,7 @@ def with_trl(texts: list[tuple[str, str]], tokenizer: Any, scratch: Path) -> Any
         use_cpu=True,
         bf16=False,
         report_to=[],
-        gradient_checkpointing=None,  # type: ignore[arg-type]
+        gradient_checkpointing=None,
     )
     # The method asks its trainer for no more than this; a model has no part in it.
     trainer = SimpleNamespace(_tokenizer=tokenizer, completion_only_loss=True, chat_template=None)

@@ -50,7 +50,7 @@ def trl(model: Path, rows: Path) -> tuple[int, float]:
     """(real tokens, seconds) with TRL's own preparation and defaults."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
+    from trl import SFTConfig, SFTTrainer
 
     from kodolly_templates import get_template
 

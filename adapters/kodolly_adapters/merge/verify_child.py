@@ -23,7 +23,12 @@ class Differs(Exception):
 
 def main() -> int:
     """Check what stdin asks for; the exit status is 0 also where something differs."""
-    wish = json.load(sys.stdin)
+    sys.stdout.write(json.dumps(judge(json.load(sys.stdin))) + "\n")
+    return 0
+
+
+def judge(wish: dict[str, Any]) -> dict[str, Any]:
+    """The verdict on a wish of verify.py; "fault" in it says what differs."""
     known = plan(Path(wish["base"]), Path(wish["adapter"]), wish["dtype"], wish["export"])
     out = Path(wish["out"])
     answer: dict[str, Any] = {
@@ -41,8 +46,7 @@ def main() -> int:
     except Differs as fault:
         answer["fault"] = str(fault)
     answer["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    sys.stdout.write(json.dumps(answer) + "\n")
-    return 0
+    return answer
 
 
 def _check_base(known: Plan) -> None:
@@ -134,7 +138,7 @@ def peft_rows(known: Plan, output: Output, first: int, last: int, reader: Reader
     settings = known.settings
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        lora_alpha=settings.alpha,
         rank_pattern=dict(settings.rank_pattern),
         alpha_pattern=dict(settings.alpha_pattern),
         use_rslora=settings.rslora,

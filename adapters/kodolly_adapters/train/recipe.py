@@ -37,20 +37,20 @@ class Data(_Strict):
 
     train: list[str] = Field(min_length=1)
     validation: list[str] = []
-    validation_share: float = Field(0.01, ge=0, lt=0.5)
+    validation_share: float = Field(default=0.01, ge=0, lt=0.5)
     format: Literal["rows", "text"] = "rows"
-    max_length: int = Field(2048, ge=16)  # tokens of a sequence
+    max_length: int = Field(default=2048, ge=16)  # tokens of a sequence
     packing: bool = True
-    max_rows: int | None = Field(None, ge=1)
-    repeat: int = Field(1, ge=1)  # times the training rows are read an epoch
+    max_rows: int | None = Field(default=None, ge=1)
+    repeat: int = Field(default=1, ge=1)  # times the training rows are read an epoch
 
 
 class Lora(_Strict):
     """The adapter. `targets` empty: all linear layers of the family (train.families).."""
 
-    r: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1)
-    dropout: float = Field(0.05, ge=0, lt=1)
+    r: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
     targets: list[str] = []
     rslora: bool = False
     dora: bool = False
@@ -60,23 +60,23 @@ class Lora(_Strict):
 class Train(_Strict):
     """How it is optimised. `batch_size` is sequences a device; effective batch = that x accumulation x devices."""
 
-    epochs: float = Field(3.0, gt=0)
-    max_steps: int = Field(-1, ge=-1)
-    learning_rate: float = Field(2e-4, gt=0)
+    epochs: float = Field(default=3.0, gt=0)
+    max_steps: int = Field(default=-1, ge=-1)
+    learning_rate: float = Field(default=2e-4, gt=0)
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
-    warmup_ratio: float = Field(0.03, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    batch_size: int = Field(4, ge=1)
-    accumulation: int = Field(8, ge=1)
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    batch_size: int = Field(default=4, ge=1)
+    accumulation: int = Field(default=8, ge=1)
     optimizer: str = "adamw_torch"  # a name of transformers' OptimizerNames
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     gradient_checkpointing: bool = True
     seed: int = 42
-    eval_steps: int | None = Field(None, ge=1)  # None: ten times a run
-    save_steps: int | None = Field(None, ge=1)  # None: with every evaluation
-    keep: int = Field(2, ge=1)  # checkpoints
-    early_stopping: int | None = Field(None, ge=1)  # evaluations without a better loss
+    eval_steps: int | None = Field(default=None, ge=1)  # None: ten times a run
+    save_steps: int | None = Field(default=None, ge=1)  # None: with every evaluation
+    keep: int = Field(default=2, ge=1)  # checkpoints
+    early_stopping: int | None = Field(default=None, ge=1)  # evaluations without a better loss
     report_to: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
 
 

@@ -63,7 +63,7 @@ def _open(recipe: Recipe, fixes: Mapping[str, str | None]) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             recipe.base, revision=recipe.revision, trust_remote_code=False, **fixes
         )
-    except Exception as error:  # its readers raise whatever the file made them raise
+    except Exception as error:  # noqa: BLE001 - its readers raise whatever the file made them raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BaseError(f"base {recipe.base}: no tokenizer: {first}") from None
     if not tokenizer.is_fast:
