@@ -152,3 +152,11 @@ def tensors(directory: Path) -> dict[str, Any]:
     for path in sorted(directory.glob("*.safetensors")):
         found |= load_file(path)
     return found
+
+
+def verdict(base: Path, adapter: Path, out: Path, export: str = "none") -> dict[str, Any]:
+    """What the checking process of `kodolly merge` says of `out`, without a process of its own."""
+    from kodolly_adapters.merge.verify_child import judge
+
+    paths = {"base": str(base), "adapter": str(adapter), "out": str(out)}
+    return judge({**paths, "dtype": "same", "export": export, "seed": "seed"})

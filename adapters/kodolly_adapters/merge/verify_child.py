@@ -136,9 +136,10 @@ def peft_rows(known: Plan, output: Output, first: int, last: int, reader: Reader
     module = output.name.removesuffix(".weight")
     layer = _layer(lora.layout, start)
     settings = known.settings
+    alpha: Any = settings.alpha  # PEFT says int and takes any number
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,
+        lora_alpha=alpha,
         rank_pattern=dict(settings.rank_pattern),
         alpha_pattern=dict(settings.alpha_pattern),
         use_rslora=settings.rslora,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.merge_cases import TARGETS, tensors
+from support.merge_cases import TARGETS, tensors, verdict
 from support.tiny_models import make_tiny_llama, make_tiny_neox
 
 from kodolly_adapters.merge.plan import Export
@@ -54,14 +54,8 @@ def test_an_export_gives_the_merged_weights_back(form: Export, arch: str, tmp_pa
     base = (make_tiny_neox if arch == "neox" else make_tiny_llama)(tmp_path / "base")
     adapter = _adapter(tmp_path / "adapter", base, TARGETS[arch])
     merge(base, adapter, tmp_path / "plain", check=False, quiet=True)
-    merge(
-        base,
-        adapter,
-        tmp_path / "small",
-        export=form,
-        check=(form, arch) == ("int4", "neox"),
-        quiet=True,
-    )
+    merge(base, adapter, tmp_path / "small", export=form, check=False, quiet=True)
+    assert "fault" not in verdict(base, adapter, tmp_path / "small", form)
     plain, small = tensors(tmp_path / "plain"), tensors(tmp_path / "small")
     quantised = 0
     for name, value in plain.items():
