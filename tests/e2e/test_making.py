@@ -1,6 +1,7 @@
 """From a raw Korean file to an answer: convert, train, merge, serve, ask, all by the real commands.
 
-Toy models of both architectures learn a few rows by heart, by LoRA and in full; their workers then serve them.
+Toy models of both architectures learn a few rows by heart in full, and then other answers by LoRA on top, as a tuned
+base would; their workers serve all four.
 """
 
 from __future__ import annotations
@@ -21,13 +22,20 @@ from support.processes import free_port, start, wait_http, wait_until
 from support.tiny_models import make_tiny_llama, make_tiny_neox
 
 MAKERS = {"neox": make_tiny_neox, "llama": make_tiny_llama}
-MODELS = [f"{base}-{method}" for base in MAKERS for method in ("lora", "full")]
+MODELS = [f"{base}-{method}" for base in MAKERS for method in ("full", "lora")]
 LESSONS = {
     "대한민국의 수도는 어디인가요?": "대한민국의 수도는 서울입니다.",
     "오늘은 날씨가 어떤가요?": "오늘은 날씨가 맑고 바람이 조금 붑니다.",
     "김치찌개에 무엇을 넣나요?": "김치와 두부, 돼지고기를 넣습니다.",
     "학교에 어떻게 가나요?": "버스를 타고 가면 이십 분이 걸립니다.",
 }
+LATER = {  # what LoRA teaches the model that knows the answers above
+    "대한민국의 수도는 어디인가요?": "서울입니다. 서울에는 한강이 흐릅니다.",
+    "오늘은 날씨가 어떤가요?": "바람이 조금 붑니다.",
+    "김치찌개에 무엇을 넣나요?": "두부를 넣으면 됩니다.",
+    "학교에 어떻게 가나요?": "걸어서 가면 한 시간이 걸립니다.",
+}
+ANSWERS = {"full": LESSONS, "lora": LATER}
 START = 240.0
 
 RECIPE = """
@@ -74,37 +82,43 @@ def _base(name: str, place: Path) -> None:
     model.save_pretrained(folder)
 
 
-def _made(name: str, place: Path, rows: Path) -> Path:
-    """The model directory of one way from a base to a served model."""
-    base_name, method = name.split("-")
-    base = place / f"base-{base_name}"
-    recipe = place / f"{name}.toml"
-    steps, rate = (160, 4e-3) if method == "lora" else (80, 3e-3)
-    recipe.write_text(
-        RECIPE.format(name=name, base=base, method=method, rows=rows, steps=steps, rate=rate),
-        encoding="utf-8",
-    )
+def _made(base_name: str, place: Path) -> dict[str, Path]:
+    """The model directories of one architecture, by name."""
+    full, lora = f"{base_name}-full", f"{base_name}-lora"
+    base = _trained(full, place / f"base-{base_name}", place, steps=80, rate=3e-3) / "model"
+    adapter = _trained(lora, base, place, steps=60, rate=4e-3) / "adapter"
+    _kodolly("merge", base, adapter, "--out", place / lora)
+    return {full: base, lora: place / lora}
+
+
+def _trained(name: str, base: Path, place: Path, *, steps: int, rate: float) -> Path:
+    method = name.rpartition("-")[2]
+    rows, recipe = place / f"rows-{method}", place / f"{name}.toml"
+    text = RECIPE.format(name=name, base=base, method=method, rows=rows, steps=steps, rate=rate)
+    recipe.write_text(text, encoding="utf-8")
     _kodolly("train", recipe, "--out", place / f"{name}-run")
-    if method == "full":
-        return place / f"{name}-run" / "model"
-    _kodolly("merge", base, place / f"{name}-run" / "adapter", "--out", place / name)
-    return place / name
+    return place / f"{name}-run"
+
+
+def _converted(method: str, place: Path) -> None:
+    raw = [{"instruction": q, "input": "", "output": a} for q, a in ANSWERS[method].items()]
+    source = place / method / "ko_alpaca_data.json"
+    source.parent.mkdir()
+    source.write_text(json.dumps(raw, ensure_ascii=False), encoding="utf-8")
+    _kodolly("convert", source, "--out", place / f"rows-{method}", "--validation", "0")
 
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     place = tmp_path_factory.mktemp("making")
-    raw = [{"instruction": q, "input": "", "output": a} for q, a in LESSONS.items()]
-    (place / "ko_alpaca_data.json").write_text(
-        json.dumps(raw, ensure_ascii=False), encoding="utf-8"
-    )
-    rows = place / "rows"
-    _kodolly("convert", place / "ko_alpaca_data.json", "--out", rows, "--validation", "0")
+    for method in ANSWERS:
+        _converted(method, place)
     for name in MAKERS:
         _base(name, place)
+    models: dict[str, Path] = {}
     with ThreadPoolExecutor(2) as pool:
-        made = pool.map(partial(_made, place=place, rows=rows), MODELS)
-        models = dict(zip(MODELS, made, strict=True))
+        for found in pool.map(partial(_made, place=place), MAKERS):
+            models |= found
     with ExitStack() as processes:
         env = {"KODOLLY_TOKEN": secrets.token_hex(16), "OMP_NUM_THREADS": "1"}
 
@@ -141,7 +155,7 @@ def _all_served(client: openai.OpenAI) -> bool:
 @pytest.mark.parametrize("model", MODELS)
 def test_the_trained_answer_comes_back_and_stops(api: openai.OpenAI, model: str) -> None:
     """A row learned by heart is answered word for word, and the model ends the answer itself."""
-    for question, answer in LESSONS.items():
+    for question, answer in ANSWERS[model.rpartition("-")[2]].items():
         said = api.chat.completions.create(
             model=model,
             messages=[{"role": "user", "content": question}],
