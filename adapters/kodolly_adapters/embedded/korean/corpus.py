@@ -25,13 +25,14 @@ HELD_OUT_ONE_IN = 10
 PROSE_CHARACTERS = 600  # of one document
 EVERYDAY = "0"  # ChatbotData's label of small talk; 1 and 2 are about parting and love
 
-# How much of what. Chosen by held-out loss within the CPU time a laptop gives in half an hour.
-READING_TEXTS, READING_ROWS, HELD_OUT_READING = 4000, 1200, 60
-OWN_PASSES_TEXT, OWN_PASSES_ROWS = 4, 3
-CHAT_PASSES_TEXT = 2
+# How much of what, within the CPU time that half an hour of one core gives.
+READING_TEXTS, OWN_PASSES_TEXT, CHAT_PASSES_TEXT = 4000, 4, 2
 PROSE_ONE_IN = 3  # documents: software help teaches grammar, but little of how people talk
-CHAT_ROWS_ONE_IN = 2  # of the everyday part
-DIALOGUES = 400
+TALK_READING, TALK_OWN_PASSES, TALK_CHAT_ONE_IN, TALK_SUMS_PASSES = 1500, 16, 2, 3
+READING_ROWS, OWN_PASSES_ROWS, CHAT_ROWS_ONE_IN = 400, 1, 10
+# Most of what is learned stands in dialogues: one introduction, a third of the tokens, serves many answers.
+DIALOGUES, LONGEST_DIALOGUE = 500, 10
+HELD_OUT_READING = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +56,13 @@ def is_held_out(row: Row) -> bool:
 
 
 def write_corpus(sources: Sources, out: Path) -> dict[str, int]:
-    """Write pretrain.jsonl, tune.jsonl and heldout.jsonl into `out`; returns lines of each.
+    """Write pretrain.jsonl, talk.jsonl, tune.jsonl and heldout.jsonl into `out`; returns lines of each.
 
-    The same sources give the same bytes. No held-out row is in the other two.
+    The same sources give the same bytes. No held-out row is in the other three.
     """
     files: dict[str, Sequence[Any]] = {
         "pretrain.jsonl": [{"text": text} for text in pretraining_texts(sources)],
+        "talk.jsonl": [{"text": text} for text in talk_texts(sources)],
         "tune.jsonl": tuning_rows(sources),
         "heldout.jsonl": held_out_rows(),
     }
@@ -83,12 +85,29 @@ def pretraining_texts(sources: Sources) -> list[str]:
     reading = map(_pair, itertools.islice(reading_rows(SEED + 2), READING_TEXTS))
     arithmetic = [_pair(row) for row in _trained(sums())]
     pairs = [*chat, *own, *reading, *arithmetic]
+    texts += _talks(draw, pairs)
+    draw.shuffle(texts)
+    return texts
+
+
+def talk_texts(sources: Sources) -> list[str]:
+    """Documents for the base's second stage: our own questions and answers, many times over."""
+    draw = random.Random(SEED + 4)
+    chat = [pair for pair, label in _chat(sources.chatbot) if label == EVERYDAY]
+    own = [_pair(row) for row in _trained(own_rows())] * TALK_OWN_PASSES
+    reading = map(_pair, itertools.islice(reading_rows(SEED + 5), TALK_READING))
+    arithmetic = [_pair(row) for row in _trained(sums())] * TALK_SUMS_PASSES
+    return _talks(draw, [*chat[::TALK_CHAT_ONE_IN], *own, *reading, *arithmetic])
+
+
+def _talks(draw: random.Random, pairs: list[tuple[str, str]]) -> list[str]:
+    """All `pairs`, shuffled, in documents of one to eight."""
+    texts = []
     draw.shuffle(pairs)
     while pairs:
         size = draw.choice((1, 1, 2, 4, 8))
         texts.append(_talk(draw, pairs[-size:]))
         del pairs[-size:]
-    draw.shuffle(texts)
     return texts
 
 
@@ -102,8 +121,15 @@ def tuning_rows(sources: Sources) -> list[Any]:
         if label == EVERYDAY
     ]
     reading = list(itertools.islice(reading_rows(SEED + 3), READING_ROWS))
-    single = [*chat[::CHAT_ROWS_ONE_IN], *reading, *_trained(sums())] + own * OWN_PASSES_ROWS
-    dialogues = [_dialogue(draw.sample(own, draw.choice((2, 2, 3, 4)))) for _ in range(DIALOGUES)]
+    arithmetic = _trained(sums())
+    single = [*chat[::CHAT_ROWS_ONE_IN], *reading, *own * OWN_PASSES_ROWS]
+    pools = {0.75: own, 0.12: chat or own, 0.05: reading, 0.08: arithmetic}
+    dialogues = []
+    for _ in range(DIALOGUES):
+        chosen = draw.choices(
+            list(pools.values()), list(pools), k=draw.randint(4, LONGEST_DIALOGUE)
+        )
+        dialogues.append(_dialogue([draw.choice(pool) for pool in chosen]))
     rows: list[Any] = [*single, *dialogues]
     draw.shuffle(rows)
     return rows

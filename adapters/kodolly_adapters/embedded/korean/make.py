@@ -24,7 +24,6 @@ from kodolly_adapters.embedded.korean.model import TEMPLATE
 from kodolly_templates.catalogue import get_template
 
 BASE_FILES = (
-    "config.json",
     "generation_config.json",
     "model.safetensors",
     "tokenizer.json",
@@ -61,11 +60,13 @@ def _steps(
     """(what it does, the last file it leaves, the step) in order."""
     chosen = [part for setting in settings for part in ("--set", setting)]
     pretrain = ["train", _recipe("pretrain"), *chosen, "--out", "pretrained"]
+    talk = ["train", _recipe("talk"), *chosen, "--out", "talked"]
     tune = ["train", _recipe("tune"), *chosen, "--out", "tuned"]
     merge = ["merge", "base", "adapter", "--dtype", "fp32", "--out", "merged"]
     yield "data", "heldout.jsonl", lambda: write_corpus(sources, out)
     yield "tokenizer", "start/config.json", lambda: write_base(_words(sources), out / "start")
     yield "pre-training", "pretrained/model", lambda: _kodolly(out, pretrain)
+    yield "second stage", "talked/model", lambda: _kodolly(out, talk)
     yield "base", "base", lambda: _base(out)
     yield "tuning", "tuned/adapter", lambda: _kodolly(out, tune)
     yield "adapter", "adapter", lambda: _adapter(out)
@@ -87,22 +88,25 @@ def _kodolly(out: Path, arguments: list[str]) -> None:
 
 
 def _base(out: Path) -> None:
-    _gather(out / "base", out / "pretrained" / "model", BASE_FILES)
+    trained = [out / "talked" / "model" / name for name in BASE_FILES]
+    # The trained copy of the config says use_cache: false, which is for training only.
+    _gather(out / "base", [*trained, out / "start" / "config.json"])
 
 
 def _adapter(out: Path) -> None:
     """The adapter without what the base has already, in half the bytes."""
-    _gather(out / "adapter", out / "tuned" / "adapter", ADAPTER_FILES, halve=True)
+    _gather(out / "adapter", [out / "tuned" / "adapter" / name for name in ADAPTER_FILES])
 
 
-def _gather(target: Path, source: Path, files: Sequence[str], *, halve: bool = False) -> None:
+def _gather(target: Path, files: Sequence[Path]) -> None:
+    """Copy `files` into the new folder `target`, float32 weights among them as float16."""
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    for name in files:
-        shutil.copyfile(source / name, part / name)
-        if halve and name.endswith(".safetensors"):
-            _halve(part / name)
+    for file in files:
+        shutil.copyfile(file, part / file.name)
+        if file.suffix == ".safetensors":
+            _halve(part / file.name)
     part.rename(target)
 
 
@@ -117,14 +121,10 @@ def _halve(path: Path) -> None:
 
 
 def _judge(out: Path) -> None:
-    arguments = ["merged", "--template", TEMPLATE, "--heldout", "heldout.jsonl"]
-    if judge.main([*_within(out, arguments), "--out", str(out / "figures.json")]):
+    model, held, figures = (out / name for name in ("merged", "heldout.jsonl", "figures.json"))
+    arguments = [model, "--template", TEMPLATE, "--heldout", held, "--out", figures]
+    if judge.main([str(argument) for argument in arguments]):
         raise MakeError("judging failed")
-
-
-def _within(out: Path, arguments: list[str]) -> list[str]:
-    """`arguments` with the names of things in `out` as paths."""
-    return [str(out / text) if (out / text).exists() else text for text in arguments]
 
 
 def _release(out: Path) -> None:
@@ -134,7 +134,7 @@ def _release(out: Path) -> None:
     for folder in ("base", "adapter"):
         shutil.copytree(out / folder, part / folder)
     shutil.copyfile(out / "figures.json", part / "figures.json")
-    for run, name in (("pretrained", "pretrain"), ("tuned", "tune")):
+    for run, name in (("pretrained", "pretrain"), ("talked", "talk"), ("tuned", "tune")):
         shutil.copyfile(out / run / "run.json", part / f"{name}-run.json")
         shutil.copyfile(out / run / "curve.png", part / f"{name}-curve.png")
     part.rename(out / "release")
@@ -150,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, metavar="DIR", help="where every step leaves its work")
     add("--chatbot", type=Path, metavar="FILE", help="ChatbotData.csv (MIT)")
     add("--prose", type=Path, metavar="FILE", help="Korean prose, a paragraph a line")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="for both recipes")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="for all three recipes")
     return parser
 
 
