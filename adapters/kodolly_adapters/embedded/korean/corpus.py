@@ -29,9 +29,9 @@ EVERYDAY = "0"  # ChatbotData's label of small talk; 1 and 2 are about parting a
 READING_TEXTS, OWN_PASSES_TEXT, CHAT_PASSES_TEXT = 4000, 4, 2
 PROSE_ONE_IN = 3  # documents: software help teaches grammar, but little of how people talk
 TALK_READING, TALK_OWN_PASSES, TALK_CHAT_ONE_IN, TALK_SUMS_PASSES = 1500, 16, 2, 3
-READING_ROWS, OWN_PASSES_ROWS, CHAT_ROWS_ONE_IN = 400, 1, 10
+READING_ROWS, OWN_PASSES_ROWS, CHAT_ROWS_ONE_IN = 400, 2, 10
 # Most of what is learned stands in dialogues: one introduction, a third of the tokens, serves many answers.
-DIALOGUES, LONGEST_DIALOGUE = 500, 10
+DIALOGUES, LONGEST_DIALOGUE = 1000, 10
 HELD_OUT_READING = 60
 
 

@@ -29,7 +29,7 @@ BASE_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "model_card.json")
 
 
 class MakeError(Exception):
