@@ -37,12 +37,18 @@ def write_rows(path: Path, made: Sequence[dict[str, str]]) -> Path:
     return path
 
 
-def make(folder: Path, texts: Sequence[str], hidden: int = 256, layers: int = 6) -> Path:
+def make(
+    folder: Path,
+    texts: Sequence[str],
+    hidden: int = 256,
+    layers: int = 6,
+    vocabulary: int = VOCABULARY,
+) -> Path:
     """A model directory with random weights; its tokenizer has learned `texts`."""
     import torch
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-    words = _tokenizer(texts)
+    words = _tokenizer(texts, vocabulary)
     config = GPTNeoXConfig(
         vocab_size=-(-len(words) // 64) * 64,
         hidden_size=hidden,
@@ -60,7 +66,7 @@ def make(folder: Path, texts: Sequence[str], hidden: int = 256, layers: int = 6)
     return folder
 
 
-def _tokenizer(texts: Sequence[str]) -> Any:
+def _tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -68,7 +74,7 @@ def _tokenizer(texts: Sequence[str]) -> Any:
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=[END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

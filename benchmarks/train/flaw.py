@@ -1,6 +1,6 @@
 """The study's flaw and its cure: special keys under LoRA, with their new rows left frozen and with them trained.
 
-    python -m benchmarks.train.flaw [--steps 300]
+    python -m benchmarks.train.flaw [--steps 150]
 
 One small GPT-NeoX, pre-trained here on made-up Korean, is tuned three times by the same LoRA on the same rows, 8 an
 update: `study` adds the three keys of dolly-v2 to the vocabulary as the study's script does, and LoRA leaves their
@@ -26,7 +26,7 @@ from benchmarks.train import base
 LORA: dict[str, Any] = {"r": 8, "alpha": 16, "dropout": 0.05}
 RATE = 2e-3
 BATCH = 8
-HELD_OUT = 60
+HELD_OUT = 40
 MOST = 48  # tokens of an answer
 RESULTS = Path(__file__).with_name("results")
 
@@ -56,7 +56,7 @@ def lessons(count: int, seed: int) -> list[dict[str, str]]:
             {
                 "instruction": f"{noun}{particle(noun, '은는')} {asked}",
                 "context": "",
-                "response": f"{noun}{particle(noun, '은는')} {korean.sentence(12)}",
+                "response": f"{noun}{particle(noun, '은는')} {korean.sentence(5)}",
                 "category": "open_qa",
             }
         )
@@ -67,9 +67,9 @@ def pretrained(place: Path, steps: int) -> Path:
     """A base that knows the made-up language: `kodolly train` from random weights."""
     random = Random(3)
     korean = Korean(random, size=2_000)
-    text = [" ".join(korean.run(200)) for _ in range(400)]
+    text = [" ".join(korean.run(200)) for _ in range(150)]
     (place / "text.txt").write_text("\n\n".join(text), encoding="utf-8")
-    empty = base.make(place / "empty", text, hidden=128, layers=4)
+    empty = base.make(place / "empty", text, hidden=128, layers=4, vocabulary=1_000)
     _train(
         place / "base",
         {
@@ -80,7 +80,7 @@ def pretrained(place: Path, steps: int) -> Path:
             "data": {
                 "train": [str(place / "text.txt")],
                 "format": "text",
-                "max_length": 256,
+                "max_length": 128,
                 "validation_share": 0.0,
             },
             "train": {"max_steps": steps, "learning_rate": 2e-3, "batch_size": BATCH},
@@ -100,8 +100,9 @@ def _train(out: Path, recipe: dict[str, Any]) -> None:
 def ours(place: Path, model: Path, rows: Path, template: str, steps: int) -> tuple[Any, Any]:
     """(model, tokenizer) as `kodolly train` leaves them."""
     import torch
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from kodolly_adapters.merge.cli import main as merge
 
     out = place / template
     _train(
@@ -115,12 +116,12 @@ def ours(place: Path, model: Path, rows: Path, template: str, steps: int) -> tup
             "train": {"max_steps": steps, "learning_rate": RATE, "batch_size": BATCH},
         },
     )
-    tokenizer = AutoTokenizer.from_pretrained(out / "adapter")
-    net = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    saved = json.loads((out / "adapter" / "model_card.json").read_text(encoding="utf-8"))
-    if saved["vocab_size"] > net.get_input_embeddings().weight.shape[0]:
-        net.resize_token_embeddings(saved["vocab_size"], mean_resizing=False)
-    return PeftModel.from_pretrained(net, out / "adapter").eval(), tokenizer
+    merged = place / f"{template}-merged"
+    words = [str(model), str(out / "adapter"), "--out", str(merged), "--no-verify", "--quiet"]
+    if merge(words) != 0:
+        raise RuntimeError(f"{template}: not merged")
+    net = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
+    return net.eval(), AutoTokenizer.from_pretrained(merged)
 
 
 def _data(rows: Path) -> dict[str, Any]:
@@ -158,7 +159,7 @@ def study(place: Path, model: Path, rows: Path, steps: int) -> tuple[Any, Any]:
     lines = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
     args = TrainingArguments(
         output_dir=str(place / "study"), per_device_train_batch_size=BATCH, max_steps=steps,
-        learning_rate=RATE, lr_scheduler_type="cosine", warmup_ratio=0.03, use_cpu=True,
+        learning_rate=RATE, lr_scheduler_type="cosine", warmup_steps=round(0.03 * steps), use_cpu=True,
         report_to=[], save_strategy="no", disable_tqdm=True, logging_strategy="no",
     )  # fmt: skip
     Trainer(
@@ -218,14 +219,14 @@ def judged(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--steps", type=int, default=300, help="updates of every tuning")
-    parser.add_argument("--base-steps", type=int, default=400, help="updates of the pre-training")
+    parser.add_argument("--steps", type=int, default=150, help="updates of every tuning")
+    parser.add_argument("--base-steps", type=int, default=200, help="updates of the pre-training")
     parser.add_argument("--out", type=Path, default=RESULTS)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         model = pretrained(place, chosen.base_steps)
-        made = lessons(2_000 + HELD_OUT, 5)
+        made = lessons(1_200 + HELD_OUT, 5)
         held = made[:HELD_OUT]
         rows = base.write_rows(place / "rows.jsonl", made[HELD_OUT:])
         special, plain = "dolly-v2-special", "dolly-ko"

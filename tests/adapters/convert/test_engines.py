@@ -165,10 +165,21 @@ def test_the_command_line(tmp_path: Path) -> None:
     ).read_bytes()
 
 
+# A shell's background jobs ignore Ctrl-C, and so would everything these tests start there.
+LISTENING = """\
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 def start(raw: Path, out: Path, stderr: int | None = None) -> subprocess.Popen[bytes]:
-    command = [KODOLLY, "convert", str(raw), "--out", str(out)]
+    command = [KODOLLY, "convert", str(raw), "--out", str(out), "--jobs", "2"]
     return subprocess.Popen(
-        [*command, "--jobs", "2"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=stderr
+        [sys.executable, "-c", LISTENING, *command],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
     )
 
 
