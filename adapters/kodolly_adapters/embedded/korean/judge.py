@@ -18,10 +18,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from kodolly_adapters.embedded.korean.corpus import is_held_out, own_rows
 from kodolly_templates.catalogue import load
 from kodolly_templates.messages import Messages
 
 LONGEST = 100  # tokens an answer may take before it counts as not stopping
+TRAINED_ONE_IN = 4  # rows of ours that are asked again
 TOGETHER = 16  # prompts answered in one batch
 KOREAN_SHARE = 0.3  # of an answer's letters, below which it is not Korean; commands are Latin
 
@@ -53,9 +55,9 @@ class Judge:
         self._model = model.eval()
 
     def loss(self, rows: Sequence[dict[str, str]]) -> float:
-        """Nats a character of the responses of `rows`, the end of each included."""
+        """Nats a character of the responses of `rows`, the end of each included; 0 without rows."""
         total = sum(self._surprise(row) for row in rows)
-        return total / sum(len(row["response"]) for row in rows)
+        return total / max(1, sum(len(row["response"]) for row in rows))
 
     def ask(self, asked: Sequence[dict[str, Any]]) -> list[tuple[str, bool]]:
         """(answer, whether it stopped by itself) to each instruction and context, greedily."""
@@ -63,6 +65,11 @@ class Judge:
         texts = [self._template.prompt(each) for each in messages]
         parts = [texts[start : start + TOGETHER] for start in range(0, len(texts), TOGETHER)]
         return [answer for part in parts for answer in self._continue(part)]
+
+    def exact(self, rows: Sequence[dict[str, str]]) -> int:
+        """How many of `rows` are answered in exactly their response's words."""
+        pairs = zip(self.ask(rows), rows, strict=True)
+        return sum(text == row["response"] for (text, _), row in pairs)
 
     def answer(self, messages: Messages) -> tuple[str, bool]:
         """(answer, whether it stopped by itself) to a conversation."""
@@ -149,14 +156,12 @@ def figures(
         check(prompt, text, stopped=stopped)
         for prompt, (text, stopped) in zip(asked, judge.ask(asked), strict=True)
     ]
-    read = zip(judge.ask(reading), reading, strict=True)
-    exact = [text == row["response"] for (text, _), row in read]
     return {
         "heldout_rows": len(heldout),
         "heldout_nats_per_character": round(judge.loss(heldout), 4),
         "reading_rows": len(reading),
         "reading_nats_per_character": round(judge.loss(reading), 4),
-        "reading_exact": sum(exact),
+        "reading_exact": judge.exact(reading),
         "prompts": len(answers),
         "korean": sum(answer.korean for answer in answers),
         "stopped": sum(answer.stopped for answer in answers),
@@ -173,7 +178,12 @@ def main(argv: Sequence[str]) -> int:
     rows = [json.loads(line) for line in options.heldout.read_text(encoding="utf-8").splitlines()]
     reading = [row for row in rows if row.get("source") == "reading"]
     own = [row for row in rows if row.get("source") != "reading"]
-    found = figures(Judge(options.directory, options.template), own, reading)
+    model = Judge(options.directory, options.template)
+    found = figures(model, own, reading)
+    if options.exact:
+        trained = [row for row in own_rows() if not is_held_out(row)][::TRAINED_ONE_IN]
+        found |= {"heldout_exact": model.exact(own), "trained_rows": len(trained)}
+        found["trained_exact"] = model.exact(trained)
     text = json.dumps(found, ensure_ascii=False, indent=1) + "\n"
     options.out.write_text(text, encoding="utf-8")
     summary = {key: value for key, value in found.items() if key != "answers"}
@@ -185,6 +195,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kodolly_adapters.embedded.korean.judge")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--heldout", type=Path, required=True, metavar="FILE")
+    parser.add_argument(
+        "--exact", action="store_true", help="count exact answers to held-out and trained rows too"
+    )
     parser.add_argument("--template", help="default: the model card's, else the tokenizer's own")
     parser.add_argument("--out", type=Path, default=Path("figures.json"), metavar="FILE")
     return parser

@@ -122,7 +122,7 @@ def _halve(path: Path) -> None:
 
 def _judge(out: Path) -> None:
     model, held, figures = (out / name for name in ("merged", "heldout.jsonl", "figures.json"))
-    arguments = [model, "--template", TEMPLATE, "--heldout", held, "--out", figures]
+    arguments = [model, "--template", TEMPLATE, "--heldout", held, "--exact", "--out", figures]
     if judge.main([str(argument) for argument in arguments]):
         raise MakeError("judging failed")
 
