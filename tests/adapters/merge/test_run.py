@@ -27,11 +27,10 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from kodolly_adapters.merge import progress, run
-done = 0
+done = [0]
 def count(self, size):
-    global done
-    done += size
-    if done > self._total * float(sys.argv[4]):
+    done[0] += size
+    if done[0] > self._total * float(sys.argv[4]):
         os.kill(os.getpid(), signal.SIGKILL)
 progress.Progress.__call__ = count
 run.merge(*(Path(p) for p in sys.argv[1:4]), check=False, quiet=True)
