@@ -133,13 +133,14 @@ def test_retry_edit_undo_and_clear(opened: Open, worker: Worker) -> None:
 
 
 def test_empty_input_is_ignored(opened: Open, worker: Worker) -> None:
-    """Enter in an empty box asks nothing."""
+    """Enter and Send with an empty box ask nothing, and the question after them is not lost."""
     page = opened()
     before = len(worker.seen()["requests"])
-    with page.page.expect_response(lambda response: "queue/join" in response.url):
-        page.ask("   ")
+    page.ask("   ")
+    page.send.click()
     page.ask_and_wait("진짜 질문")
     assert len(worker.seen()["requests"]) == before + 1
+    assert sum("queue/join" in url for url in page.requests) == 1
 
 
 def test_a_composed_syllable_is_sent_once_and_whole(opened: Open, worker: Worker) -> None:

@@ -106,6 +106,22 @@
     return response.ok && path.includes("/gradio_api/queue/data") ? endCalmly(response) : response;
   };
 
+  // An empty question stays here: while the server looks at one, Gradio drops the next.
+  const keepEmpty = (event) => {
+    const box = event.target.closest?.("#kd-input")?.querySelector("textarea");
+    if (!box || box.value.trim()) return;
+    const sends =
+      event.type === "click"
+        ? event.target.closest(".submit-button")
+        : event.key === "Enter" && !event.shiftKey && !event.isComposing;
+    if (!sends) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+  };
+  for (const type of ["keydown", "keypress", "click"]) {
+    window.addEventListener(type, keepEmpty, true);
+  }
+
   // Names for buttons that have none, and Korean for Gradio's fixed words.
   const name = (root) => {
     const names = KODOLLY.names[korean ? "ko" : "en"];
