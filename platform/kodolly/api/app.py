@@ -17,9 +17,10 @@ from starlette.routing import Route
 from kodolly import serving
 from kodolly.api.auth import KeyRing
 from kodolly.api.completions import Completions, request_id_of
+from kodolly.api.follower import Follower
 from kodolly.api.relay import Relay
 from kodolly.api.stock_worker import StockRelay
-from kodolly.api.table import Follower, WorkerTable
+from kodolly.api.table import WorkerTable
 from kodolly.errors import ApiError, BadRequest, ModelNotFound
 from kodolly.protocol.openai import ChatRequest, CompletionRequest
 from kodolly.serving import JsonResponse

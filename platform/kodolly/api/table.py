@@ -12,18 +12,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import aiohttp
-from pydantic import ValidationError
-
 from kodolly.protocol.wire import Extension, Snapshot, WorkerRow, WorkerState
-from kodolly.reason import reason
 
 log = logging.getLogger(__name__)
 
-RECONNECT = 0.5
-# The controller sends at least a keep-alive every two seconds.
-SILENCE = 10.0
-MAX_LINE = 16 * 2**20
 # A worker known to the controller before this one registers again within two of its beats;
 # a stock FastChat worker beats every 45 s.
 GRACE_BEATS, STOCK_GRACE = 2.0, 100.0
@@ -112,41 +104,3 @@ class WorkerTable:
     def knows(self, model: str) -> bool:
         """Whether any worker, in whatever state, has offered this model."""
         return any(model in w.row.model_names for w in self.all())
-
-
-class Follower:
-    """Keeps a table up to date from one controller, for as long as it runs."""
-
-    def __init__(
-        self, table: WorkerTable, controller: str, token: str | None, session: aiohttp.ClientSession
-    ) -> None:
-        self._table = table
-        self._url = controller.rstrip("/") + "/watch"
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._session = session
-
-    async def run(self) -> None:
-        """Follows the watch stream for ever, connecting again whenever it breaks."""
-        complained = ""
-        while True:
-            try:
-                await self._follow()
-                complaint = "the watch stream ended"
-            except (aiohttp.ClientError, TimeoutError, ValidationError, ValueError) as error:
-                complaint = reason(error)
-            if complaint != complained:  # once a cause, not twice a second
-                log.warning(
-                    "controller %s: %s; the last table stays in force", self._url, complaint
-                )
-                complained = complaint
-            await asyncio.sleep(RECONNECT)
-
-    async def _follow(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=3, sock_read=SILENCE)
-        async with self._session.get(
-            self._url, headers=self._headers, timeout=timeout, read_bufsize=MAX_LINE
-        ) as answer:
-            answer.raise_for_status()
-            async for line in answer.content:
-                if line.strip():
-                    self._table.apply(Snapshot.model_validate_json(line))

@@ -26,6 +26,7 @@ class WorkerState(StrEnum):
 
     STARTING = "starting"
     READY = "ready"
+    STALLED = "stalled"  # its engine has work, yet makes no token
     DRAINING = "draining"
     LOST = "lost"
 
