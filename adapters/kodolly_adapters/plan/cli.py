@@ -15,9 +15,9 @@ import sys
 from collections.abc import Sequence
 
 from kodolly_adapters.train.errors import TuneError
-from kodolly_adapters.train.recipe import built_in, load
+from kodolly_adapters.train.recipe import built_in, load, overrides
 
-from .flags import counts, kinds, number, overrides
+from .flags import counts, kinds, number
 from .gpus import GPUS
 from .plan import Asked, plan
 from .report import text

@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Sequence
 from typing import Any
 
 from .gpus import GPUS
-
-
-def overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """`--set KEY=VALUE` pairs. VALUE is read as TOML; what is no TOML is taken as text."""
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key.strip():
-            raise ValueError(f"--set {pair}: write KEY=VALUE, for example train.epochs=1")
-        try:
-            found[key.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[key.strip()] = value
-    return found
 
 
 def counts(value: str) -> tuple[int, ...]:

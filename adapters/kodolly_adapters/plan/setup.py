@@ -75,7 +75,10 @@ def strategies(recipe: Recipe, gpus: int) -> tuple[Strategy, ...]:
 
 def _new_tokens(recipe: Recipe) -> int:
     from kodolly_templates import TemplateError, get_template
+    from kodolly_templates.tokenizer import TOKENIZER
 
+    if recipe.template == TOKENIZER:  # the base's own, whose tokens it has already
+        return 0
     try:
         return len(get_template(recipe.template).special_tokens)
     except TemplateError as error:

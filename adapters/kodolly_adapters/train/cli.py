@@ -12,13 +12,12 @@ import argparse
 import os
 import sys
 import tempfile
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import TuneError
-from .recipe import Recipe, built_in, load
+from .recipe import Recipe, built_in, load, overrides
 
 if TYPE_CHECKING:
     from .setup import Run
@@ -33,9 +32,12 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if chosen.recipe is None or (chosen.out is None and not chosen.dry_run):
         parser.error("give a RECIPE, and --out DIR")
-    overrides = dict(_override(parser, text) for text in chosen.set)
     try:
-        return _train(load(chosen.recipe, overrides), chosen)
+        changes = overrides(chosen.set)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        return _train(load(chosen.recipe, changes), chosen)
     except TuneError as error:
         return _fail(str(error), 1)
     except OSError as error:  # a full disk, most of all
@@ -97,17 +99,6 @@ def _summary(metrics: dict[str, Any]) -> str:
         f"{metrics['steps']:,} steps, {metrics['tokens']:,} tokens, "
         f"loss {metrics.get('train_loss', float('nan')):.4f}{held}{best}, {metrics['seconds']:,.0f} s"
     )
-
-
-def _override(parser: argparse.ArgumentParser, text: str) -> tuple[str, Any]:
-    """KEY=VALUE with VALUE as TOML has it, or plain text."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        parser.error(f"--set {text}: write KEY=VALUE, for example train.epochs=1")
-    try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value
 
 
 def _quiet_libraries() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kodolly_templates import Template
+from kodolly_templates import Template, TokenizerTemplate
 
 from .errors import RecipeError
 from .model import output_embeddings
@@ -19,7 +19,9 @@ ROUND_TO = 64  # rows of a grown embedding, for tensor cores and tensor parallel
 NOISE = 0.1  # of the deviation of the known rows
 
 
-def add_keys(tokenizer: Any, template: Template, recipe: Recipe) -> tuple[int, ...]:
+def add_keys(
+    tokenizer: Any, template: Template | TokenizerTemplate, recipe: Recipe
+) -> tuple[int, ...]:
     """Add the template's special tokens; returns the ids of those that were new.
 
     Raises RecipeError naming the tokens when the recipe would leave their rows untrained.

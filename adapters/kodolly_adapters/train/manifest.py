@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,17 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def now() -> str:
+    """The time as records have it, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def started(out: Path) -> str:
+    """When the run in `out` began: of an unfinished one what its record says, else now."""
+    known = (_read(out / NAME) or {}).get("started_at")
+    return known if isinstance(known, str) else now()
 
 
 def check_free(out: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kodolly_templates import get_template, load
+from kodolly_templates import Template, load
 
 from .manifest import write
 from .recipe import Recipe
@@ -67,25 +67,25 @@ def _complete(trainer: Any, run: Run, part: Path, card: Mapping[str, Any]) -> No
         (part / name).unlink(missing_ok=True)
     _fix_tokenizer_config(part / "tokenizer_config.json")
     if (part / "config.json").is_file():
-        _fix_config(part / "config.json", tokenizer)
+        _fix_config(part / "config.json", run)
     if recipe.data.format == "rows":
         (part / "chat_template.jinja").write_text(
             load(part, override=recipe.template).jinja(), encoding="utf-8"
         )
-    write(part / "generation_config.json", generation_config(trainer.model, tokenizer, recipe))
+    write(part / "generation_config.json", generation_config(trainer.model, run))
     write(part / "model_card.json", card)
     for path in part.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors writes 0600
 
 
-def generation_config(model: Any, tokenizer: Any, recipe: Recipe) -> dict[str, Any]:
+def generation_config(model: Any, run: Run) -> dict[str, Any]:
     """Stop ids: the template's end where that is one token, the tokenizer's, and those the base had beside it."""
+    tokenizer, template = run.tokenizer, run.template
     end = tokenizer.eos_token_id
     before = getattr(model.generation_config, "eos_token_id", None)
     known = before if isinstance(before, list) else [before]
     stops = [end, *(token for token in known if end in known and token is not None)]
-    if recipe.data.format == "rows":
-        template = get_template(recipe.template)
+    if run.recipe.data.format == "rows" and isinstance(template, Template):
         special = [t for t in template.special_tokens if t == template.end.strip()]
         stops = [*(tokenizer.convert_tokens_to_ids(t) for t in special), *stops]
     unique = list(dict.fromkeys(stops))
@@ -109,8 +109,12 @@ def _fix_tokenizer_config(path: Path) -> None:
     write(path, config)
 
 
-def _fix_config(path: Path, tokenizer: Any) -> None:
-    """Rotary settings under both names (versions before 5 take 0.25 for Polyglot's 0.5), and the right marks."""
+def _fix_config(path: Path, run: Run) -> None:
+    """What serving needs: the base's use_cache, which training turns off, and the tokenizer's marks.
+
+    Rotary settings stand under both names: versions before 5 take 0.25 for Polyglot's 0.5.
+    """
+    tokenizer = run.tokenizer
     config = json.loads(path.read_text(encoding="utf-8"))
     rotary = config.get("rope_parameters") or {}
     if config.get("model_type") == "gpt_neox" and "partial_rotary_factor" in rotary:
@@ -119,5 +123,6 @@ def _fix_config(path: Path, tokenizer: Any) -> None:
     config["eos_token_id"] = tokenizer.eos_token_id
     if tokenizer.bos_token_id is not None:
         config["bos_token_id"] = tokenizer.bos_token_id
+    config["use_cache"] = run.use_cache
     config.pop("_name_or_path", None)
     write(path, config)

@@ -12,7 +12,7 @@ docs/train.md explains every key. Unknown keys and values out of range are refus
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -96,7 +96,7 @@ class Recipe(_Strict):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     base: str
     revision: str | None = None
-    template: str = "dolly-ko"  # a name of kodolly_templates
+    template: str = "dolly-ko"  # a name of kodolly_templates, or "tokenizer": the base's own
     method: Method = "lora"
     start: Literal["weights", "random"] = "weights"
     study: str = ""  # the row of the study's table this stands for
@@ -115,8 +115,8 @@ class Recipe(_Strict):
         return self
 
 
-def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe in `path`, or the built-in one of that name; `overrides` are dotted keys, {"train.epochs": 1}.
+def load(path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe in `path`, or the built-in one of that name; `changes` are dotted keys, {"train.epochs": 1}.
 
     Paths in it are left as written: relative to where the command runs. Raises RecipeError naming file and key.
     """
@@ -125,7 +125,7 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{origin}: {error}") from None
-    for key, value in (overrides or {}).items():
+    for key, value in (changes or {}).items():
         _put(values, key, value)
     try:
         return Recipe.model_validate(values)
@@ -135,6 +135,23 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe
             for fault in error.errors()
         )
         raise RecipeError(f"{origin}: {faults}") from None
+
+
+def overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """`--set KEY=VALUE` pairs for load(). VALUE is read as TOML; what is no TOML is taken as text.
+
+    Raises ValueError naming the flag for a pair that is none.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"--set {pair}: write KEY=VALUE, for example train.epochs=1")
+        try:
+            found[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key.strip()] = value
+    return found
 
 
 def built_in() -> list[str]:

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +43,15 @@ def train(
     from .callbacks import Stop
     from .trainer import arguments
 
-    started = time.monotonic()
+    began = time.monotonic()
     manifest.check_free(out)
+    started = manifest.started(out)
     run = set_up(recipe, out / CACHE, report)
     folder = out.resolve() / checkpoints.FOLDER
     args = arguments(recipe, run.schedule, run.precision, run.machine, folder)
     with args.main_process_first(local=False):
         if run.machine.main:
-            _begin(run, out, folder, say)
+            _begin(run, out, folder, started, say)
     set_seed(recipe.train.seed)
     stop = Stop()
     with _without_old_names():
@@ -63,16 +63,17 @@ def train(
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
     if stop.asked:
         raise Interrupted(f"stopped after step {trainer.state.global_step}, with a checkpoint")
-    metrics = _metrics(trainer, time.monotonic() - started)
+    metrics = _metrics(trainer, time.monotonic() - began)
     final = outputs.place(trainer, run, out, _card(run, trainer.model, metrics))
     if run.machine.main:
         result = {"state": "finished", "metrics": metrics, "output": final.name}
-        manifest.write(out / manifest.NAME, _record(run) | result)
+        result |= {"finished_at": manifest.now()}
+        manifest.write(out / manifest.NAME, _record(run, started) | result)
         shutil.rmtree(out / CACHE)
     return metrics
 
 
-def _begin(run: Run, out: Path, folder: Path, say: Say) -> None:
+def _begin(run: Run, out: Path, folder: Path, started: str, say: Say) -> None:
     """Claim the folder, and clear away what a killed run left half written. Raises OutputError."""
     for repair in run.repairs:
         say(f"tokenizer: {repair}")
@@ -80,7 +81,7 @@ def _begin(run: Run, out: Path, folder: Path, say: Say) -> None:
     manifest.check(out, run.decisive)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints.sweep(folder)
-    manifest.write(out / manifest.NAME, _record(run) | {"state": "unfinished"})
+    manifest.write(out / manifest.NAME, _record(run, started) | {"state": "unfinished"})
 
 
 def _trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> Any:
@@ -163,8 +164,8 @@ def _metrics(trainer: Any, seconds: float) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _record(run: Run) -> dict[str, Any]:
-    """run.json but for its state: what decided the run, and where and how it ran."""
+def _record(run: Run, started: str) -> dict[str, Any]:
+    """run.json but for its state: what decided the run, and where, when and how it ran."""
     return {
         "decisive": run.decisive,
         "recipe": run.recipe.model_dump(mode="json"),
@@ -175,7 +176,7 @@ def _record(run: Run) -> dict[str, Any]:
         "precision": run.precision,
         "hardware": run.machine.described(),
         "versions": manifest.versions(),
-        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started_at": started,
     }
 
 
@@ -198,7 +199,7 @@ def _card(run: Run, net: Any, metrics: dict[str, Any]) -> dict[str, Any]:
             "data_sha256": [file.sha256 for file in run.prepared.files],
         },
         "created_by": "kodolly train",
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created_at": manifest.now(),
         "dtype": run.stored_dtype if full else "float32",
         "context_length": getattr(run.config, "max_position_embeddings", None),
         "new_tokens": run.decisive["new_tokens"],

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from kodolly_templates import Template, TemplateError, get_template
+from kodolly_templates import Template, TemplateError, TokenizerTemplate, get_template, load
+from kodolly_templates.tokenizer import TOKENIZER
 
 from . import hardware, keys, model, schedule, tokens
 from .errors import RecipeError
@@ -24,9 +26,10 @@ class Run:
     """A run ready to load its weights. `train` and `held_out` are packed where the recipe says so."""
 
     recipe: Recipe
-    template: Template
+    template: Template | TokenizerTemplate
     config: Any
     stored_dtype: str  # of the base's files, "float16" for Polyglot
+    use_cache: bool  # the base's; training turns the model's off
     tokenizer: Any
     repairs: tuple[str, ...]  # of the tokenizer
     new_tokens: tuple[int, ...]
@@ -43,13 +46,11 @@ def set_up(recipe: Recipe, cache: Path, report: Report = lambda done, total: Non
     """Config, tokenizer, data and schedule of a run; prepared data is kept in `cache`. Raises a TuneError."""
     machine = hardware.look()
     precision = hardware.precision(recipe.train.precision, machine)
-    try:
-        template = get_template(recipe.template)
-    except TemplateError as error:
-        raise RecipeError(f"template: {error}") from None
+    dialect = None if recipe.template == TOKENIZER else _dialect(recipe)
     config = model.load_config(recipe)
     _check_length(recipe, config)
     words = tokens.load_tokenizer(recipe)
+    template = dialect or _own_template(recipe, words.tokenizer)
     new_tokens = keys.add_keys(words.tokenizer, template, recipe)
     prepared = prepare(recipe, words.tokenizer, template, cache, report)
     packed = _pack(prepared.train, recipe, prepared.folder / "train")
@@ -70,6 +71,7 @@ def set_up(recipe: Recipe, cache: Path, report: Report = lambda done, total: Non
         recipe=recipe,
         template=template,
         config=config,
+        use_cache=bool(getattr(config, "use_cache", True)),
         stored_dtype=str(getattr(config, "dtype", None) or "float32").removeprefix("torch."),
         tokenizer=words.tokenizer,
         repairs=words.repairs,
@@ -83,6 +85,28 @@ def set_up(recipe: Recipe, cache: Path, report: Report = lambda done, total: Non
     )
     run.decisive = _decisive(run)
     return run
+
+
+def _dialect(recipe: Recipe) -> Template:
+    try:
+        return get_template(recipe.template)
+    except TemplateError as error:
+        raise RecipeError(f"template: {error}") from None
+
+
+def _own_template(recipe: Recipe, tokenizer: Any) -> TokenizerTemplate:
+    """The base's chat template, read as a worker will read it beside the trained weights."""
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        try:
+            found = load(folder, TOKENIZER)
+        except TemplateError:
+            raise RecipeError(
+                f'template = "{TOKENIZER}": the tokenizer of {recipe.base} has no chat template. '
+                'Choose a dialect, such as "dolly-ko"'
+            ) from None
+    assert isinstance(found, TokenizerTemplate)
+    return found
 
 
 def _check_length(recipe: Recipe, config: Any) -> None:

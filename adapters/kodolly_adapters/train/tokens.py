@@ -16,6 +16,7 @@ from typing import Any
 from .errors import BaseError
 from .recipe import Recipe
 
+UNKNOWN = ("", "<unk>")  # names under which an upload has lost LLaMA's end
 ENDS = ("<|endoftext|>", "</s>")  # what GPT-NeoX's and LLaMA's tokenizers call the end of a text
 LLAMA_MARKS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}  # ids 0, 1, 2
 
@@ -99,7 +100,7 @@ def _fix_llama(tokenizer: Any) -> list[str]:
     wrong = {
         role: getattr(tokenizer, role)
         for role, token in LLAMA_MARKS.items()
-        if getattr(tokenizer, role) in (None, "", "<unk>") and token != getattr(tokenizer, role)
+        if (getattr(tokenizer, role) or "") in UNKNOWN and token != getattr(tokenizer, role)
     }
     if "eos_token" not in wrong:
         return []
@@ -112,8 +113,9 @@ def _fix_llama(tokenizer: Any) -> list[str]:
 
 
 def _need_end(recipe: Recipe, tokenizer: Any) -> None:
+    """Refuse a tokenizer without an end. Pythia's is its unknown token too: byte-level BPE knows every text."""
     end = tokenizer.eos_token
-    if not end or tokenizer.eos_token_id is None or end == tokenizer.unk_token:
+    if (end or "") in UNKNOWN or tokenizer.eos_token_id is None:
         raise BaseError(
             f"base {recipe.base}: its tokenizer names no end token (eos_token {end!r}), so no answer could "
             'end. Name one in tokenizer_config.json, for example "eos_token": "</s>"'

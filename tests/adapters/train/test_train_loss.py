@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.processes import free_port
-from support.tiny_runs import MAKERS, losses_of, rows_file, toy
+from support.tiny_runs import MAKERS, losses_of, toy
 
 from kodolly_adapters.train import run as runs
 from kodolly_adapters.train import setup
@@ -24,19 +24,6 @@ from kodolly_adapters.train.run import train
 from kodolly_adapters.train.trainer import arguments
 
 Sequences = Sequence[dict[str, list[int]]]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("losses")
-    for name, make in MAKERS.items():
-        make(place / name)
-    return place
-
-
-@pytest.fixture(scope="module")
-def rows(place: Path) -> str:
-    return rows_file(place)
 
 
 def opened(recipe: Recipe, out: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,31 @@ def test_llama_gets_the_names_of_its_marks_back(tmp_path: Path) -> None:
     assert "LLaMA's marks" in words.repairs[0]
 
 
+def test_an_end_that_is_the_unknown_token_too_is_an_end(tmp_path: Path) -> None:
+    """Pythia and GPT-NeoX call both <|endoftext|>, and no text is unknown to their tokenizers."""
+    base = make_tiny_neox(tmp_path / "base")
+    end = "<|endoftext|>"
+    change(base / "tokenizer_config.json", eos_token=end, unk_token=end, bos_token=end)
+    words = tokens.load_tokenizer(toy(base, "rows"))
+    assert (words.tokenizer.eos_token, words.tokenizer.unk_token) == (end, end)
+    assert words.repairs == ()
+
+
+@pytest.mark.parametrize("end", ["", "<unk>"])
+def test_a_tokenizer_that_has_lost_its_end_is_refused(tmp_path: Path, end: str) -> None:
+    """LLaMA's unknown token, or nothing, as the end: no answer could stop, and nothing says what could."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    base = make_tiny_llama(tmp_path / "base")
+    vocabulary = {token: i for i, token in enumerate(["<unk>", "a", "b", "ab"])}
+    raw = Tokenizer(models.BPE(vocabulary, [("a", "b")], unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=raw).save_pretrained(str(base))
+    change(base / "tokenizer_config.json", eos_token=end, unk_token="<unk>")
+    with pytest.raises(BaseError, match="names no end token"):
+        tokens.load_tokenizer(toy(base, "rows"))
+
+
 def test_padded_vocabularies_never_shrink(llama: Path) -> None:
     """Polyglot has more rows than tokens; new tokens take spare rows, whose start is near the others."""
     from kodolly_adapters.train import keys
@@ -238,6 +264,7 @@ def test_processes_that_do_not_fit_are_refused(
         (["{recipe}", "--out", "o", "--set", "train.epoch=1"], 1, "train.epoch: Extra inputs"),
         (["{recipe}", "--out", "o", "--set", "train.epochs=-1"], 1, "train.epochs: Input should"),
         (["{recipe}", "--out", "o", "--set", "template=dolly-xx"], 1, "no template 'dolly-xx'"),
+        (["{recipe}", "--out", "o", "--set", "template=tokenizer"], 1, "has no chat template"),
         (["{recipe}", "--out", "o", "--set", "data.max_length=4096"], 1, "data.max_length: 4096"),
         (["{recipe}", "--out", "o", "--set", "base=/nowhere"], 1, "base /nowhere: no such"),
         (["{recipe}", "--out", "o", "--set", "data.train=['{bad}']"], 1, "bad.jsonl:2"),
@@ -253,7 +280,9 @@ def test_bad_input_names_its_place(
     bad.write_text('{"instruction": "a", "context": "", "response": "b"}\n{"instruction": 3}\n')
     recipe = tmp_path / "my.toml"
     rows = rows_file(tmp_path)
-    recipe.write_text(f'name = "my"\nbase = "{llama}"\n[data]\ntrain = ["{rows}"]\n')
+    base = tmp_path / "base"
+    shutil.copytree(llama, base, ignore=shutil.ignore_patterns("chat_template.jinja"))
+    recipe.write_text(f'name = "my"\nbase = "{base}"\n[data]\ntrain = ["{rows}"]\n')
     argv = [word.format(recipe=recipe, bad=bad) for word in words]
     if status == 2:  # argparse's
         with pytest.raises(SystemExit, match="2"):

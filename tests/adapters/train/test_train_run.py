@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,28 +15,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.tiny_runs import MAKERS, losses_of, metrics_of, rows_file, toy
+from support.tiny_runs import MAKERS, losses_of, metrics_of, toy
 
 from kodolly_adapters.train import checkpoints
 from kodolly_adapters.train.errors import OutputError, RecipeError
 from kodolly_adapters.train.recipe import Recipe
 from kodolly_adapters.train.run import train
+from kodolly_templates import load
 
 FAMILIES = tuple(MAKERS)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with both bases and the rows."""
-    place = tmp_path_factory.mktemp("runs")
-    for name, make in MAKERS.items():
-        make(place / name)
-    return place
-
-
-@pytest.fixture(scope="module")
-def rows(place: Path) -> str:
-    return rows_file(place)
 
 
 def open_model(directory: Path, adapter: Path | None = None) -> Any:
@@ -113,6 +101,44 @@ def test_full_training_learns_rows_by_heart(
     assert said.split("\n\n### 끝")[0] == "서울입니다."
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_the_written_config_keeps_the_bases_cache(
+    place: Path, rows: str, tmp_path: Path, cached: bool
+) -> None:
+    """Training turns the model's cache off; the model that is written has what the base has."""
+    base = tmp_path / "base"
+    shutil.copytree(place / "neox", base)
+    config = json.loads((base / "config.json").read_text()) | {"use_cache": cached}
+    (base / "config.json").write_text(json.dumps(config))
+    recipe = toy(
+        base, rows, method="full", train__max_steps=1, train__eval_steps=1,
+        train__gradient_checkpointing=True,
+    )  # fmt: skip
+    train(recipe, tmp_path / "run")
+    written = json.loads((tmp_path / "run/model/config.json").read_text())
+    assert written["use_cache"] is cached
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_model_is_tuned_in_its_own_chat_template(
+    place: Path, rows: str, tmp_path: Path, method: str
+) -> None:
+    """template = "tokenizer" takes the base's template, and what is written is served in it and stops."""
+    recipe = toy(
+        place / "neox", rows, template="tokenizer", method=method, data__packing=False,
+        train__max_steps=60 if method == "full" else 1, train__eval_steps=60,
+    )  # fmt: skip
+    out = tmp_path / "run"
+    train(recipe, out)
+    folder = out / ("model" if method == "full" else "adapter")
+    source = load(place / "neox", "tokenizer").jinja()
+    assert (folder / "chat_template.jinja").read_text() == source
+    assert json.loads((folder / "model_card.json").read_text())["template"] == "tokenizer"
+    if method == "full":
+        question = "대한민국의 수도는 어디입니까?"
+        assert answer(open_model(folder), folder, question) == "서울입니다."
+
+
 def test_random_start_learns_running_text(place: Path, tmp_path: Path) -> None:
     """Pre-training begins from noise, learns every token, and keeps rotary settings under both names."""
     text = tmp_path / "text.txt"
@@ -186,7 +212,14 @@ def test_a_kill_leaves_a_run_that_goes_on(place: Path, rows: str, tmp_path: Path
     half.mkdir()
     (half / "trainer_state.json").write_text("{")
     said: list[str] = []
+    begun = json.loads((killed / "run.json").read_text())["started_at"]
+    back_then = "2001-02-03T04:05:06+00:00"
+    (killed / "run.json").write_text(
+        (killed / "run.json").read_text().replace(begun, back_then), encoding="utf-8"
+    )
     train(recipe, killed, say=said.append)
+    record = json.loads((killed / "run.json").read_text())
+    assert record["started_at"] == back_then < begun <= record["finished_at"]
     train(recipe, whole)
     assert "kept" in said[0]
     assert said[1:] == [f"going on after step {checkpoints.step_of(kept[-1])}"]
