@@ -60,22 +60,36 @@ class Wire:
         tail = b'],"prompt_token_ids":' + ids + b',"prompt_text":null}\n\n'
         return self.head + dumps(choice) + tail
 
-    def step(self, index: int, text: bytes, token_id: int, prompt_ids: list[int] | None) -> bytes:
-        """A chunk with text; `text` is an encoded JSON string."""
+    def step(
+        self,
+        index: int,
+        text: bytes,
+        token_id: int,
+        prompt_ids: list[int] | None,
+        logprobs: bytes = b"null",
+    ) -> bytes:
+        """A chunk with text; `text` is an encoded JSON string, `logprobs` an encoded object."""
         ids = b"[%d]" % token_id if self.token_ids else b"null"
         if self.chat:
             return (
-                b'%b{"index":%d,"delta":{"content":%b},"logprobs":null,"finish_reason":null,'
-                b'"token_ids":%b}]}\n\n' % (self.head, index, text, ids)
+                b'%b{"index":%d,"delta":{"content":%b},"logprobs":%b,"finish_reason":null,'
+                b'"token_ids":%b}]}\n\n' % (self.head, index, text, logprobs, ids)
             )
         prompt = dumps(prompt_ids) if self.token_ids and prompt_ids is not None else b"null"
         return (
-            b'%b{"index":%d,"text":%b,"logprobs":null,"finish_reason":null,"stop_reason":null,'
-            b'"prompt_token_ids":%b,"token_ids":%b}]}\n\n' % (self.head, index, text, prompt, ids)
+            b'%b{"index":%d,"text":%b,"logprobs":%b,"finish_reason":null,"stop_reason":null,'
+            b'"prompt_token_ids":%b,"token_ids":%b}]}\n\n'
+            % (self.head, index, text, logprobs, prompt, ids)
         )
 
     def finish(
-        self, index: int, text: bytes, token_id: int, why: tuple[str, str | None], last: bool
+        self,
+        index: int,
+        text: bytes,
+        token_id: int,
+        why: tuple[str, str | None],
+        last: bool,
+        logprobs: bytes = b"null",
     ) -> bytes:
         """The chunk that ends a choice. `last`: no usage chunk follows, so it is stamped."""
         ids = b"[%d]" % token_id if self.token_ids else b"null"
@@ -84,8 +98,8 @@ class Wire:
         prompt = b"" if self.chat else b'"prompt_token_ids":null,'
         stamp = b',"system_fingerprint":"%b"' % FINGERPRINT.encode() if last else b""
         return (
-            b'%b{"index":%d,%b,"logprobs":null,"finish_reason":%b,"stop_reason":%b,%b'
-            b'"token_ids":%b}]%b}\n\n' % (self.head, index, body, reason, stop, prompt, ids, stamp)
+            b'%b{"index":%d,%b,"logprobs":%b,"finish_reason":%b,"stop_reason":%b,%b"token_ids":%b}]'
+            b"%b}\n\n" % (self.head, index, body, logprobs, reason, stop, prompt, ids, stamp)
         )
 
     def usage(self, prompt_tokens: int, completion_tokens: int) -> bytes:
@@ -111,7 +125,13 @@ class Wire:
         return body
 
     def choice(
-        self, index: int, text: str, ids: list[int], why: tuple[str, str | None], prompt: list[int]
+        self,
+        index: int,
+        text: str,
+        ids: list[int],
+        why: tuple[str, str | None],
+        prompt: list[int],
+        logprobs: Body | None = None,
     ) -> Body:
         """One choice of an answer that is not streamed."""
         said: Body = {"index": index}
@@ -119,7 +139,7 @@ class Wire:
             said["message"] = {"role": "assistant", "content": text, "refusal": None}
         else:
             said["text"] = text
-        said |= {"logprobs": None, "finish_reason": why[0], "stop_reason": why[1]}
+        said |= {"logprobs": logprobs, "finish_reason": why[0], "stop_reason": why[1]}
         said["token_ids"] = ids if self.token_ids else None
         if not self.chat:
             said["prompt_token_ids"] = prompt if self.token_ids else None

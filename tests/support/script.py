@@ -7,12 +7,15 @@ engine that is handed prompt ids + generated ids can go on exactly where another
 
 import codecs
 import functools
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 EOS_ID = 256
 FIRST_ID = 1000
+# Ids of the marks of a numbered answer: MARK_ID + seed * MARKS + which.
+MARK_ID, MARKS, SEEDS = 1_000_000, 10_000, 1000
 
 Token = str | bytes  # bytes: a token that ends inside a character, as byte-level BPE makes them
 
@@ -88,6 +91,10 @@ class Script:
     """What one engine answers and how it fails. Mutable: faults change while it runs.
 
     `length` tokens are made, repeating `tokens`; None means `tokens` once. Delays are seconds.
+    `numbered` puts a mark before each repetition, made of a number drawn from the prompt and of the
+    count of repetitions: different prompts get different answers, and no two places of one answer
+    look the same, so a lost or doubled piece of any length shows. Such an answer is continued from
+    ids alone, not from text.
     Counts in `die_after`, `hang_after` and `error_after` are tokens of one answer.
     """
 
@@ -97,6 +104,7 @@ class Script:
     context_length: int = 16384
     first_delay: float = 0.0
     token_delay: float = 0.0
+    numbered: bool = False
     api_key: str | None = None
     # Faults.
     fail_status: int | None = None  # generation answers this HTTP status
@@ -117,9 +125,19 @@ class Script:
         """The undisturbed answer."""
         return self.answer(self.size).text
 
-    def answer(self, max_tokens: int, stop: Sequence[str] = (), start: int = 0) -> Answer:
-        """The answer from token `start` on, at most `max_tokens` long, cut before a `stop`."""
-        return _answer(tuple(self.tokens), self.size, max_tokens, tuple(stop), start)
+    def answer(
+        self,
+        max_tokens: int,
+        stop: Sequence[str] = (),
+        start: int = 0,
+        prompt: Sequence[int] = (),
+    ) -> Answer:
+        """The answer from token `start` on, at most `max_tokens` long, cut before a `stop`.
+
+        `prompt` are the ids of the question, without any of the answer's: they number its marks.
+        """
+        seed = zlib.crc32(repr(list(prompt)).encode()) % SEEDS if self.numbered else None
+        return _answer(tuple(self.tokens), self.size, max_tokens, tuple(stop), start, seed)
 
     def resume_point(self, prompt: Sequence[int]) -> int:
         """How many tokens of the answer are already at the end of a prompt given as ids."""
@@ -130,6 +148,8 @@ class Script:
 
     def resume_point_in_text(self, prompt: str) -> int:
         """The same for a prompt given as text: the longest beginning of the answer it ends on."""
+        if self.numbered:
+            return 0
         return _resume_point_in_text(tuple(self.tokens), self.size, prompt)
 
     def encode(self, text: str) -> list[int]:
@@ -138,9 +158,12 @@ class Script:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of prompt ids and answer ids."""
-        return b"".join(self._piece(token_id) for token_id in ids).decode(errors="replace")
+        return b"".join(self.piece(token_id) for token_id in ids).decode(errors="replace")
 
-    def _piece(self, token_id: int) -> bytes:
+    def piece(self, token_id: int) -> bytes:
+        """The bytes of one token."""
+        if token_id >= MARK_ID:
+            return _mark(*divmod(token_id - MARK_ID, MARKS))
         if token_id >= FIRST_ID:
             return _bytes(self.tokens[(token_id - FIRST_ID) % len(self.tokens)])
         return bytes([token_id]) if token_id < EOS_ID else b""
@@ -165,25 +188,47 @@ def _bytes(token: Token) -> bytes:
     return token.encode() if isinstance(token, str) else token
 
 
+def _mark(seed: int, which: int) -> bytes:
+    return f" [{seed}.{which}] ".encode()
+
+
+def _token(tokens: tuple[Token, ...], index: int, seed: int | None) -> tuple[bytes, int]:
+    """Bytes and id of the answer's token `index`."""
+    if seed is None:
+        place = index % len(tokens)
+        return _bytes(tokens[place]), FIRST_ID + place
+    which, place = divmod(index, len(tokens) + 1)
+    if place == 0:
+        return _mark(seed, which), MARK_ID + seed * MARKS + which
+    return _bytes(tokens[place - 1]), FIRST_ID + place - 1
+
+
 @functools.lru_cache(maxsize=64)
-def _steps(tokens: tuple[Token, ...], size: int, start: int) -> tuple[Step, ...]:
+def _steps(
+    tokens: tuple[Token, ...], size: int, start: int, seed: int | None = None
+) -> tuple[Step, ...]:
     """Steps `start` to `size`, holding back bytes that are not yet a character."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     # A resumed answer owes the character that its first half is already in the prompt.
     for index in range(start):
-        decoder.decode(_bytes(tokens[index % len(tokens)]))
+        decoder.decode(_token(tokens, index, seed)[0])
     steps = []
     for index in range(start, size):
-        place = index % len(tokens)
-        steps.append(Step(decoder.decode(_bytes(tokens[place])), FIRST_ID + place))
+        piece, token_id = _token(tokens, index, seed)
+        steps.append(Step(decoder.decode(piece), token_id))
     return tuple(steps)
 
 
 @functools.lru_cache(maxsize=256)
 def _answer(
-    tokens: tuple[Token, ...], size: int, max_tokens: int, stop: tuple[str, ...], start: int
+    tokens: tuple[Token, ...],
+    size: int,
+    max_tokens: int,
+    stop: tuple[str, ...],
+    start: int,
+    seed: int | None,
 ) -> Answer:
-    steps = _steps(tokens, size, start)[: max(0, max_tokens)]
+    steps = _steps(tokens, min(size, start + max(0, max_tokens)), start, seed)
     text = "".join(step.text for step in steps)
     cuts = [(text.index(word), word) for word in stop if word and word in text]
     if cuts:

@@ -17,11 +17,12 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from aiohttp import web
-from support import engine_wire
+from support import engine_logprobs, engine_wire
 from support.engine_wire import Body, Wire, dumps
 from support.fastchat_face import FastChatFace
 from support.registration import Registration
@@ -37,7 +38,9 @@ class ScriptedEngine:
 
     `requests` holds what it saw (not with record=False), `running` the answers being made,
     `aborted` the answers given up because the client left, `tokens` all tokens made and
-    `late_tokens` those made although the client had left.
+    `late_tokens` those made although the client had left. `journal` is a file that gets a line of
+    JSON for every request as it arrives, so that it outlives a process that is killed: the time,
+    the request's id, and with how many tokens of the answer in its prompt it came.
     """
 
     def __init__(
@@ -47,7 +50,9 @@ class ScriptedEngine:
         host: str = "127.0.0.1",
         port: int = 0,
         record: bool = True,
+        journal: Path | None = None,
     ) -> None:
+        self.journal = journal
         self.script = script or Script()
         self.host, self.port, self.record = host, port, record
         self.requests: list[Seen] = []
@@ -182,11 +187,20 @@ class ScriptedEngine:
         chat = request.path.endswith("/chat/completions")
         prompts = [self._chat_prompt(body)] if chat else _prompts(body["prompt"])
         jobs = [self._job(body, chat, prompt) for prompt in prompts]
+        if self.journal:
+            self._note(request, prompts)
         if any(len(ids) + 1 > self.script.context_length for ids, _ in jobs):
             seen.outcome = "refused"
             message = f"This model's maximum context length is {self.script.context_length} tokens."
             return _error(message, "BadRequestError", 400, "input_tokens")
         return await self._answer(request, seen, chat, jobs)
+
+    def _note(self, request: web.Request, prompts: list[str] | list[str | list[int]]) -> None:
+        had = sum(self.script.resume_point(p) for p in prompts if isinstance(p, list))
+        line = {"time": time.time(), "id": request.headers.get("X-Request-Id"), "had": had}
+        assert self.journal is not None
+        with self.journal.open("ab") as file:
+            file.write(dumps(line) + b"\n")
 
     async def _answer(
         self, request: web.Request, seen: Seen, chat: bool, jobs: list[tuple[list[int], Answer]]
@@ -225,20 +239,26 @@ class ScriptedEngine:
         copies = int(seen.body.get("n") or 1)
         options = seen.body.get("stream_options") or {}
         with_usage = bool(options.get("include_usage"))
+        with_logprobs = engine_logprobs.wanted(seen.body, wire.chat)
         made = 0
         for number, (prompt_ids, answer) in enumerate(jobs):
             indices = range(number * copies, (number + 1) * copies)
             last = len(answer.steps) - 1
             why = (answer.finish_reason, answer.stop_reason)
+            said, logprobs = 0, b"null"
             async for at, step in self.steps(request, seen, answer):
                 if at == 0 and wire.chat:
                     await response.write(b"".join(wire.role(i, prompt_ids) for i in indices))
                 text = dumps(step.text)
+                if with_logprobs:
+                    logprobs = dumps(self._logprobs([step], wire.chat, said))
+                    said += len(step.text)
                 for i in indices:
                     if at == last:
-                        chunk = wire.finish(i, text, step.token_id, why, not with_usage)
+                        chunk = wire.finish(i, text, step.token_id, why, not with_usage, logprobs)
                     else:
-                        chunk = wire.step(i, text, step.token_id, prompt_ids if at == 0 else None)
+                        first = prompt_ids if at == 0 else None
+                        chunk = wire.step(i, text, step.token_id, first, logprobs)
                     await response.write(chunk)
             made += copies * len(answer.steps)
         if with_usage:
@@ -263,12 +283,18 @@ class ScriptedEngine:
                 return _error(str(failure), "InternalServerError", 500)
             ids = [step.token_id for step in answer.steps]
             why = (answer.finish_reason, answer.stop_reason)
+            asked = engine_logprobs.wanted(seen.body, wire.chat)
+            logprobs = self._logprobs(list(answer.steps), wire.chat) if asked else None
             for _ in range(copies):
-                choices.append(wire.choice(len(choices), answer.text, ids, why, prompt_ids))
+                at = len(choices)
+                choices.append(wire.choice(at, answer.text, ids, why, prompt_ids, logprobs))
                 made += len(ids)
         counts = engine_wire.usage(sum(len(ids) for ids, _ in jobs), made)
         body = dumps(wire.whole(choices, counts, jobs[0][0]))
         return web.Response(body=body, content_type="application/json", headers=headers)
+
+    def _logprobs(self, steps: list[Step], chat: bool, said: int = 0) -> Body:
+        return engine_logprobs.of_steps(steps, self.script.piece, chat=chat, offset=said)
 
     def _refusal(self, body: Body) -> web.Response | None:
         if body.get("model", self.script.model) != self.script.model:
@@ -298,7 +324,8 @@ class ScriptedEngine:
         stop = body.get("stop") or []
         stops = [stop] if isinstance(stop, str) else stop
         limit = self._max_tokens(body)
-        return ids, self.script.answer(limit, stops, start)
+        question = ids[:-start] if start and isinstance(prompt, list) else ids
+        return ids, self.script.answer(limit, stops, start, question)
 
     def _chat_prompt(self, body: Body) -> str:
         turns = "".join(f"<|{m['role']}|>\n{_text(m['content'])}\n" for m in body["messages"])
@@ -348,6 +375,8 @@ class ScriptedEngine:
             f"vllm:num_requests_waiting{label} 0.0",
             "# TYPE vllm:generation_tokens_total counter",
             f"vllm:generation_tokens_total{label} {float(self.tokens)}",
+            "# TYPE vllm:iteration_tokens_total histogram",
+            f"vllm:iteration_tokens_total_count{label} {float(self.tokens)}",
         )
         return web.Response(text="\n".join(lines) + "\n", content_type="text/plain")
 
@@ -399,6 +428,7 @@ def _parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--script", type=json.loads, default={}, help="JSON of Script fields")
     parser.add_argument("--start-delay", type=float, default=0.0, help="seconds before it listens")
     parser.add_argument("--record", action="store_true", help="keep requests for GET /scripted")
+    parser.add_argument("--journal", type=Path, help="file that gets a line for every request")
     parser.add_argument("--register", action="append", default=[], metavar="URL")
     parser.add_argument("--register-kodolly", action="append", default=[], metavar="URL")
     parser.add_argument("--token", help="shared secret of the controller")
@@ -416,7 +446,13 @@ async def _serve(options: argparse.Namespace) -> None:
     for name, value in options.script.items():
         setattr(script, name, value)
     await asyncio.sleep(options.start_delay)
-    engine = ScriptedEngine(script, host=options.host, port=options.port, record=options.record)
+    engine = ScriptedEngine(
+        script,
+        host=options.host,
+        port=options.port,
+        record=options.record,
+        journal=options.journal,
+    )
     async with engine:
         kept = {"token": options.token, "interval": options.heart_beat}
         for controller in options.register:

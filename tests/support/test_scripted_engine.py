@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -65,6 +66,66 @@ async def test_ids_of_half_an_answer_bring_the_other_half(
         async with client.post(engine.url + "/v1/completions", json=body) as response:
             rest = (await response.json())["choices"][0]["text"]
     assert "".join(step.text for step in script.answer(10**6).steps[:cut]) + rest == script.text
+
+
+@pytest.mark.parametrize("cut", [0, 1, 14, 41, 42, 100])
+async def test_a_numbered_answer_goes_on_from_ids_and_repeats_nothing(
+    client: aiohttp.ClientSession, cut: int
+) -> None:
+    """Two prompts get two answers, no window of one looks like another, and ids bring the rest."""
+    script = Script(numbered=True, length=120)
+    question = script.encode("질문")
+    whole = script.answer(10**6, prompt=question)
+    ids = [step.token_id for step in whole.steps]
+    assert whole.text != script.answer(10**6, prompt=script.encode("물음")).text
+    assert len({tuple(ids[at : at + 41]) for at in range(80)}) == 80
+    assert script.decode(ids) == whole.text
+    async with ScriptedEngine(script) as engine:
+        body = {"model": "demo", "prompt": [*question, *ids[:cut]]}
+        async with client.post(engine.url + "/v1/completions", json=body) as response:
+            rest = (await response.json())["choices"][0]["text"]
+    assert "".join(step.text for step in whole.steps[:cut]) + rest == whole.text
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_every_token_has_a_logprob_when_asked(
+    client: aiohttp.ClientSession, path: str
+) -> None:
+    """Streamed and whole answers give the same value for each token, and none when not asked."""
+    chat = path.endswith("chat/completions")
+    asked: dict[str, Any] = CHAT | {"logprobs": True} if chat else {"prompt": "질문", "logprobs": 1}
+
+    def values(choices: list[Any]) -> list[float]:
+        got = [choice["logprobs"] for choice in choices if choice["logprobs"]]
+        if chat:
+            return [entry["logprob"] for part in got for entry in part["content"]]
+        return [value for part in got for value in part["token_logprobs"]]
+
+    async with ScriptedEngine(Script(length=20)) as engine:
+        chunks = await events(client, engine.url + path, asked | {"return_token_ids": True})
+        async with client.post(engine.url + path, json=asked) as response:
+            whole = (await response.json())["choices"]
+        plain = await events(client, engine.url + path, CHAT if chat else {"prompt": "질문"})
+    choices = [chunk["choices"][0] for chunk in chunks]
+    made = [token for choice in choices for token in choice.get("token_ids") or []]
+    assert len(values(choices)) == len(made) == 21
+    assert values(choices) == values(whole)
+    assert all(chunk["choices"][0]["logprobs"] is None for chunk in plain)
+
+
+async def test_the_journal_says_what_came_and_from_where_it_went_on(
+    client: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """A line for each request, written before its answer: id, and answer tokens in its prompt."""
+    journal = tmp_path / "journal"
+    async with ScriptedEngine(Script(), journal=journal) as engine:
+        for prompt in ("질문", [1, 2, 1000, 1001]):
+            body = {"model": "demo", "prompt": prompt, "max_tokens": 1}
+            headers = {"X-Request-Id": "j"}
+            async with client.post(engine.url + "/v1/completions", json=body, headers=headers):
+                pass
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert [(line["id"], line["had"]) for line in lines] == [("j", 0), ("j", 2)]
 
 
 @pytest.mark.parametrize(("stop", "text"), [("꿈끝", "가나"), ("나", "가"), ("없음", "가나꿈끝")])
