@@ -5,6 +5,7 @@ KodollyError
 ├── EngineError           the engine beside a worker
 │   ├── EngineStartError  it could not be started, or ended before it made a token
 │   └── EngineCallError   it answered a call with an error, or not at all
+│       └── EngineSilent  it is there, or was, and did not answer in time
 ├── ControllerError       the controller refused, or cannot be reached
 └── ApiError              an answer to an API client, in OpenAI's envelope
     ├── BadRequest              400
@@ -12,6 +13,7 @@ KodollyError
     ├── Unauthorized            401
     ├── ModelNotFound           404
     ├── TooLarge                413
+    ├── Overloaded              429, with Retry-After
     ├── EngineFailed            502
     └── NoWorker                503, with Retry-After
 """
@@ -47,6 +49,10 @@ class EngineCallError(EngineError):
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+
+
+class EngineSilent(EngineCallError):
+    """The engine did not answer in time: frozen, overloaded, or cut off. Its status is None."""
 
 
 class ControllerError(KodollyError):
@@ -121,6 +127,14 @@ class TooLarge(ApiError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
+
+
+class Overloaded(ApiError):
+    """As many requests for the model run and wait as may."""
+
+    status = 429
+    type = "requests"
+    code = "rate_limit_exceeded"
 
 
 class EngineFailed(ApiError):

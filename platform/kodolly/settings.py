@@ -122,6 +122,16 @@ class ApiSettings(CommonSettings):
         1800.0, "seconds an engine has for a whole answer that is not streamed", minimum=1
     )
     drain_timeout: float = option(30.0, "seconds open answers get at SIGTERM", minimum=0)
+    routing: str = option(
+        "affinity",
+        "how a worker is chosen",
+        choices=("affinity", "shortest_queue", "lottery", "round_robin"),
+    )
+    worker_limit: int = option(
+        256, "requests of a model that may run at once, for each of its workers", minimum=1
+    )
+    queue_size: int = option(256, "requests of a model that may wait beyond those", minimum=0)
+    queue_timeout: float = option(60.0, "seconds a request may wait for its turn", minimum=0.1)
 
     def keys(self) -> frozenset[str]:
         """Accepted client keys, from `client_keys` and `client_keys_file`."""

@@ -1,0 +1,160 @@
+"""Which of the workers that could take a call does: the policies of --routing, by name.
+
+Every policy sees loads with this process's own bookings in them. What other replicas of the API
+send is known from heartbeats only, a moment late: if each of them corrected the whole of an
+imbalance, together they would turn it over. So each weighs it by its own share of the traffic.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from kodolly.api.prefix import prefixes, rank, root
+from kodolly.api.table import Worker
+
+if TYPE_CHECKING:
+    from kodolly.api.call import Call
+
+# A worker keeps its conversations until its load is this many times its fair share.
+BOUND = 1.25
+# Conversations' prefixes remembered, about 200 bytes each.
+REMEMBERED = 2**16
+
+
+class Policy(Protocol):
+    """Chooses one of at least one worker; the caller books it."""
+
+    def choose(self, call: Call, workers: Sequence[Worker]) -> Worker:
+        """The worker for a call."""
+        ...
+
+
+class Lottery:
+    """By lot, each worker by its speed, whatever its load."""
+
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self._rng = rng or random.Random()
+
+    def choose(self, call: Call, workers: Sequence[Worker]) -> Worker:
+        """The worker for a call."""
+        return self._rng.choices(workers, [w.row.speed for w in workers])[0]
+
+
+class RoundRobin:
+    """In turn, each worker as often as its speed says, evenly spread; load does not count."""
+
+    def __init__(self) -> None:
+        self._credit: dict[str, float] = {}
+
+    def choose(self, call: Call, workers: Sequence[Worker]) -> Worker:
+        """The worker for a call."""
+        names = {w.row.name for w in workers}
+        credit = self._credit = {n: c for n, c in self._credit.items() if n in names}
+        for worker in workers:
+            name = worker.row.name
+            credit[name] = credit.get(name, 0.0) + worker.row.speed
+        chosen = max(workers, key=lambda w: credit[w.row.name])
+        credit[chosen.row.name] -= sum(w.row.speed for w in workers)
+        return chosen
+
+
+class ShortestQueue:
+    """The worker where one more request waits least; equals by lot."""
+
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self._rng = rng or random.Random()
+
+    def choose(self, call: Call, workers: Sequence[Worker]) -> Worker:
+        """The worker for a call."""
+        loads = _own_view(workers)
+        waits = [(load + 1) / w.row.speed for load, w in zip(loads, workers, strict=True)]
+        least = min(waits)
+        return self._rng.choice([w for w, t in zip(workers, waits, strict=True) if t == least])
+
+
+class Affinity:
+    """Back to the worker whose KV cache holds the conversation, while that one is not overloaded.
+
+    A new conversation goes where it waits least. Workers within one request of each other are
+    equal; of those the conversation's root decides, the same way in every replica. A conversation
+    that went on elsewhere, through another replica or before a restart, is looked for by its root
+    too. No worker is chosen beyond `BOUND` times its fair share (or its share and one, if more).
+    """
+
+    def __init__(self, remembered: int = REMEMBERED) -> None:
+        self._remembered = remembered
+        self._last: OrderedDict[int, str] = OrderedDict()
+
+    def choose(self, call: Call, workers: Sequence[Worker]) -> Worker:
+        """The worker for a call; it is remembered for the calls that go on from this one."""
+        seen = prefixes(call)
+        free = _within_bound(workers)
+        chosen = self._known(seen.hashes, free) or _placed(call, free, everywhere=seen.continued)
+        self._remember(seen.hashes[-1], chosen.row.name)
+        return chosen
+
+    def _known(self, hashes: Sequence[int], free: Sequence[Worker]) -> Worker | None:
+        """The worker of the longest prefix that is known and has room."""
+        for key in reversed(hashes):
+            name = self._last.get(key)
+            if name is not None:
+                self._last.move_to_end(key)
+                for worker in free:
+                    if worker.row.name == name:
+                        return worker
+        return None
+
+    def _remember(self, key: int, name: str) -> None:
+        self._last[key] = name
+        self._last.move_to_end(key)
+        if len(self._last) > self._remembered:
+            self._last.popitem(last=False)
+
+
+def _within_bound(workers: Sequence[Worker]) -> Sequence[Worker]:
+    """Workers that stay within the bound with one request more; never none."""
+    per_speed = (sum(w.load for w in workers) + 1) / sum(w.row.speed for w in workers)
+    free = []
+    for worker in workers:
+        share = per_speed * worker.row.speed
+        if worker.load + 1 <= math.ceil(max(BOUND * share, share + 1)):
+            free.append(worker)
+    return free
+
+
+def _placed(call: Call, workers: Sequence[Worker], *, everywhere: bool) -> Worker:
+    """The first by the root's rank: of those that wait least, or of all."""
+    if len(workers) == 1:
+        return workers[0]
+    equal = workers if everywhere else _least_waiting(workers)
+    if len(equal) == 1:
+        return equal[0]
+    of = root(call)
+    return max(equal, key=lambda w: rank(of, w.row.name, w.row.speed))
+
+
+def _least_waiting(workers: Sequence[Worker]) -> list[Worker]:
+    """Workers within one request of the shortest wait."""
+    loads = _own_view(workers)
+    pairs = list(zip(workers, loads, strict=True))
+    least = min((load + 1) / w.row.speed for w, load in pairs)
+    return [w for w, load in pairs if load <= least * w.row.speed]
+
+
+def _own_view(workers: Sequence[Worker]) -> list[float]:
+    """Loads in which others' requests weigh as much as ours are of all."""
+    own = 1 + sum(w.inflight for w in workers)
+    share = own / (own + sum(w.foreign for w in workers))
+    return [w.inflight + share * w.foreign for w in workers]
+
+
+POLICIES: dict[str, Callable[[], Policy]] = {
+    "affinity": Affinity,
+    "shortest_queue": ShortestQueue,
+    "lottery": Lottery,
+    "round_robin": RoundRobin,
+}

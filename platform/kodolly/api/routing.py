@@ -1,0 +1,55 @@
+"""From a call to the worker that serves it, with the load booked for exactly as long as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from kodolly.api.engine_errors import RETRY_AFTER
+from kodolly.api.policies import POLICIES, Policy
+from kodolly.api.table import Worker, WorkerTable
+from kodolly.errors import ModelNotFound, NoWorker
+
+if TYPE_CHECKING:
+    from kodolly.api.call import Call
+
+
+class Router:
+    """Chooses among the workers a table knows. `policy` is a name of --routing, or one's own."""
+
+    def __init__(self, table: WorkerTable, policy: str | Policy = "affinity") -> None:
+        self._table = table
+        self._policy = POLICIES[policy]() if isinstance(policy, str) else policy
+
+    @contextmanager
+    def dispatched(self, call: Call, avoid: frozenset[str] = frozenset()) -> Iterator[Worker]:
+        """The worker for a call, never one named in `avoid`; its load is booked until the exit.
+
+        Raises ModelNotFound, or NoWorker when none is ready or all are to be avoided.
+        """
+        worker = self._policy.choose(call, self._candidates(call.model, avoid))
+        weight = call.choices
+        worker.book(weight)
+        try:
+            yield worker
+        finally:
+            worker.release(weight)
+
+    def _candidates(self, model: str, avoid: frozenset[str]) -> list[Worker]:
+        workers = self._table.trusted(model)
+        if avoid:
+            workers = [w for w in workers if w.row.name not in avoid]
+            # A suspect that has not failed this very call is better than none.
+            workers = workers or [w for w in self._table.able(model) if w.row.name not in avoid]
+        if workers:
+            return workers
+        if not self._table.models() or self._table.knows(model):
+            raise NoWorker(
+                f"No worker of model '{model}' can take a request now. Try again in a moment.",
+                headers=RETRY_AFTER,
+            )
+        raise ModelNotFound(
+            f"The model '{model}' does not exist. Available: {', '.join(self._table.models())}.",
+            param="model",
+        )
