@@ -12,9 +12,10 @@ import pytest
 from aiohttp import web
 from support.scripted_engine import Script, ScriptedEngine
 
-from kodolly.engines.client import EngineClient, EventParser, requests_in_engine
+from kodolly.engines.client import EngineClient, EventParser
+from kodolly.engines.metrics import Pulse, requests_in_engine, steps_of_engine, totals
 from kodolly.engines.openai import discover, normalise_url
-from kodolly.errors import EngineCallError, SettingsError
+from kodolly.errors import EngineCallError, EngineSilent, SettingsError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -172,7 +173,7 @@ LLAMA_METRICS = "llamacpp:requests_processing 2\nllamacpp:requests_deferred 3 17
 )
 def test_requests_in_metrics(metrics: str, load: int | None) -> None:
     """Running and waiting requests are read from each engine's own gauges, over all labels."""
-    assert requests_in_engine(metrics) == load
+    assert requests_in_engine(totals(metrics)) == load
 
 
 async def test_load_from_metrics(session: aiohttp.ClientSession) -> None:
@@ -190,6 +191,69 @@ async def test_untracked_load(session: aiohttp.ClientSession) -> None:
         assert await EngineClient(url, None, session).load() == 7
     async with serving(load=idle) as url:
         assert await EngineClient(url, None, session).load() == 0
+
+
+VLLM_STEPS = """\
+vllm:generation_tokens_total{engine="0"} 40.0
+vllm:iteration_tokens_total_count{engine="0"} 7.0
+vllm:kv_cache_usage_perc{engine="0"} 0.25
+vllm:num_requests_running{engine="0"} 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "later"),
+    [
+        ('vllm:generation_tokens_total{engine="0"} 40.0', "41.0"),
+        ('vllm:iteration_tokens_total_count{engine="0"} 7.0', "8.0"),
+        ('vllm:kv_cache_usage_perc{engine="0"} 0.25', "0.26"),
+    ],
+)
+def test_every_step_shows(line: str, later: str) -> None:
+    """A token, a counted step and a piece of a prompt read into the cache each change the marks."""
+    moved = VLLM_STEPS.replace(line, line.rpartition(" ")[0] + " " + later)
+    assert steps_of_engine(totals(moved)) != steps_of_engine(totals(VLLM_STEPS))
+
+
+def test_the_number_of_requests_is_no_step() -> None:
+    """A request that comes or goes is no proof that the engine works."""
+    busier = VLLM_STEPS.replace('running{engine="0"} 1.0', 'running{engine="0"} 9.0')
+    assert steps_of_engine(totals(busier)) == steps_of_engine(totals(VLLM_STEPS))
+    assert steps_of_engine(totals("process_open_fds 7.0\n")) is None
+
+
+async def test_a_pulse_asks_no_more_than_it_must(session: aiohttp.ClientSession) -> None:
+    """An idle engine that tracks its load is not asked for its metrics; a busy one is."""
+    asked: list[str] = []
+
+    async def metrics(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        return web.Response(text=VLLM_STEPS)
+
+    async with serving(load=answering({"server_load": 0}), metrics=metrics) as url:
+        client = EngineClient(url, None, session)
+        assert await client.pulse(patience=5, tracked=True) == Pulse(0, None)
+        assert asked == []
+        untracked = await client.pulse(patience=5)
+        assert untracked == Pulse(1, steps_of_engine(totals(VLLM_STEPS)))
+
+
+async def test_a_silent_engine_is_told_from_one_that_is_gone(
+    session: aiohttp.ClientSession,
+) -> None:
+    """No answer in time is EngineSilent; a refused connection is an error, but not that one."""
+
+    async def never(request: web.Request) -> web.StreamResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with serving(load=never) as url:
+        with pytest.raises(EngineSilent):
+            await EngineClient(url, None, session).pulse(patience=0.1)
+    with pytest.raises(EngineCallError) as gone:
+        await EngineClient(url, None, session).pulse(patience=5)
+    assert not isinstance(gone.value, EngineSilent)
+    assert gone.value.status is None
 
 
 async def test_count_tokens(session: aiohttp.ClientSession) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import aiohttp
 import orjson
 
-from kodolly.errors import EngineCallError
+from kodolly.engines.metrics import Pulse, requests_in_engine, steps_of_engine, totals
+from kodolly.errors import EngineCallError, EngineSilent
 
 QUICK = 5.0  # seconds, whole call: health, load
 SHORT = 30.0  # seconds, whole call: models, tokenize
@@ -22,13 +23,6 @@ CANARY = 120.0  # seconds: a first token on a cold, shared CPU
 CONNECT = 5.0  # seconds to a TCP connection
 MAX_BODY = 64 * 1024 * 1024  # bytes of one answer, or of one event of a stream
 
-# The gauges of requests running and of requests waiting, by engine: vLLM, SGLang, llama.cpp.
-LOAD_GAUGES = (
-    ("vllm:num_requests_running", "vllm:num_requests_waiting"),
-    ("sglang:num_running_reqs", "sglang:num_queue_reqs"),
-    ("llamacpp:requests_processing", "llamacpp:requests_deferred"),
-)
-SAMPLE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{.*\})?\s+(\S+)(?:\s+\d+)?\s*")
 MESSAGE_LENGTH = 500  # characters of an engine's own words that an error repeats
 LINE_END = re.compile(rb"\r\n|\n|\r")
 
@@ -41,10 +35,10 @@ class EngineClient:
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._session = session
 
-    async def healthy(self) -> bool:
+    async def healthy(self, *, patience: float = QUICK) -> bool:
         """Whether GET /health answers 200. It says little: only `canary` proves a token."""
         try:
-            await self._call("GET", "/health", total=QUICK)
+            await self._call("GET", "/health", total=patience)
         except EngineCallError:
             return False
         return True
@@ -66,20 +60,31 @@ class EngineClient:
             raise EngineCallError("the engine answered the canary without a token", 200)
 
     async def load(self) -> int | None:
-        """Requests running plus waiting, or None when the engine tells in no way known here.
-
-        From /load, else from /metrics. A vLLM that does not track its load says 0 on /load
-        whatever it does, so a 0 there stands only if the metrics do not know better.
-        """
-        tracked = await self._tracked_load()
-        if tracked:
-            return tracked
+        """Requests running plus waiting, or None when the engine tells in no way known here."""
         try:
-            text = await self._call("GET", "/metrics", total=QUICK)
+            return (await self.pulse(patience=QUICK)).load
         except EngineCallError:
-            return tracked
-        counted = requests_in_engine(text.decode("utf-8", "replace"))
-        return tracked if counted is None else counted
+            return None
+
+    async def pulse(self, *, patience: float, tracked: bool = False) -> Pulse:
+        """How much it has to do and whether it steps, from /load and /metrics.
+
+        `patience`: seconds for each of the two. A vLLM that does not track its load says 0 on /load
+        whatever it does, so with `tracked` alone a 0 there is the whole answer. Raises EngineSilent
+        when it does not answer in time, EngineCallError when nobody is there to answer.
+        """
+        load = await self._tracked_load(patience)
+        if tracked and load == 0:
+            return Pulse(0, None)
+        try:
+            text = await self._call("GET", "/metrics", total=patience)
+        except EngineCallError as error:
+            if error.status is None:
+                raise
+            return Pulse(load, None)
+        values = totals(text.decode("utf-8", "replace"))
+        counted = requests_in_engine(values)
+        return Pulse(load if load or counted is None else counted, steps_of_engine(values))
 
     async def count_tokens(
         self, model: str, prompt: str, *, add_special_tokens: bool = True
@@ -156,10 +161,12 @@ class EngineClient:
                     yield decode_event(data)
         raise EngineCallError(f"the engine ended its stream of {path} before it was done")
 
-    async def _tracked_load(self) -> int | None:
+    async def _tracked_load(self, patience: float) -> int | None:
         try:
-            answer = await self._json("GET", "/load", total=QUICK)
-        except EngineCallError:
+            answer = await self._json("GET", "/load", total=patience)
+        except EngineCallError as error:
+            if error.status is None:
+                raise
             return None
         load = answer.get("server_load")
         return load if isinstance(load, int) and not isinstance(load, bool) else None
@@ -227,7 +234,7 @@ class EngineClient:
             finally:
                 response.close()
         except TimeoutError:
-            raise EngineCallError(f"the engine's {path} did not answer in time") from None
+            raise EngineSilent(f"the engine's {path} did not answer in time") from None
         except aiohttp.ClientError as error:
             reason = str(error) or type(error).__name__
             raise EngineCallError(f"the engine's {path} failed: {reason}") from error
@@ -304,22 +311,6 @@ def decode_event(data: bytes) -> dict[str, Any]:
         status = code if isinstance(code, int) else 500
         raise EngineCallError(f"the engine broke off: {error_text(data)}", status)
     return event
-
-
-def requests_in_engine(metrics: str) -> int | None:
-    """Requests running plus waiting, summed over labels, from Prometheus text; None if unknown."""
-    values: dict[str, float] = {}
-    for line in metrics.splitlines():
-        if sample := SAMPLE.fullmatch(line):
-            name, value = sample.groups()
-            try:
-                values[name] = values.get(name, 0.0) + float(value)
-            except ValueError:
-                continue
-    for running, waiting in LOAD_GAUGES:
-        if running in values:
-            return int(values[running] + values.get(waiting, 0.0))
-    return None
 
 
 def error_text(body: bytes) -> str:
