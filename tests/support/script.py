@@ -184,6 +184,20 @@ class ScriptedError(Exception):
     """The script asked for an error in the middle of an answer."""
 
 
+def chat_prompt(body: Mapping[str, Any]) -> str:
+    """A chat as the one text that a scripted engine reads."""
+    turns = "".join(f"<|{m['role']}|>\n{_text(m['content'])}\n" for m in body["messages"])
+    if body.get("continue_final_message"):
+        return turns[:-1]
+    return turns + "<|assistant|>\n" if body.get("add_generation_prompt", True) else turns
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, list):
+        return "".join(part.get("text", "") for part in content)
+    return content or ""
+
+
 def _bytes(token: Token) -> bytes:
     return token.encode() if isinstance(token, str) else token
 

@@ -26,7 +26,7 @@ from support import engine_logprobs, engine_wire
 from support.engine_wire import Body, Wire, dumps
 from support.fastchat_face import FastChatFace
 from support.registration import Registration
-from support.script import Answer, Script, ScriptedError, Seen, Step
+from support.script import Answer, Script, ScriptedError, Seen, Step, chat_prompt
 
 __all__ = ["Script", "ScriptedEngine", "Seen"]
 
@@ -185,7 +185,7 @@ class ScriptedEngine:
             seen.outcome = "refused"
             return refusal
         chat = request.path.endswith("/chat/completions")
-        prompts = [self._chat_prompt(body)] if chat else _prompts(body["prompt"])
+        prompts = [chat_prompt(body)] if chat else _prompts(body["prompt"])
         jobs = [self._job(body, chat, prompt) for prompt in prompts]
         if self.journal:
             self._note(request, prompts)
@@ -327,12 +327,6 @@ class ScriptedEngine:
         question = ids[:-start] if start and isinstance(prompt, list) else ids
         return ids, self.script.answer(limit, stops, start, question)
 
-    def _chat_prompt(self, body: Body) -> str:
-        turns = "".join(f"<|{m['role']}|>\n{_text(m['content'])}\n" for m in body["messages"])
-        if body.get("continue_final_message"):
-            return turns[:-1]
-        return turns + "<|assistant|>\n" if body.get("add_generation_prompt", True) else turns
-
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response(status=self.script.health_status)
 
@@ -351,7 +345,7 @@ class ScriptedEngine:
 
     async def _tokenize(self, request: web.Request) -> web.Response:
         body = await request.json()
-        prompt = self._chat_prompt(body) if "messages" in body else body["prompt"]
+        prompt = chat_prompt(body) if "messages" in body else body["prompt"]
         ids = self.script.encode(prompt)
         limit = self.script.context_length
         return web.json_response(
@@ -403,12 +397,6 @@ def _error(message: str, kind: str, status: int, param: str | None = None) -> we
 def _plain(seen: Seen) -> Body:
     fields = {name: getattr(seen, name) for name in Seen.__slots__}
     return fields | {"headers": dict(seen.headers)}
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, list):
-        return "".join(part.get("text", "") for part in content)
-    return content or ""
 
 
 def _prompts(prompt: Any) -> list[str | list[int]]:

@@ -1,0 +1,224 @@
+"""From outcomes, faults and journals to figures: totals, a line for each fault, the Markdown."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.chaos.clients import Crowd, Outcome
+from benchmarks.chaos.faults import Fault
+from benchmarks.chaos.watch import Watch
+
+SLOW = 1.5  # seconds to a first token after which a new request counts as harmed
+OURS = re.compile(r"chaos-\d+-\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One request as it reached an engine: when, whose, and how much of the answer it brought."""
+
+    time: float
+    worker: str
+    number: str
+    had: int
+
+
+@dataclass(slots=True)
+class Totals:
+    """The figures of the whole run."""
+
+    requests: int = 0
+    failures: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
+    lost_characters: int = 0
+    doubled_characters: int = 0
+    other_characters: int = 0
+    lost_tokens: int = 0
+    doubled_tokens: int = 0
+    wrong: dict[str, int] = field(default_factory=dict)
+    resumed: int | None = None
+    retried: int | None = None
+    moved: dict[str, int] = field(default_factory=dict)
+    killed_open: int = 0  # answers open at an API process when it was killed
+    killed_lost: int = 0
+
+    @property
+    def good(self) -> bool:
+        """Whether the target is met: no failure, nothing lost, doubled or wrong."""
+        characters = self.lost_characters + self.doubled_characters + self.other_characters
+        return not (self.failures or characters or self.wrong) and not (
+            self.lost_tokens or self.doubled_tokens
+        )
+
+
+@dataclass(slots=True)
+class Row:
+    """One fault's figures, in seconds from the fault (out) or from its mending (back, served)."""
+
+    kind: str
+    target: str
+    at: float
+    failures: int
+    resumed: int | None
+    silence: float
+    harmed: int
+    harmed_until: float | None
+    out: float | None
+    back: float | None
+    served: float | None
+    drained: float | None
+
+
+def journals(paths: dict[str, Path]) -> list[Line]:
+    """All requests that reached scripted engines; worker's URL -> its journal."""
+    lines = []
+    for worker, path in paths.items():
+        text = path.read_text() if path.exists() else ""
+        for line in text.splitlines():
+            entry = json.loads(line)
+            if ours := OURS.match(entry["id"] or ""):
+                lines.append(Line(entry["time"], worker, ours[0], entry["had"]))
+    return sorted(lines, key=lambda line: line.time)
+
+
+def totals(crowd: Crowd, faults: Sequence[Fault], lines: Sequence[Line] | None) -> Totals:
+    """Everything added up. Answers that a killed API process took with it are counted apart."""
+    made = Totals(moved=dict(crowd.moved))
+    killed = {number for fault in faults for number in fault.killed_with}
+    kinds: Counter[str] = Counter()
+    wrong: Counter[str] = Counter()
+    for outcome in crowd.outcomes:
+        made.requests += 1
+        if outcome.failed and outcome.number in killed:
+            made.killed_lost += 1
+        elif outcome.failed:
+            kinds[f"{outcome.answer.error} ({_way(outcome)})"] += 1
+        made.lost_characters += outcome.verdict.lost
+        made.doubled_characters += outcome.verdict.doubled
+        made.other_characters += outcome.verdict.other
+        made.lost_tokens += outcome.verdict.lost_tokens
+        made.doubled_tokens += outcome.verdict.doubled_tokens
+        # A connection that broke may have broken inside an event.
+        if not outcome.failed:
+            wrong.update(f"{text} ({outcome.ask.name})" for text in outcome.verdict.wrong)
+    made.failures, made.kinds, made.wrong = kinds.total(), dict(kinds), dict(wrong)
+    made.killed_open = len(killed)
+    if lines is not None:
+        times = Counter(line.number for line in lines)
+        went_on = {line.number for line in lines if line.had}
+        made.resumed = len(went_on)
+        made.retried = sum(count > 1 for number, count in times.items() if number not in went_on)
+    return made
+
+
+def _way(outcome: Outcome) -> str:
+    return "not streamed" if outcome.ask.way == "whole" else "stream"
+
+
+def rows(
+    crowd: Crowd, faults: Sequence[Fault], lines: Sequence[Line] | None, watch: Watch
+) -> list[Row]:
+    """One row a fault; what happens until the next fault is put down to it."""
+    starts = [fault.at for fault in faults[1:]] + [float("inf")]
+    return [_row(crowd, f, end, lines, watch) for f, end in zip(faults, starts, strict=True)]
+
+
+def _row(crowd: Crowd, fault: Fault, end: float, lines: Sequence[Line] | None, watch: Watch) -> Row:
+    killed = set(fault.killed_with)
+    failed = [o for o in crowd.outcomes if o.failed and fault.at <= o.end < end]
+    new = [o for o in crowd.outcomes if fault.at <= o.start < end]
+    harmed = [o for o in new if o.failed or _wait(o) > SLOW]
+    streams = [o for o in crowd.outcomes if o.ask.way != "whole"]
+    gaps = [o.gap for o in streams if fault.at <= o.gap_at + o.gap < end]
+    resumed = served = None
+    mended = fault.mended or fault.at
+    if lines is not None:
+        during = [line for line in lines if fault.at <= line.time < end]
+        resumed = len({line.number for line in during if line.had})
+        after = [x.time for x in lines if x.worker == fault.url and x.time > (fault.back or end)]
+        served = after[0] - mended if after and fault.back else None
+    out = watch.first(fault.url, fault.at, ready=False)
+    return Row(
+        fault.kind,
+        fault.target,
+        fault.at,
+        sum(o.number not in killed for o in failed),
+        resumed,
+        max(gaps, default=0.0),
+        len(harmed),
+        max((o.start for o in harmed), default=fault.at) - fault.at if harmed else None,
+        None if out is None or fault.target[0] != "w" else out - fault.at,
+        None if fault.back is None else fault.back - mended,
+        served,
+        None if fault.ended is None else fault.ended - fault.at,
+    )
+
+
+def _wait(outcome: Outcome) -> float:
+    # The first byte of an answer that is not streamed is its last.
+    if outcome.ask.way == "whole":
+        return 0.0
+    return (outcome.first or outcome.end) - outcome.start
+
+
+def text(made: Totals, table: Sequence[Row], facts: dict[str, Any]) -> str:
+    """The Markdown of a run."""
+    resumed = "not known" if made.resumed is None else f"{made.resumed:,}"
+    retried = "not known" if made.retried is None else f"{made.retried:,}"
+    figures = [
+        ("requests", f"{made.requests:,}"),
+        ("failures", f"{made.failures:,}{_list(made.kinds)}"),
+        ("characters lost", f"{made.lost_characters:,}"),
+        ("characters doubled", f"{made.doubled_characters:,}"),
+        ("characters that belong nowhere", f"{made.other_characters:,}"),
+        ("token ids lost", f"{made.lost_tokens:,}"),
+        ("token ids doubled", f"{made.doubled_tokens:,}"),
+        ("answers wrong in another way", f"{sum(made.wrong.values()):,}{_list(made.wrong)}"),
+        ("streams continued on another worker", resumed),
+        ("requests tried again before an answer began", retried),
+        ("connections tried at the other API process", f"{sum(made.moved.values()):,}"),
+        (
+            "lost with a killed API process (not among the failures)",
+            f"{made.killed_lost:,} of {made.killed_open:,} open there",
+        ),
+    ]
+    out = [facts["head"], "", *_table(["", "figure"], figures), ""]
+    names = [
+        "fault", "of", "failures", "streams continued", "longest silence", "new requests harmed",
+        "harmed until", "out of rotation", "back after mending", "serves again", "drained in",
+    ]  # fmt: skip
+    body = [
+        (
+            row.kind, row.target, str(row.failures), "" if row.resumed is None else str(row.resumed),
+            _s(row.silence), str(row.harmed), _s(row.harmed_until), _s(row.out), _s(row.back),
+            _s(row.served), _s(row.drained),
+        )
+        for row in table
+    ]  # fmt: skip
+    out += _table(names, body)
+    if facts["skipped"]:
+        out += ["", *(f"Skipped: {kind}: {why}" for kind, why in facts["skipped"].items())]
+    return "\n".join([*out, ""])
+
+
+def as_json(made: Totals, table: Sequence[Row], facts: dict[str, Any]) -> str:
+    """The same for machines."""
+    whole = {**facts, "totals": asdict(made), "faults": [asdict(row) for row in table]}
+    return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
+
+
+def _list(kinds: dict[str, int]) -> str:
+    said = ", ".join(f"{n} x {kind}" for kind, n in sorted(kinds.items(), key=lambda x: -x[1])[:8])
+    return f": {said}" if said else ""
+
+
+def _table(names: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---"] + ["---:"] * (len(names) - 1)
+    return ["| " + " | ".join(cells) + " |" for cells in (names, rule, *body)]
+
+
+def _s(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.1f} s"
