@@ -14,6 +14,7 @@ from dataclasses import dataclass
 DEPOSIT, FLOOR = 0.2, 20.0
 # Seconds after which a spent budget is whole again without any first try.
 REFILL = 10.0
+ROUNDING = 1e-6
 
 
 @dataclass
@@ -55,7 +56,7 @@ class RetryBudget:
         account = self._accounts.setdefault(model, _Account(since=now))
         account.spent = max(0.0, account.spent - (now - account.since) * most / REFILL)
         account.since = now
-        if account.spent + 1 > most:
+        if account.spent + 1 > most + ROUNDING:
             return False
         account.spent += 1
         return True

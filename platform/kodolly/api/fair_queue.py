@@ -1,7 +1,7 @@
 """Who is next: classes by weight, within a class the client keys in turn, each key first come.
 
 Pure bookkeeping, without time or tasks. Nobody starves: a class of weight 1 beside one of 16 still
-gets every seventeenth turn, and a key waits for at most one item of every other key.
+gets every seventeenth turn or so, and a key waits for at most one item of every other key.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class FairQueue(Generic[T]):
     def __init__(self) -> None:
         self._classes: dict[str, _Class[T]] = {name: _Class(s) for name, s in STRIDES.items()}
         self._where: dict[T, tuple[str, str]] = {}
+        # What the class now served had paid: who comes back starts from there, not from the past.
+        self._now = 0
 
     def __len__(self) -> int:
         return len(self._where)
@@ -76,7 +78,7 @@ class FairQueue(Generic[T]):
         """Appends an item to its key's line in a class."""
         group = self._classes[priority]
         if not group.size:  # an absence earns no turns
-            group.paid = max(group.paid, min(self._paid(), default=group.paid))
+            group.paid = max(group.paid, self._now)
         group.ring.setdefault(key, OrderedDict())[item] = None
         group.size += 1
         self._where[item] = (priority, key)
@@ -86,9 +88,12 @@ class FairQueue(Generic[T]):
         if not self._where:
             raise IndexError("nobody waits")
         group = min((g for g in self._classes.values() if g.size), key=lambda g: g.paid)
+        self._now = group.paid
         group.paid += group.stride
         item = group.pop()
         del self._where[item]
+        if not self._where:  # all even: nobody pays for what nobody else wanted
+            self._now = max(g.paid for g in self._classes.values())
         return item
 
     def remove(self, item: T) -> bool:
@@ -126,6 +131,3 @@ class FairQueue(Generic[T]):
         if longest is None or longest[0] <= mine:
             return None
         return next(reversed(longest[1]))
-
-    def _paid(self) -> list[int]:
-        return [g.paid for g in self._classes.values() if g.size]
