@@ -15,7 +15,7 @@ from kodolly.options import Resolved, Section, option, resolve
 
 LOCAL = "127.0.0.1"
 CONTROLLER_PORT, WORKER_PORT, ENGINE_PORT, API_PORT, WEB_PORT = 21001, 21002, 22002, 8000, 7860
-EMBEDDED_MODEL = "smollm2-135m-instruct"
+EMBEDDED_MODEL = "kodolly-ko-8m"  # what `kodolly fetch` makes
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,10 @@ class WorkerSettings(CommonSettings):
         None,
         "address others reach this worker by: a host name, or 'auto' for this machine's own IP",
     )
-    controller: str = option(f"http://{LOCAL}:{CONTROLLER_PORT}", "the controller's URL")
+    controller: str = option(
+        f"http://{LOCAL}:{CONTROLLER_PORT}",
+        "the controller's URL; of several, the primary's first, with commas between them",
+    )
     engine: str = option(
         "transformers", "what makes the tokens", choices=("vllm", "transformers", "openai")
     )
@@ -97,9 +100,24 @@ class WorkerSettings(CommonSettings):
     dtype: str = option("auto", "number type", choices=("auto", "float32", "bfloat16", "float16"))
     seed: int | None = option(None, "the engine's seed")
     speed: int = option(1, "weight of this worker against others", minimum=1)
-    heart_beat_interval: float = option(5.0, "seconds between heartbeats", minimum=0.1)
+    heart_beat_interval: float = option(1.0, "seconds between heartbeats", minimum=0.1)
+    stall_after: float = option(
+        3.0,
+        "seconds an engine with work may make no step before it leaves rotation",
+        minimum=0.1,
+    )
+    restart_after: float = option(
+        30.0, "seconds after which an engine that stays stuck is started anew", minimum=1
+    )
+    canary_interval: float = option(
+        15.0, "seconds after which an idle engine must make a token (0: it need not)", minimum=0
+    )
     start_timeout: float = option(900.0, "seconds the engine has for its first token", minimum=1)
     drain_timeout: float = option(60.0, "seconds running requests get at SIGTERM", minimum=0)
+
+    def controllers(self) -> tuple[str, ...]:
+        """The controllers' URLs, the primary's first. Raises SettingsError."""
+        return _urls("--controller", self.controller)
 
 
 @dataclass(frozen=True)
@@ -110,7 +128,10 @@ class ApiSettings(CommonSettings):
 
     host: str = option(LOCAL, "address to listen on")
     port: int = option(API_PORT, "port to listen on", minimum=0, maximum=65535)
-    controller: str = option(f"http://{LOCAL}:{CONTROLLER_PORT}", "the controller's URL")
+    controller: str = option(
+        f"http://{LOCAL}:{CONTROLLER_PORT}",
+        "the controller's URL; of several, the primary's first, with commas between them",
+    )
     client_keys: tuple[str, ...] = option((), "accepted client key; none: everybody", secret=True)
     client_keys_file: str | None = option(None, "file with one accepted client key a line")
     max_body: int = option(4 * 2**20, "largest request body in bytes", minimum=1024)
@@ -132,6 +153,10 @@ class ApiSettings(CommonSettings):
     )
     queue_size: int = option(256, "requests of a model that may wait beyond those", minimum=0)
     queue_timeout: float = option(60.0, "seconds a request may wait for its turn", minimum=0.1)
+
+    def controllers(self) -> tuple[str, ...]:
+        """The controllers' URLs, the primary's first. Raises SettingsError."""
+        return _urls("--controller", self.controller)
 
     def keys(self) -> frozenset[str]:
         """Accepted client keys, from `client_keys` and `client_keys_file`."""
@@ -225,6 +250,16 @@ def require_token(settings: CommonSettings, host: str) -> str | None:
             "set KODOLLY_TOKEN (or --token-file) to the same value everywhere"
         )
     return token
+
+
+def _urls(flag: str, text: str) -> tuple[str, ...]:
+    urls = tuple(part.strip().rstrip("/") for part in text.split(",") if part.strip())
+    for url in urls:
+        if not url.startswith(("http://", "https://")):
+            raise SettingsError(f"{flag}: {url!r} is not of the form http://host:port")
+    if not urls or len(set(urls)) < len(urls):
+        raise SettingsError(f"{flag}: one URL or several different ones, not {text!r}")
+    return urls
 
 
 def _read_secret(name: str, path: str) -> str:

@@ -1,6 +1,7 @@
 """The agent beside one engine, with a scripted engine as its real child process."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -22,9 +23,11 @@ from kodolly.engines.client import EngineClient
 from kodolly.engines.command import EngineCommand
 from kodolly.protocol.wire import Extension, WorkerState
 from kodolly.worker.agent import Agent, Announcement
+from kodolly.worker.progress import Patience
 from kodolly.worker.registration import ControllerClient
 
 TESTS = str(Path(__file__).resolve().parents[1])
+QUICK = Patience(stall_after=0.5, restart_after=600)
 
 
 class Bench:
@@ -35,12 +38,13 @@ class Bench:
         self.port = free_port()
         self.session = session
         self.controller_url = url
+        self.controllers = [url]
 
     @property
     def engine_url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def agent(self, *flags: str, drain: float = 5) -> Agent:
+    def agent(self, *flags: str, drain: float = 5, patience: Patience | None = None) -> Agent:
         """An agent that is not started yet."""
         argv = (sys.executable, "-m", "support.scripted_engine", "--port", str(self.port), *flags)
         return Agent(
@@ -51,10 +55,11 @@ class Bench:
                 Extension(heart_beat_interval=0.2, engine_url=self.engine_url),
             ),
             EngineClient(self.engine_url, None, self.session),
-            ControllerClient(self.controller_url, None, self.session),
+            [ControllerClient(url, None, self.session) for url in self.controllers],
             EngineCommand(argv, {"PYTHONPATH": TESTS}),
             start_timeout=30,
             drain_timeout=drain,
+            patience=patience,
         )
 
     def state(self) -> str | None:
@@ -68,7 +73,9 @@ class Bench:
 
 
 @pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
+async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    monkeypatch.setattr("kodolly.worker.progress.POLL", 0.1)
+    monkeypatch.setattr("kodolly.worker.agent.SETTLE", 0.3)
     controller = Controller(Registry(90, 5), Dispatcher("shortest_queue"), None)
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(serving(create_app(controller)))
@@ -176,18 +183,59 @@ async def test_a_new_controller_learns_of_us_by_the_next_beat(bench: Bench) -> N
         await agent.drain()
 
 
-async def test_a_hung_engine_is_started_anew(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine that runs but answers nothing leaves rotation and is replaced."""
-    monkeypatch.setattr("kodolly.worker.agent.WATCH_INTERVAL", 0.1)
-    monkeypatch.setattr("kodolly.worker.agent.MISSED_CALLS", 1)
+async def test_a_frozen_engine_leaves_rotation_and_comes_back(bench: Bench) -> None:
+    """An engine that has work and makes no token is stalled, whatever /health says; then it is back."""
+    agent = bench.agent("--script", '{"token_delay": 0.02, "length": 4096}', patience=QUICK)
+    agent.start()
+    try:
+        await eventually(lambda: bench.state() == "ready", timeout=20)
+        pid = agent.engine_pid
+        body = {"model": "demo", "prompt": "x", "max_tokens": 4000}
+        running = asyncio.create_task(agent.engine.complete(body))
+        await eventually(agent.queue_length)
+        await bench.script(hang_after=1)
+
+        await eventually(lambda: bench.state() == "stalled", timeout=20)
+        assert await agent.engine.healthy()
+        assert bench.controller.registry.ready() == []
+        await bench.script(hang_after=None)
+        await eventually(lambda: bench.state() == "ready", timeout=20)
+        assert agent.engine_pid == pid
+        running.cancel()
+    finally:
+        await agent.drain()
+
+
+async def test_an_idle_engine_that_freezes_is_noticed(bench: Bench) -> None:
+    """With nothing to do it still must answer: a stopped engine leaves rotation, and comes back."""
+    agent = bench.agent(patience=QUICK)
+    agent.start()
+    try:
+        await eventually(lambda: bench.state() == "ready", timeout=20)
+        pid = agent.engine_pid
+        os.kill(pid, signal.SIGSTOP)
+        await eventually(lambda: bench.state() == "stalled", timeout=20)
+
+        os.kill(pid, signal.SIGCONT)
+        await eventually(lambda: bench.state() == "ready", timeout=20)
+        assert agent.engine_pid == pid
+    finally:
+        await agent.drain()
+
+
+async def test_an_engine_that_stays_stuck_is_started_anew(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of rotation is not enough: after `restart_after` a new engine takes its place."""
     monkeypatch.setattr("kodolly.worker.agent.ENGINE_GRACE", 0.5)
-    agent = bench.agent()
+    agent = bench.agent(patience=Patience(stall_after=0.5, restart_after=1.5))
     agent.start()
     try:
         await eventually(lambda: bench.state() == "ready", timeout=20)
         first = agent.engine_pid
         os.kill(first, signal.SIGSTOP)
 
+        await eventually(lambda: bench.state() == "stalled", timeout=20)
         await eventually(lambda: bench.state() == "starting", timeout=20)
         await eventually(lambda: bench.state() == "ready", timeout=20)
         assert agent.engine_pid not in (0, first)
@@ -195,20 +243,69 @@ async def test_a_hung_engine_is_started_anew(bench: Bench, monkeypatch: pytest.M
         await agent.drain()
 
 
-async def test_a_busy_engine_does_not_hold_up_the_beats(bench: Bench) -> None:
-    """While the engine answers no load call, beats go on and tell the load known last."""
-    agent = bench.agent()
+async def test_a_frozen_engine_does_not_hold_up_the_beats(bench: Bench) -> None:
+    """While the engine answers nothing, beats go on: the worker is there, its engine is stalled."""
+    agent = bench.agent(patience=QUICK)
     agent.start()
     try:
         await eventually(lambda: bench.state() == "ready", timeout=20)
         os.kill(agent.engine_pid, signal.SIGSTOP)
+        await eventually(lambda: bench.state() == "stalled", timeout=20)
         await asyncio.sleep(2)  # ten intervals; the controller's patience is five
 
         bench.controller.registry.sweep()
-        assert bench.state() == "ready"
+        assert bench.state() == "stalled"
         os.kill(agent.engine_pid, signal.SIGCONT)
     finally:
         await agent.drain()
+
+
+async def test_a_drain_leaves_rotation_before_anything_stops(bench: Bench) -> None:
+    """At SIGTERM the controller hears at once; the engine ends after it, the goodbye comes last."""
+    agent = bench.agent()
+    agent.start()
+    await eventually(lambda: bench.state() == "ready", timeout=20)
+    seen: list[tuple[str | None, bool]] = []
+
+    async def watch() -> None:
+        while True:
+            seen.append((bench.state(), bool(agent.engine_pid)))
+            await asyncio.sleep(0.005)
+
+    watching = asyncio.create_task(watch())
+    agent.leave_rotation()
+    await agent.drain()
+    watching.cancel()
+
+    kept = list(dict.fromkeys(seen))
+    assert ("draining", True) in kept
+    assert ("ready", False) not in kept
+    assert (None, True) not in kept
+
+
+async def test_two_controllers_hear_of_a_worker_each_for_itself(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second controller knows the worker and its changes; a first one that hangs delays nothing."""
+
+    async def deaf(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        writer.close()
+
+    endless = aiohttp.ClientTimeout(total=600)
+    monkeypatch.setattr("kodolly.worker.registration.TIMEOUT", endless)
+    async with await asyncio.start_server(deaf, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        bench.controllers = [f"http://127.0.0.1:{port}", bench.controller_url]
+        agent = bench.agent()
+        agent.start()
+        await eventually(lambda: bench.state() == "ready", timeout=20)
+        bench.controller.registry.remove("http://127.0.0.1:9")
+        await eventually(lambda: bench.state() == "ready", timeout=20)
+        monkeypatch.setattr("kodolly.worker.registration.TIMEOUT", aiohttp.ClientTimeout(total=1))
+        await agent.drain()
+        assert bench.state() is None
 
 
 async def test_somebody_elses_server_is_not_our_engine(

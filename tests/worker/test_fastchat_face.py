@@ -81,7 +81,7 @@ async def make() -> AsyncIterator[Callable[..., Any]]:
             agent = Agent(
                 Announcement("http://worker", ("demo",), 1, Extension()),
                 EngineClient(engine.url, None, session),
-                ControllerClient("http://controller", None, session),
+                [ControllerClient("http://controller", None, session)],
                 None,
                 start_timeout=5,
                 drain_timeout=1,

@@ -41,10 +41,14 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class EngineCommand:
-    """An engine's argv, and what its environment has over its parent's (secrets go there)."""
+    """An engine's argv, and what its environment has over its parent's (secrets go there).
+
+    `on_cpu`: it computes on the CPU, so CPU time is a sign that it is at work.
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(repr=False)
+    on_cpu: bool = False
 
 
 def engine_command(kind: str, options: EngineOptions) -> EngineCommand:
@@ -69,7 +73,9 @@ def transformers_command(options: EngineOptions) -> EngineCommand:
     """KoDolly's own engine, run with this interpreter unless another is named."""
     python = options.python or sys.executable
     argv = (python, "-m", "kodolly.engines.transformers", "--model", options.model)
-    return EngineCommand((*argv, *common_flags(options), *options.extra_args), common_env(options))
+    words = (*argv, *common_flags(options), *options.extra_args)
+    # torch is not imported here to be asked; where it finds a GPU, NVIDIA's driver has this file.
+    return EngineCommand(words, common_env(options), on_cpu=not os.path.exists("/dev/nvidiactl"))
 
 
 def common_flags(options: EngineOptions) -> list[str]:

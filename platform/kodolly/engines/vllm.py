@@ -77,7 +77,7 @@ def command(options: EngineOptions) -> EngineCommand:
         flags += lora_flags(options.adapters, options.served_model_name)
         flags += lora_slots(len(options.adapters), options.extra_args, is_cpu=found.is_cpu)
     argv = (python, *start(found, options.model), *common_flags(options), *flags)
-    return EngineCommand((*argv, *options.extra_args), env)
+    return EngineCommand((*argv, *options.extra_args), env, on_cpu=found.is_cpu)
 
 
 def lora_flags(adapters: Sequence[LoraAdapter], base: str) -> list[str]:

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,21 +16,23 @@ from urllib.parse import urlsplit
 from kodolly import serving
 from kodolly.engines.client import EngineClient
 from kodolly.engines.command import EngineCommand
-from kodolly.errors import ControllerError, EngineCallError, EngineStartError
+from kodolly.errors import EngineCallError, EngineStartError
 from kodolly.leash.process import LeashedProcess
 from kodolly.protocol.wire import Extension, WorkerState, WorkerStatus
-from kodolly.worker.registration import ControllerClient
+from kodolly.worker.cpu import session_seconds
+from kodolly.worker.progress import EngineWatch, Patience
+from kodolly.worker.registration import ControllerClient, Teller
 
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL = 0.5
-CONTROLLER_RETRY = 1.0
+LOAD_TIMEOUT = 2.0
 FIRST_BACKOFF, LAST_BACKOFF = 1.0, 30.0
 # An engine that ran this long before it died is started again without waiting longer each time.
 HEALTHY_RUN = 60.0
 ENGINE_GRACE = 10.0
-# An engine that leaves this many health calls in a row unanswered is hung, not busy.
-WATCH_INTERVAL, MISSED_CALLS = 2.0, 4
+# Requests that were on their way when the worker left rotation arrive within this.
+SETTLE = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,32 +46,40 @@ class Announcement:
 
 
 class Agent:
-    """One engine's life. `run()` until cancelled by `drain()`."""
+    """One engine's life, from `start()` to `drain()`."""
 
     def __init__(
         self,
         announcement: Announcement,
         engine: EngineClient,
-        controller: ControllerClient,
+        controllers: Sequence[ControllerClient],
         command: EngineCommand | None,
         *,
         start_timeout: float,
         drain_timeout: float,
+        patience: Patience | None = None,
     ) -> None:
         self.state = WorkerState.STARTING
         self.announcement = announcement
         self.engine = engine
         self.context_length: int | None = None
-        self._controller = controller
         self._command = command
         self._start_timeout = start_timeout
         self._drain_timeout = drain_timeout
+        self._patience = patience or Patience()
         self._process: LeashedProcess | None = None
-        self._news = asyncio.Event()
+        self._watch: EngineWatch | None = None
         self._was_ready = False
+        self._left_at: float | None = None
         self._last_load = 0
         self._engine_task: asyncio.Task[None] | None = None
-        self._controller_task: asyncio.Task[None] | None = None
+        self._tellers = [Teller(controller, self) for controller in controllers]
+        self._telling: list[asyncio.Task[None]] = []
+
+    @property
+    def name(self) -> str:
+        """The worker's base URL."""
+        return self.announcement.name
 
     @property
     def engine_pid(self) -> int:
@@ -78,51 +88,58 @@ class Agent:
         return process.pid if process is not None and process.running else 0
 
     def start(self) -> None:
-        """Begins to run the engine and to tell the controller."""
+        """Begins to run the engine and to tell the controllers."""
         engine = self._run_engine() if self._command else self._follow_engine()
         self._engine_task = _vital(engine)
-        self._controller_task = _vital(self._tell_controller())
+        self._telling = [_vital(teller.run()) for teller in self._tellers]
 
     def leave_rotation(self) -> None:
-        """Takes no new requests from now on; the controller is told at once."""
+        """Takes no new requests from now on; the controllers are told at once."""
         if self.state is WorkerState.DRAINING:
             return
         self._was_ready = self.state is WorkerState.READY
+        self._left_at = time.monotonic()
         self._set_state(WorkerState.DRAINING)
 
     async def drain(self) -> None:
-        """Lets running requests finish within the bound, says goodbye, stops the engine."""
+        """Lets running requests finish within the bound, stops the engine, says goodbye.
+
+        The bound counts from `leave_rotation`: the server that waited for its own open answers
+        before has used part of it.
+        """
         self.leave_rotation()
         log.info("draining: up to %.0f s for running requests", self._drain_timeout)
-        deadline = time.monotonic() + self._drain_timeout
-        while self._was_ready and time.monotonic() < deadline and await self.queue_length():
-            await asyncio.sleep(POLL_INTERVAL)
-        # No beat may follow the goodbye: the controller would ask us to register again.
-        await serving.cancel_and_wait(self._controller_task)
-        await self._controller.deregister(self.announcement.name)
+        if self._was_ready:
+            await self._until_idle((self._left_at or 0.0) + self._drain_timeout)
         process = self._process
         await serving.cancel_and_wait(self._engine_task)
         if process is not None:
             await process.stop()
+        # No beat may follow the goodbye: the controller would ask us to register again.
+        await serving.cancel_and_wait(*self._telling)
+        await asyncio.gather(*(teller.goodbye() for teller in self._tellers))
         log.info("drained")
 
     async def queue_length(self) -> int:
-        """Requests running and waiting in the engine; what it told last when it is too busy to.
-
-        A beat must not wait for a slow engine, or a loaded worker would look like a lost one.
-        """
-        patience = min(2.0, self.announcement.extension.heart_beat_interval / 2)
+        """Requests running and waiting in the engine; what it told last when it is too busy to."""
         with contextlib.suppress(EngineCallError, TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(LOAD_TIMEOUT):
                 self._last_load = max(0, await self.engine.load() or 0)
         return self._last_load if self.engine_pid or self._command is None else 0
 
     async def status(self) -> WorkerStatus:
         """FastChat's worker_status."""
+        return self._status(await self.queue_length())
+
+    def last_status(self) -> WorkerStatus:
+        """The same without a question to the engine, which would hold up a beat."""
+        return self._status(self._watch.load if self._watch is not None else 0)
+
+    def _status(self, load: int) -> WorkerStatus:
         return WorkerStatus(
             model_names=list(self.announcement.model_names),
             speed=self.announcement.speed,
-            queue_length=await self.queue_length(),
+            queue_length=load,
         )
 
     def extension(self) -> Extension:
@@ -164,7 +181,7 @@ class Agent:
             if not end.done() and ready.exception() is None:
                 log.info("engine made its first token (pid %d)", process.pid)
                 self._set_state(WorkerState.READY)
-                await self._until_hung_or(end)
+                await self._until_stuck_or(end, process.pid)
             elif not end.done():
                 log.error("engine: %s", ready.exception())
             if not end.done():
@@ -186,21 +203,56 @@ class Agent:
                 f"port {url.port} is taken by another process; choose another with --engine-port"
             )
 
-    async def _until_hung_or(self, end: asyncio.Task[int]) -> None:
-        """Returns when the engine has ended, or no longer answers."""
-        hung = asyncio.create_task(self._until_silent())
+    async def _until_stuck_or(self, end: asyncio.Task[int], pid: int) -> None:
+        """Returns when the engine has ended, or has made no step for so long that it must go."""
+        stuck = asyncio.create_task(self._until_stuck(pid))
         try:
-            await asyncio.wait({end, hung}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({end, stuck}, return_when=asyncio.FIRST_COMPLETED)
+            if stuck.done():
+                stuck.result()
+                log.error("the engine stays stuck: it is stopped and started anew")
         finally:
-            await serving.cancel_and_wait(hung)
+            await serving.cancel_and_wait(stuck)
 
-    async def _until_silent(self) -> None:
-        """Returns once the engine has left several health calls in a row unanswered."""
-        missed = 0
-        while missed < MISSED_CALLS:
-            await asyncio.sleep(WATCH_INTERVAL)
-            missed = 0 if await self.engine.healthy() else missed + 1
-        log.error("engine left %d health calls unanswered: it is hung", missed)
+    async def _until_stuck(self, pid: int) -> None:
+        """READY while tokens come out, STALLED while not; returns after too long a stall."""
+        on_cpu = self._command is not None and self._command.on_cpu
+        async with self._watching(lambda: session_seconds(pid) if on_cpu else None) as watch:
+            while True:
+                try:
+                    wrong = await watch.until_stalled()
+                except EngineCallError as error:  # about to end, or its server alone is gone
+                    wrong = f"is gone: {error}"
+                self._stall(wrong)
+                if not await watch.until_token(self._patience.restart_after):
+                    return
+                self._recover()
+
+    @contextlib.asynccontextmanager
+    async def _watching(
+        self, cpu_seconds: Callable[[], float | None] = lambda: None
+    ) -> AsyncIterator[EngineWatch]:
+        """A watch of the engine that runs now."""
+        self._watch = watch = EngineWatch(
+            self.engine,
+            self.announcement.model_names[0],
+            self._patience,
+            tracked=self._command is not None,  # we start engines so that they are
+            cpu_seconds=cpu_seconds,
+        )
+        try:
+            yield watch
+        finally:
+            self._watch = None
+            await watch.close()
+
+    def _stall(self, wrong: str) -> None:
+        log.error("the engine %s: it leaves rotation", wrong)
+        self._set_state(WorkerState.STALLED)
+
+    def _recover(self) -> None:
+        log.info("the engine makes tokens again")
+        self._set_state(WorkerState.READY)
 
     async def _until_token(self, timeout: float) -> None:
         """Returns once the engine has made a token. Raises EngineStartError after `timeout`."""
@@ -226,44 +278,29 @@ class Agent:
                 log.error("engine: %s; still trying", error)
                 continue
             self._set_state(WorkerState.READY)
-            while await self.engine.healthy():
-                await asyncio.sleep(POLL_INTERVAL)
+            async with self._watching() as watch:
+                with contextlib.suppress(EngineCallError):
+                    while True:
+                        self._stall(await watch.until_stalled())
+                        await watch.until_token(None)
+                        self._recover()
             log.error("engine no longer answers")
             self._set_state(WorkerState.STARTING)
+
+    async def _until_idle(self, deadline: float) -> None:
+        """Returns once nothing has run in the engine for a moment, or at the deadline."""
+        quiet = time.monotonic()
+        while (now := time.monotonic()) < deadline and now - quiet < SETTLE:
+            await asyncio.sleep(min(POLL_INTERVAL, SETTLE / 4))
+            if await self.queue_length():
+                quiet = time.monotonic()
 
     def _set_state(self, state: WorkerState) -> None:
         if self.state is not WorkerState.DRAINING and state is not self.state:
             log.info("%s -> %s", self.state.value, state.value)
             self.state = state
-            self._news.set()
-
-    # the controller
-
-    async def _tell_controller(self) -> None:
-        known = False
-        while True:
-            pause = self.announcement.extension.heart_beat_interval
-            self._news.clear()  # before telling: a change meanwhile must be told again
-            try:
-                known = await self._tell_once(known)
-            except ControllerError as error:
-                log.warning("%s", error)
-                pause = min(pause, CONTROLLER_RETRY)
-            # Not wait_for: Python 3.11's forgets a cancellation that meets the event.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._news.wait()
-
-    async def _tell_once(self, known: bool) -> bool:
-        """Beats, or registers if the controller does not know us; whether it does now."""
-        if self.state is WorkerState.STARTING and not await self._controller.knows_states():
-            return False  # a stock controller would send requests at once
-        name, extension = self.announcement.name, self.extension()
-        if known and await self._controller.beat(name, await self.queue_length(), extension):
-            return True
-        await self._controller.register(name, await self.status(), extension)
-        log.info("registered at %s as %s", self._controller.url, name)
-        return True
+            for teller in self._tellers:
+                teller.tell_now()
 
 
 def _vital(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -34,6 +34,7 @@ from kodolly.worker.adapters import read_adapters, with_adapters
 from kodolly.worker.agent import Agent, Announcement
 from kodolly.worker.fastchat_face import FastChatFace
 from kodolly.worker.model import ServedModel, describe, named_template
+from kodolly.worker.progress import Patience
 from kodolly.worker.registration import ControllerClient
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Worker:
     def __init__(self, settings: WorkerSettings, scratch: Path) -> None:
         self.settings = settings
         self.token = require_token(settings, settings.host)
+        settings.controllers()  # a bad one is refused before the engine starts
         host = advertised_host(settings)
         self.name = f"http://{host}:{settings.port}"
         self._attached = settings.engine == "openai"
@@ -128,10 +130,13 @@ class Worker:
         return Agent(
             Announcement(self.name, model.names, settings.speed, extension),
             EngineClient(self._own_view_of_engine(), self.engine_key, session),
-            ControllerClient(settings.controller, self.token, session),
+            [ControllerClient(url, self.token, session) for url in settings.controllers()],
             command,
             start_timeout=settings.start_timeout,
             drain_timeout=settings.drain_timeout,
+            patience=Patience(
+                settings.stall_after, settings.restart_after, settings.canary_interval
+            ),
         )
 
     async def discover(self) -> list[str]:
@@ -166,7 +171,7 @@ class Worker:
 def advertised_host(settings: WorkerSettings) -> str:
     """The host others reach this worker by. Raises SettingsError if it cannot be known."""
     if settings.advertise == "auto":
-        return own_address(urlsplit(settings.controller).hostname or "127.0.0.1")
+        return own_address(urlsplit(settings.controllers()[0]).hostname or "127.0.0.1")
     if settings.advertise:
         return settings.advertise
     if settings.host in ("0.0.0.0", "::"):
