@@ -93,20 +93,17 @@ class Affinity:
         """The worker for a call; it is remembered for the calls that go on from this one."""
         seen = prefixes(call)
         free = _within_bound(workers)
-        chosen = self._known(seen.hashes, free) or _placed(call, free, everywhere=seen.continued)
+        homes = self._homes(seen.hashes)
+        chosen = _first_of(homes, free)
+        if chosen is None:
+            lost = not homes and seen.continued
+            chosen = _by_root(call, free if lost else _least_waiting(free))
         self._remember(seen.hashes[-1], chosen.row.name)
         return chosen
 
-    def _known(self, hashes: Sequence[int], free: Sequence[Worker]) -> Worker | None:
-        """The worker of the longest prefix that is known and has room."""
-        for key in reversed(hashes):
-            name = self._last.get(key)
-            if name is not None:
-                self._last.move_to_end(key)
-                for worker in free:
-                    if worker.row.name == name:
-                        return worker
-        return None
+    def _homes(self, hashes: Sequence[int]) -> list[str]:
+        """The workers that served prefixes of these, the longest prefix first."""
+        return [self._last[key] for key in reversed(hashes) if key in self._last]
 
     def _remember(self, key: int, name: str) -> None:
         self._last[key] = name
@@ -126,15 +123,21 @@ def _within_bound(workers: Sequence[Worker]) -> Sequence[Worker]:
     return free
 
 
-def _placed(call: Call, workers: Sequence[Worker], *, everywhere: bool) -> Worker:
-    """The first by the root's rank: of those that wait least, or of all."""
+def _first_of(names: Sequence[str], workers: Sequence[Worker]) -> Worker | None:
+    """The worker of the first name that is among these."""
+    for name in dict.fromkeys(names):
+        for worker in workers:
+            if worker.row.name == name:
+                return worker
+    return None
+
+
+def _by_root(call: Call, workers: Sequence[Worker]) -> Worker:
+    """The first of these by the root's rank."""
     if len(workers) == 1:
         return workers[0]
-    equal = workers if everywhere else _least_waiting(workers)
-    if len(equal) == 1:
-        return equal[0]
     of = root(call)
-    return max(equal, key=lambda w: rank(of, w.row.name, w.row.speed))
+    return max(workers, key=lambda w: rank(of, w.row.name, w.row.speed))
 
 
 def _least_waiting(workers: Sequence[Worker]) -> list[Worker]:
