@@ -10,14 +10,15 @@ from starlette.types import ASGIApp
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp) -> AsyncIterator[str]:
-    """Serves `app` on a free port of loopback; yields its base URL."""
+async def serving(app: ASGIApp, port: int = 0) -> AsyncIterator[str]:
+    """Serves `app` on loopback, on a free port unless told; yields its base URL."""
     config = uvicorn.Config(
         app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
     with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", port))
         task = asyncio.create_task(server._serve([sock]))
         while not server.started:
             assert not task.done(), "the application did not start"

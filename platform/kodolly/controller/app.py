@@ -34,7 +34,8 @@ MAX_PROMPT_BODY = 16 * 2**20  # the relay carries whole prompts
 STATUS_TIMEOUT = aiohttp.ClientTimeout(total=5)
 STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=100)
 SWEEP_INTERVAL = 0.5
-WATCH_KEEPALIVE = 2.0
+# The API takes a controller that says nothing for a few of these for dead.
+WATCH_KEEPALIVE = 0.5
 # Changes closer together than this travel in one line of the watch stream.
 WATCH_COALESCE = 0.01
 SECRETS = {"workers": {"__all__": {"kodolly": {"engine_key"}}}}
