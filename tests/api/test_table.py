@@ -13,14 +13,14 @@ class Clock:
         return self.now
 
 
-def row(name: str, *, stock: bool = False, queue: int = 0) -> WorkerRow:
+def row(name: str, *, stock: bool = False, queue: int = 0, beat: float = 5) -> WorkerRow:
     return WorkerRow(
         name=name,
         model_names=["m"],
         speed=1,
         queue_length=queue,
         state=WorkerState.READY,
-        kodolly=None if stock else Extension(heart_beat_interval=5),
+        kodolly=None if stock else Extension(heart_beat_interval=beat),
     )
 
 
@@ -46,6 +46,19 @@ def test_a_new_controller_does_not_empty_the_table() -> None:
     clock.now = 100.1
 
     assert names(table) == {"a"}
+
+
+def test_fast_beats_leave_time_to_register() -> None:
+    """A worker that beats every second still gets a few of them, where machines are busy."""
+    clock = Clock()
+    table = WorkerTable(clock)
+    table.apply(snapshot("one", row("a", beat=1)))
+    table.apply(snapshot("two"))
+    clock.now = 4.9
+    assert names(table) == {"a"}
+    clock.now = 5.1
+
+    assert names(table) == set()
 
 
 def test_who_says_goodbye_to_the_new_controller_is_gone() -> None:

@@ -17,9 +17,9 @@ from kodolly.protocol.wire import Extension, Snapshot, WorkerRow, WorkerState
 
 log = logging.getLogger(__name__)
 
-# A worker known to the controller before this one registers again within two of its beats;
-# a stock FastChat worker beats every 45 s.
-GRACE_BEATS, STOCK_GRACE = 2.0, 100.0
+# A worker known to the controller before this one registers again within two of its beats, or a
+# little later where machines are busy; a stock FastChat worker beats every 45 s.
+GRACE_BEATS, LEAST_GRACE, STOCK_GRACE = 2.0, 5.0, 100.0
 # A worker that refused a connection is passed over this long, or until the controller tells more.
 SUSPECT_FOR = 2.0
 # Seconds without any news after which the queues told last are no longer believed.
@@ -118,7 +118,9 @@ class WorkerTable:
         for worker in self._workers.values():
             extension = worker.extension
             beat = extension.heart_beat_interval if extension else None
-            worker.kept_until = now + (STOCK_GRACE if beat is None else GRACE_BEATS * beat)
+            worker.kept_until = now + (
+                STOCK_GRACE if beat is None else max(LEAST_GRACE, GRACE_BEATS * beat)
+            )
         self._orphans |= self._workers
         self._workers = {}
 
