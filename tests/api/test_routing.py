@@ -367,17 +367,21 @@ class TestBooking:
 
     def test_own_calls_are_not_counted_twice(self) -> None:
         """A heartbeat that tells of our own calls adds nothing, even when they have just ended."""
-        fleet = Fleet([1, 1], Affinity)
+        fleet = Fleet([1, 1], Affinity, beat=1000)
         for number in range(10):
             fleet.open(chat(f"q{number}"), 1.0)
+        workers = fleet.replicas[0].table.able(MODEL)
         for engine in fleet.engines.values():
             engine.told = engine.running
-        fleet.advance(0.1)  # told, but half a beat later all of them end
         fleet.tell()
-        assert sum(w.load for w in fleet.replicas[0].table.able(MODEL)) == 10
-        fleet.advance(0.95)
+        assert [w.load for w in workers] == [5, 5]
+        fleet.advance(2.0)  # all of them end while the next news is on its way
+        for engine in fleet.engines.values():
+            engine.told = 4
         fleet.tell()
-        assert sum(w.load for w in fleet.replicas[0].table.able(MODEL)) == 0
+        assert [w.load for w in workers] == [0, 0]
+        fleet.tell()
+        assert [w.load for w in workers] == [0, 0]
 
     def test_others_calls_are_counted_until_they_are_old_news(self) -> None:
         """What a worker told beyond our own calls counts, but not long after the last word."""
