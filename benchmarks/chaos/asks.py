@@ -102,10 +102,13 @@ def _straddling(script: Script, prompt: Sequence[int], limit: int) -> str:
 
     When the cut falls between those two tokens, no engine sees both of them.
     """
-    steps = script.answer(limit, prompt=prompt).steps
-    marks = [at for at, step in enumerate(steps) if step.text.startswith(" [")]
-    last = marks[-1]
-    return steps[last - 1].text + steps[last].text if last else steps[last].text + steps[1].text
+    answer = script.answer(limit, prompt=prompt)
+    steps = answer.steps
+    for at in range(len(steps) * 2 // 3, 0, -1):
+        pair = steps[at - 1].text + steps[at].text
+        if steps[at - 1].text and steps[at].text and answer.text.count(pair) == 1:
+            return pair
+    return steps[0].text
 
 
 def greedy(plan: Plan) -> list[Ask]:

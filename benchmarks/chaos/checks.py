@@ -189,6 +189,24 @@ def differences(
     return lost, doubled, other
 
 
+def explain(ask: Ask, answer: Answer) -> list[str]:
+    """Each place where an answer differs from what it must be, in words."""
+    told = []
+    for index, expected in enumerate(ask.expected):
+        said = answer.choices.get(index, Said())
+        pairs: list[tuple[Sequence[Any], Sequence[Any]]] = [(expected.text, said.text)]
+        if ask.wants("return_token_ids"):
+            pairs.append((expected.ids, tuple(said.ids)))
+        for wanted, got in pairs:
+            codes = difflib.SequenceMatcher(None, wanted, got, autojunk=False).get_opcodes()
+            told += [
+                f"choice {index}, {tag} at {i1} of {len(wanted)}: {wanted[i1:i2]!r} -> {got[j1:j2]!r}"
+                for tag, i1, i2, j1, j2 in codes
+                if tag != "equal"
+            ]
+    return told
+
+
 def _contains(whole: Sequence[Any], part: Sequence[Any]) -> bool:
     if isinstance(whole, str):
         return str(part) in whole

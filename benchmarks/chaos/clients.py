@@ -12,6 +12,7 @@ import openai
 
 from benchmarks.chaos.asks import Ask
 from benchmarks.chaos.checks import Answer, Verdict, judge, read_stream, read_whole, take
+from benchmarks.chaos.plan import WHOLE
 
 ROUNDS = 25  # times all doors are tried before there is none
 PAUSE = 0.2
@@ -81,9 +82,8 @@ class Crowd:
 
     async def run(self, asks: Iterator[Ask], streams: int) -> None:
         """Until `stopping`; then every client finishes its answer."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=self.silence)
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        async with aiohttp.ClientSession(connector=connector) as session:
             await asyncio.gather(*(self._client(slot, asks, session) for slot in range(streams)))
         for client in self.library.values():
             await client.close()
@@ -127,9 +127,14 @@ class Crowd:
         if ask.way == "openai":
             return await self._library(door, number, ask, heard)
         raw = bytearray()
+        streamed = bool(ask.body.get("stream"))
+        patience = self.silence if streamed else WHOLE
         try:
             async with session.post(
-                door + ask.path, json=ask.body, headers={"X-Request-Id": number}
+                door + ask.path,
+                json=ask.body,
+                headers={"X-Request-Id": number},
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=patience),
             ) as response:
                 if response.status != 200:
                     return Answer(error=f"status {response.status}")
@@ -137,7 +142,7 @@ class Crowd:
                     now = heard.hear()
                     self.arrived[int(now)] += chunk.count(b"\n\n")
                     raw += chunk
-                if not ask.body.get("stream"):
+                if not streamed:
                     return read_whole(bytes(raw))
         except aiohttp.ClientConnectorError as failure:
             raise NoAnswer("connection refused") from failure
@@ -145,9 +150,8 @@ class Crowd:
             if heard.first is None and not isinstance(failure, TimeoutError):
                 raise NoAnswer("reset before an answer began") from failure
             silent = isinstance(failure, TimeoutError)
-            answer = read_stream(bytes(raw)) if ask.body.get("stream") else Answer()
-            answer.error = answer.error or "broken connection"
-            if answer.error == "cut off":
+            answer = read_stream(bytes(raw)) if streamed else Answer()
+            if answer.error in (None, "cut off"):
                 answer.error = "silent for too long" if silent else "broken connection"
             return answer
         return read_stream(bytes(raw))

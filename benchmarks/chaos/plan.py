@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MODEL = "demo"
+WHOLE = 180.0  # seconds for an answer that is not streamed: it may start over more than once
 
 # The faults, in the order of a round. Those of WORKER_FAULTS hit another worker each time.
 WORKER_FAULTS = {
@@ -16,8 +17,8 @@ WORKER_FAULTS = {
 }
 OTHER_FAULTS = {
     "controller killed": "SIGKILL to the controller, started again",
-    "API drained": "SIGTERM to one of the API processes, started again when it has ended",
     "API killed": "SIGKILL to one of the API processes, started again; its streams counted apart",
+    "API drained": "SIGTERM to one of the API processes, started again when it has ended",
 }
 FAULTS = WORKER_FAULTS | OTHER_FAULTS
 
@@ -35,7 +36,7 @@ class Plan:
     hold: dict[str, float]
     settle: float  # between a mending and the next fault
     back: float  # longest wait for a worker to be in rotation again
-    silence: float  # a stream that says nothing this long has failed
+    silence: float  # a stream that says nothing this long has failed; a whole answer has WHOLE
     rounds: int = 1
 
     def script(self) -> dict[str, Any]:
@@ -71,11 +72,11 @@ QUICK = Plan(
     workers=3,
     apis=2,
     streams=48,
-    tokens=(30, 80),
+    tokens=(30, 60),
     token_delay=0.1,
-    warmup=3.0,
-    hold=_hold(1.0, 5.0),
-    settle=0.5,
+    warmup=2.0,
+    hold=_hold(0.5, 4.5),
+    settle=0.3,
     back=20.0,
     silence=20.0,
 )
@@ -85,8 +86,8 @@ QUICK_FAULTS = (
     "worker drained",
     "worker cut off",
     "controller killed",
-    "API drained",
     "API killed",
+    "API drained",
 )
 # Real vLLM on a CPU: a start takes a minute, a token some tens of milliseconds.
 VLLM = Plan(

@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.chaos.checks import explain
 from benchmarks.chaos.clients import Crowd, Outcome
 from benchmarks.chaos.faults import Fault
 from benchmarks.chaos.watch import Watch
 
+EXAMPLES = 10
 SLOW = 1.5  # seconds to a first token after which a new request counts as harmed
 OURS = re.compile(r"chaos-\d+-\d+")
 
@@ -123,13 +125,22 @@ def rows(
 ) -> list[Row]:
     """One row a fault; what happens until the next fault is put down to it."""
     starts = [fault.at for fault in faults[1:]] + [float("inf")]
-    return [_row(crowd, f, end, lines, watch) for f, end in zip(faults, starts, strict=True)]
+    killed = {number for fault in faults for number in fault.killed_with}
+    pairs = zip(faults, starts, strict=True)
+    return [_row(crowd, fault, killed, end, lines, watch) for fault, end in pairs]
 
 
-def _row(crowd: Crowd, fault: Fault, end: float, lines: Sequence[Line] | None, watch: Watch) -> Row:
-    killed = set(fault.killed_with)
-    failed = [o for o in crowd.outcomes if o.failed and fault.at <= o.end < end]
-    new = [o for o in crowd.outcomes if fault.at <= o.start < end]
+def _row(
+    crowd: Crowd,
+    fault: Fault,
+    killed: set[str],
+    end: float,
+    lines: Sequence[Line] | None,
+    watch: Watch,
+) -> Row:
+    counted = [o for o in crowd.outcomes if o.number not in killed or not o.failed]
+    failed = [o for o in counted if o.failed and fault.at <= o.end < end]
+    new = [o for o in counted if fault.at <= o.start < end]
     harmed = [o for o in new if o.failed or _wait(o) > SLOW]
     streams = [o for o in crowd.outcomes if o.ask.way != "whole"]
     gaps = [o.gap for o in streams if fault.at <= o.gap_at + o.gap < end]
@@ -145,7 +156,7 @@ def _row(crowd: Crowd, fault: Fault, end: float, lines: Sequence[Line] | None, w
         fault.kind,
         fault.target,
         fault.at,
-        sum(o.number not in killed for o in failed),
+        len(failed),
         resumed,
         max(gaps, default=0.0),
         len(harmed),
@@ -179,7 +190,10 @@ def text(made: Totals, table: Sequence[Row], facts: dict[str, Any]) -> str:
         ("answers wrong in another way", f"{sum(made.wrong.values()):,}{_list(made.wrong)}"),
         ("streams continued on another worker", resumed),
         ("requests tried again before an answer began", retried),
-        ("connections tried at the other API process", f"{sum(made.moved.values()):,}"),
+        (
+            "connections tried at the other API process",
+            f"{sum(made.moved.values()):,}{_list(made.moved)}",
+        ),
         (
             "lost with a killed API process (not among the failures)",
             f"{made.killed_lost:,} of {made.killed_open:,} open there",
@@ -202,6 +216,22 @@ def text(made: Totals, table: Sequence[Row], facts: dict[str, Any]) -> str:
     if facts["skipped"]:
         out += ["", *(f"Skipped: {kind}: {why}" for kind, why in facts["skipped"].items())]
     return "\n".join([*out, ""])
+
+
+def examples(crowd: Crowd) -> list[dict[str, Any]]:
+    """The first answers that were not right, with what was lost and what was said twice."""
+    bad = [o for o in crowd.outcomes if not o.verdict.clean and not o.failed]
+    return [
+        {
+            "request": o.number,
+            "kind": o.ask.name,
+            "at": o.start,
+            "longest_silence": round(o.gap, 2),
+            "wrong": o.verdict.wrong,
+            "differences": explain(o.ask, o.answer),
+        }
+        for o in bad[:EXAMPLES]
+    ]
 
 
 def as_json(made: Totals, table: Sequence[Row], facts: dict[str, Any]) -> str:

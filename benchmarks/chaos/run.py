@@ -160,11 +160,16 @@ class Run:
         made = report.totals(self.crowd, self.chaos.faults, lines)
         table = report.rows(self.crowd, self.chaos.faults, lines, self.watch)
         facts = self._facts()
+        bad = report.examples(self.crowd)
         text = report.text(made, table, facts)
         print(text)
+        for example in bad:
+            print(f"not right: {example}", file=sys.stderr)
         out.mkdir(parents=True, exist_ok=True)
         (out / f"{self.mode}.md").write_text(text, encoding="utf-8")
-        (out / f"{self.mode}.json").write_text(report.as_json(made, table, facts), "utf-8")
+        (out / f"{self.mode}.json").write_text(
+            report.as_json(made, table, facts | {"not_right": bad}), "utf-8"
+        )
         names = {worker.url: worker.name for worker in self.stack.workers}
         picture.draw(self.crowd, self.chaos.faults, self.watch, names, out / f"{self.mode}.svg")
         return 0 if made.good else 1

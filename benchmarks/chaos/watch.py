@@ -57,7 +57,7 @@ class Watch:
         for at, worker, new in self.changes:
             if worker != name:
                 continue
-            if at >= since and state is not None and (state == READY) is ready:
+            if at > since and state is not None and (state == READY) is ready:
                 break
             state = new
             if at >= since and (new == READY) is ready:
