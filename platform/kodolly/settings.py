@@ -53,6 +53,7 @@ class ControllerSettings(CommonSettings):
     missed_beats: float = option(
         3.0, "heartbeat intervals a KoDolly worker may miss before it is lost", minimum=1.5
     )
+    drain_timeout: float = option(30.0, "seconds relayed answers get at SIGTERM", minimum=0)
 
 
 @dataclass(frozen=True)

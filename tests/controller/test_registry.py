@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from kodolly.controller.app import SWEEP_INTERVAL
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import FORGET_LOST_AFTER, Registry
 from kodolly.protocol.wire import (
@@ -14,6 +15,7 @@ from kodolly.protocol.wire import (
     WorkerState,
     WorkerStatus,
 )
+from kodolly.settings import ControllerSettings, WorkerSettings
 
 
 class Clock:
@@ -84,6 +86,45 @@ def test_our_worker_is_lost_after_three_missed_beats(registry: Registry, clock: 
     registry.sweep()
 
     assert states(registry) == {"http://a": "lost"}
+
+
+def test_out_of_the_box_a_dead_worker_is_lost_within_four_seconds(clock: Clock) -> None:
+    """By the defaults of both sides and the pace of the sweeps, not FastChat's 90 to 180 s."""
+    ours, theirs = ControllerSettings(), WorkerSettings()
+    registry = Registry(ours.expiration, ours.missed_beats, clock)
+    extension = Extension(heart_beat_interval=theirs.heart_beat_interval)
+    register(registry, "http://a", extension=extension)
+    died = clock.now
+    while states(registry) != {"http://a": "lost"}:
+        clock.now += SWEEP_INTERVAL
+        registry.sweep()
+
+    assert clock.now - died <= 4
+
+
+def test_a_controller_that_stood_still_loses_nobody(registry: Registry, clock: Clock) -> None:
+    """After a pause of its own the controller lets everybody beat first; the dead are lost then."""
+    register(registry, "http://a", extension=Extension(heart_beat_interval=1))
+    registry.sweep()
+    clock.now += 20
+    registry.sweep()
+    assert states(registry) == {"http://a": "ready"}
+
+    for _ in range(4):
+        clock.now += 1
+        registry.sweep()
+    assert states(registry) == {"http://a": "lost"}
+
+
+@pytest.mark.parametrize("state", [WorkerState.STARTING, WorkerState.STALLED, WorkerState.DRAINING])
+def test_only_a_ready_worker_gets_requests(registry: Registry, state: WorkerState) -> None:
+    """One that loads, makes no tokens, or is about to leave is listed, and nobody is sent there."""
+    register(registry, "http://a", extension=Extension(state=WorkerState.READY))
+    assert len(registry.ready()) == 1
+    registry.beat(beat("http://a", state=state))
+
+    assert registry.ready() == []
+    assert states(registry) == {"http://a": state.value}
 
 
 def test_a_stock_worker_is_lost_after_fastchats_expiration(

@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from kodolly import serving
 from kodolly.controller.dispatch import Dispatcher
+from kodolly.controller.probe import Prober
 from kodolly.controller.registry import Registry
 from kodolly.errors import ApiError, BadRequest
 from kodolly.protocol.wire import HeartBeat, Registration, WorkerStatus, frame, parse
@@ -33,7 +34,7 @@ MAX_BODY = 2**20
 MAX_PROMPT_BODY = 16 * 2**20  # the relay carries whole prompts
 STATUS_TIMEOUT = aiohttp.ClientTimeout(total=5)
 STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=100)
-SWEEP_INTERVAL = 0.5
+SWEEP_INTERVAL = 0.25
 # The API takes a controller that says nothing for a few of these for dead.
 WATCH_KEEPALIVE = 0.5
 # Changes closer together than this travel in one line of the watch stream.
@@ -57,12 +58,16 @@ class Controller:
         """Sweeps the table while the server runs."""
         async with aiohttp.ClientSession() as self._session:
             sweeper = asyncio.create_task(self._sweep())
+            prober = asyncio.create_task(Prober(self.registry, self._ask_status).run())
             yield
-            await serving.cancel_and_wait(sweeper)
+            await serving.cancel_and_wait(sweeper, prober)
 
     async def _sweep(self) -> None:
         while True:
-            self.registry.sweep()
+            try:
+                self.registry.sweep()
+            except Exception:  # a sweep that ended for ever would keep the dead in rotation
+                log.exception("a sweep of the table failed")
             await asyncio.sleep(SWEEP_INTERVAL)
 
     # FastChat's endpoints
@@ -269,5 +274,13 @@ def main(argv: Sequence[str]) -> int:
         token,
     )
     app = create_app(controller, token)
-    serving.run(app, settings.host, settings.port, on_exit=controller.stopping.set, drain=2)
+    # The watch streams end at once, so that followers turn to the next controller; what is relayed
+    # may finish.
+    serving.run(
+        app,
+        settings.host,
+        settings.port,
+        on_exit=controller.stopping.set,
+        drain=settings.drain_timeout,
+    )
     return 0

@@ -23,6 +23,8 @@ from kodolly.protocol.wire import (
 log = logging.getLogger(__name__)
 
 MAX_WORKERS = 4096
+# Sweeps further apart mean that the controller itself stood still, and heard no beat meanwhile.
+STOOD_STILL = 1.5
 # A lost worker stays visible this long, so that an operator sees what went missing.
 FORGET_LOST_AFTER = 600.0
 
@@ -53,6 +55,7 @@ class Registry:
         self._expiration = expiration
         self._missed_beats = missed_beats
         self._clock = clock
+        self._swept: float | None = None
 
     def register(self, registration: Registration, status: WorkerStatus) -> None:
         """Adds or replaces a worker. Raises BadRequest when the table is full."""
@@ -116,6 +119,7 @@ class Registry:
     def sweep(self) -> None:
         """Marks workers whose heartbeats stopped as lost, and forgets those lost for long."""
         now = self._clock()
+        self._forgive(now)
         for name, entry in list(self._entries.items()):
             silent = now - entry.last_beat
             if entry.row.state is WorkerState.LOST:
@@ -124,6 +128,15 @@ class Registry:
             elif entry.check_heart_beat and silent > self._patience(entry):
                 log.warning("lost %s: no heartbeat for %.1f s", name, silent)
                 self.lose(name)
+
+    def _forgive(self, now: float) -> None:
+        """Holds nobody's silence against him for the time in which this process was not running."""
+        pause = 0.0 if self._swept is None else now - self._swept
+        self._swept = now
+        if pause > STOOD_STILL:
+            log.warning("the controller stood still for %.1f s", pause)
+            for entry in self._entries.values():
+                entry.last_beat += pause
 
     def rows(self) -> list[WorkerRow]:
         """Every worker, in the order of registration."""

@@ -89,7 +89,10 @@ def _controller_url(settings: UpSettings) -> str:
 
 
 def _controller(settings: UpSettings) -> ServiceSpec:
-    flags = ("--host", LOCAL, "--port", str(settings.controller_port))
+    flags = (
+        *("--host", LOCAL, "--port", str(settings.controller_port)),
+        *("--drain-timeout", str(DRAIN)),
+    )
     url = f"{_controller_url(settings)}/health"
     return ServiceSpec("controller", (*KODOLLY, "controller", *flags), url)
 
