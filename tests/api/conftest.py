@@ -10,11 +10,12 @@ from support.processes import eventually
 from support.scripted_engine import Script, ScriptedEngine
 
 from kodolly.api.app import create_app
+from kodolly.api.table import WorkerTable
 from kodolly.controller.app import Controller
 from kodolly.controller.app import create_app as create_controller
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import Registry
-from kodolly.protocol.wire import Extension, Registration, WorkerStatus
+from kodolly.protocol.wire import Extension, Registration, WorkerState, WorkerStatus
 from kodolly.settings import ApiSettings
 
 AddWorker = Callable[..., Awaitable[ScriptedEngine]]
@@ -23,8 +24,11 @@ AddWorker = Callable[..., Awaitable[ScriptedEngine]]
 class Stack:
     """Controller and API on real sockets; workers are scripted engines in the table."""
 
-    def __init__(self, controller: Controller, controller_url: str, url: str) -> None:
+    def __init__(
+        self, controller: Controller, controller_url: str, url: str, table: WorkerTable
+    ) -> None:
         self.controller = controller
+        self.table = table  # the API's own
         self.controller_url = controller_url
         self.url = url
         self.stack = AsyncExitStack()
@@ -38,11 +42,16 @@ class Stack:
 
     def register(self, engine: ScriptedEngine, **extension: object) -> None:
         """Puts an engine into the controller's table."""
-        fields = {"engine_url": engine.url, "heart_beat_interval": 600, **extension}
+        fields = {"engine_url": engine.url, "heart_beat_interval": 600, "context_length": 16384}
+        fields |= extension
         self.controller.registry.register(
             Registration(worker_name=engine.url, kodolly=Extension.model_validate(fields)),
             WorkerStatus(model_names=[engine.script.model]),
         )
+
+    def state(self, engine: ScriptedEngine, state: WorkerState) -> None:
+        """Changes what the controller tells of a worker."""
+        self.controller.registry._set_state(engine.url, state)
 
     async def is_followed(self) -> bool:
         """Whether the API knows of every ready worker the controller has."""
@@ -64,8 +73,9 @@ async def stack(settings: ApiSettings) -> AsyncIterator[Stack]:
     controller = Controller(Registry(90, 3), Dispatcher("shortest_queue"), None)
     async with serving(create_controller(controller)) as controller_url:
         own = ApiSettings(**{**vars(settings), "controller": controller_url})
-        async with serving(create_app(own)) as url:
-            stack = Stack(controller, controller_url, url)
+        app = create_app(own)
+        async with serving(app) as url:
+            stack = Stack(controller, controller_url, url, app.state.table)
             async with stack.stack:
                 yield stack
         controller.stopping.set()

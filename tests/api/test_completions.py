@@ -285,9 +285,9 @@ async def test_refused_connections_are_passed_over(stack: Stack) -> None:
         assert (await post(stack, CHAT))[0] == 200
 
 
-async def test_a_worker_lost_mid_answer_ends_in_an_error_event(stack: Stack) -> None:
+async def test_an_answer_nobody_can_finish_ends_in_an_error_event(stack: Stack) -> None:
     """What was sent stays; then comes an error in OpenAI's shape, which client libraries raise."""
-    await stack.add(Script(model="demo", die_after=3))
+    await stack.add(Script(model="demo", die_after=3, length=200))
 
     text = await stream_text(stack, CHAT)
 
@@ -301,10 +301,12 @@ async def test_a_worker_lost_mid_answer_ends_in_an_error_event(stack: Stack) -> 
 
 
 async def test_a_hung_engine_does_not_hold_a_stream_for_ever(stack: Stack) -> None:
-    """An engine silent beyond the read timeout counts as lost."""
-    await stack.add(Script(model="demo", hang_after=2))
-
-    assert "worker_lost" in await stream_text(stack, CHAT)
+    """An engine silent beyond the read timeout counts as lost, and is not asked for ever."""
+    engine = await stack.add(Script(model="demo", hang_after=2))
+    asking = asyncio.create_task(stream_text(stack, CHAT))
+    await eventually(lambda: engine.running == 1)
+    engine.script.hang_after = 0
+    assert "worker_lost" in await asking
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -327,14 +329,21 @@ async def test_a_client_that_goes_stops_the_engine(stack: Stack, stream: bool) -
     await eventually(lambda: engine.aborted == 1 and engine.running == 0)
 
 
-async def test_load_is_spread_and_released(stack: Stack) -> None:
-    """Requests go to the least loaded worker, and a finished one no longer counts."""
-    slow = Script(model="demo", token_delay=0.05)
-    engines = [await stack.add(slow) for _ in range(3)]
+class TestShortestQueue:
+    """Routing by load alone."""
 
-    await asyncio.gather(*(post(stack, CHAT | {"max_tokens": 5}) for _ in range(9)))
+    @pytest.fixture
+    def settings(self) -> ApiSettings:
+        return ApiSettings(routing="shortest_queue")
 
-    assert [len([r for r in e.requests if "chat" in r.path]) for e in engines] == [3, 3, 3]
+    async def test_load_is_spread_and_released(self, stack: Stack) -> None:
+        """Requests go to the least loaded worker, and a finished one no longer counts."""
+        slow = Script(model="demo", token_delay=0.05)
+        engines = [await stack.add(slow) for _ in range(3)]
+
+        await asyncio.gather(*(post(stack, CHAT | {"max_tokens": 5}) for _ in range(9)))
+
+        assert [len([r for r in e.requests if "chat" in r.path]) for e in engines] == [3, 3, 3]
 
 
 async def test_the_table_outlives_the_controller(stack: Stack) -> None:

@@ -15,12 +15,17 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from kodolly import serving
+from kodolly.api.admission import Admission
 from kodolly.api.auth import KeyRing
-from kodolly.api.completions import Completions, request_id_of
+from kodolly.api.budget import RetryBudget
+from kodolly.api.completions import Completions, Desk, request_id_of
+from kodolly.api.engine import EngineDoor, Patience
 from kodolly.api.follower import Follower
 from kodolly.api.relay import Relay
+from kodolly.api.routing import Router
 from kodolly.api.stock_worker import StockRelay
 from kodolly.api.table import WorkerTable
+from kodolly.api.watch import Watch
 from kodolly.errors import ApiError, BadRequest, ModelNotFound
 from kodolly.protocol.openai import ChatRequest, CompletionRequest
 from kodolly.serving import JsonResponse
@@ -72,6 +77,12 @@ def create_app(settings: ApiSettings) -> Starlette:
     """The ASGI application. Raises SettingsError when a key file cannot be read."""
     keys, token = KeyRing(settings.keys()), settings.secret()
     table = WorkerTable()
+    admission = Admission(
+        table,
+        worker_limit=settings.worker_limit,
+        queue_size=settings.queue_size,
+        queue_timeout=settings.queue_timeout,
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -82,26 +93,32 @@ def create_app(settings: ApiSettings) -> Starlette:
             headers={"Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
         ) as session:
-            relay = Relay(
-                table,
-                session,
-                connect_timeout=settings.connect_timeout,
-                read_timeout=settings.read_timeout,
-                answer_timeout=settings.answer_timeout,
+            watch = Watch(table, session)
+            patience = Patience(
+                settings.connect_timeout, settings.read_timeout, settings.answer_timeout
             )
-            stock = StockRelay(session, token, settings.read_timeout)
+            desk = Desk(
+                keys,
+                admission,
+                table,
+                Router(table, settings.routing),
+                RetryBudget(admission.running),
+                Relay(EngineDoor(session, watch, patience)),
+                StockRelay(session, token, settings.read_timeout),
+                settings.max_body,
+            )
             for kind, path in (
                 (ChatRequest, "/v1/chat/completions"),
                 (CompletionRequest, "/v1/completions"),
             ):
-                endpoint = Completions(kind, path, relay, stock, keys, settings.max_body)
+                endpoint = Completions(kind, path, desk)
                 app.router.routes.insert(0, Route(path, endpoint, methods=["POST"]))
             follower = Follower(table, settings.controller, token, session)
-            following = asyncio.create_task(follower.run())
+            tasks = [asyncio.create_task(work) for work in (follower.run(), watch.run())]
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(table.loaded.wait(), FIRST_TABLE)
             yield
-            await serving.cancel_and_wait(following)
+            await serving.cancel_and_wait(*tasks)
 
     async def health(_: Request) -> Response:
         return PlainTextResponse("ok")
@@ -112,7 +129,7 @@ def create_app(settings: ApiSettings) -> Starlette:
         return PlainTextResponse(", ".join(models) or "no worker", 200 if models else 503)
 
     models = Models(table, keys)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v1/models", models.list),
             Route("/v1/models/{model:path}", models.retrieve),
@@ -126,6 +143,8 @@ def create_app(settings: ApiSettings) -> Starlette:
             Exception: _crash,
         },
     )
+    app.state.table = table
+    return app
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

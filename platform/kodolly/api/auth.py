@@ -14,10 +14,10 @@ class KeyRing:
     def __init__(self, keys: Collection[str]) -> None:
         self._keys = tuple(keys)
 
-    def admit(self, authorization: str) -> None:
-        """Returns for an accepted key. Raises Unauthorized otherwise."""
+    def admit(self, authorization: str) -> str:
+        """The client's accepted key, "" where none is asked for. Raises Unauthorized otherwise."""
         if not self._keys:
-            return
+            return ""
         given = presented_token(authorization)
         # Every key is compared, whichever matches, so that time tells nothing.
         matches = [same_secret(given, key) for key in self._keys]
@@ -28,3 +28,4 @@ class KeyRing:
                 else "No API key provided: send `Authorization: Bearer KEY`.",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+        return given

@@ -1,52 +1,83 @@
-"""POST /v1/chat/completions and /v1/completions: check, choose, relay, retry."""
+"""POST /v1/chat/completions and /v1/completions: check, wait for a place, choose, relay, go on."""
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
+from contextlib import ExitStack
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from kodolly import serving
+from kodolly.api.admission import Admission, class_of
 from kodolly.api.auth import KeyRing
-from kodolly.api.engine_errors import RETRY_AFTER
-from kodolly.api.relay import Call, Relay, WorkerGone
+from kodolly.api.budget import RetryBudget
+from kodolly.api.call import Call, WorkerGone
+from kodolly.api.relay import Relay, Streamed
+from kodolly.api.routing import Router
+from kodolly.api.sse import LOST, Output, error_event
 from kodolly.api.stock_worker import StockRelay
-from kodolly.api.table import Worker
-from kodolly.errors import ApiError, NoWorker
+from kodolly.api.table import Worker, WorkerTable
+from kodolly.api.tries import Tries
+from kodolly.errors import ApiError, EngineFailed, NoWorker
 from kodolly.protocol.openai import ChatRequest, CompletionRequest, check
 
+log = logging.getLogger(__name__)
+
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class Desk:
+    """What both paths share: who may ask, who waits, who is asked, and how."""
+
+    def __init__(
+        self,
+        keys: KeyRing,
+        admission: Admission,
+        table: WorkerTable,
+        router: Router,
+        budget: RetryBudget,
+        relay: Relay,
+        stock: StockRelay,
+        max_body: int,
+    ) -> None:
+        self.keys = keys
+        self.admission = admission
+        self.router = router
+        self.budget = budget
+        self.max_body = max_body
+        self._table = table
+        self._relay = relay
+        self._stock = stock
+
+    def relay_for(self, worker: Worker) -> Relay | StockRelay:
+        """How this worker is spoken to."""
+        return self._stock if worker.extension is None else self._relay
+
+    def passed_over(self, call: Call, worker: Worker, error: WorkerGone) -> None:
+        """Notes a worker that failed a call."""
+        log.warning("%s: %s %s", call.request_id, worker.row.name, error)
+        self._table.suspect(worker)
 
 
 class Completions:
     """An ASGI endpoint for one of the two paths."""
 
-    def __init__(
-        self,
-        kind: type[ChatRequest | CompletionRequest],
-        path: str,
-        relay: Relay,
-        stock: StockRelay,
-        keys: KeyRing,
-        max_body: int,
-    ) -> None:
+    def __init__(self, kind: type[ChatRequest | CompletionRequest], path: str, desk: Desk) -> None:
         self._kind = kind
         self._path = path
-        self._relay = relay
-        self._stock = stock
-        self._keys = keys
-        self._max_body = max_body
+        self._desk = desk
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         request_id = request_id_of(request)
         try:
-            self._keys.admit(request.headers.get("authorization", ""))
+            key = self._desk.keys.admit(request.headers.get("authorization", ""))
             call = await self._read(request, request_id)
-            work = self._stream(call, send) if call.body.get("stream") else self._whole(call)
+            work = self._admitted(call, key, send)
             response = await serving.unless_gone(work, receive)
         except ApiError as error:
             response = await serving.error_response(request, error)
@@ -55,47 +86,69 @@ class Completions:
             await response(scope, receive, send)
 
     async def _read(self, request: Request, request_id: str) -> Call:
-        body = await serving.read_object(request, self._max_body)
+        body = await serving.read_object(request, self._desk.max_body)
         check(self._kind, body)  # type: ignore[type-var]
         return Call(self._path, body, request_id, chat=self._kind is ChatRequest)
 
-    async def _whole(self, call: Call) -> Response:
-        told: ApiError | None = None
-        for worker in self._relay.candidates(call.model):
-            with self._relay.booking(worker):
+    async def _admitted(self, call: Call, key: str, send: Send) -> Response | None:
+        priority = class_of(call.body.get("service_tier"))
+        async with self._desk.admission.admitted(call.model, key=key, priority=priority):
+            self._desk.budget.first_try(call.model)
+            tries = Tries(call, self._desk.budget.allows)
+            if call.body.get("stream"):
+                await self._stream(call, tries, send)
+                return None
+            return await self._whole(call, tries)
+
+    async def _whole(self, call: Call, tries: Tries) -> Response:
+        while True:
+            with ExitStack() as booking:
+                if (worker := self._worker(call, tries, booking)) is None:
+                    raise tries.refusal()
                 try:
-                    body = await self._relay_for(worker).answer(call, worker)
+                    body = await self._desk.relay_for(worker).answer(call, worker)
                 except WorkerGone as error:
-                    self._relay.passed_over(call, worker, error)
-                    told = error.told or told
+                    self._desk.passed_over(call, worker, error)
+                    tries.failed(worker.row.name, error, had=0)
                     continue
             headers = {"X-Request-Id": call.request_id}
             return Response(body, media_type="application/json", headers=headers)
-        raise told or _all_failed(call)
 
-    async def _stream(self, call: Call, send: Send) -> None:
-        told: ApiError | None = None
-        for worker in self._relay.candidates(call.model):
-            with self._relay.booking(worker):
-                try:
-                    return await self._relay_for(worker).stream(call, worker, send)
-                except WorkerGone as error:
-                    self._relay.passed_over(call, worker, error)
-                    told = error.told or told
-        raise told or _all_failed(call)
+    async def _stream(self, call: Call, tries: Tries, send: Send) -> None:
+        answer = Streamed(call, Output(send, call.request_id))
+        try:
+            await self._until_done(call, tries, answer)
+        except ApiError as error:
+            if not answer.output.begun:
+                raise
+            told = EngineFailed(LOST, code="worker_lost") if isinstance(error, NoWorker) else error
+            await answer.output.write(error_event(told.message, told.code or told.type))
+        await answer.output.close()
 
-    def _relay_for(self, worker: Worker) -> Relay | StockRelay:
-        return self._stock if worker.extension is None else self._relay
+    async def _until_done(self, call: Call, tries: Tries, answer: Streamed) -> None:
+        while True:
+            with ExitStack() as booking:
+                if (worker := self._worker(call, tries, booking)) is not None:
+                    try:
+                        await self._desk.relay_for(worker).stream(call, worker, answer)
+                        return
+                    except WorkerGone as error:
+                        self._desk.passed_over(call, worker, error)
+                        tries.failed(worker.row.name, error, answer.sort_out())
+                        continue
+            await tries.wait(begun=answer.output.begun)
+
+    def _worker(self, call: Call, tries: Tries, booking: ExitStack) -> Worker | None:
+        """The worker to ask next, booked; None when no other is left. Raises NoWorker at first."""
+        try:
+            return booking.enter_context(self._desk.router.dispatched(call, frozenset(tries.avoid)))
+        except NoWorker:
+            if not tries.begun:
+                raise
+            return None
 
 
 def request_id_of(request: Request) -> str:
     """The client's own id if it is a sane one, else a new one."""
     given = request.headers.get("x-request-id", "")
     return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-
-
-def _all_failed(call: Call) -> ApiError:
-    return NoWorker(
-        f"No worker of model '{call.model}' answered. Try again in a moment.",
-        headers=RETRY_AFTER,
-    )

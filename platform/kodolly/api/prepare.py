@@ -43,6 +43,11 @@ def for_engine(body: dict[str, Any], extension: Extension, *, chat: bool) -> dic
     return body | changed
 
 
+def stops_of(body: dict[str, Any], extension: Extension) -> list[str]:
+    """The stop strings under which an answer is made: the client's and, in a chat, the template's."""
+    return merged_stop(body.get("stop"), extension.stop if "messages" in body else [])
+
+
 def _with_contexts(messages: list[dict[str, Any]], template: str | None) -> list[dict[str, Any]]:
     """Dolly's `context` folded into the content as the template words it: engines drop the field.
 

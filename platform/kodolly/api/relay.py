@@ -1,234 +1,143 @@
-"""The one hop of every token: engine -> API -> client, bytes unparsed.
+"""The one hop of every token: engine -> API -> client, whole events unparsed.
 
-A request that has sent nothing yet is tried on another worker. Once bytes have gone out, a broken
-engine ends the stream with an error event in OpenAI's shape.
+What was sent is kept in a journal. When a worker fails in the middle, another one goes on from the
+tokens the client has (`resume`); only what no engine can continue ends in an error event.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import Any
 
-import aiohttp
 import orjson
-from starlette.types import Send
 
-from kodolly.api.engine_errors import RETRY_AFTER, from_engine
+from kodolly.api.call import Call, WorkerGone
+from kodolly.api.engine import EngineDoor
+from kodolly.api.engine_errors import from_engine
 from kodolly.api.prepare import for_engine, is_long
-from kodolly.api.table import Worker, WorkerTable
-from kodolly.errors import ApiError, BadRequest, EngineFailed, ModelNotFound, NoWorker
+from kodolly.api.resume.going_on import GoingOn
+from kodolly.api.resume.journal import Journal
+from kodolly.api.resume.request import can_go_on, resumable
+from kodolly.api.sse import (
+    ERROR,
+    LAST,
+    LOST,
+    Output,
+    data_of,
+    end_of_events,
+    without_token_ids,
+)
+from kodolly.api.table import Worker
+from kodolly.api.watch import Flight
+from kodolly.errors import BadRequest, EngineFailed
 from kodolly.protocol.wire import Extension
-from kodolly.reason import reason
 
 log = logging.getLogger(__name__)
 
-MAX_TRIES = 3
-MAX_ANSWER = 64 * 2**20
-DONE = b"data: [DONE]"
-LOST = "The worker was lost in the middle of its answer."
-EVENT_END = b"\n\n"
-# Refusals that another worker may not share; 401 and 403 mean our own key, 500 a broken engine.
-RETRIED = (401, 403, 500, 502, 503, 504)
-SSE_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
-
-
-@dataclass(frozen=True)
-class Call:
-    """One client's request, checked. `path` is the engine's own, such as /v1/chat/completions."""
-
-    path: str
-    body: dict[str, Any]
-    request_id: str
-    chat: bool
-
-    @property
-    def model(self) -> str:
-        """The model asked for."""
-        return str(self.body["model"])
-
-
-class WorkerGone(Exception):
-    """The worker failed before its answer began; another may be tried.
-
-    `told` is what the client hears when no other is left, if it is more than "come again".
-    """
-
-    def __init__(self, message: str, told: ApiError | None = None) -> None:
-        super().__init__(message)
-        self.told = told
+MAX_EVENT = 16 * 2**20
 
 
 class Relay:
     """Sends calls to workers and their answers back."""
 
-    def __init__(
-        self,
-        table: WorkerTable,
-        session: aiohttp.ClientSession,
-        *,
-        connect_timeout: float,
-        read_timeout: float,
-        answer_timeout: float,
-    ) -> None:
-        self._table = table
-        self._session = session
-        self._stream_timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=connect_timeout, sock_read=read_timeout
-        )
-        # An engine sends nothing of a whole answer before its end.
-        self._answer_timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=connect_timeout, sock_read=answer_timeout
-        )
-
-    def candidates(self, model: str) -> list[Worker]:
-        """Workers to try, best first. Raises ModelNotFound or NoWorker."""
-        if workers := self._table.ready(model):
-            return workers[:MAX_TRIES]
-        if not self._table.models() or self._table.knows(model):
-            raise NoWorker(
-                f"No worker of model '{model}' can take a request now. Try again in a moment.",
-                headers=RETRY_AFTER,
-            )
-        raise ModelNotFound(
-            f"The model '{model}' does not exist. Available: {', '.join(self._table.models())}.",
-            param="model",
-        )
+    def __init__(self, door: EngineDoor) -> None:
+        self._door = door
 
     async def answer(self, call: Call, worker: Worker) -> bytes:
         """The whole answer of one worker. Raises WorkerGone or ApiError."""
-        async with self.opened(call, worker) as response:
-            return await self._read(call, response)
+        data = await _encoded(call, worker.extension)
+        async with self._door.opened(call, worker, call.path, data, stream=False) as flight:
+            return await self._door.whole(flight)
 
-    async def stream(self, call: Call, worker: Worker, send: Send) -> None:
-        """One worker's event stream to the client. Raises WorkerGone only while nothing was sent."""
-        async with self.opened(call, worker) as response:
-            await send(stream_start(call.request_id))
-            tail = b""
-            try:
-                async for chunk in response.content.iter_any():
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                    tail = chunk if len(chunk) > 64 else (tail + chunk)[-64:]
-                if DONE not in tail:
-                    raise EngineFailed("the engine ended its answer too early")
-            except (aiohttp.ClientError, TimeoutError, EngineFailed) as error:
-                log.warning(
-                    "%s: %s broke off mid-answer: %s",
-                    call.request_id,
-                    worker.row.name,
-                    reason(error),
-                )
-                self._table.suspect(worker)
-                await send(_broken(tail))
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+    async def stream(self, call: Call, worker: Worker, answer: Streamed) -> None:
+        """Begins or goes on with a stream. Raises WorkerGone, or ApiError if nobody can do it."""
+        if answer.journal.empty:
+            await self._begin(call, worker, answer)
+        elif not answer.journal.unfinished and not call.wants_usage:
+            await answer.output.write(LAST)
+        else:
+            await GoingOn(call, worker, answer.journal, self._door, answer.output).run()
 
-    @asynccontextmanager
-    async def opened(self, call: Call, worker: Worker) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A worker's 200 response, closed at the end so that an unfinished answer is aborted."""
-        extension = worker.extension
-        if extension is None or extension.engine_url is None:
-            raise WorkerGone("has no engine URL")
-        body = await _encoded(call, extension)
-        headers = {"Content-Type": "application/json", "X-Request-Id": call.request_id}
-        if extension.engine_key:
-            headers["Authorization"] = f"Bearer {extension.engine_key}"
-        try:
-            response = await self._session.post(
-                extension.engine_url + call.path,
-                data=body,
-                headers=headers,
-                timeout=self._timeout(call),
-                allow_redirects=False,
-            )
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._failure(call, "does not answer", error) from error
-        try:
-            if response.status != 200:
-                refusal = from_engine(response.status, await self._read(call, response))
-                if response.status not in RETRIED:
-                    raise refusal
-                told = refusal if isinstance(refusal, EngineFailed) else None
-                raise WorkerGone(f"answered {response.status}", told)
-            yield response
-        finally:
-            response.close()
+    async def _begin(self, call: Call, worker: Worker, answer: Streamed) -> None:
+        data = await _encoded(call, worker.extension, token_ids=answer.resumable)
+        async with self._door.opened(call, worker, call.path, data, stream=True) as flight:
+            await self._pass_on(call, flight, answer)
 
-    def _timeout(self, call: Call) -> aiohttp.ClientTimeout:
-        return self._stream_timeout if call.body.get("stream") else self._answer_timeout
+    async def _pass_on(self, call: Call, flight: Flight, answer: Streamed) -> None:
+        """Whole events as they come, until the engine says that it is done."""
+        output, journal, door = answer.output, answer.journal, self._door
+        hide = answer.resumable and not call.wants_token_ids
+        rest = b""
+        while chunk := await door.chunk(flight):
+            chunk = rest + chunk if rest else chunk
+            end = end_of_events(chunk)
+            events, rest = (chunk, b"") if end == len(chunk) else (chunk[:end], chunk[end:])
+            if not events:
+                if len(rest) > MAX_EVENT:
+                    raise WorkerGone("sent an event beyond all bounds")
+                continue
+            if ERROR in events:
+                raise await self._broken(events, answer)
+            await output.write(without_token_ids(events) if hide else events)
+            if events.endswith(LAST):
+                return
+            if answer.resumable:
+                journal.add(events)
+        raise WorkerGone("ended its answer too early")
 
-    async def _read(self, call: Call, response: aiohttp.ClientResponse) -> bytes:
-        try:
-            return await _read_bounded(response)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._failure(call, "broke off its answer", error) from error
-
-    def _failure(self, call: Call, what: str, error: Exception) -> WorkerGone | EngineFailed:
-        """A silent engine took the request: it may be at work, and another would take as long."""
-        connected = not isinstance(error, aiohttp.ConnectionTimeoutError)
-        if isinstance(error, TimeoutError) and connected:
-            seconds = self._timeout(call).sock_read
-            return EngineFailed(f"the engine sent nothing within {seconds:g} s")
-        return WorkerGone(f"{what}: {reason(error)}")
-
-    @contextmanager
-    def booking(self, worker: Worker) -> Iterator[None]:
-        """Counts a request against its worker for as long as it is open."""
-        worker.inflight += 1
-        try:
-            yield
-        finally:
-            worker.inflight -= 1
-
-    def passed_over(self, call: Call, worker: Worker, error: WorkerGone) -> None:
-        """Notes a worker that could not take a call."""
-        log.warning("%s: %s %s", call.request_id, worker.row.name, error)
-        self._table.suspect(worker)
+    async def _broken(self, events: bytes, answer: Streamed) -> WorkerGone:
+        """An engine's error event is not the client's, but what stands before it is."""
+        at = events.index(ERROR)
+        if at:
+            hide = not answer.call.wants_token_ids
+            await answer.output.write(without_token_ids(events[:at]) if hide else events[:at])
+            answer.journal.add(events[:at])
+        told = from_engine(500, data_of(events[at:])[0])
+        return WorkerGone(f"broke off: {told.message}", told)
 
 
-def stream_start(request_id: str) -> dict[str, Any]:
-    """The ASGI message that opens an event stream."""
-    headers = [*SSE_HEADERS, (b"x-request-id", request_id.encode())]
-    return {"type": "http.response.start", "status": 200, "headers": headers}
+class Streamed:
+    """One client's stream: what it was sent, and whether another worker can go on with it.
+
+    A journal is kept only of what can be continued.
+    """
+
+    def __init__(self, call: Call, output: Output) -> None:
+        self.call = call
+        self.output = output
+        self.journal = Journal(call)
+        self.resumable = resumable(call.body)
+
+    def sort_out(self) -> int:
+        """After a failure: tokens and characters the client has.
+
+        Raises EngineFailed if it has something that no engine can continue.
+        """
+        self.journal.fold()
+        if not self.resumable and self.output.begun:
+            raise EngineFailed(LOST, code="worker_lost")
+        if self.journal.empty:
+            return 0
+        if not can_go_on(self.journal):
+            raise EngineFailed(LOST, code="worker_lost")
+        choices = self.journal.choices.values()
+        return sum(len(choice.ids) + choice.finished for choice in choices)
 
 
-def error_event(message: str, code: str) -> bytes:
-    """A server-sent event with an error in OpenAI's shape, which client libraries raise."""
-    error = {"message": message, "type": "server_error", "param": None, "code": code}
-    return b"data: " + orjson.dumps({"error": error}) + EVENT_END
-
-
-def _broken(tail: bytes) -> dict[str, Any]:
-    event = error_event(LOST, "worker_lost")
-    # Half an event may have gone out: its end keeps ours apart from it.
-    lead = b"" if not tail or tail.endswith(EVENT_END) else EVENT_END
-    return {"type": "http.response.body", "body": lead + event, "more_body": True}
-
-
-async def _encoded(call: Call, extension: Extension) -> bytes:
+async def _encoded(call: Call, extension: Extension | None, *, token_ids: bool = False) -> bytes:
     """The engine's body; long texts are guarded in a thread, for the loop serves others."""
+    if extension is None:
+        raise WorkerGone("has no engine URL", worked=False)
     if is_long(call.body):
-        return await asyncio.to_thread(_encode, call, extension)
-    return _encode(call, extension)
+        return await asyncio.to_thread(_encode, call, extension, token_ids)
+    return _encode(call, extension, token_ids)
 
 
-def _encode(call: Call, extension: Extension) -> bytes:
+def _encode(call: Call, extension: Extension, token_ids: bool) -> bytes:
+    body = for_engine(call.body, extension, chat=call.chat)
+    if token_ids:
+        body = body | {"return_token_ids": True}
     try:
-        return orjson.dumps(for_engine(call.body, extension, chat=call.chat))
+        return orjson.dumps(body)
     except TypeError as error:  # orjson reads deeper nesting than it writes
         raise BadRequest(f"the request body cannot be passed on: {error}") from error
-
-
-async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > MAX_ANSWER:
-            raise EngineFailed("the engine's answer is beyond all bounds")
-    return bytes(body)

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import orjson
-from starlette.types import Send
 
 from kodolly import serving
+from kodolly.api.call import Call, WorkerGone
 from kodolly.api.engine_errors import RETRY_AFTER
 from kodolly.api.prepare import appended
-from kodolly.api.relay import EVENT_END, LOST, Call, WorkerGone, error_event, stream_start
+from kodolly.api.relay import Streamed
+from kodolly.api.sse import LAST, LOST, error_event, event
 from kodolly.api.table import Worker
 from kodolly.errors import ApiError, BadRequest, ContextOverflow, EngineFailed, NoWorker
 from kodolly.protocol.wire import frames
@@ -73,23 +74,24 @@ class StockRelay:
         usage = _total_usage([end["usage"] for end in ends])
         return orjson.dumps(_body(call, choices, chunk=False) | {"usage": usage})
 
-    async def stream(self, call: Call, worker: Worker, send: Send) -> None:
+    async def stream(self, call: Call, worker: Worker, answer: Streamed) -> None:
         """The answer as OpenAI events. Raises WorkerGone or ApiError while nothing was sent."""
+        if answer.output.begun:
+            raise WorkerGone("cannot go on with another worker's answer", worked=False)
         params = await self._params(call, worker)
         async with aclosing(self._interleaved(call, params, worker)) as events:
             first = await anext(events)
-            await send(stream_start(call.request_id))
-            await send(_part(_event(first)))
+            write = answer.output.write
+            await write(event(first))
             try:
-                async for event in events:
-                    await send(_part(_event(event)))
-                await send(_part(b"data: [DONE]" + EVENT_END))
+                async for chunk in events:
+                    await write(event(chunk))
+                await write(LAST)
             except WorkerGone as error:
                 log.warning("%s: %s %s", call.request_id, worker.row.name, error)
-                await send(_part(error_event(LOST, "worker_lost")))
+                await write(error_event(LOST, "worker_lost"))
             except ApiError as error:
-                await send(_part(_event(error.envelope())))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await write(event(error.envelope()))
 
     async def _interleaved(
         self, call: Call, params: dict[str, Any], worker: Worker
@@ -380,14 +382,6 @@ def _total_usage(usages: list[dict[str, Any]]) -> dict[str, int]:
     prompt = max((u.get("prompt_tokens", 0) for u in usages), default=0)
     answer = sum(u.get("completion_tokens", 0) for u in usages)
     return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
-
-
-def _event(body: dict[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(body) + EVENT_END
-
-
-def _part(body: bytes) -> dict[str, Any]:
-    return {"type": "http.response.body", "body": body, "more_body": True}
 
 
 def _listed(stop: str | list[str] | None) -> list[str]:

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 
 REPLACEMENT = "\ufffd"
 
+# Tokens of the prompt that are decoded with an answer's first ones.
+CONTEXT = 8
+
 Decode = Callable[[list[int]], str]
 
 
@@ -17,13 +20,15 @@ class Detokenizer:
     pieces of `push` and `flush` together are the decoded whole.
     """
 
-    def __init__(self, decode: Decode) -> None:
+    def __init__(self, decode: Decode, prompt: Sequence[int] = ()) -> None:
+        """`prompt`: tokens before the answer, which may be the beginning of the same text."""
         self._decode = decode
         # Decoders treat the first token's leading space apart, so the tokens of the last settled
-        # piece stay in the window as context.
-        self._window: list[int] = []
-        self._context = 0  # tokens at the window's start whose text was given out
-        self._sent = 0  # characters of the window's text that were given out
+        # piece stay in the window as context; at first the prompt's last ones.
+        self._window: list[int] = list(prompt[-CONTEXT:])
+        self._context = len(self._window)  # tokens at the window's start whose text was given out
+        # Characters of the window's text that were given out.
+        self._sent = len(decode(self._window).rstrip(REPLACEMENT)) if self._window else 0
 
     def push(self, token: int) -> str:
         """The text that `token` settles: often "", never ending in half a character."""

@@ -45,7 +45,7 @@ class Sequence:
         self._sink = sink
         self._eos = frozenset() if params.ignore_eos else eos
         self._generator: Any = None
-        self._detokenizer = Detokenizer(decode)
+        self._detokenizer = Detokenizer(decode, prompt)
         self._stops = StopFinder(params.stop, include=params.include_stop)
 
     @property

@@ -1,0 +1,163 @@
+"""Continues what a lost worker left unfinished, on another one, in the same stream."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing
+from typing import Any
+
+from kodolly.api.call import Call, WorkerGone
+from kodolly.api.engine import EngineDoor
+from kodolly.api.prepare import stops_of
+from kodolly.api.resume import events
+from kodolly.api.resume.journal import Choice, Journal
+from kodolly.api.resume.request import asked_logprobs, continuation, tokens_left
+from kodolly.api.resume.tail import LONGEST_SPLIT, Misfit, Tail, held_back, whole_tokens
+from kodolly.api.sse import LAST, Output, event
+from kodolly.api.table import Worker
+from kodolly.errors import EngineFailed
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+# Tokens at an answer's end that are decoded to see whether they end in half a character.
+WINDOW = 8
+
+
+class GoingOn:
+    """One attempt to finish a stream on `worker`. What it sends is noted in the journal."""
+
+    def __init__(
+        self, call: Call, worker: Worker, journal: Journal, door: EngineDoor, output: Output
+    ) -> None:
+        self._call = call
+        self._worker = worker
+        self._journal = journal
+        self._door = door
+        self._output = output
+
+    async def run(self) -> None:
+        """Sends the rest of every answer, the usage if wanted, and the end.
+
+        Raises WorkerGone when this worker fails too, EngineFailed when nobody can go on.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                for choice in self._journal.unfinished:
+                    group.create_task(self._finish(choice))
+        except* (WorkerGone, EngineFailed) as several:
+            # What one engine does to several answers at once is one failure.
+            raise _first(several) from None
+        if self._call.wants_usage and not self._journal.usage_sent:
+            self._journal.usage_sent = True
+            await self._send(events.usage_event(self._call, self._journal))
+        await self._output.write(LAST)
+
+    async def _finish(self, choice: Choice) -> None:
+        tail, left_off = await self._tail(choice)
+        extension = self._worker.extension
+        left = tokens_left(self._call, choice, extension.context_length if extension else None)
+        if self._call.chat and not choice.opened:
+            choice.opened = True
+            await self._send(events.role(self._journal, choice))
+        if left is None:
+            raise EngineFailed("the engine tells no context length to continue within")
+        if left <= 0:
+            return await self._tell(choice, tail.flush(), [], None, ("length", None))
+        if tail.stopped is not None:
+            return await self._tell(choice, tail.push(""), [], None, ("stop", tail.stopped))
+        body = continuation(self._call, choice, left)
+        rest = self._door.events(self._call, self._worker, "/v1/completions", body)
+        async with aclosing(rest):  # closed at once where a stop string ends it
+            async for told in rest:
+                left_off = await self._pass_on(choice, tail, told, left_off)
+                if choice.finished:
+                    return None
+        raise WorkerGone("ended its answer too early")
+
+    async def _pass_on(self, choice: Choice, tail: Tail, told: Json, again: int) -> int:
+        """One event of the continuation; gives how many tokens are still to come a second time."""
+        if told.get("error"):
+            raise WorkerGone("broke off with an error event")
+        for given in told.get("choices") or ():
+            choice.prompt = choice.prompt or given.get("prompt_token_ids")
+            ids = given.get("token_ids") or []
+            text = tail.push(given.get("text") or "")
+            finish = None
+            if tail.stopped is not None:
+                finish = ("stop", tail.stopped)
+            elif given.get("finish_reason"):
+                text += tail.flush()
+                finish = (given["finish_reason"], given.get("stop_reason"))
+            logprobs = self._logprobs(given.get("logprobs"), tail.base, min(again, len(ids)))
+            again -= min(again, len(ids))
+            await self._tell(choice, text, ids, logprobs, finish)
+        return again
+
+    async def _tell(
+        self,
+        choice: Choice,
+        text: str,
+        ids: list[int],
+        logprobs: Json | None,
+        finish: tuple[str, Any] | None,
+    ) -> None:
+        shown = ids if self._call.wants_token_ids else None
+        told = events.piece(self._call, self._journal, choice, text, shown, logprobs, finish)
+        choice.ids.extend(ids)
+        if text:
+            choice.parts.append(text)
+        choice.finished = finish is not None
+        await self._send(told)
+
+    def _logprobs(self, told: Json | None, base: int, again: int) -> Json | None:
+        if told is None:
+            return None
+        told = events.without_first(told, again) or {}
+        if not self._call.chat:
+            return events.shifted(told, base)
+        return events.chat_logprobs(told, asked_logprobs(self._call) or 0)
+
+    async def _tail(self, choice: Choice) -> tuple[Tail, int]:
+        """The text after the cut, and how many tokens were taken back to cut at a character."""
+        extension = self._worker.extension
+        stops = stops_of(self._call.body, extension) if extension else []
+        include = bool(self._call.body.get("include_stop_str_in_output"))
+        if not choice.ids:
+            return Tail(choice, "", stops, include=include), 0
+        left_off = await self._take_back_half_a_character(choice)
+        held = ""
+        if stops and choice.ids:
+            decoded = await self._decoded(choice, 0)
+            try:
+                held = held_back(decoded, choice.text)
+            except Misfit as misfit:
+                raise EngineFailed(str(misfit)) from misfit
+        return Tail(choice, held, stops, include=include), left_off
+
+    async def _take_back_half_a_character(self, choice: Choice) -> int:
+        texts: list[str] = []
+        for left_off in range(min(LONGEST_SPLIT, len(choice.ids)) + 1):
+            texts.append(await self._decoded(choice, left_off, window=WINDOW))
+            if not texts[-1].endswith("\ufffd"):
+                break
+        left_off = whole_tokens(texts)
+        if left_off:
+            del choice.ids[-left_off:]
+        return left_off
+
+    async def _decoded(self, choice: Choice, left_off: int, window: int | None = None) -> str:
+        """Text of an answer's tokens, or of its last `window` ones."""
+        ids = list(choice.ids[: len(choice.ids) - left_off])
+        if window is not None:
+            return await self._door.decoded(self._call, self._worker, ids[-window:])
+        return await self._door.decoded(self._call, self._worker, ids)
+
+    async def _send(self, body: Json) -> None:
+        await self._output.write(event(body))
+
+
+def _first(several: ExceptionGroup[Exception]) -> Exception:
+    """One of the failures; the client's own departure is never among them."""
+    return several.exceptions[0]

@@ -1,0 +1,87 @@
+"""Server-sent events as engines write them: whole events out of chunks, and events of our own.
+
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+from starlette.types import Send
+
+EVENT_END = b"\n\n"
+CRLF_END = b"\r\n\r\n"
+DATA = b"data: "
+DONE = b"data: [DONE]"
+LAST = DONE + EVENT_END
+# Inside a JSON string the quote would be escaped: this can only begin an event.
+ERROR = b'data: {"error"'
+# Inside a JSON string its quotes would be escaped, too.
+TOKEN_IDS = re.compile(rb'token_ids":\[[^\]]*\]')
+NO_TOKEN_IDS = b'token_ids":null'
+LOST = "The worker was lost in the middle of its answer."
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+def end_of_events(chunk: bytes) -> int:
+    """Where the last whole event of a chunk ends; 0 if none does."""
+    at = chunk.rfind(EVENT_END) + 2
+    if at > 1:
+        return at
+    at = chunk.rfind(CRLF_END) + 4
+    return at if at > 3 else 0
+
+
+def without_token_ids(events: bytes) -> bytes:
+    """Events as an engine that was not asked for token ids would have sent them."""
+    return TOKEN_IDS.sub(NO_TOKEN_IDS, events)
+
+
+def data_of(events: bytes) -> list[bytes]:
+    """The data of whole events, comments and `[DONE]` left out."""
+    lines = events.replace(b"\r\n", b"\n").split(EVENT_END)
+    found = [line[len(DATA) :] for line in lines if line.startswith(DATA)]
+    return [data for data in found if data != b"[DONE]"]
+
+
+def event(body: dict[str, Any]) -> bytes:
+    """One event with a JSON object."""
+    return DATA + orjson.dumps(body) + EVENT_END
+
+
+def error_event(message: str, code: str) -> bytes:
+    """An error in OpenAI's shape, which client libraries raise."""
+    error = {"message": message, "type": "server_error", "param": None, "code": code}
+    return event({"error": error})
+
+
+def stream_start(request_id: str) -> dict[str, Any]:
+    """The ASGI message that opens an event stream."""
+    headers = [*HEADERS, (b"x-request-id", request_id.encode())]
+    return {"type": "http.response.start", "status": 200, "headers": headers}
+
+
+class Output:
+    """The client's side of a stream; it begins with the first bytes, so until then all may fail."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self.begun = False
+        self._send = send
+        self._request_id = request_id
+
+    async def write(self, data: bytes) -> None:
+        """Sends bytes; waits while the client is slow."""
+        if not self.begun:
+            self.begun = True
+            await self._send(stream_start(self._request_id))
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def close(self) -> None:
+        """Ends the response."""
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})

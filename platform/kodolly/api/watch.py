@@ -1,0 +1,165 @@
+"""Open calls to the engines, and the one task that takes them off a worker that is gone.
+
+A dead engine ends its connections by itself. One that hangs, or that a cut network hides, does
+not: its worker's state tells, or else its silence and a health call that fails twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import aiohttp
+
+from kodolly.api.call import WorkerGone
+from kodolly.api.table import Worker, WorkerTable
+from kodolly.protocol.wire import WorkerState
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+TICK = 0.5
+# A stream silent for this long on a worker that left rotation goes on elsewhere.
+SILENT_ON_LOST = 1.0
+# A stream silent for this long on a worker in rotation makes us ask after its health.
+SILENT = 2.0
+PROBE_TIMEOUT, PROBES = 1.2, 2
+SERVING = (WorkerState.READY, WorkerState.DRAINING)
+
+
+class Flight:
+    """One open call to an engine. It belongs to the task that opened it."""
+
+    def __init__(self, worker: Worker, *, stream: bool) -> None:
+        self.worker = worker
+        self.stream = stream
+        self.response: aiohttp.ClientResponse | None = None
+        self.waiting_since: float | None = None  # None while the client is what we wait for
+        self._ended: str | None = None
+        self._task: asyncio.Task[object] | None = None
+
+    async def read(self) -> bytes:
+        """The next bytes of the response, b"" at its end."""
+        assert self.response is not None
+        return await self.waiting(self.response.content.readany())
+
+    async def waiting(self, work: Awaitable[T]) -> T:
+        """Waits for the engine. Raises WorkerGone if the watch ends the call meanwhile."""
+        self._task = asyncio.current_task()
+        self.waiting_since = time.monotonic()
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if self._ended is None or self._task is None or self._task.uncancel() > 0:
+                raise
+            raise WorkerGone(self._ended) from None
+        finally:
+            self.waiting_since = None
+
+    def silent(self, now: float) -> float:
+        """Seconds that we have been waiting for the engine."""
+        return 0.0 if self.waiting_since is None else now - self.waiting_since
+
+    def end(self, why: str) -> None:
+        """Ends the call if it still waits for the engine."""
+        if self.waiting_since is not None and self._ended is None and self._task is not None:
+            self._ended = why
+            self._task.cancel()
+
+
+class Watch:
+    """All flights of one process."""
+
+    def __init__(
+        self,
+        table: WorkerTable,
+        session: aiohttp.ClientSession,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._table = table
+        self._session = session
+        self._clock = clock
+        self._flights: dict[str, set[Flight]] = {}
+        self._probes: dict[str, asyncio.Task[None]] = {}
+
+    @contextmanager
+    def following(self, worker: Worker, *, stream: bool) -> Iterator[Flight]:
+        """A flight that is watched for as long as it is open."""
+        flight = Flight(worker, stream=stream)
+        name = worker.row.name
+        self._flights.setdefault(name, set()).add(flight)
+        try:
+            yield flight
+        finally:
+            flights = self._flights[name]
+            flights.discard(flight)
+            if not flights:
+                del self._flights[name]
+
+    async def run(self) -> None:
+        """Looks at all flights twice a second, until cancelled."""
+        try:
+            while True:
+                await asyncio.sleep(TICK)
+                self.look()
+        finally:
+            for probe in self._probes.values():
+                probe.cancel()
+
+    def look(self) -> None:
+        """Takes silent calls off workers out of rotation, and asks after silent ones in it."""
+        now = self._clock()
+        rows = {worker.row.name: worker for worker in self._table.all()}
+        for name, flights in list(self._flights.items()):
+            known = rows.get(name)
+            state = known.row.state if known else WorkerState.LOST
+            if state not in SERVING:
+                self._end(name, f"is {state.value} and silent", SILENT_ON_LOST)
+            elif known and name not in self._probes and self._suspicious(known, flights, now):
+                self._probes[name] = asyncio.create_task(self._probe(known))
+
+    def _suspicious(self, worker: Worker, flights: set[Flight], now: float) -> bool:
+        silent = any(flight.stream and flight.silent(now) > SILENT for flight in flights)
+        return silent or worker.suspect_until > now
+
+    async def _probe(self, worker: Worker) -> None:
+        name = worker.row.name
+        try:
+            for _ in range(PROBES):
+                if await self._answers(worker):
+                    return
+            self._table.suspect(worker)
+            # A lone engine that is only slow would be asked for all its work once more.
+            if all(self._replaceable(model, name) for model in worker.row.model_names):
+                log.warning("%s does not answer: its silent calls are moved", name)
+                self._end(name, "does not answer", SILENT)
+        finally:
+            del self._probes[name]
+
+    def _replaceable(self, model: str, name: str) -> bool:
+        return any(worker.row.name != name for worker in self._table.ready(model))
+
+    async def _answers(self, worker: Worker) -> bool:
+        extension = worker.extension
+        if extension is None or extension.engine_url is None:
+            return True
+        timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
+        try:
+            async with self._session.get(
+                extension.engine_url + "/health", timeout=timeout
+            ) as answer:
+                await answer.read()
+                return True
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    def _end(self, name: str, why: str, silent: float) -> None:
+        now = self._clock()
+        for flight in self._flights.get(name, ()):
+            if flight.silent(now) >= silent:
+                flight.end(why)
