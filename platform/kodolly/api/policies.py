@@ -7,7 +7,6 @@ imbalance, together they would turn it over. So each weighs it by its own share 
 
 from __future__ import annotations
 
-import math
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -113,12 +112,18 @@ class Affinity:
 
 
 def _within_bound(workers: Sequence[Worker]) -> Sequence[Worker]:
-    """Workers that stay within the bound with one request more; never none."""
-    per_speed = (sum(w.load for w in workers) + 1) / sum(w.row.speed for w in workers)
+    """Workers that stay within the bound, rounded up, with one request more; never none."""
+    load, speed = 1, 0.0
+    for worker in workers:
+        load += worker.inflight + worker.foreign
+        speed += worker.row.speed
+    if load == 1:
+        return workers
+    each = load / speed
     free = []
     for worker in workers:
-        share = per_speed * worker.row.speed
-        if worker.load + 1 <= math.ceil(max(BOUND * share, share + 1)):
+        share = each * worker.row.speed
+        if worker.inflight + worker.foreign < max(BOUND * share, share + 1):
             free.append(worker)
     return free
 
@@ -142,16 +147,18 @@ def _by_root(call: Call, workers: Sequence[Worker]) -> Worker:
 
 def _least_waiting(workers: Sequence[Worker]) -> list[Worker]:
     """Workers within one request of the shortest wait."""
-    loads = _own_view(workers)
-    pairs = list(zip(workers, loads, strict=True))
-    least = min((load + 1) / w.row.speed for w, load in pairs)
-    return [w for w, load in pairs if load <= least * w.row.speed]
+    pairs = [(w, load, w.row.speed) for w, load in zip(workers, _own_view(workers), strict=True)]
+    least = min([(load + 1) / speed for _, load, speed in pairs])
+    return [w for w, load, speed in pairs if load <= least * speed]
 
 
 def _own_view(workers: Sequence[Worker]) -> list[float]:
     """Loads in which others' requests weigh as much as ours are of all."""
-    own = 1 + sum(w.inflight for w in workers)
-    share = own / (own + sum(w.foreign for w in workers))
+    own, foreign = 1, 0
+    for worker in workers:
+        own += worker.inflight
+        foreign += worker.foreign
+    share = own / (own + foreign)
     return [w.inflight + share * w.foreign for w in workers]
 
 

@@ -55,8 +55,11 @@ def rank(of: int, worker: str, weight: float) -> float:
     Each worker is first for its weight's share of all roots, and one that comes or goes moves only
     its own.
     """
-    mixed = _mixed(of ^ _of_worker(worker))
-    return weight / -math.log((mixed + 1) / (MASK + 2))
+    x = of ^ _of_worker(worker)
+    # SplitMix64's finaliser, that every bit of the result depends on every bit of both.
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
+    return weight / -math.log(((x >> 11) + 1) / (2**53 + 1))
 
 
 def _of_chat(model: str, messages: list[dict[str, Any]]) -> Prefixes:
@@ -126,10 +129,3 @@ def _stable(text: str) -> int:
 
 
 _of_worker = lru_cache(maxsize=4096)(_stable)
-
-
-def _mixed(x: int) -> int:
-    """Every bit of 64 depends on every other (the finaliser of SplitMix64)."""
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
-    return x ^ (x >> 31)
