@@ -7,6 +7,8 @@ import base64
 import hmac
 import logging
 import signal
+import socket
+import time
 from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any, TypeVar
@@ -115,14 +117,33 @@ class TokenGuard:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server that tells `on_exit` of SIGTERM or SIGINT before it stops listening."""
+    """uvicorn's server that tells `on_exit` of SIGTERM or SIGINT before it stops listening.
+
+    It goes on listening for `linger` seconds, in which balancers hear that it is not ready; a
+    second signal ends that. `on_start` is called once it listens.
+    """
 
     on_exit: Callable[[], None] | None = None
+    on_start: Callable[[], None] | None = None
+    linger = 0.0
+    _leaves_at: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.on_start is not None and self.started:
+            self.on_start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.on_exit is not None:
             self.on_exit()
-        super().handle_exit(sig, frame)
+        if self.linger and self._leaves_at is None:
+            self._leaves_at = time.monotonic() + self.linger
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        leaves = self._leaves_at is not None and time.monotonic() >= self._leaves_at
+        return await super().on_tick(counter) or leaves
 
 
 def run(
@@ -131,9 +152,16 @@ def run(
     port: int,
     *,
     on_exit: Callable[[], None] | None = None,
+    on_start: Callable[[], None] | None = None,
+    linger: float = 0.0,
     drain: float = 5.0,
+    listener: socket.socket | None = None,
 ) -> None:
-    """Serves `app` until SIGTERM or Ctrl-C; open answers then get `drain` seconds."""
+    """Serves `app` until SIGTERM or Ctrl-C; open answers then get `drain` seconds.
+
+    Before that it still takes requests for `linger` seconds. With a `listener`, a socket that is
+    bound already, host and port are only named in the log.
+    """
     config = uvicorn.Config(
         app,
         host=host,
@@ -146,13 +174,13 @@ def run(
         timeout_keep_alive=75,
     )
     server = Server(config)
-    server.on_exit = on_exit
+    server.on_exit, server.on_start, server.linger = on_exit, on_start, linger
     # uvicorn raises the signal that stopped it once more when it is done: by then all is well.
     # A function and not SIG_IGN, which child processes would inherit.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     log.info("listening on http://%s:%d", host, port)
-    server.run()
+    server.run([listener] if listener else None)
 
 
 async def until_disconnect(receive: Receive) -> None:

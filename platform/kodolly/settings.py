@@ -143,7 +143,11 @@ class ApiSettings(CommonSettings):
     answer_timeout: float = option(
         1800.0, "seconds an engine has for a whole answer that is not streamed", minimum=1
     )
-    drain_timeout: float = option(30.0, "seconds open answers get at SIGTERM", minimum=0)
+    processes: int = option(1, "processes that share the port", minimum=1, maximum=64)
+    drain_timeout: float = option(60.0, "seconds open answers get at SIGTERM", minimum=0)
+    drain_delay: float = option(
+        0.0, "seconds of taking requests, but not being ready, before that", minimum=0
+    )
     routing: str = option(
         "affinity",
         "how a worker is chosen",

@@ -12,7 +12,7 @@ import re
 import secrets
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,17 @@ import aiohttp
 import openai
 import psutil  # type: ignore[import-untyped]
 import pytest
+from support.apps import serving
+from support.cutter import Cutter
 from support.engine_contract import CHECKS, Check, a_key_is_asked_for
 from support.processes import Process, eventually, free_port, start, wait_http, wait_until
 from support.tiny_models import make_tiny_neox
 
 import kodolly_templates
-from kodolly.engines.client import requests_in_engine
+from kodolly.api.app import create_app
+from kodolly.engines.metrics import requests_in_engine, totals
+from kodolly.protocol.wire import Extension, Snapshot, WorkerRow, WorkerState
+from kodolly.settings import ApiSettings
 
 ROOT = Path(__file__).parents[2]
 ENGINE_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
@@ -298,7 +303,7 @@ async def test_gone_client_frees_the_engine(client: openai.AsyncOpenAI, engine: 
     await stream.close()
 
     async def is_free() -> bool:
-        return requests_in_engine(await metrics(engine)) == 0
+        return requests_in_engine(totals(await metrics(engine))) == 0
 
     await eventually(is_free, 30, what="idle engine")
     made = await metric(engine, "vllm:generation_tokens_total") - before
@@ -315,6 +320,89 @@ def test_stop_string_of_the_template(stack: Stack) -> None:
         answer = client.chat.completions.create(**asked, max_tokens=TOKENS, stop=cut).choices[0]
     assert answer.finish_reason == "stop"
     assert answer.message.content == text.partition(cut)[0]
+
+
+@asynccontextmanager
+async def two_doors(engine: Engine) -> AsyncIterator[tuple[str, list[Cutter]]]:
+    """An API that sees one engine as two workers, and can be cut off from each."""
+    template = kodolly_templates.load(engine.directory)
+    own = template if isinstance(template, kodolly_templates.Template) else None
+    async with Cutter(engine.url) as first, Cutter(engine.url) as second:
+        rows = [
+            WorkerRow(
+                name=door.url,
+                model_names=[engine.model],
+                speed=1,
+                queue_length=0,
+                state=WorkerState.READY,
+                kodolly=Extension(
+                    engine_url=door.url,
+                    engine_key=engine.key,
+                    context_length=1024,
+                    stop=list(own.stop) if own else [],
+                ),
+            )
+            for door in (first, second)
+        ]
+        app = create_app(ApiSettings(controller="http://127.0.0.1:1", routing="round_robin"))
+        app.state.table.apply(Snapshot(epoch="1", version=1, workers=rows))
+        async with serving(app) as url:
+            yield url, [first, second]
+
+
+ASKED_OF_RESUME: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "stop": {"stop": ["\n\n", "입니다", " of"]},
+    "two": {"n": 2},
+    "logprobs": {"logprobs": True, "top_logprobs": 2},
+}
+
+
+@pytest.mark.parametrize("fields", ASKED_OF_RESUME.values(), ids=ASKED_OF_RESUME)
+async def test_a_cut_stream_goes_on_as_if_nothing_was(
+    engine: Engine, fields: dict[str, Any]
+) -> None:
+    """Greedy text, reason, usage and log probabilities are those of an undisturbed stream.
+
+    Each cut is followed by another one in the continuation.
+    """
+    async with two_doors(engine) as (url, doors):
+        for question in QUESTIONS:
+            asked = {
+                "model": engine.model,
+                "messages": messages(question),
+                "temperature": 0,
+                "max_tokens": TOKENS,
+                "stream_options": {"include_usage": True},
+                **fields,
+            }
+            undisturbed = await story(url, asked)
+            for after in (1, 2, 3, 5, 8, 13, 21, 34):
+                for door in doors:
+                    door.after = after
+                assert await story(url, asked) == undisturbed, after
+                for door in doors:
+                    door.after = None
+        assert sum(door.cuts for door in doors) > len(QUESTIONS) * 8
+
+
+async def story(url: str, asked: dict[str, Any]) -> list[Any]:
+    """What a stream says: by choice its text, tokens with log probabilities, reason; then usage."""
+    async with openai.AsyncOpenAI(
+        base_url=f"{url}/v1", api_key="any", max_retries=0, timeout=300
+    ) as client:
+        chunks = [c async for c in await client.chat.completions.create(**asked, stream=True)]
+    told: dict[int, list[Any]] = {}
+    for choice in (choice for chunk in chunks for choice in chunk.choices):
+        text, logs, reason = told.setdefault(choice.index, ["", [], []])
+        told[choice.index][0] = text + (choice.delta.content or "")
+        logs += [
+            (each.token, round(each.logprob, 2), [top.token for top in each.top_logprobs])
+            for each in (choice.logprobs.content or () if choice.logprobs else ())
+        ]
+        reason += [choice.finish_reason] if choice.finish_reason else []
+    usage = chunks[-1].usage
+    return [told, usage and (usage.prompt_tokens, usage.completion_tokens)]
 
 
 def test_killed_agent_leaves_no_engine(stack: Stack) -> None:

@@ -15,10 +15,12 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from kodolly import serving
+from kodolly.api import processes
 from kodolly.api.admission import Admission
 from kodolly.api.auth import KeyRing
 from kodolly.api.budget import RetryBudget
 from kodolly.api.completions import Completions, Desk, request_id_of
+from kodolly.api.draining import Draining
 from kodolly.api.engine import EngineDoor, Patience
 from kodolly.api.follower import Follower
 from kodolly.api.relay import Relay
@@ -114,7 +116,10 @@ def create_app(settings: ApiSettings) -> Starlette:
                 endpoint = Completions(kind, path, desk)
                 app.router.routes.insert(0, Route(path, endpoint, methods=["POST"]))
             follower = Follower(table, settings.controller, token, session)
-            tasks = [asyncio.create_task(work) for work in (follower.run(), watch.run())]
+            work = [follower.run(), watch.run()]
+            if processes.has_parent():
+                work.append(processes.end_with_parent())
+            tasks = [asyncio.create_task(each) for each in work]
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(table.loaded.wait(), FIRST_TABLE)
             yield
@@ -123,8 +128,10 @@ def create_app(settings: ApiSettings) -> Starlette:
     async def health(_: Request) -> Response:
         return PlainTextResponse("ok")
 
-    async def ready(_: Request) -> Response:
-        """200 once a model can be asked for."""
+    async def ready(request: Request) -> Response:
+        """200 once a model can be asked for, until the process begins to end."""
+        if request.scope.get("state", {}).get("draining"):
+            return PlainTextResponse("draining", 503)
         models = table.models()
         return PlainTextResponse(", ".join(models) or "no worker", 200 if models else 503)
 
@@ -166,6 +173,19 @@ async def _crash(request: Request, _: Exception) -> Response:
 def main(argv: Sequence[str]) -> int:
     """`kodolly api`: serves until SIGTERM or Ctrl-C; open answers are finished first."""
     settings = load(ApiSettings, argv, "The OpenAI-compatible door.")
-    app = create_app(settings)
-    serving.run(app, settings.host, settings.port, drain=settings.drain_timeout)
+    listener = processes.inherited()
+    if settings.processes > 1 and listener is None:
+        processes.serve(argv, settings.host, settings.port, settings.processes)
+        return 0
+    app = Draining(create_app(settings))
+    serving.run(
+        app,
+        settings.host,
+        settings.port,
+        on_start=processes.tell_started,
+        on_exit=app.begin,
+        linger=settings.drain_delay,
+        drain=settings.drain_timeout,
+        listener=listener,
+    )
     return 0

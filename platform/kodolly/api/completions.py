@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import uuid
@@ -27,6 +28,7 @@ from kodolly.protocol.openai import ChatRequest, CompletionRequest, check
 
 log = logging.getLogger(__name__)
 
+ENDING = "The server is shutting down."
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -118,6 +120,12 @@ class Completions:
         answer = Streamed(call, Output(send, call.request_id))
         try:
             await self._until_done(call, tries, answer)
+        except asyncio.CancelledError:
+            # The client has gone, or the time of a process that was told to end is over.
+            if answer.output.begun:
+                await answer.output.write(error_event(ENDING, "shutting_down"))
+                await answer.output.close()
+            raise
         except ApiError as error:
             if not answer.output.begun:
                 raise

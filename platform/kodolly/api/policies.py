@@ -18,7 +18,7 @@ from kodolly.api.table import Worker
 if TYPE_CHECKING:
     from kodolly.api.call import Call
 
-# A worker keeps its conversations until its load is this many times its fair share.
+# A worker keeps its conversations until its load is this many times its fair share, and one.
 BOUND = 1.25
 # Conversations' prefixes remembered, about 200 bytes each.
 REMEMBERED = 2**16
@@ -78,10 +78,11 @@ class ShortestQueue:
 class Affinity:
     """Back to the worker whose KV cache holds the conversation, while that one is not overloaded.
 
-    A new conversation goes where it waits least. Workers within one request of each other are
-    equal; of those the conversation's root decides, the same way in every replica. A conversation
-    that went on elsewhere, through another replica or before a restart, is looked for by its root
-    too. No worker is chosen beyond `BOUND` times its fair share (or its share and one, if more).
+    The worker of the longest known prefix is taken if it is within the bound: `BOUND` times its
+    fair share of the load and one, rounded up. A chat that has to leave goes where it waits least,
+    and so does a new one; of workers within one request of each other the chat's root decides. What
+    another replica may know more of, because it serves too or served before us, goes by the root
+    alone, which ranks the workers alike everywhere.
     """
 
     def __init__(self, remembered: int = REMEMBERED) -> None:
@@ -95,8 +96,8 @@ class Affinity:
         homes = self._homes(seen.hashes)
         chosen = _first_of(homes, free)
         if chosen is None:
-            lost = not homes and seen.continued
-            chosen = _by_root(call, free if lost else _least_waiting(free))
+            elsewhere = not homes and (seen.continued or any(w.foreign for w in workers))
+            chosen = _by_root(call, free if elsewhere else _least_waiting(free))
         self._remember(seen.hashes[-1], chosen.row.name)
         return chosen
 
@@ -122,8 +123,7 @@ def _within_bound(workers: Sequence[Worker]) -> Sequence[Worker]:
     each = load / speed
     free = []
     for worker in workers:
-        share = each * worker.row.speed
-        if worker.inflight + worker.foreign < max(BOUND * share, share + 1):
+        if worker.inflight + worker.foreign < BOUND * each * worker.row.speed + 1:
             free.append(worker)
     return free
 
