@@ -193,7 +193,7 @@ async def test_a_frozen_engine_leaves_rotation_and_comes_back(bench: Bench) -> N
         body = {"model": "demo", "prompt": "x", "max_tokens": 4000}
         running = asyncio.create_task(agent.engine.complete(body))
         await eventually(agent.queue_length)
-        await bench.script(hang_after=1)
+        await bench.script(hang_after=0)
 
         await eventually(lambda: bench.state() == "stalled", timeout=20)
         assert await agent.engine.healthy()
