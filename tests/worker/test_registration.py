@@ -1,0 +1,130 @@
+"""What a controller hears of a worker: ours, a stock one that knows no states, one that comes late."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from support.apps import serving
+from support.processes import eventually, free_port
+
+from kodolly.controller.app import Controller, create_app
+from kodolly.controller.dispatch import Dispatcher
+from kodolly.controller.registry import Registry
+from kodolly.protocol.wire import Extension, WorkerState, WorkerStatus
+from kodolly.serving import cancel_and_wait
+from kodolly.worker.registration import UNFIT, ControllerClient, Teller
+
+NAME = "http://127.0.0.1:9"
+
+
+class Worker:
+    """A worker whose state a test sets by hand."""
+
+    name = NAME
+    state = WorkerState.STARTING
+
+    def last_status(self) -> WorkerStatus:
+        return WorkerStatus(model_names=["demo"], queue_length=2)
+
+    def extension(self) -> Extension:
+        return Extension(state=self.state, heart_beat_interval=0.05)
+
+
+@asynccontextmanager
+async def telling(url: str, worker: Worker) -> AsyncIterator[Teller]:
+    """A teller at work."""
+    async with aiohttp.ClientSession() as session:
+        teller = Teller(ControllerClient(url, None, session), worker)
+        task = asyncio.create_task(teller.run())
+        try:
+            yield teller
+        finally:
+            await cancel_and_wait(task)
+
+
+@asynccontextmanager
+async def stock(heard: list[tuple[str, Any]]) -> AsyncIterator[str]:
+    """A controller of FastChat's kind: it has no /health, and every worker it hears of is ready."""
+
+    async def hear(request: web.Request) -> web.Response:
+        heard.append((request.path, await request.json()))
+        return web.json_response({"exist": True})
+
+    app = web.Application()
+    app.router.add_post("/register_worker", hear)
+    app.router.add_post("/receive_heart_beat", hear)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_stock_controller_hears_nothing_before_the_first_token() -> None:
+    """It would send requests to whoever registers, so a loading worker does not."""
+    worker, heard = Worker(), list[tuple[str, Any]]()
+    async with stock(heard) as url, telling(url, worker) as teller:
+        await asyncio.sleep(0.3)
+        assert heard == []
+
+        worker.state = WorkerState.READY
+        teller.tell_now()
+        await eventually(lambda: heard)
+        assert heard[0][0] == "/register_worker"
+        assert heard[0][1]["worker_status"]["queue_length"] == 2
+
+
+async def test_a_stock_controller_asks_a_stalled_worker_last() -> None:
+    """It knows no states, but it does not choose the longest queue."""
+    worker, heard = Worker(), list[tuple[str, Any]]()
+    worker.state = WorkerState.READY
+    async with stock(heard) as url, telling(url, worker) as teller:
+        await eventually(lambda: heard)
+        worker.state = WorkerState.STALLED
+        teller.tell_now()
+        await eventually(lambda: heard[-1][1].get("queue_length") == UNFIT)
+
+        worker.state = WorkerState.READY
+        teller.tell_now()
+        await eventually(lambda: heard[-1][1].get("queue_length") == 2)
+
+
+async def test_a_controller_that_comes_later_hears_of_the_worker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While nobody is there the teller tries on, and complains once; then it registers."""
+    monkeypatch.setattr("kodolly.worker.registration.CONTROLLER_RETRY", 0.02)
+    port, worker = free_port(), Worker()
+    async with telling(f"http://127.0.0.1:{port}", worker):
+        await eventually(lambda: "no controller at" in caplog.text)
+        await asyncio.sleep(0.3)
+        assert caplog.text.count("no controller at") == 1
+
+        controller = Controller(Registry(90, 600), Dispatcher("shortest_queue"), None)
+        async with serving(create_app(controller), port):
+            await eventually(controller.registry.rows)
+            assert controller.registry.ready() == []  # it loads
+
+
+async def test_a_change_is_told_at_once() -> None:
+    """A stall does not wait for the next beat."""
+    controller = Controller(Registry(90, 600), Dispatcher("shortest_queue"), None)
+
+    class Slow(Worker):
+        def extension(self) -> Extension:
+            return Extension(state=self.state, heart_beat_interval=600)
+
+    worker = Slow()
+    worker.state = WorkerState.READY
+    async with serving(create_app(controller)) as url, telling(url, worker) as teller:
+        await eventually(controller.registry.ready)
+        worker.state = WorkerState.STALLED
+        teller.tell_now()
+        await eventually(lambda: controller.registry.rows()[0].state is WorkerState.STALLED)
