@@ -1,9 +1,10 @@
 """A door before a real engine that slams shut in the middle of an answer.
 
 async with Cutter(engine_url) as cutter:
-    cutter.after = 7     # events of the next streams that pass; then the connection drops
+    cutter.after = 7     # events of the next stream that pass; then its connection drops
 """
 
+import asyncio
 from types import TracebackType
 from typing import Self
 
@@ -14,14 +15,18 @@ DROPPED = frozenset({"host", "content-length", "transfer-encoding", "connection"
 
 
 class Cutter:
-    """Passes every request on; drops streams after `after` events, if that is set.
+    """Passes every request on; drops the next stream after `after` events, if that is set.
 
-    `cuts` counts the streams it dropped, `passed` the requests for answers it passed on.
+    `cuts` counts the streams it dropped. `freezes`: instead of dropping it passes nothing on any
+    more, as a network that swallows packets; `thaw` ends that.
     """
 
     def __init__(self, target: str) -> None:
         self.after: int | None = None
-        self.cuts = self.passed = 0
+        self.cuts = 0
+        self.freezes = False
+        self._thawed = asyncio.Event()
+        self._thawed.set()
         self.url = ""
         self._target = target
         app = web.Application(client_max_size=2**26)
@@ -45,8 +50,8 @@ class Cutter:
         await self._runner.cleanup()
 
     async def _pass(self, request: web.Request) -> web.StreamResponse:
+        await self._thawed.wait()
         headers = {k: v for k, v in request.headers.items() if k.lower() not in DROPPED}
-        self.passed += "completions" in request.path
         async with self._session.request(
             request.method,
             self._target + request.path_qs,
@@ -63,10 +68,19 @@ class Cutter:
                     events += part.startswith(b"data:")
                     if part == b"\n" and events == self.after:
                         self._slam(request)
-                        return response
+                        if not self.freezes:
+                            return response
+                    await self._thawed.wait()
             return response
+
+    def thaw(self) -> None:
+        """Passes everything on again."""
+        self._thawed.set()
 
     def _slam(self, request: web.Request) -> None:
         self.cuts += 1
-        if request.transport is not None:
+        self.after = None
+        if self.freezes:
+            self._thawed.clear()
+        elif request.transport is not None:
             request.transport.abort()
