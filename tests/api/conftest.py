@@ -9,6 +9,7 @@ from support.apps import serving
 from support.processes import eventually
 from support.scripted_engine import Script, ScriptedEngine
 
+from kodolly.api.admission import Admission
 from kodolly.api.app import create_app
 from kodolly.api.table import WorkerTable
 from kodolly.controller.app import Controller
@@ -25,10 +26,15 @@ class Stack:
     """Controller and API on real sockets; workers are scripted engines in the table."""
 
     def __init__(
-        self, controller: Controller, controller_url: str, url: str, table: WorkerTable
+        self,
+        controller: Controller,
+        controller_url: str,
+        url: str,
+        table: WorkerTable,
+        admission: Admission,
     ) -> None:
         self.controller = controller
-        self.table = table  # the API's own
+        self.table, self.admission = table, admission  # the API's own
         self.controller_url = controller_url
         self.url = url
         self.stack = AsyncExitStack()
@@ -75,7 +81,7 @@ async def stack(settings: ApiSettings) -> AsyncIterator[Stack]:
         own = ApiSettings(**{**vars(settings), "controller": controller_url})
         app = create_app(own)
         async with serving(app) as url:
-            stack = Stack(controller, controller_url, url, app.state.table)
+            stack = Stack(controller, controller_url, url, app.state.table, app.state.admission)
             async with stack.stack:
                 yield stack
         controller.stopping.set()

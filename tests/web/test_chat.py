@@ -1,6 +1,7 @@
 """An answer, from the API's stream to what the page shows."""
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -216,3 +217,32 @@ def test_choices_are_moved_into_range() -> None:
     assert (wild.model, wild.system, wild.temperature, wild.top_p) == (None, "", 0.7, 0.01)
     assert wild.max_tokens == 32_768
     assert Choices.read("m", "s", True, "x", None) == Choices("m", "s")
+
+
+async def test_a_place_in_the_queue_is_shown_until_the_answer_begins() -> None:
+    """What the API tells of our place becomes one line, in the reader's language, then the answer."""
+    begin = asyncio.Event()
+
+    async def queued(request: web.Request) -> web.StreamResponse:
+        assert request.headers["X-KoDolly-Queue"] == "events"
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        place = {"object": "kodolly.queue", "position": 3, "wait": 11.2, "choices": []}
+        await response.write(b"data: " + json.dumps(place).encode() + b"\n\n")
+        await begin.wait()
+        choice = {"index": 0, "delta": {"content": "답"}, "finish_reason": "stop"}
+        chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "demo"}
+        await response.write(b"data: " + json.dumps(chunk | {"choices": [choice]}).encode())
+        await response.write(b"\n\ndata: [DONE]\n\n")
+        return response
+
+    async with answering(queued) as chat:  # type: ignore[arg-type]
+        states = []
+        async for state in chat.answer(ASKED, DEMO, "ko"):
+            states.append(state)
+            if is_notice(state[-1]):
+                begin.set()
+    waiting = next(state[-1]["content"] for state in states if is_notice(state[-1]))
+    assert "3번째" in waiting
+    assert "12초" in waiting
+    assert states[-1] == [*ASKED, assistant("답")]

@@ -150,7 +150,7 @@ def create_app(settings: ApiSettings) -> Starlette:
             Exception: _crash,
         },
     )
-    app.state.table = table
+    app.state.table, app.state.admission = table, admission
     return app
 
 

@@ -6,17 +6,18 @@ import asyncio
 import logging
 import re
 import uuid
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack, nullcontext
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from kodolly import serving
-from kodolly.api.admission import Admission, class_of
+from kodolly.api.admission import Admission, Ticket, class_of
 from kodolly.api.auth import KeyRing
 from kodolly.api.budget import RetryBudget
 from kodolly.api.call import Call, WorkerGone
+from kodolly.api.queue_events import told_aloud
 from kodolly.api.relay import Relay, Streamed
 from kodolly.api.routing import Router
 from kodolly.api.sse import LOST, Output, error_event
@@ -79,7 +80,9 @@ class Completions:
         try:
             key = self._desk.keys.admit(request.headers.get("authorization", ""))
             call = await self._read(request, request_id)
-            work = self._admitted(call, key, send)
+            aloud = request.headers.get("x-kodolly-queue") == "events"
+            streams = bool(call.body.get("stream"))
+            work = self._stream(call, key, send, aloud) if streams else self._whole(call, key)
             response = await serving.unless_gone(work, receive)
         except ApiError as error:
             response = await serving.error_response(request, error)
@@ -92,17 +95,12 @@ class Completions:
         check(self._kind, body)  # type: ignore[type-var]
         return Call(self._path, body, request_id, chat=self._kind is ChatRequest)
 
-    async def _admitted(self, call: Call, key: str, send: Send) -> Response | None:
-        priority = class_of(call.body.get("service_tier"))
-        async with self._desk.admission.admitted(call.model, key=key, priority=priority):
-            self._desk.budget.first_try(call.model)
-            tries = Tries(call, self._desk.budget.allows)
-            if call.body.get("stream"):
-                await self._stream(call, tries, send)
-                return None
-            return await self._whole(call, tries)
+    async def _whole(self, call: Call, key: str) -> Response:
+        async with self._place(call, key):
+            tries = self._first_try(call)
+            return await self._answer(call, tries)
 
-    async def _whole(self, call: Call, tries: Tries) -> Response:
+    async def _answer(self, call: Call, tries: Tries) -> Response:
         while True:
             with ExitStack() as booking:
                 if (worker := self._worker(call, tries, booking)) is None:
@@ -116,10 +114,23 @@ class Completions:
             headers = {"X-Request-Id": call.request_id}
             return Response(body, media_type="application/json", headers=headers)
 
-    async def _stream(self, call: Call, tries: Tries, send: Send) -> None:
+    def _place(self, call: Call, key: str) -> Ticket:
+        priority = class_of(call.body.get("service_tier"))
+        return self._desk.admission.admitted(call.model, key=key, priority=priority)
+
+    def _first_try(self, call: Call) -> Tries:
+        self._desk.budget.first_try(call.model)
+        return Tries(call, self._desk.budget.allows)
+
+    async def _stream(self, call: Call, key: str, send: Send, aloud: bool) -> None:
         answer = Streamed(call, Output(send, call.request_id))
+        ticket = self._place(call, key)
         try:
-            await self._until_done(call, tries, answer)
+            telling = told_aloud(ticket, answer.output) if aloud else nullcontext()
+            async with AsyncExitStack() as place:
+                async with telling:
+                    await place.enter_async_context(ticket)
+                await self._until_done(call, self._first_try(call), answer)
         except asyncio.CancelledError:
             # The client has gone, or the time of a process that was told to end is over.
             if answer.output.begun:
@@ -129,7 +140,8 @@ class Completions:
         except ApiError as error:
             if not answer.output.begun:
                 raise
-            told = EngineFailed(LOST, code="worker_lost") if isinstance(error, NoWorker) else error
+            lost = answer.answered and isinstance(error, NoWorker)
+            told = EngineFailed(LOST, code="worker_lost") if lost else error
             await answer.output.write(error_event(told.message, told.code or told.type))
         await answer.output.close()
 

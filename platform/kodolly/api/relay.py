@@ -78,6 +78,7 @@ class Relay:
                 continue
             if ERROR in events:
                 raise await self._broken(events, answer)
+            answer.answered = True
             await output.write(without_token_ids(events) if hide else events)
             if events.endswith(LAST):
                 return
@@ -107,6 +108,7 @@ class Streamed:
         self.output = output
         self.journal = Journal(call)
         self.resumable = resumable(call.body)
+        self.answered = False  # something of an answer was sent
 
     def sort_out(self) -> int:
         """After a failure: tokens and characters the client has.
@@ -114,7 +116,7 @@ class Streamed:
         Raises EngineFailed if it has something that no engine can continue.
         """
         self.journal.fold()
-        if not self.resumable and self.output.begun:
+        if not self.resumable and self.answered:
             raise EngineFailed(LOST, code="worker_lost")
         if self.journal.empty:
             return 0

@@ -76,12 +76,12 @@ class StockRelay:
 
     async def stream(self, call: Call, worker: Worker, answer: Streamed) -> None:
         """The answer as OpenAI events. Raises WorkerGone or ApiError while nothing was sent."""
-        if answer.output.begun:
+        if answer.answered:
             raise WorkerGone("cannot go on with another worker's answer", worked=False)
         params = await self._params(call, worker)
         async with aclosing(self._interleaved(call, params, worker)) as events:
             first = await anext(events)
-            write = answer.output.write
+            write, answer.answered = answer.output.write, True
             await write(event(first))
             try:
                 async for chunk in events:

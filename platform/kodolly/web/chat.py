@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -19,6 +19,8 @@ from kodolly.web.texts import Language
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageParam
 
+# Asks the API to tell our place in its queue, in events without choices.
+QUEUE_EVENTS = {"X-KoDolly-Queue": "events"}
 SYSTEM_LIMIT = 8_000  # characters
 TOKENS_LIMIT = 32_768
 
@@ -74,7 +76,10 @@ class Chat:
         try:
             async with aclosing(growing(self._pieces(model, before, choices, finish))) as states:
                 async for text in states:
-                    yield [*before, assistant(text)] if text else before
+                    if text:
+                        yield [*before, assistant(text)]
+                    else:
+                        yield [*before, *finish.waiting(language)]
         except (openai.OpenAIError, Interrupted, ValueError) as error:  # ValueError: not JSON
             failure = explain(error, language, model=model, begun=bool(text))
             yield [*before, *([assistant(text)] if text else []), failure]
@@ -94,9 +99,11 @@ class Chat:
             top_p=choices.top_p,
             max_tokens=choices.max_tokens,
             stream=True,
+            extra_headers=QUEUE_EVENTS,
         )
         async with stream:
             async for chunk in stream:
+                finish.queue = chunk.model_extra if chunk.model_extra else {}
                 for choice in chunk.choices:
                     finish.reason = choice.finish_reason or finish.reason
                     if choice.delta.content:
@@ -107,9 +114,18 @@ class Chat:
 
 @dataclass
 class Finish:
-    """Why an answer ended; None while it has not."""
+    """How far an answer is: why it ended (None while it has not), and its place while it waits."""
 
     reason: str | None = None
+    queue: Mapping[str, Any] = field(default_factory=dict)  # the API's last word on our place
+
+    def waiting(self, language: Language) -> list[Message]:
+        """A line about our place in the API's queue, if we wait there."""
+        position, seconds = self.queue.get("position"), self.queue.get("wait")
+        if not isinstance(position, int) or not isinstance(seconds, int | float):
+            return []
+        shown = {"position": position, "seconds": max(1, math.ceil(seconds))}
+        return [notice(language, "queued", retry=False, **shown)]
 
 
 def _between(value: Any, low: float, high: float, default: float) -> float:

@@ -46,6 +46,7 @@ KO = {
     "model_gone": "‘{model}’ 모델을 더 이상 사용할 수 없습니다. 다른 모델을 골라 주세요.",
     "too_long": "대화가 모델이 읽을 수 있는 길이를 넘었습니다. 메시지나 최대 길이를 줄이거나, "
     "대화를 지우고 새로 시작해 주세요.",
+    "queued": "순서를 기다리고 있습니다. 지금 {position}번째이고, 약 {seconds}초 걸립니다.",
     "busy": "요청이 많아 지금은 처리할 수 없습니다. 잠시 후 다시 시도해 주세요.",
     "refused": "요청을 처리할 수 없습니다: {reason}",
     "length": "최대 길이에 닿아 여기서 멈췄습니다. 설정에서 최대 길이를 늘릴 수 있습니다.",
@@ -88,6 +89,7 @@ EN = {
     "model_gone": "The model '{model}' is no longer available. Please choose another one.",
     "too_long": "The conversation is longer than the model can read. Shorten the message or the "
     "maximum length, or clear the conversation and start again.",
+    "queued": "Waiting for a turn: number {position} in line, about {seconds} s.",
     "busy": "Too many requests at the moment. Please try again shortly.",
     "refused": "The request cannot be served: {reason}",
     "length": "Stopped here at the maximum length. It can be raised in the settings.",
