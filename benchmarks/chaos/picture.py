@@ -77,7 +77,9 @@ def _lanes(axis: object, watch: Watch, workers: dict[str, str], begin: float, en
     axis.invert_yaxis()
     axis.legend(
         handles=[Patch(color=colour, label=state) for state, colour in COLOURS.items()],
-        loc="upper right",
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.02),
+        frameon=False,
         fontsize=7,
-        ncols=6,
+        ncols=len(COLOURS),
     )

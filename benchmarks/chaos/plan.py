@@ -38,6 +38,7 @@ class Plan:
     back: float  # longest wait for a worker to be in rotation again
     silence: float  # a stream that says nothing this long has failed; a whole answer has WHOLE
     rounds: int = 1
+    slow: float = 1.5  # a new request whose first token takes longer was harmed
 
     def script(self) -> dict[str, Any]:
         """The scripted engines' script."""
@@ -101,5 +102,6 @@ VLLM = Plan(
     settle=10.0,
     back=600.0,
     silence=180.0,
+    slow=20.0,
 )
 VLLM_FAULTS = ("engine killed", "engine stopped", "worker drained", "controller killed")

@@ -14,7 +14,6 @@ from benchmarks.chaos.faults import Fault
 from benchmarks.chaos.watch import Watch
 
 EXAMPLES = 10
-SLOW = 1.5  # seconds to a first token after which a new request counts as harmed
 OURS = re.compile(r"chaos-\d+-\d+")
 
 
@@ -121,13 +120,17 @@ def _way(outcome: Outcome) -> str:
 
 
 def rows(
-    crowd: Crowd, faults: Sequence[Fault], lines: Sequence[Line] | None, watch: Watch
+    crowd: Crowd,
+    faults: Sequence[Fault],
+    lines: Sequence[Line] | None,
+    watch: Watch,
+    slow: float,
 ) -> list[Row]:
     """One row a fault; what happens until the next fault is put down to it."""
     starts = [fault.at for fault in faults[1:]] + [float("inf")]
     killed = {number for fault in faults for number in fault.killed_with}
     pairs = zip(faults, starts, strict=True)
-    return [_row(crowd, fault, killed, end, lines, watch) for fault, end in pairs]
+    return [_row(crowd, fault, killed, end, lines, watch, slow) for fault, end in pairs]
 
 
 def _row(
@@ -137,11 +140,12 @@ def _row(
     end: float,
     lines: Sequence[Line] | None,
     watch: Watch,
+    slow: float,
 ) -> Row:
     counted = [o for o in crowd.outcomes if o.number not in killed or not o.failed]
     failed = [o for o in counted if o.failed and fault.at <= o.end < end]
     new = [o for o in counted if fault.at <= o.start < end]
-    harmed = [o for o in new if o.failed or _wait(o) > SLOW]
+    harmed = [o for o in new if o.failed or _wait(o) > slow]
     streams = [o for o in crowd.outcomes if o.ask.way != "whole"]
     gaps = [o.gap for o in streams if fault.at <= o.gap_at + o.gap < end]
     resumed = served = None

@@ -14,6 +14,7 @@ import itertools
 import os
 import platform
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -158,7 +159,7 @@ class Run:
         if self.mode != "vllm":
             lines = report.journals({w.url: w.journal for w in self.stack.workers})
         made = report.totals(self.crowd, self.chaos.faults, lines)
-        table = report.rows(self.crowd, self.chaos.faults, lines, self.watch)
+        table = report.rows(self.crowd, self.chaos.faults, lines, self.watch, self.plan.slow)
         facts = self._facts()
         bad = report.examples(self.crowd)
         text = report.text(made, table, facts)
@@ -180,9 +181,19 @@ class Run:
             f"{datetime.now(UTC).date().isoformat()}, {os.cpu_count()} cores"
             f" ({platform.machine()}), shared and noisy; {self.plan.workers} workers ({engines}),"
             f" {self.plan.apis} API process(es), {self.plan.streams} streams at a time,"
-            f" {self.seconds:.0f} s."
+            f" {self.seconds:.0f} s; commit {_commit()}."
         )
-        return {"head": head, "mode": self.mode, "skipped": self.skipped}
+        return {"head": head, "commit": _commit(), "mode": self.mode, "skipped": self.skipped}
+
+
+def _commit() -> str:
+    """What was measured; `-dirty` where files had changes that are not committed."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
 
 
 def _loop_factory() -> Any:
