@@ -1,265 +1,215 @@
 """The study's flaw and its cure: special keys under LoRA, with their new rows left frozen and with them trained.
 
-    python -m benchmarks.train.flaw [--steps 150]
+    python -m benchmarks.train.flaw [--steps 120]
 
-One small GPT-NeoX, pre-trained here on made-up Korean, is tuned three times by the same LoRA on the same rows, 8 an
-update: `study` adds the three keys of dolly-v2 to the vocabulary as the study's script does, and LoRA leaves their
-random rows as they are; `kodolly, special keys` trains these rows; `kodolly, plain keys` needs none. Printed are the
-held-out loss of answers and of the token that ends them, and how many answers end by themselves.
+The small Korean GPT-NeoX that comes with KoDolly is tuned by the same LoRA (the study's: r 8, the fused attention
+alone) on the same rows, in the same number of updates. Only the keys differ: the study's way adds the three keys of
+dolly-v2 to the vocabulary, and LoRA leaves their random rows as they are; ours trains these rows, or needs none.
+WAYS says what each line of the table is.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
+import platform
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from random import Random
 from typing import Any
 
-from benchmarks.convert.korean import Korean, particle
 from benchmarks.train import base
+from benchmarks.train.judge import DRAWN, MOST, TOP_P, Outcome, Row, Writer, judged
 
-LORA: dict[str, Any] = {"r": 8, "alpha": 16, "dropout": 0.05}
+LORA: dict[str, Any] = {"r": 8, "alpha": 16, "dropout": 0.05, "targets": ["query_key_value"]}
 RATE = 2e-3
-BATCH = 8
-HELD_OUT = 40
-MOST = 48  # tokens of an answer
+BATCH = 4
+LENGTH = 256
+SPECIAL = "dolly-v2-special"
+NEW = 3  # tokens of it
+DEVIATION = 0.02  # of a new row's numbers, transformers' own
+AGAIN = "{}, loaded again"
+WAYS = {
+    "study": "three new tokens, their rows drawn at random (deviation 0.02) and frozen by LoRA",
+    "study, longer rows": "the same with rows as long as the known ones: the last norm bounds the hidden state, so "
+    "that a short output row can never be likely, and in a small model least of all",
+    AGAIN.format(
+        "..."
+    ): "the new rows drawn once more, as where the adapter alone was saved and the base resized anew",
+    "kodolly, special keys": "the same tokens, their rows trained and saved with the adapter",
+    "kodolly, keys as text": "dolly-v2, the same words as ordinary text; this base has read next to no English, and "
+    "LoRA cannot teach it the letters either",
+    "kodolly, Korean keys": "dolly-ko, the default: words the base knows, and its own end token",
+}
 RESULTS = Path(__file__).with_name("results")
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Held-out figures of one way: nats a token, and the share of answers that end."""
+class Bench:
+    """One base, its rows, and every way to tune it."""
 
-    way: str
-    answer_loss: float
-    end_loss: float
-    stops: float
-    sample: str
+    def __init__(self, place: Path, steps: int) -> None:
+        from kodolly_adapters.embedded import korean
+        from kodolly_adapters.embedded.korean.corpus import is_held_out, own_rows
 
+        self._place = place
+        self._steps = steps
+        self._base = Path(korean.__file__).with_name("base")
+        rows = [row for row in own_rows() if not row["context"]]
+        self._rows = [row for row in rows if not is_held_out(row)]
+        self.held = [row for row in rows if is_held_out(row)]
+        self._file = base.write_rows(place / "rows.jsonl", self._rows)
 
-def lessons(count: int, seed: int) -> list[dict[str, str]]:
-    """Rows whose answer takes up a word of the question."""
-    random = Random(seed)
-    korean = Korean(random, size=2_000)
-    made = []
-    for _ in range(count):
-        noun = korean.noun()
-        asked = random.choice(
-            ["무엇인지 알려 주세요.", "어떤 것인가요?", "한 문장으로 말해 주세요."]
-        )
-        made.append(
-            {
-                "instruction": f"{noun}{particle(noun, '은는')} {asked}",
-                "context": "",
-                "response": f"{noun}{particle(noun, '은는')} {korean.sentence(5)}",
-                "category": "open_qa",
-            }
-        )
-    return made
+    def ours(self, way: str, template: str) -> Outcome:
+        """`kodolly train`, then `kodolly merge`."""
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        from kodolly_adapters.merge.cli import main as merge
+        from kodolly_adapters.train.recipe import Recipe
+        from kodolly_adapters.train.run import train
 
-def pretrained(place: Path, steps: int) -> Path:
-    """A base that knows the made-up language: `kodolly train` from random weights."""
-    random = Random(3)
-    korean = Korean(random, size=2_000)
-    text = [" ".join(korean.run(200)) for _ in range(150)]
-    (place / "text.txt").write_text("\n\n".join(text), encoding="utf-8")
-    empty = base.make(place / "empty", text, hidden=128, layers=4, vocabulary=1_000)
-    _train(
-        place / "base",
-        {
-            "name": "base",
-            "base": str(empty),
-            "method": "full",
-            "start": "random",
+        out, merged = self._place / template, self._place / f"{template}-merged"
+        train(Recipe.model_validate(self._recipe(template)), out)
+        paths = [str(self._base), str(out / "adapter"), "--out", str(merged)]
+        if merge([*paths, "--no-verify", "--quiet"]) != 0:
+            raise RuntimeError(f"{template}: not merged")
+        net = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
+        return self._judged(way, net, AutoTokenizer.from_pretrained(merged), template)
+
+    def study(self, way: str, *, longer: bool) -> list[Outcome]:
+        """Keys added, embeddings resized, LoRA around it; then the same with the new rows drawn once more."""
+        net, tokenizer = self._study(longer=longer)
+        found = [self._judged(way, net, tokenizer, SPECIAL)]
+        _draw(net, longer=longer, seed=7)
+        return [*found, self._judged(AGAIN.format(way), net, tokenizer, SPECIAL)]
+
+    def _study(self, *, longer: bool) -> tuple[Any, Any]:
+        import torch
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+        from kodolly_templates import get_template
+
+        set_seed(42)
+        template = get_template(SPECIAL)
+        tokenizer = AutoTokenizer.from_pretrained(self._base)
+        tokenizer.add_special_tokens({"additional_special_tokens": list(template.special_tokens)})
+        net = AutoModelForCausalLM.from_pretrained(self._base, dtype=torch.float32)
+        net.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        _draw(net, longer=longer, seed=1)
+        config = LoraConfig(
+            r=LORA["r"], lora_alpha=LORA["alpha"], lora_dropout=LORA["dropout"],
+            target_modules=LORA["targets"], task_type="CAUSAL_LM",
+        )  # fmt: skip
+        wrapped = get_peft_model(net, config)
+        self._fit(wrapped, tokenizer, Writer(tokenizer, template))
+        return wrapped.eval(), tokenizer
+
+    def _fit(self, net: Any, tokenizer: Any, writer: Writer) -> None:
+        from datasets import Dataset
+        from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+
+        made = [writer.encode(row) for row in self._rows]
+        rows = [{"input_ids": m.ids, "labels": m.labels} for m in made if len(m.ids) < LENGTH]
+        args = TrainingArguments(
+            output_dir=str(self._place / "study"), per_device_train_batch_size=BATCH,
+            max_steps=self._steps, learning_rate=RATE, lr_scheduler_type="cosine",
+            warmup_steps=round(0.03 * self._steps), use_cpu=True, report_to=[], save_strategy="no",
+            disable_tqdm=True, logging_strategy="no",
+        )  # fmt: skip
+        Trainer(
+            model=net, args=args, train_dataset=Dataset.from_list(rows),
+            data_collator=DataCollatorForSeq2Seq(tokenizer),
+        ).train()  # fmt: skip
+
+    def _recipe(self, template: str) -> dict[str, Any]:
+        return {
+            "name": template,
+            "base": str(self._base),
+            "template": template,
             "data": {
-                "train": [str(place / "text.txt")],
-                "format": "text",
-                "max_length": 128,
+                "train": [str(self._file)], "max_length": LENGTH, "packing": False,
                 "validation_share": 0.0,
             },
-            "train": {"max_steps": steps, "learning_rate": 2e-3, "batch_size": BATCH},
-        },
-    )
-    return place / "base" / "model"
-
-
-def _train(out: Path, recipe: dict[str, Any]) -> None:
-    from kodolly_adapters.train.recipe import Recipe
-    from kodolly_adapters.train.run import train
-
-    recipe["train"] |= {"accumulation": 1, "gradient_checkpointing": False, "report_to": []}
-    train(Recipe.model_validate(recipe), out)
-
-
-def ours(place: Path, model: Path, rows: Path, template: str, steps: int) -> tuple[Any, Any]:
-    """(model, tokenizer) as `kodolly train` leaves them."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from kodolly_adapters.merge.cli import main as merge
-
-    out = place / template
-    _train(
-        out,
-        {
-            "name": template,
-            "base": str(model),
-            "template": template,
-            "data": _data(rows),
             "lora": LORA,
-            "train": {"max_steps": steps, "learning_rate": RATE, "batch_size": BATCH},
-        },
-    )
-    merged = place / f"{template}-merged"
-    words = [str(model), str(out / "adapter"), "--out", str(merged), "--no-verify", "--quiet"]
-    if merge(words) != 0:
-        raise RuntimeError(f"{template}: not merged")
-    net = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
-    return net.eval(), AutoTokenizer.from_pretrained(merged)
+            "train": {
+                "max_steps": self._steps, "learning_rate": RATE, "batch_size": BATCH, "accumulation": 1,
+                "save_steps": self._steps, "gradient_checkpointing": False, "report_to": [],
+            },
+        }  # fmt: skip
+
+    def _judged(self, way: str, net: Any, tokenizer: Any, template: str) -> Outcome:
+        from kodolly_templates import get_template
+
+        found = judged(way, net, tokenizer, get_template(template), self.held)
+        sys.stderr.write(f"{found}\n")
+        return found
 
 
-def _data(rows: Path) -> dict[str, Any]:
-    return {"train": [str(rows)], "max_length": 256, "packing": False, "validation_share": 0.0}
-
-
-def study(place: Path, model: Path, rows: Path, steps: int) -> tuple[Any, Any]:
-    """(model, tokenizer) the study's way: keys added, embeddings resized, LoRA on the linear layers alone."""
-    import torch
-    from datasets import Dataset
-    from peft import LoraConfig, get_peft_model
-    from transformers import (
-        AutoModelForCausalLM,
-        AutoTokenizer,
-        DataCollatorForSeq2Seq,
-        Trainer,
-        TrainingArguments,
-        set_seed,
-    )
-
-    from kodolly_templates import get_template
-
-    set_seed(42)
-    template = get_template("dolly-v2-special")
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    tokenizer.add_special_tokens({"additional_special_tokens": list(template.special_tokens)})
-    net = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    net.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    targets = ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]
-    config = LoraConfig(
-        r=LORA["r"], lora_alpha=LORA["alpha"], lora_dropout=LORA["dropout"], target_modules=targets,
-        task_type="CAUSAL_LM",
-    )  # fmt: skip
-    wrapped = get_peft_model(net, config)
-    lines = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
-    args = TrainingArguments(
-        output_dir=str(place / "study"), per_device_train_batch_size=BATCH, max_steps=steps,
-        learning_rate=RATE, lr_scheduler_type="cosine", warmup_steps=round(0.03 * steps), use_cpu=True,
-        report_to=[], save_strategy="no", disable_tqdm=True, logging_strategy="no",
-    )  # fmt: skip
-    Trainer(
-        model=wrapped,
-        args=args,
-        train_dataset=Dataset.from_list([_encoded(tokenizer, template, row) for row in lines]),
-        data_collator=DataCollatorForSeq2Seq(tokenizer),
-    ).train()
-    return wrapped.eval(), tokenizer
-
-
-def _encoded(tokenizer: Any, template: Any, row: dict[str, str]) -> dict[str, list[int]]:
-    """Ids and labels of one row."""
-    messages = [
-        {"role": "user", "content": row["instruction"]},
-        {"role": "assistant", "content": row["response"]},
-    ]
-    end = "" if template.special_tokens else tokenizer.eos_token
-    ids, learned = template.training(messages, end).encode(tokenizer)
-    labels = [token if told else -100 for token, told in zip(ids, learned, strict=True)]
-    return {"input_ids": ids, "labels": labels}
-
-
-def judged(
-    way: str, net: Any, tokenizer: Any, template_name: str, rows: Sequence[dict[str, str]]
-) -> Outcome:
-    """Held-out losses and stops of a tuned model."""
+def _draw(net: Any, *, longer: bool, seed: int) -> None:
+    """Draw the rows of the new tokens, the last ones, in the input and the output embeddings."""
     import torch
 
-    from kodolly_templates import get_template
-
-    template = get_template(template_name)
-    special = template.special_tokens[0] if template.special_tokens else tokenizer.eos_token
-    end = tokenizer.convert_tokens_to_ids(special)
-    answer, ending, stops, sample = [], [], 0, ""
-    with torch.inference_mode():
-        for row in rows:
-            made = _encoded(tokenizer, template, row)
-            ids, labels = torch.tensor([made["input_ids"]]), torch.tensor(made["labels"])
-            losses = torch.nn.functional.cross_entropy(
-                net(input_ids=ids).logits[0, :-1], labels[1:], reduction="none", ignore_index=-100
-            )
-            learned = labels[1:] != -100
-            last = labels[1:] == end
-            answer.append(float(losses[learned & ~last].mean()))
-            ending.append(float(losses[last].mean()))
-            prompt = template.prompt([{"role": "user", "content": row["instruction"]}])
-            asked = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
-            made_ids = net.generate(
-                **asked, max_new_tokens=MOST, do_sample=False, eos_token_id=end, pad_token_id=0
-            )[0, asked["input_ids"].shape[1] :]
-            stops += int(made_ids[-1]) == end
-            sample = sample or tokenizer.decode(made_ids)
-    count = len(rows)
-    return Outcome(way, sum(answer) / count, sum(ending) / count, stops / count, sample)
+    for shift, layer in enumerate([net.get_input_embeddings(), net.get_output_embeddings()]):
+        rows = layer.weight
+        source = torch.Generator().manual_seed(seed + shift)
+        drawn = DEVIATION * torch.randn(NEW, rows.shape[1], generator=source)
+        if longer:
+            drawn *= rows[:-NEW].norm(dim=1).mean() / drawn.norm(dim=1, keepdim=True)
+        with torch.no_grad():
+            rows[-NEW:] = drawn
 
 
 def main() -> int:
+    """Run the benchmark by the command line's flags; returns the exit status."""
+    import torch
+
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--steps", type=int, default=150, help="updates of every tuning")
-    parser.add_argument("--base-steps", type=int, default=200, help="updates of the pre-training")
+    parser.add_argument("--steps", type=int, default=120, help="updates of every tuning")
     parser.add_argument("--out", type=Path, default=RESULTS)
     chosen = parser.parse_args()
+    load = os.getloadavg()[0]
+    torch.set_num_threads(1)  # so small a model gains nothing from more, and loses on shared cores
     with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch)
-        model = pretrained(place, chosen.base_steps)
-        made = lessons(1_200 + HELD_OUT, 5)
-        held = made[:HELD_OUT]
-        rows = base.write_rows(place / "rows.jsonl", made[HELD_OUT:])
-        special, plain = "dolly-v2-special", "dolly-ko"
+        bench = Bench(Path(scratch), chosen.steps)
         found = [
-            judged("study", *study(place, model, rows, chosen.steps), special, held),
-            judged(
-                "kodolly, special keys",
-                *ours(place, model, rows, special, chosen.steps), special, held,
-            ),
-            judged(
-                "kodolly, plain keys",
-                *ours(place, model, rows, plain, chosen.steps), plain, held,
-            ),
-        ]  # fmt: skip
-    text = _report(found, chosen.steps)
+            *bench.study("study", longer=False),
+            *bench.study("study, longer rows", longer=True),
+            bench.ours("kodolly, special keys", SPECIAL),
+            bench.ours("kodolly, keys as text", "dolly-v2"),
+            bench.ours("kodolly, Korean keys", "dolly-ko"),
+        ]
+        held = bench.held
+    text = _report(found, held, chosen.steps, time.process_time(), load)
     chosen.out.mkdir(parents=True, exist_ok=True)
     (chosen.out / "flaw.md").write_text(text, encoding="utf-8")
     sys.stdout.write(text)
     return 0
 
 
-def _report(found: Sequence[Outcome], steps: int) -> str:
+def _report(
+    found: Sequence[Outcome], held: Sequence[Row], steps: int, seconds: float, load: float
+) -> str:
+    when = datetime.now(UTC).isoformat(timespec="minutes")
     lines = [
-        f"{steps} updates of 8 rows, LoRA r {LORA['r']}, rate {RATE}, the same base and rows; {HELD_OUT} rows held out.",
+        "# Special keys under LoRA: rows left random, rows trained, and keys that are plain text",
         "",
-        "| way | loss of an answer's tokens | loss of its end token | answers that end by themselves |",
-        "| --- | ---: | ---: | ---: |",
+        f"KoDolly's Korean base (GPT-NeoX), {steps} updates of {BATCH} rows, LoRA r {LORA['r']} on query_key_value,",
+        f"rate {RATE}. {len(held)} rows held out; drawn answers: {DRAWN} a row, top-p {TOP_P}, at most {MOST} tokens.",
+        f"{when}, {os.cpu_count()} cores, {platform.machine()}, load {load:.1f} at the start, {seconds:.0f} CPU s in all.",
+        "",
+        "| way | answer, nats a token | whole end, nats | end token, nats | greedy answers that end | drawn answers that end |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     lines += [
-        f"| {one.way} | {one.answer_loss:.3f} | {one.end_loss:.3f} | {one.stops:.0%} |"
+        f"| {one.way} | {one.answer:.3f} | {one.ending:.3f} | {one.last:.3f} | {one.greedy:.0%} | {one.drawn:.0%} |"
         for one in found
     ]
-    lines += ["", "An answer of each:", ""]
+    lines += ["", *(f"- {way}: {meaning}." for way, meaning in WAYS.items())]
+    lines += ["", "The first greedy answer of each:", ""]
     lines += [f"- {one.way}: `{one.sample!r}`" for one in found]
     return "\n".join([*lines, ""])
 

@@ -1,13 +1,14 @@
 """Preparation of training rows: ours beside TRL's own, on the same rows, in turns in one process.
 
-    python -m benchmarks.train.prepare [--rows 8000] [--rounds 3] [--json FILE] [--without-words]
+    python -m benchmarks.train.prepare [--rows 8000] [--rounds 3] [--data ROWS.jsonl]
 
 TRL is given texts that are rendered already, no length limit and no packing: its two passes over tokens
 (tokenize, labels) and nothing else. Ours is the whole of `prepare()`: read, render, tokenize, mask, count,
 write. The ids and labels of both are compared, row by row. CPU seconds are of all threads.
 
 Made-up Korean repeats its words more often than people do, which flatters the memory of words
-(kodolly_adapters.train.words); --without-words leaves it out, and so gives the lower bound.
+(kodolly_adapters.train.words). So `without memory` does every word anew, which is the lower bound, and --data takes
+Dolly rows that people wrote.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -36,6 +40,10 @@ from kodolly_templates import get_template
 
 STUDY_ROWS = 923_590
 VOCABULARY = 30_000  # Polyglot-Ko's size
+OURS, ANEW, TRL = "kodolly", "kodolly, without memory", "TRL"
+TARGET = 2
+Spent = dict[str, list[tuple[float, float]]]  # way: (CPU, wall) seconds a round
+RESULTS = Path(__file__).with_name("results")
 CONTEXT_SHARE = 0.18  # of the study's rows: KorQuAD's; the rest are conversations
 
 
@@ -120,13 +128,23 @@ def same(ours: Any, theirs: Any) -> int:
     return tokens
 
 
-def run(count: int, rounds: int, scratch: Path) -> dict[str, Any]:
-    """Both, in turns, `rounds` times; the medians."""
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Every word tokenized anew while the block runs."""
+    known = Words.of
+    Words.of = staticmethod(lambda *_: None)  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        Words.of = known  # type: ignore[method-assign]
+
+
+def run(rows: list[dict[str, str]], rounds: int, scratch: Path) -> tuple[int, Spent]:
+    """(tokens of the rows, seconds of every way), the ways in turns, `rounds` times."""
     import datasets
 
     datasets.disable_caching()
     datasets.disable_progress_bars()
-    rows = make_rows(count)
     tokenizer = make_tokenizer(rows[:4_000])
     source = scratch / "rows.jsonl"
     source.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
@@ -139,16 +157,20 @@ def run(count: int, rounds: int, scratch: Path) -> dict[str, Any]:
         }
     )
     texts = [split(template, row, tokenizer.eos_token) for row in rows]
-    seconds: dict[str, list[tuple[float, float]]] = {"ours": [], "trl": []}
+    spent: Spent = {OURS: [], ANEW: [], TRL: []}
     tokens = 0
     for number in range(rounds):
-        cache = scratch / f"cache{number}"
-        ours, *spent = timed(partial(prepare, recipe, tokenizer, template, cache))
-        seconds["ours"].append((spent[0], spent[1]))
-        theirs, *spent = timed(partial(with_trl, texts, tokenizer, scratch))
-        seconds["trl"].append((spent[0], spent[1]))
-        tokens = same(ours.train, theirs)
-    return {"rows": count, "tokens": tokens, "rounds": rounds, **rates(count, tokens, seconds)}
+        ours = partial(prepare, recipe, tokenizer, template)
+        made, *seconds = timed(partial(ours, scratch / f"cache{number}"))
+        spent[OURS].append((seconds[0], seconds[1]))
+        with without_memory():
+            anew, *seconds = timed(partial(ours, scratch / f"anew{number}"))
+        spent[ANEW].append((seconds[0], seconds[1]))
+        theirs, *seconds = timed(partial(with_trl, texts, tokenizer, scratch))
+        spent[TRL].append((seconds[0], seconds[1]))
+        tokens = same(made.train, theirs)
+        same(anew.train, theirs)
+    return tokens, spent
 
 
 def split(template: Any, row: dict[str, str], eos: str) -> tuple[str, str]:
@@ -159,43 +181,58 @@ def split(template: Any, row: dict[str, str], eos: str) -> tuple[str, str]:
     return training.text[:start], training.text[start:]
 
 
-def rates(count: int, tokens: int, seconds: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
-    """Rows a CPU second and a second, the ratio, and minutes for the study's rows."""
-    result: dict[str, Any] = {}
-    for name, spent in seconds.items():
-        cpu, wall = (median(column) for column in zip(*spent, strict=True))
-        result[name] = {
-            "rows_per_cpu_second": round(count / cpu, 1),
-            "tokens_per_cpu_second": round(tokens / cpu),
-            "rows_per_second": round(count / wall, 1),
-            "study_cpu_minutes": round(STUDY_ROWS * cpu / count / 60, 1),
-        }
-    ours, trl = (result[name]["rows_per_cpu_second"] for name in ("ours", "trl"))
-    return {**result, "ratio": round(ours / trl, 2)}
+def report(title: str, rows: int, tokens: int, spent: Spent, load: float) -> str:
+    """The table in Markdown; CPU seconds are medians over the rounds."""
+    cpu = {way: median(cpu for cpu, _ in rounds) for way, rounds in spent.items()}
+    lines = [
+        f"# Preparation of rows: {title}",
+        "",
+        f"{rows:,} rows, {tokens:,} tokens, {len(spent[TRL])} rounds in turns; ids and labels of every way are identical.",
+        f"{datetime.now(UTC).isoformat(timespec='minutes')}, {os.cpu_count()} cores, {platform.machine()}, load {load:.1f} at the start.",
+        "",
+        f"| way | rows a CPU second | tokens a CPU second | beside TRL | CPU minutes for {STUDY_ROWS:,} rows |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for way, seconds in cpu.items():
+        study = STUDY_ROWS * seconds / rows / 60
+        lines.append(
+            f"| {way} | {rows / seconds:,.0f} | {tokens / seconds:,.0f} | {cpu[TRL] / seconds:.2f} x | {study:.1f} |"
+        )
+    ratio = cpu[TRL] / cpu[OURS]
+    verdict = "pass" if ratio >= TARGET else "FAIL"
+    return "\n".join(
+        [*lines, "", f"Target: at least {TARGET} x TRL's own: {ratio:.2f} x, {verdict}.", ""]
+    )
 
 
 def main() -> int:
+    """Run the benchmark by the command line's flags; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--rows", type=int, default=8_000)
+    parser.add_argument("--rows", type=int, default=8_000, help="at most so many")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--without-words", action="store_true", help="every word anew")
-    parser.add_argument("--json", type=Path, help="write the figures here as well")
-    options = parser.parse_args()
+    parser.add_argument("--data", type=Path, help="Dolly rows, instead of made-up ones")
+    parser.add_argument("--name", default="prepare", help="of the file in --out")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    chosen = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    if options.without_words:
-        Words.of = staticmethod(lambda *_: None)  # type: ignore[assignment, method-assign]
+    rows = read(chosen.data)[: chosen.rows] if chosen.data else make_rows(chosen.rows)
+    title = f"rows of {chosen.data.name}" if chosen.data else "made-up rows of the study's lengths"
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="prepare-") as scratch:
-        figures = run(options.rows, options.rounds, Path(scratch))
-    text = json.dumps(figures, indent=2)
-    if options.json:
-        options.json.write_text(text + "\n", encoding="utf-8")
-    print(text)
-    print(
-        f"identical ids and labels on {figures['rows']:,} rows; ours makes "
-        f"{figures['ratio']} times TRL's rows a CPU second",
-        file=sys.stderr,
-    )
+        tokens, spent = run(rows, chosen.rounds, Path(scratch))
+    text = report(title, len(rows), tokens, spent, load)
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    (chosen.out / f"{chosen.name}.md").write_text(text, encoding="utf-8")
+    sys.stdout.write(text)
     return 0
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a file that say something, their fields alone."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    fields = ("instruction", "context", "response")
+    kept = [row for row in rows if row["instruction"].strip() and row["response"].strip()]
+    return [{field: row.get(field) or "" for field in fields} for row in kept]
 
 
 if __name__ == "__main__":
