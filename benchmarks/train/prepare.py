@@ -157,6 +157,7 @@ def run(rows: list[dict[str, str]], rounds: int, scratch: Path) -> tuple[int, Sp
         }
     )
     texts = [split(template, row, tokenizer.eos_token) for row in rows]
+    with_trl(texts[:1], tokenizer, scratch)  # its imports are not its work
     spent: Spent = {OURS: [], ANEW: [], TRL: []}
     tokens = 0
     for number in range(rounds):
