@@ -104,7 +104,8 @@ def main() -> int:
         lines += more
         raw += figures
     timed = dispatch_times()
-    command = "make bench-affinity" + (" ARGS=--quick" if options.quick else "")
+    asked = " ".join(sys.argv[1:])
+    command = "make bench-affinity" + (f" ARGS='{asked}'" if asked else "")
     text = report.markdown(lines, cells, command, timed.markdown())
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "simulated.md").write_text(text, encoding="utf-8")
