@@ -101,4 +101,4 @@ $(DEV_STAMP): $(STAMP)
 	@touch $@
 
 clean: ## remove the environments and the embedded models
-	rm -rf .venv .venv-vllm .venv-fastchat .venv-fuzz .kodolly
+	rm -rf .venv .venv-vllm .venv-fastchat .venv-litellm .venv-smg .venv-vllm-router .venv-production-stack .venv-fuzz .kodolly

@@ -8,7 +8,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -138,6 +138,32 @@ async def run(port: int, cell: Cell) -> list[Sample]:
     connections = [await connect() for _ in range(people)]
     await asyncio.gather(*(person(connection) for connection in connections))
     return samples
+
+
+async def hold(port: int, cell: Cell, measure: Callable[[], float]) -> tuple[float, float, int]:
+    """Opens a cell's streams and measures before them and while all are silent.
+
+    Returns both figures and how many streams said their first token in time; then hangs up.
+    """
+    loop = asyncio.get_running_loop()
+    request = request_of(cell)
+    before = measure()
+    opened: list[Connection] = []
+    for _ in range(cell.requests):
+        _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
+        connection.reset(streamed=True)
+        assert connection.transport is not None
+        connection.transport.write(request)
+        opened.append(connection)
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline and any(c.first is None for c in opened):
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(1.0)
+    during, started = measure(), sum(c.first is not None for c in opened)
+    for connection in opened:
+        if connection.transport is not None:
+            connection.transport.abort()
+    return before, during, started
 
 
 def body_of(raw: bytes) -> bytes:

@@ -9,8 +9,9 @@ MODEL = "demo"
 class Cell:
     """One measurement: `requests` answers of `tokens` tokens, `concurrency` at a time.
 
-    kind: whole (not streamed), first (short streams, for the time to the first token) or
-    stream (paced streams, for the time of a whole answer and CPU a token). Delays are seconds.
+    kind: whole (not streamed), first (short streams, for the time to the first token), stream
+    (paced streams, for the time of a whole answer and CPU a token) or idle (streams that are open
+    and silent after their first token, for their memory). Delays are seconds.
     """
 
     kind: str
@@ -43,7 +44,8 @@ class Target:
 # The engine thinks longer when more people ask, so that 64 at once offer about 160 requests a
 # second and not all that one core can make: a closed loop against an engine that answers at once
 # would measure how the whole box saturates, the same figure for every gateway.
-THINK = {1: 0.01, 16: 0.1, 64: 0.4}
+THINK = {1: 0.01, 16: 0.1, 64: 0.4, 256: 1.6}
+IDLE = 3600.0  # seconds a token, where none but the first should come
 PACE = 0.01  # seconds a token: about what one GPU gives each of many streams
 
 
@@ -60,7 +62,8 @@ def cells(quick: bool) -> list[Cell]:
             Cell("stream", level, count, tokens, 0.05, PACE, once=tokens > 1000)
             for level, count in levels.items()
         ]
-    return plan
+    idle = 64 if quick else 256
+    return [*plan, Cell("idle", idle, idle, 2, 0.0, IDLE, once=True)]
 
 
 def _short(quick: bool) -> dict[str, dict[int, tuple[int, int]]]:
@@ -71,8 +74,8 @@ def _short(quick: bool) -> dict[str, dict[int, tuple[int, int]]]:
             "first": {1: (2, 5), 16: (1, 16), 64: (1, 64)},
         }
     return {
-        "whole": {1: (5, 12), 16: (2, 64), 64: (1, 192)},
-        "first": {1: (4, 8), 16: (2, 32), 64: (1, 96)},
+        "whole": {1: (5, 12), 16: (2, 64), 64: (1, 192), 256: (1, 512)},
+        "first": {1: (4, 8), 16: (2, 32), 64: (1, 96), 256: (1, 256)},
     }
 
 
@@ -80,4 +83,8 @@ def _streams(quick: bool) -> dict[int, dict[int, int]]:
     """Tokens of a paced stream -> concurrency -> requests."""
     if quick:
         return {128: {1: 1, 16: 16, 64: 64}}
-    return {256: {1: 3, 16: 16, 64: 64}, 1024: {16: 16, 64: 64}}
+    return {
+        256: {1: 3, 16: 16, 64: 64},
+        128: {256: 256},
+        1024: {1: 1, 16: 16, 64: 64, 256: 256},
+    }

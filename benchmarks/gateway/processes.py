@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+SLOW_START = 180.0  # seconds for a rival whose imports alone take a while
 START = 60.0  # seconds a server may take until it answers
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 
@@ -77,6 +78,32 @@ def wait_for(url: str, said: str, child: subprocess.Popen[bytes]) -> None:
                 return
         time.sleep(0.1)
     raise TimeoutError(f"{url} did not say {said!r} in {START:.0f} s")
+
+
+def wait_for_answer(port: int, model: str, child: subprocess.Popen[bytes]) -> None:
+    """Wait until a short chat is answered. Raises as `wait_for`, after SLOW_START seconds."""
+    message = {"role": "user", "content": "?"}
+    chat = {"model": model, "messages": [message], "max_tokens": 2}
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    deadline = time.monotonic() + SLOW_START
+    while time.monotonic() < deadline:
+        if child.poll() is not None:
+            raise RuntimeError(f"a process ended with {child.returncode} before {url} answered")
+        with contextlib.suppress(OSError):
+            ask(url, chat)
+            return
+        time.sleep(0.2)
+    raise TimeoutError(f"{url} did not answer in {SLOW_START:.0f} s")
+
+
+def memory(pids: Sequence[int]) -> float:
+    """Bytes that processes and their living descendants hold; shared pages divided among them."""
+    total = 0
+    for pid in _with_descendants(pids):
+        with contextlib.suppress(OSError, StopIteration):
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += int(next(x for x in lines if x.startswith("Pss:")).split()[1]) * 1024
+    return float(total)
 
 
 def wait_for_port(port: int, child: subprocess.Popen[bytes]) -> None:

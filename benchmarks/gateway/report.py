@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.gateway.plan import Cell
 
 DIRECT = "direct"
+COLOURS = ["#c2410c", "#1d4ed8", "#60a5fa", "#a16207", "#15803d", "#7c3aed", "#be123c", "#0f766e"]
 
 
 @dataclass(slots=True)
@@ -26,11 +27,16 @@ class Result:
     gateway_cpu: float = 0.0
     engine_cpu: float = 0.0
     load_cpu: float = 0.0
+    memory: float | None = None  # bytes a stream of an idle cell holds
 
     @property
     def tokens_per_cpu_second(self) -> float | None:
         tokens = self.answers * self.cell.tokens
         return tokens / self.gateway_cpu if self.gateway_cpu > 0 and tokens else None
+
+    @property
+    def requests_per_cpu_second(self) -> float | None:
+        return self.answers / self.gateway_cpu if self.gateway_cpu > 0 and self.answers else None
 
     def figures(self) -> dict[str, object]:
         """The figures of this result for a JSON file; milliseconds."""
@@ -48,6 +54,7 @@ class Result:
             "gateway_cpu_s": round(self.gateway_cpu, 3),
             "engine_cpu_s": round(self.engine_cpu, 3),
             "load_cpu_s": round(self.load_cpu, 3),
+            "kib_per_idle_stream": self.memory and round(self.memory / 1024, 1),
             "tokens_per_gateway_cpu_s": self.tokens_per_cpu_second
             and round(self.tokens_per_cpu_second),
         }
@@ -95,9 +102,12 @@ def rows(results: Sequence[Result], targets: Sequence[str]) -> list[Row]:
     cells = list(dict.fromkeys(result.cell for result in results))
     table: list[Row] = []
     for cell in cells:
-        of = {name: by[name, cell] for name in targets}
+        # A gateway too slow for a cell has no figures there.
+        of = {name: by.get((name, cell), Result(name, cell)) for name in targets}
         if cell.kind == "stream":
             table += _stream_rows(cell, of)
+        elif cell.kind == "idle":
+            table += _idle_rows(cell, of)
         else:
             table += _added_rows(cell, of)
     table.sort(key=lambda row: (_ORDER.index(row.title.split(",")[0]), row.title, row.concurrency))
@@ -108,7 +118,9 @@ _ORDER = [
     "added latency",
     "added time to first token",
     "streamed tokens a CPU second",
+    "requests a CPU second",
     "whole stream",
+    "memory of 1000 idle streams",
     "errors",
 ]
 
@@ -125,8 +137,18 @@ def _added_rows(cell: Cell, of: dict[str, Result]) -> list[Row]:
                 gap = added(times[name], times[DIRECT], rank)
                 values[name] = None if gap is None else gap * 1000
         table.append(Row(f"{what}, p{rank}", cell.concurrency, "ms", -1, values))
+    if cell.kind == "whole":
+        rate = {name: result.requests_per_cpu_second for name, result in of.items()}
+        if any(rate.values()):
+            table.append(Row("requests a CPU second", cell.concurrency, "tok", 1, rate))
     table.append(_errors(cell, of))
     return table
+
+
+def _idle_rows(cell: Cell, of: dict[str, Result]) -> list[Row]:
+    held = {n: None if r.memory is None else r.memory * 1000 / 2**20 for n, r in of.items()}
+    title = "memory of 1000 idle streams"
+    return [Row(title, cell.concurrency, "MiB", -1, held), _errors(cell, of)]
 
 
 def _stream_rows(cell: Cell, of: dict[str, Result]) -> list[Row]:
@@ -156,16 +178,30 @@ def ratio(row: Row, ours: str, theirs: str) -> str:
 def table(lines: Sequence[Row], targets: Sequence[str], ours: str, theirs: str) -> str:
     """Markdown. Lines of errors are shown only where there were any."""
     compared = ours in targets and theirs in targets
+    others = [name for name in targets if name != DIRECT and not name.startswith(ours)]
+    many = ours in targets and len(others) > 1
     named = [f"{name} (itself)" if name == DIRECT else name for name in targets]
     head = ["figure", "at once", *named] + ([f"{ours} against {theirs}"] if compared else [])
+    head += ["against the best other"] if many else []
     out = [_line(head), _line(["---"] + ["---:"] * (len(head) - 1))]
     for row in lines:
         if row.title.startswith("errors") and not any(row.values.values()):
             continue
         cells = [_value(row.values.get(name), row.unit) for name in targets]
         last = [ratio(row, ours, theirs)] if compared else []
+        last += [_against_best(row, ours, others)] if many else []
         out.append(_line([row.title, str(row.concurrency), *cells, *last]))
     return "\n".join(out)
+
+
+def _against_best(row: Row, ours: str, others: Sequence[str]) -> str:
+    """Ours against the best of the others, by name; a gateway that adds nothing has no ratio."""
+    values = {name: value for name in others if (value := row.values.get(name)) is not None}
+    if not values or row.title.startswith("errors"):
+        return ""
+    best = max(values, key=lambda name: values[name] * row.better)
+    said = ratio(row, ours, best)
+    return f"{said} ({best})" if said else f"({best})"
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -194,22 +230,24 @@ def machine() -> str:
 
 def chart(lines: Sequence[Row], targets: Sequence[str]) -> str:
     """An SVG of horizontal bars on a logarithmic scale, one group a figure."""
-    colours = ["#c2410c", "#1d4ed8", "#60a5fa"]
     groups = [row for row in lines if _charted(row)]
     names = [name for name in targets if name != DIRECT]
+    wide = 1 + (len(names) - 1) // 3  # lines of the legend
+    colours = [COLOURS[at % len(COLOURS)] for at in range(len(names))]
     step = 16 * len(names) + 26
-    height = 50 + step * len(groups)
+    height = 30 + 20 * wide + step * len(groups)
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}">',
         "<style>text { font: 12px sans-serif }</style>",
         f'<rect width="760" height="{height}" fill="white"/>',
     ]
     for i, name in enumerate(names):
-        out.append(f'<rect x="{20 + 200 * i}" y="12" width="12" height="12" fill="{colours[i]}"/>')
-        out.append(f'<text x="{38 + 200 * i}" y="22">{name}</text>')
+        x, y = 20 + 200 * (i % 3), 12 + 20 * (i // 3)
+        out.append(f'<rect x="{x}" y="{y}" width="12" height="12" fill="{colours[i]}"/>')
+        out.append(f'<text x="{x + 18}" y="{y + 10}">{name}</text>')
     out.append('<text x="740" y="22" text-anchor="end">logarithmic</text>')
     for g, row in enumerate(groups):
-        top = 44 + g * step
+        top = 24 + 20 * wide + g * step
         want = "more is better" if row.better > 0 else "less is better"
         title = f"{row.title}, {row.concurrency} at once ({want})"
         out.append(f'<text x="20" y="{top + 10}" font-weight="bold">{title}</text>')

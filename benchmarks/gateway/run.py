@@ -1,7 +1,7 @@
-"""FastChat's API server against KoDolly's, before one scripted engine, in one interleaved run.
+"""KoDolly's gateway against FastChat's and others, before one scripted engine, interleaved.
 
-    python -m benchmarks.gateway.run            the full run, under ten minutes
-    python -m benchmarks.gateway.run --quick    about a minute
+    python -m benchmarks.gateway.run            the full run with every rival, under half an hour
+    python -m benchmarks.gateway.run --quick    about a minute, FastChat and ours alone
 
 Prints a Markdown table; writes it, a JSON file and a bar chart to benchmarks/gateway/results/.
 """
@@ -20,11 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gateway import load, report
+from benchmarks.gateway.environments import version
 from benchmarks.gateway.plan import Cell, Target, cells
-from benchmarks.gateway.processes import ask, cpu_seconds
+from benchmarks.gateway.processes import ask, cpu_seconds, memory
 from benchmarks.gateway.report import Result
+from benchmarks.gateway.rivals import Rival, rivals
 from benchmarks.gateway.stacks import FASTCHAT, KODOLLY, KODOLLY_STOCK, stacks
 
+OWN = {"fastchat": FASTCHAT, "kodolly": KODOLLY, "kodolly-stock": KODOLLY_STOCK}
+PATIENCE = 75.0  # seconds; a little under the load generator's own for one answer
 RESULTS = Path(__file__).with_name("results")
 
 
@@ -34,14 +38,24 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="default 3, with --quick 1")
     parser.add_argument(
         "--targets",
-        default="fastchat,kodolly,kodolly-stock",
-        help="gateways beside `direct`, with commas (default: %(default)s)",
+        help=f"gateways beside `direct`, with commas (default: {','.join(OWN)} with --quick,"
+        f" else also {','.join(rivals(None))})",
     )
     parser.add_argument(
-        "--seconds", type=float, help="start no cell after this (default 540 or 65)"
+        "--production-stack", type=Path, metavar="DIR", help="a checkout of production-stack"
+    )
+    parser.add_argument(
+        "--seconds", type=float, help="start no cell after this (default 1500 or 65)"
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
-    return parser.parse_args()
+    options = parser.parse_args()
+    keys = [*OWN] if options.quick else [*OWN, *rivals(None)]
+    if options.targets is not None:
+        keys = [key for key in options.targets.split(",") if key]
+    if unknown := sorted(set(keys) - {*OWN, *rivals(None)}):
+        parser.error(f"--targets: unknown: {', '.join(unknown)}")
+    options.keys = keys
+    return options
 
 
 def main() -> int:
@@ -49,13 +63,15 @@ def main() -> int:
     # Both unwind the stack, so that every child is ended; a shell's `&` would ignore Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    known = {"fastchat": FASTCHAT, "kodolly": KODOLLY, "kodolly-stock": KODOLLY_STOCK}
-    names = [known[name] for name in options.targets.split(",") if name]
+    names = [OWN[key] for key in options.keys if key in OWN]
+    known = rivals(options.production_stack and options.production_stack.resolve())
+    others = [known[key] for key in options.keys if key in known]
     rounds = options.rounds or (1 if options.quick else 3)
-    deadline = time.monotonic() + (options.seconds or (65 if options.quick else 540))
+    deadline = time.monotonic() + (options.seconds or (65 if options.quick else 1500))
     with tempfile.TemporaryDirectory(prefix="gateway-") as place:
         try:
-            with stacks(Path(place), names) as (targets, engine_port, engine_pid):
+            with stacks(Path(place), names, others) as standing:
+                targets, engine_port, engine_pid, skipped = standing
                 bench = Bench(targets, engine_port, engine_pid, deadline)
                 with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                     results = runner.run(bench.run(cells(options.quick), rounds))
@@ -65,8 +81,14 @@ def main() -> int:
             _show_logs(Path(place))
             print(f"error: {failure}", file=sys.stderr)
             return 1
-    facts = {"rounds": bench.rounds, "quick": options.quick, "left_out": bench.left_out}
-    _write(results, ["direct", *names], options.out, facts)
+    facts = {
+        "rounds": bench.rounds,
+        "quick": options.quick,
+        "left_out": bench.left_out,
+        "skipped": skipped,
+        "versions": _versions(others),
+    }
+    _write(results, [target.name for target in targets], options.out, facts)
     return 1 if any(r.errors for r in results if r.target in {"direct", KODOLLY}) else 0
 
 
@@ -81,6 +103,7 @@ class Bench:
         self.expected: dict[Cell, str] = {}
         self.rounds = 0
         self.left_out: list[str] = []
+        self.rates: dict[str, float] = {}  # target -> the most tokens a second it has streamed
 
     async def run(self, plan: list[Cell], rounds: int) -> list[Result]:
         results: dict[tuple[str, Cell], Result] = {}
@@ -96,13 +119,46 @@ class Bench:
                     self.left_out.append(f"{cell.name} of round {number + 1}")
                     continue
                 ask(
-                    f"http://127.0.0.1:{self.engine_port}/scripted",
+                    self._engine("/scripted"),
                     {"first_delay": cell.first_delay, "token_delay": cell.token_delay},
                 )
                 for target in self.targets * cell.slices:
+                    if self._too_slow(target, cell):
+                        self._leave_out(f"{cell.name} of {target.name} (too slow for it)")
+                        continue
                     result = results.setdefault((target.name, cell), Result(target.name, cell))
-                    await self._measure(target, cell, result)
+                    if cell.kind == "idle":
+                        await self._idle(target, cell, result)
+                    else:
+                        await self._measure(target, cell, result)
         return list(results.values())
+
+    def _too_slow(self, target: Target, cell: Cell) -> bool:
+        """Whether its answers would outlast the load generator's patience, by what it did so far."""
+        rate = self.rates.get(target.name)
+        tokens = cell.concurrency * cell.tokens
+        return cell.kind == "stream" and rate is not None and tokens / rate > PATIENCE
+
+    def _leave_out(self, what: str) -> None:
+        if what not in self.left_out:
+            self.left_out.append(what)
+
+    async def _idle(self, target: Target, cell: Cell, result: Result) -> None:
+        """What streams that are open and silent hold in the gateway's memory."""
+        if not target.pids:
+            return
+        before, during, started = await load.hold(target.port, cell, lambda: memory(target.pids))
+        result.errors += cell.requests - started
+        if started:
+            result.memory = (during - before) / started
+        end = time.monotonic() + 30
+        while time.monotonic() < end and ask(self._engine("/load"))["server_load"]:
+            await asyncio.sleep(0.2)
+        held = (result.memory or 0.0) / 1024
+        print(f"{cell.name:<20} {target.name:<26} {held:.0f} KiB a stream", file=sys.stderr)
+
+    def _engine(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.engine_port}{path}"
 
     async def _measure(self, target: Target, cell: Cell, result: Result) -> None:
         await asyncio.sleep(0.2)
@@ -115,6 +171,9 @@ class Bench:
         result.engine_cpu += cpu_seconds([self.engine_pid]) - engine
         good = [sample for sample in samples if self._is_good(sample, cell, result)]
         result.answers += len(good)
+        if cell.kind == "stream" and good:
+            rate = len(good) * cell.tokens / wall
+            self.rates[target.name] = max(self.rates.get(target.name, 0.0), rate)
         result.whole.append([sample.seconds for sample in good])
         result.first.append([sample.first for sample in good if sample.first is not None])
         median = report.percentile(result.whole[-1], 50) or 0.0
@@ -160,7 +219,6 @@ def _write(results: list[Result], targets: list[str], out: Path, run: dict[str, 
     facts = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": report.machine(),
-        "versions": {"fschat": "0.2.36", "kodolly": metadata.version("kodolly")},
         **run,
         "results": [result.figures() for result in results],
     }
@@ -174,11 +232,19 @@ def _write(results: list[Result], targets: list[str], out: Path, run: dict[str, 
 
 
 def _head(facts: dict[str, Any]) -> str:
-    left = ", ".join(facts["left_out"])
-    return (
-        f"{facts['date']}, {facts['machine']}; fschat {facts['versions']['fschat']}, "
-        f"{facts['rounds']} round(s)" + (f"; left out for time: {left}." if left else ".")
-    )
+    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    text = f"{facts['date']}, {facts['machine']}; {versions}; {facts['rounds']} round(s)."
+    if facts["left_out"]:
+        text += f" Left out for time: {', '.join(facts['left_out'])}."
+    for name, why in facts["skipped"].items():
+        text += f"\n\n{name} is not in this run: {why}."
+    return text
+
+
+def _versions(others: list[Rival]) -> dict[str, str]:
+    pinned = {rival.name: version(rival.key, rival.package) for rival in others if rival.package}
+    own = {"kodolly": metadata.version("kodolly"), "fschat": version("fastchat", "fschat")}
+    return {name: number for name, number in (own | pinned).items() if number}
 
 
 if __name__ == "__main__":

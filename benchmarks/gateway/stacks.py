@@ -1,43 +1,40 @@
-"""The gateways under test: FastChat's and KoDolly's, before one and the same scripted engine."""
+"""The gateways under test, all before one and the same scripted engine."""
 
 import contextlib
-import hashlib
 import json
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.gateway.environments import ROOT, Unavailable, environment
 from benchmarks.gateway.plan import MODEL, Target
-from benchmarks.gateway.processes import free_port, running, wait_for, wait_for_port
+from benchmarks.gateway.processes import (
+    free_port,
+    running,
+    wait_for,
+    wait_for_answer,
+    wait_for_port,
+)
+from benchmarks.gateway.rivals import Command, Rival
 
-ROOT = Path(__file__).resolve().parents[2]
-REQUIREMENTS = Path(__file__).with_name("fastchat-requirements.txt")
 FASTCHAT = "FastChat"
 KODOLLY = "KoDolly"
 KODOLLY_STOCK = "KoDolly, FastChat worker"
 
 
-def fastchat_python() -> Path:
-    """The interpreter of FastChat's own environment, built on first use and kept."""
-    home = ROOT / ".venv-fastchat"
-    python = home / "bin" / "python"
-    stamp = home / "requirements.sha256"
-    wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
-    if not stamp.exists() or stamp.read_text() != wanted:
-        print("building FastChat's environment (once, about a minute) ...", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
-        options = ["-qq", "--disable-pip-version-check", "--no-deps", "-r", str(REQUIREMENTS)]
-        subprocess.run([str(python), "-m", "pip", "install", *options], check=True)
-        stamp.write_text(wanted)
-    return python
-
-
 @contextlib.contextmanager
-def stacks(directory: Path, names: list[str]) -> Iterator[tuple[list[Target], int, int]]:
-    """Everything running: the targets (direct first), the engine's port and its pid."""
+def stacks(
+    directory: Path, names: list[str], others: Sequence[Rival]
+) -> Iterator[tuple[list[Target], int, int, dict[str, str]]]:
+    """Everything running: the targets (direct first), the engine's port and its pid, who is missing.
+
+    `names` are FastChat's and our own gateways, `others` those that need no controller.
+    """
+    skipped: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         engine_port = free_port()
+        if FASTCHAT in names:
+            names = _with_fastchat(names, skipped)
         controllers = {name: free_port() for name in names}
         gateways = {
             name: stack.enter_context(_controller(name, directory, port))
@@ -48,7 +45,33 @@ def stacks(directory: Path, names: list[str]) -> Iterator[tuple[list[Target], in
         for name, port in controllers.items():
             api_port, api = stack.enter_context(_api(name, directory, port))
             targets.append(Target(name, api_port, (gateways[name], api)))
-        yield targets, engine_port, engine
+        for rival in others:
+            try:
+                port = free_port()
+                command = rival.command(port, f"http://127.0.0.1:{engine_port}", directory)
+            except Unavailable as failure:
+                skipped[rival.name] = str(failure)
+                continue
+            pid = stack.enter_context(_other(rival, directory, port, command))
+            targets.append(Target(rival.name, port, (pid,)))
+        yield targets, engine_port, engine, skipped
+
+
+def _with_fastchat(names: list[str], skipped: dict[str, str]) -> list[str]:
+    try:
+        environment("fastchat")
+    except Unavailable as failure:
+        skipped[FASTCHAT] = str(failure)
+        return [name for name in names if name != FASTCHAT]
+    return names
+
+
+@contextlib.contextmanager
+def _other(rival: Rival, directory: Path, port: int, command: Command) -> Iterator[int]:
+    argv, env = command
+    with running(rival.key, argv, directory, env) as child:
+        wait_for_answer(port, MODEL, child)
+        yield child.pid
 
 
 @contextlib.contextmanager
@@ -86,7 +109,12 @@ def _command(name: str, part: str, port: int, controller: str | None = None) -> 
     address = ["--host", "127.0.0.1", "--port", str(port)]
     if name == FASTCHAT:
         module = {"controller": "controller", "api": "openai_api_server"}[part]
-        command = [str(fastchat_python()), "-m", f"fastchat.serve.{module}", *address]
+        command = [
+            str(environment("fastchat") / "python"),
+            "-m",
+            f"fastchat.serve.{module}",
+            *address,
+        ]
         return [*command, "--controller-address", controller] if controller else command
     command = [sys.executable, "-m", "kodolly", part, *address]
     return [*command, "--controller", controller] if controller else command

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from support.processes import wait_until
+from support.processes import eventually, wait_until
 from support.scripted_engine import Script, ScriptedEngine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,6 +58,46 @@ def test_the_table_sets_the_figures_side_by_side(gateway: Any) -> None:
     assert lines[2] == "| added latency, p50 | 16 | 100.0 ms | 200.0 ms | 5.00 ms | 40.0x |"
     assert lines[-1] == "| errors, whole 32 | 16 | 0 | 1 | 0 |  |"
     assert len(lines) == 5
+
+
+def test_our_figures_stand_beside_the_best_of_the_others(gateway: Any) -> None:
+    """With several rivals a last column names the best of them and how we compare with it."""
+    plan, report = gateway("plan"), gateway("report")
+    cell = plan.Cell("stream", 16, 1, 100, 0.0, 0.0)
+    names = ["direct", "FastChat", "KoDolly", "SMG", "slow"]
+    cpu = {"direct": 0.0, "FastChat": 0.1, "KoDolly": 0.01, "SMG": 0.02}
+    results = [
+        report.Result(name, cell, [[0.1]], answers=1, gateway_cpu=used)
+        for name, used in cpu.items()
+    ]
+    lines = report.table(report.rows(results, names), names, "KoDolly", "FastChat").splitlines()
+    figures = "| 1,000 | 10,000 | 5,000 |  | 10.0x | 2.0x (SMG) |"
+    assert lines[2] == f"| streamed tokens a CPU second, 100 tokens | 16 |  {figures}"
+    assert report.chart(report.rows(results, names), names).count("<rect") > len(names)
+
+
+async def test_idle_streams_are_held_open_and_let_go(gateway: Any) -> None:
+    """Streams that say one token and no more are all open at the measuring, and none afterwards."""
+    load, plan = gateway("load"), gateway("plan")
+    cell = plan.Cell("idle", 4, 4, 2, 0.0, plan.IDLE, once=True)
+    async with ScriptedEngine(Script(model=plan.MODEL, token_delay=plan.IDLE)) as engine:
+        seen: list[int] = []
+
+        def measure() -> float:
+            seen.append(engine.running)
+            return float(engine.running)
+
+        assert await load.hold(engine.port, cell, measure) == (0.0, 4.0, 4)
+        await eventually(lambda: engine.running == 0)
+    assert seen == [0, 4]
+
+
+def test_a_rival_that_no_registry_has_is_named_with_its_reason(gateway: Any) -> None:
+    """Without a checkout the production-stack router is left out, and the text says what to do."""
+    rivals, environments = gateway("rivals"), gateway("environments")
+    rival = rivals.rivals(None)["production-stack"]
+    with pytest.raises(environments.Unavailable, match="--production-stack DIR"):
+        rival.command(1, "http://127.0.0.1:2", Path())
 
 
 @pytest.mark.parametrize("kind", ["whole", "first"])
