@@ -234,8 +234,12 @@ async def test_a_pulse_asks_no_more_than_it_must(session: aiohttp.ClientSession)
         client = EngineClient(url, None, session)
         assert await client.pulse(patience=5, tracked=True) == Pulse(0, None)
         assert asked == []
+    async with serving(load=answering({"server_load": 3}), metrics=metrics) as url:
+        client = EngineClient(url, None, session)
+        assert await client.pulse(patience=5, tracked=True, steps=False) == Pulse(3, None)
+        assert asked == []
         untracked = await client.pulse(patience=5)
-        assert untracked == Pulse(1, steps_of_engine(totals(VLLM_STEPS)))
+        assert untracked == Pulse(3, steps_of_engine(totals(VLLM_STEPS)))
 
 
 async def test_a_silent_engine_is_told_from_one_that_is_gone(

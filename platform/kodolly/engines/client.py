@@ -66,16 +66,17 @@ class EngineClient:
         except EngineCallError:
             return None
 
-    async def pulse(self, *, patience: float, tracked: bool = False) -> Pulse:
+    async def pulse(self, *, patience: float, tracked: bool = False, steps: bool = True) -> Pulse:
         """How much it has to do and whether it steps, from /load and /metrics.
 
         `patience`: seconds for each of the two. A vLLM that does not track its load says 0 on /load
-        whatever it does, so with `tracked` alone a 0 there is the whole answer. Raises EngineSilent
-        when it does not answer in time, EngineCallError when nobody is there to answer.
+        whatever it does, so with `tracked` alone a 0 there is the whole answer, and any load is if
+        its `steps` need not be known. Raises EngineSilent when it does not answer in time,
+        EngineCallError when nobody is there to answer.
         """
         load = await self._tracked_load(patience)
-        if tracked and load == 0:
-            return Pulse(0, None)
+        if tracked and load is not None and (load == 0 or not steps):
+            return Pulse(load, None)
         try:
             text = await self._call("GET", "/metrics", total=patience)
         except EngineCallError as error:

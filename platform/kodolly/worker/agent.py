@@ -19,7 +19,7 @@ from kodolly.engines.command import EngineCommand
 from kodolly.errors import EngineCallError, EngineStartError
 from kodolly.leash.process import LeashedProcess
 from kodolly.protocol.wire import Extension, WorkerState, WorkerStatus
-from kodolly.worker.cpu import session_seconds
+from kodolly.worker.cpu import engine_seconds
 from kodolly.worker.progress import EngineWatch, Patience
 from kodolly.worker.registration import ControllerClient, Teller
 
@@ -217,7 +217,7 @@ class Agent:
     async def _until_stuck(self, pid: int) -> None:
         """READY while tokens come out, STALLED while not; returns after too long a stall."""
         on_cpu = self._command is not None and self._command.on_cpu
-        async with self._watching(lambda: session_seconds(pid) if on_cpu else None) as watch:
+        async with self._watching(lambda: engine_seconds(pid) if on_cpu else None) as watch:
             while True:
                 try:
                     wrong = await watch.until_stalled()

@@ -22,13 +22,15 @@ from kodolly.errors import EngineCallError, EngineSilent
 log = logging.getLogger(__name__)
 
 POLL = 0.5
+# vLLM writes 50 kB of metrics, in the process that also writes the answers: not at every look.
+STEPS_POLL = 0.9
 # Share of the patience after which an engine that does not step is asked for a token.
 DOUBT = 1 / 3
 # An engine that tells no counters is judged by that token alone, which waits behind its queue.
 CANARY_TIMEOUT = 10.0
 # A step of a big model on a CPU may last; while it does, the engine uses the CPU. Not for ever.
 LONGEST_STEP = 300.0
-COMPUTING = 0.1  # cores
+COMPUTING = 0.03  # cores: where many processes share a few, its part may be small
 # What an engine with a full queue answers; one that has nothing to do has no reason to.
 FULL = (429, 503)
 
@@ -157,7 +159,8 @@ class EngineWatch:
         asked = self._is_asking()
         try:
             tracked = self._tracked and self._progress.told  # the first look reads the counters
-            pulse = await self._engine.pulse(patience=patience, tracked=tracked)
+            steps = self._progress.unproven_for() >= STEPS_POLL
+            pulse = await self._engine.pulse(patience=patience, tracked=tracked, steps=steps)
         except EngineSilent:
             self._progress.note(None, asked=asked)
             return
