@@ -62,7 +62,7 @@ def cells(quick: bool) -> list[Cell]:
             Cell("stream", level, count, tokens, 0.05, PACE, once=tokens > 1000)
             for level, count in levels.items()
         ]
-    idle = 64 if quick else 256
+    idle = 32 if quick else 256
     return [*plan, Cell("idle", idle, idle, 2, 0.0, IDLE, once=True)]
 
 

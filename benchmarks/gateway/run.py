@@ -45,7 +45,7 @@ def _options() -> argparse.Namespace:
         "--production-stack", type=Path, metavar="DIR", help="a checkout of production-stack"
     )
     parser.add_argument(
-        "--seconds", type=float, help="start no cell after this (default 1500 or 65)"
+        "--seconds", type=float, help="start no cell after this (default 1500 or 50)"
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
     options = parser.parse_args()
@@ -67,11 +67,12 @@ def main() -> int:
     known = rivals(options.production_stack and options.production_stack.resolve())
     others = [known[key] for key in options.keys if key in known]
     rounds = options.rounds or (1 if options.quick else 3)
-    deadline = time.monotonic() + (options.seconds or (65 if options.quick else 1500))
+    seconds = options.seconds or (50 if options.quick else 1500)
     with tempfile.TemporaryDirectory(prefix="gateway-") as place:
         try:
             with stacks(Path(place), names, others) as standing:
                 targets, engine_port, engine_pid, skipped = standing
+                deadline = time.monotonic() + seconds
                 bench = Bench(targets, engine_port, engine_pid, deadline)
                 with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                     results = runner.run(bench.run(cells(options.quick), rounds))
