@@ -23,6 +23,8 @@ async def serving(app: ASGIApp, port: int = 0) -> AsyncIterator[str]:
         while not server.started:
             assert not task.done(), "the application did not start"
             await asyncio.sleep(0.005)
-        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
-        server.should_exit = True
-        await task
+        try:
+            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+        finally:  # a socket closed under a running server would break whoever gets its number next
+            server.should_exit = True
+            await task
