@@ -12,7 +12,7 @@ from kodolly_adapters.embedded.korean.model import place_of
 from kodolly_templates.catalogue import load
 
 PACKAGE = place_of("base").parent
-LIMIT = 20_000_000  # bytes committed
+LIMIT = 25_000_000  # bytes committed
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +134,15 @@ def test_notices_name_every_source() -> None:
 
 
 def test_nothing_of_the_sources_is_committed() -> None:
-    """No file but our rows, prompts and figures holds running Korean text."""
+    """No file but our rows, questions, prompts and figures holds running Korean text."""
     korean = {p.name for p in committed() if p.suffix in {".jsonl", ".csv", ".txt", ".parquet"}}
-    assert korean == {"rows.jsonl", "prompts.jsonl"}
+    assert korean == {
+        "rows.jsonl",
+        "phrasings.jsonl",
+        "prompts.jsonl",
+        "reading.jsonl",
+        "blind.jsonl",
+    }
 
 
 def test_nothing_names_the_machine_it_was_made_on() -> None:
@@ -156,6 +162,10 @@ def test_its_figures_are_those_of_its_answers() -> None:
         assert figures[check] == sum(answer[check] for answer in answers)
     held = [row for row in corpus.held_out_rows() if "source" not in row]
     assert figures["heldout_rows"] == len(held)
+    blind = figures["blind_answers"]
+    assert figures["blind"]["prompts"] == len(blind) == len(judge.prompts("blind"))
+    assert figures["blind"]["expected"] == sum(answer["expected"] for answer in blind)
     card = (PACKAGE / "README.md").read_text(encoding="utf-8")
     assert str(figures["heldout_nats_per_character"]) in card
     assert f"{figures['all_three']} / {figures['prompts']}" in card
+    assert f"{figures['blind']['all_three']} / {figures['blind']['prompts']}" in card

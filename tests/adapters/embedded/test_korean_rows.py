@@ -2,15 +2,17 @@
 
 import itertools
 import json
+import random
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kodolly_adapters.embedded.korean import corpus, judge, reading
+from kodolly_adapters.embedded.korean import corpus, judge, reading, variations, words
 
 ROWS = corpus.own_rows()
+MORE = corpus.more_rows()
 CATEGORIES = {
     "brainstorming",
     "classification",
@@ -39,7 +41,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, 
 
 def test_every_row_is_a_dolly_row() -> None:
     """Four texts, one of Dolly's categories, nothing around them and no template's key inside."""
-    for row in ROWS:
+    for row in [*ROWS, *MORE]:
         assert list(row) == ["instruction", "context", "response", "category"], row
         assert row["category"] in CATEGORIES, row
         assert row["instruction"], row
@@ -49,14 +51,14 @@ def test_every_row_is_a_dolly_row() -> None:
 
 def test_no_question_is_asked_twice() -> None:
     """Instruction and context together stand once, so that no question has two answers."""
-    asked = [(row["instruction"], row["context"]) for row in ROWS]
-    assert len(set(asked)) == len(asked) >= 400
+    asked = [(row["instruction"], row["context"]) for row in [*ROWS, *MORE]]
+    assert len(set(asked)) == len(asked) >= 3000
 
 
 def test_answers_are_short_polite_korean() -> None:
     """Each answer is Korean, ends in a polite form and stays under a hundred characters."""
-    for row in ROWS:
-        assert HANGUL.search(row["instruction"]), row
+    for row in [*ROWS, *MORE]:
+        assert HANGUL.search(row["instruction"]) or row["instruction"].isascii(), row
         assert judge.is_korean(row["response"]) or "http" in row["response"], row
         assert POLITE.search(row["response"]), row
         assert len(row["response"]) <= 100, row
@@ -77,7 +79,8 @@ def test_a_tenth_is_kept_apart(files: dict[str, list[dict[str, Any]]]) -> None:
     for row in files["tune.jsonl"]:
         if "messages" not in row:
             assert (row["instruction"], row["context"]) not in asked
-    lines = {line for row in files["pretrain.jsonl"] for line in row["text"].split("\n")}
+    texts = [row["text"] for row in [*files["pretrain.jsonl"], *files["talk.jsonl"]]]
+    lines = {line for text in texts for line in text.split("\n")}
     spoken = {said for row in files["tune.jsonl"] for said in _said(row)}
     alone = {row["instruction"] for row in held if not row["context"]}
     assert not alone & lines
@@ -90,7 +93,9 @@ def _said(row: dict[str, Any]) -> list[str]:
 
 def test_held_out_people_are_never_trained(files: dict[str, list[dict[str, Any]]]) -> None:
     """The people of the held-out reading questions appear in no training file."""
-    trained = json.dumps([files["pretrain.jsonl"], files["tune.jsonl"]], ensure_ascii=False)
+    trained = json.dumps(
+        [files[f"{n}.jsonl"] for n in ("pretrain", "talk", "tune")], ensure_ascii=False
+    )
     assert [name for name in reading.HELD_OUT_NAMES if name in trained] == []
 
 
@@ -124,7 +129,7 @@ def test_reading_answers_stand_in_their_text() -> None:
     """The beginning of every answer made by rule is in its text, and the question has one answer."""
     for row in itertools.islice(reading.reading_rows(7), 500):
         text = row["context"] or row["instruction"]
-        assert row["response"][:2].strip() in text, row
+        assert row["response"][:1] in text, row
         assert judge.is_korean(row["response"]), row
 
 
@@ -145,12 +150,70 @@ def test_sums_are_right() -> None:
 )
 def test_particles_follow_the_last_syllable(word: str, expected: str) -> None:
     """A closed syllable takes the one form, an open one or no syllable the other."""
-    assert reading.object_of(word) == expected
+    assert words.object_of(word) == expected
 
 
 def test_prompts_are_no_training_rows() -> None:
     """About forty fixed prompts, none of them phrased as a row of ours is."""
     prompts = judge.prompts()
     assert len(prompts) >= 40
-    assert not {p["instruction"] for p in prompts} & {row["instruction"] for row in ROWS}
+    rows = {variations.core(row["instruction"]) for row in [*ROWS, *MORE]}
+    blind = judge.prompts("blind")
+    asked = {variations.normalised(prompt["instruction"]) for prompt in [*prompts, *blind]}
+    assert not asked & rows
     assert all(prompt["expected"] for prompt in prompts)
+
+
+def test_no_training_file_asks_a_fixed_prompt(files: dict[str, list[dict[str, Any]]]) -> None:
+    """Not with other spaces or marks either, nor behind an opening; one that reads a context has its own."""
+    alone = [prompt for prompt in judge.prompts() if not prompt["context"]]
+    prompts = {variations.normalised(prompt["instruction"]) for prompt in alone}
+    texts = [row["text"] for row in [*files["pretrain.jsonl"], *files["talk.jsonl"]]]
+    lines = {line for text in texts for line in text.split("\n")}
+    lines |= {row["instruction"] for row in files["tune.jsonl"] if "instruction" in row}
+    lines |= {said for row in files["tune.jsonl"] for said in _said(row)}
+    assert [line for line in lines if variations.core(line) in prompts] == []
+
+
+def test_another_way_to_ask_asks_the_same() -> None:
+    """What is asked about stays in every variation; endings, particles, openings and marks do not."""
+    draw = random.Random(1)
+    found = {variations.vary(draw, "일본의 수도는 어디인가요?") for _ in range(300)}
+    assert len(found) > 40
+    assert all("일본" in asked and "수도" in asked and "어디" in asked for asked in found)
+
+
+@pytest.mark.parametrize(
+    ("asked", "reserved"),
+    [
+        ("코돌리야, 우리나라 수도가  어디지", True),
+        ("혹시 우리나라 수도가 어디지?", True),
+        ("우리나라 산이 어디지?", False),
+    ],
+)
+def test_a_prompt_in_disguise_is_known(asked: str, reserved: bool) -> None:
+    """Openings, spaces and marks do not make a fixed prompt another question."""
+    assert corpus.is_reserved(asked) == reserved
+
+
+def test_every_question_of_a_passage_has_one_answer() -> None:
+    """Two sentences never answer the same question differently."""
+    for text, asked in itertools.islice(reading.passages(3), 500):
+        answers: dict[str, str] = {}
+        for question, answer in asked:
+            assert answers.setdefault(variations.core(question), answer) == answer, text
+
+
+def test_made_up_people_are_many() -> None:
+    """Hundreds of names in a thousand draws, none held out."""
+    draw = random.Random(5)
+    found = {words.person(draw) for _ in range(1000)}
+    assert len(found) > 700
+    assert not found & set(words.HELD_OUT_NAMES)
+
+
+def test_chance_is_one_sentence_of_the_text() -> None:
+    """A text of two sentences is guessed right half of the time, of one always."""
+    two = {"instruction": "누구?", "context": "하나입니다. 둘입니다."}
+    one = {"instruction": "하나입니다. 누구?", "context": ""}
+    assert judge.chance([two, two, one]) == 2.0

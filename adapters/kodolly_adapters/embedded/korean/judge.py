@@ -121,9 +121,12 @@ class Judge:
         return self._tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
 
 
-def prompts() -> list[dict[str, Any]]:
-    """The fixed prompts: instruction, context, expected (words of which one must appear)."""
-    source = resources.files(__package__).joinpath("prompts.jsonl").read_text(encoding="utf-8")
+def prompts(name: str = "prompts") -> list[dict[str, Any]]:
+    """The fixed prompts: instruction, context, expected (words of which one must appear).
+
+    `"blind"` gives those written when all training files were settled, which no choice has seen.
+    """
+    source = resources.files(__package__).joinpath(f"{name}.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in source.splitlines()]
 
 
@@ -151,25 +154,49 @@ def figures(
 ) -> dict[str, Any]:
     """All figures of one model, with every answer beside them."""
     started = time.process_time()
-    asked = prompts()
-    answers = [
-        check(prompt, text, stopped=stopped)
-        for prompt, (text, stopped) in zip(asked, judge.ask(asked), strict=True)
-    ]
+    answers, blind = (_answers(judge, prompts(name)) for name in ("prompts", "blind"))
     return {
         "heldout_rows": len(heldout),
         "heldout_nats_per_character": round(judge.loss(heldout), 4),
         "reading_rows": len(reading),
         "reading_nats_per_character": round(judge.loss(reading), 4),
         "reading_exact": judge.exact(reading),
+        "reading_chance": round(chance(reading), 1),
+        **_counts(answers),
+        "blind": _counts(blind),
+        "cpu_seconds": round(time.process_time() - started, 1),
+        "answers": [asdict(answer) for answer in answers],
+        "blind_answers": [asdict(answer) for answer in blind],
+    }
+
+
+def _answers(judge: Judge, asked: Sequence[dict[str, Any]]) -> list[Answer]:
+    return [
+        check(prompt, text, stopped=stopped)
+        for prompt, (text, stopped) in zip(asked, judge.ask(asked), strict=True)
+    ]
+
+
+def _counts(answers: Sequence[Answer]) -> dict[str, int]:
+    return {
         "prompts": len(answers),
         "korean": sum(answer.korean for answer in answers),
         "stopped": sum(answer.stopped for answer in answers),
         "expected": sum(answer.expected for answer in answers),
         "all_three": sum(a.korean and a.stopped and a.expected for a in answers),
-        "cpu_seconds": round(time.process_time() - started, 1),
-        "answers": [asdict(answer) for answer in answers],
     }
+
+
+def chance(reading: Sequence[dict[str, str]]) -> float:
+    """How many of `reading` come out right for who answers from a sentence of the text drawn at random.
+
+    That is a reader who knows what kind of thing is asked for and copies it, but from any sentence.
+    """
+    return sum(1 / _sentences(row) for row in reading)
+
+
+def _sentences(row: dict[str, str]) -> int:
+    return (row["context"] or row["instruction"]).count("다.")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -186,7 +213,7 @@ def main(argv: Sequence[str]) -> int:
         found["trained_exact"] = model.exact(trained)
     text = json.dumps(found, ensure_ascii=False, indent=1) + "\n"
     options.out.write_text(text, encoding="utf-8")
-    summary = {key: value for key, value in found.items() if key != "answers"}
+    summary = {key: value for key, value in found.items() if not key.endswith("answers")}
     sys.stdout.write(json.dumps(summary, ensure_ascii=False) + "\n")
     return 0
 

@@ -57,6 +57,6 @@ def _write_card(path: Path) -> None:
         "license": "Apache-2.0",
         "created_by": "kodolly fetch",
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "metrics": {key: value for key, value in figures.items() if key != "answers"},
+        "metrics": {key: value for key, value in figures.items() if not key.endswith("answers")},
     }
     path.write_text(json.dumps(card, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
