@@ -231,6 +231,16 @@ def logprobs(told: Events) -> list[Any]:
     return [entry for part in parts for entry in zip(*(part[n] for n in sorted(part)), strict=True)]
 
 
+async def test_an_engine_that_aborts_has_not_finished(stack: Stack) -> None:
+    """vLLM ends its answers with the reason "abort" when it is told to stop; clients never see it."""
+    bad, well = await pair(stack, abort_after=8)
+    prefer(stack, bad, well)
+    told = await events(stack)
+    assert said(told) == Script().text
+    assert [c["finish_reason"] for c in choices(told) if c["finish_reason"]] == ["stop"]
+    assert bad.requests[-1].outcome == "died"
+
+
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 

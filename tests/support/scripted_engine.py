@@ -247,6 +247,13 @@ class ScriptedEngine:
             why = (answer.finish_reason, answer.stop_reason)
             said, logprobs = 0, b"null"
             async for at, step in self.steps(request, seen, answer):
+                if self.script.abort_after is not None and at >= self.script.abort_after:
+                    seen.outcome = "died"
+                    for i in indices:
+                        await response.write(
+                            wire.finish(i, b'""', step.token_id, ("abort", None), True)
+                        )
+                    return
                 if at == 0 and wire.chat:
                     await response.write(b"".join(wire.role(i, prompt_ids) for i in indices))
                 text = dumps(step.text)

@@ -25,6 +25,7 @@ from kodolly.api.sse import (
     Output,
     data_of,
     end_of_events,
+    end_of_good,
     without_token_ids,
 )
 from kodolly.api.table import Worker
@@ -76,8 +77,8 @@ class Relay:
                 if len(rest) > MAX_EVENT:
                     raise WorkerGone("sent an event beyond all bounds")
                 continue
-            if ERROR in events:
-                raise await self._broken(events, answer)
+            if (good := end_of_good(events)) is not None:
+                raise await self._broken(events, good, answer)
             answer.answered = True
             await output.write(without_token_ids(events) if hide else events)
             if events.endswith(LAST):
@@ -86,13 +87,14 @@ class Relay:
                 journal.add(events)
         raise WorkerGone("ended its answer too early")
 
-    async def _broken(self, events: bytes, answer: Streamed) -> WorkerGone:
-        """An engine's error event is not the client's, but what stands before it is."""
-        at = events.index(ERROR)
+    async def _broken(self, events: bytes, at: int, answer: Streamed) -> WorkerGone:
+        """An engine's failure is not the client's, but what stands before it is."""
         if at:
             hide = not answer.call.wants_token_ids
             await answer.output.write(without_token_ids(events[:at]) if hide else events[:at])
             answer.journal.add(events[:at])
+        if ERROR not in events:
+            return WorkerGone("aborted its answer")
         told = from_engine(500, data_of(events[at:])[0])
         return WorkerGone(f"broke off: {told.message}", told)
 

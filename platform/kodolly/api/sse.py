@@ -18,6 +18,8 @@ DONE = b"data: [DONE]"
 LAST = DONE + EVENT_END
 # Inside a JSON string the quote would be escaped: this can only begin an event.
 ERROR = b'data: {"error"'
+# How an engine that is told to end leaves an answer: no end that a client should see.
+ABORT = b'"finish_reason":"abort"'
 # Inside a JSON string its quotes would be escaped, too.
 TOKEN_IDS = re.compile(rb'token_ids":\[[^\]]*\]')
 NO_TOKEN_IDS = b'token_ids":null'
@@ -41,6 +43,15 @@ def end_of_events(chunk: bytes) -> int:
 def without_token_ids(events: bytes) -> bytes:
     """Events as an engine that was not asked for token ids would have sent them."""
     return TOKEN_IDS.sub(NO_TOKEN_IDS, events)
+
+
+def end_of_good(events: bytes) -> int | None:
+    """Where an engine's own failure begins in whole events; None if there is none."""
+    if ERROR in events:
+        return events.index(ERROR)
+    if ABORT in events:
+        return events.rindex(DATA, 0, events.index(ABORT))
+    return None
 
 
 def data_of(events: bytes) -> list[bytes]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -119,7 +119,8 @@ class Watch:
             known = rows.get(name)
             state = known.row.state if known else WorkerState.LOST
             if state not in SERVING:
-                self._end(name, f"is {state.value} and silent", SILENT_ON_LOST)
+                if self._replaceable(flights):
+                    self._end(name, f"is {state.value} and silent", SILENT_ON_LOST)
             elif known and name not in self._probes and self._suspicious(known, flights, now):
                 self._probes[name] = asyncio.create_task(self._probe(known))
 
@@ -134,15 +135,20 @@ class Watch:
                 if await self._answers(worker):
                     return
             self._table.suspect(worker)
-            # A lone engine that is only slow would be asked for all its work once more.
-            if all(self._replaceable(model, name) for model in worker.row.model_names):
+            if self._replaceable(self._flights.get(name, ())):
                 log.warning("%s does not answer: its silent calls are moved", name)
                 self._end(name, "does not answer", SILENT)
         finally:
             del self._probes[name]
 
-    def _replaceable(self, model: str, name: str) -> bool:
-        return any(worker.row.name != name for worker in self._table.ready(model))
+    def _replaceable(self, flights: Iterable[Flight]) -> bool:
+        """Whether others could go on: a lone engine that is only slow would do its work twice."""
+        models = {model for flight in flights for model in flight.worker.row.model_names}
+        names = {flight.worker.row.name for flight in flights}
+        return all(
+            any(worker.row.name not in names for worker in self._table.trusted(model))
+            for model in models
+        )
 
     async def _answers(self, worker: Worker) -> bool:
         extension = worker.extension

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from kodolly.api.call import Call, WorkerGone
@@ -68,7 +69,9 @@ class GoingOn:
         if tail.stopped is not None:
             return await self._tell(choice, tail.push(""), [], None, ("stop", tail.stopped))
         body = continuation(self._call, choice, left)
-        rest = self._door.events(self._call, self._worker, "/v1/completions", body)
+        # An engine keeps a request's name for a while after its connection has broken.
+        named = replace(self._call, request_id=self._name(choice))
+        rest = self._door.events(named, self._worker, "/v1/completions", body)
         async with aclosing(rest):  # closed at once where a stop string ends it
             async for told in rest:
                 left_off = await self._pass_on(choice, tail, told, left_off)
@@ -76,11 +79,16 @@ class GoingOn:
                     return None
         raise WorkerGone("ended its answer too early")
 
+    def _name(self, choice: Choice) -> str:
+        return f"{self._call.request_id}-{choice.index}-{len(choice.ids)}"
+
     async def _pass_on(self, choice: Choice, tail: Tail, told: Json, again: int) -> int:
         """One event of the continuation; gives how many tokens are still to come a second time."""
         if told.get("error"):
             raise WorkerGone("broke off with an error event")
         for given in told.get("choices") or ():
+            if given.get("finish_reason") == "abort":
+                raise WorkerGone("aborted its answer")
             choice.prompt = choice.prompt or given.get("prompt_token_ids")
             ids = given.get("token_ids") or []
             text = tail.push(given.get("text") or "")
