@@ -76,8 +76,9 @@ class Models:
 
 
 def create_app(settings: ApiSettings) -> Starlette:
-    """The ASGI application. Raises SettingsError when a key file cannot be read."""
+    """The ASGI application. Raises SettingsError for unusable keys or controllers."""
     keys, token = KeyRing(settings.keys()), settings.secret()
+    controllers = settings.controllers()
     table = WorkerTable()
     admission = Admission(
         table,
@@ -115,7 +116,7 @@ def create_app(settings: ApiSettings) -> Starlette:
             ):
                 endpoint = Completions(kind, path, desk)
                 app.router.routes.insert(0, Route(path, endpoint, methods=["POST"]))
-            follower = Follower(table, settings.controller, token, session)
+            follower = Follower(table, controllers, token, session)
             work = [follower.run(), watch.run()]
             if processes.has_parent():
                 work.append(processes.end_with_parent())
