@@ -34,6 +34,7 @@ from benchmarks.chaos.network import Network, network
 from benchmarks.chaos.stack import ROOT, Stack, stack
 from benchmarks.chaos.watch import Watch
 
+CLEAN = 10  # answers that must have been right before the first fault
 RESULTS = Path(__file__).with_name("results")
 VLLM = ROOT / ".venv-vllm" / "bin" / "python"
 SMOLLM2 = ROOT / ".kodolly" / "models" / "smollm2-135m-instruct"
@@ -116,6 +117,9 @@ class Run:
         watching = asyncio.create_task(self.watch.run())
         questions = await self._questions()
         load = asyncio.create_task(self.crowd.run(questions, self.plan.streams))
+        end = time.monotonic() + self.plan.back
+        while len(self.crowd.outcomes) < CLEAN and time.monotonic() < end:
+            await asyncio.sleep(0.1)
         await asyncio.sleep(self.plan.warmup)
         for number, outcome in enumerate(self.crowd.outcomes):
             if outcome.failed or not outcome.verdict.clean:
