@@ -148,12 +148,13 @@ async def test_token_ids_are_told_to_those_who_ask_only(stack: Stack) -> None:
     """They are asked of the engine for our own use and taken out again, before and after a cut."""
     bad, well = await pair(stack)
     whole = await events(stack, return_token_ids=True)
-    bad.script.die_after = 5
-    prefer(stack, bad, well)
-    told = await events(stack, return_token_ids=True)
-    ids = [[i for c in choices(t) for i in c.get("token_ids") or ()] for t in (whole, told)]
-    assert ids[0] == ids[1]
-    assert told[0]["prompt_token_ids"]
+    for cut in (5, 13, 23):  # the last two inside a character
+        bad.script.die_after = cut
+        prefer(stack, bad, well)
+        told = await events(stack, return_token_ids=True)
+        ids = [[i for c in choices(t) for i in c.get("token_ids") or ()] for t in (whole, told)]
+        assert ids[0] == ids[1]
+        assert told[0]["prompt_token_ids"]
 
     prefer(stack, bad, well)
     told = await events(stack)

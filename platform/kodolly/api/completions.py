@@ -103,16 +103,16 @@ class Completions:
     async def _answer(self, call: Call, tries: Tries) -> Response:
         while True:
             with ExitStack() as booking:
-                if (worker := self._worker(call, tries, booking)) is None:
-                    raise tries.refusal()
-                try:
-                    body = await self._desk.relay_for(worker).answer(call, worker)
-                except WorkerGone as error:
-                    self._desk.passed_over(call, worker, error)
-                    tries.failed(worker.row.name, error, had=0)
-                    continue
-            headers = {"X-Request-Id": call.request_id}
-            return Response(body, media_type="application/json", headers=headers)
+                if (worker := self._worker(call, tries, booking)) is not None:
+                    try:
+                        body = await self._desk.relay_for(worker).answer(call, worker)
+                        headers = {"X-Request-Id": call.request_id}
+                        return Response(body, media_type="application/json", headers=headers)
+                    except WorkerGone as error:
+                        self._desk.passed_over(call, worker, error)
+                        tries.failed(worker.row.name, error, had=0)
+                        continue
+            await tries.wait(begun=False)
 
     def _place(self, call: Call, key: str) -> Ticket:
         priority = class_of(call.body.get("service_tier"))
@@ -156,7 +156,7 @@ class Completions:
                         self._desk.passed_over(call, worker, error)
                         tries.failed(worker.row.name, error, answer.sort_out())
                         continue
-            await tries.wait(begun=answer.output.begun)
+            await tries.wait(begun=answer.answered)
 
     def _worker(self, call: Call, tries: Tries, booking: ExitStack) -> Worker | None:
         """The worker to ask next, booked; None when no other is left. Raises NoWorker at first."""

@@ -14,8 +14,10 @@ from kodolly.errors import ApiError, NoWorker
 MAX_FRUITLESS = 3
 # Workers one call may lose in all: a request that kills its engine must not kill them all.
 MAX_LOST = 8
-# An unfinished stream waits this long for a worker of its model, asking this often.
-PATIENCE, PAUSE = 15.0, 0.2
+# Seconds that an unfinished stream waits for a worker of its model, and a call of which the client
+# has nothing: it may come again, but a worker that leaves while another is missing is no reason to.
+PATIENCE, PATIENCE_AT_FIRST = 15.0, 3.0
+PAUSE = 0.2
 
 
 class Tries:
@@ -36,7 +38,7 @@ class Tries:
         self._had = 0
         self.begun = False  # some worker was tried
         self._told: ApiError | None = None
-        self._deadline = clock() + PATIENCE
+        self._since = clock()
 
     def failed(self, worker: str, error: WorkerGone, had: int) -> None:
         """Notes a failure after which the client has `had` tokens. Raises ApiError to give up.
@@ -49,7 +51,7 @@ class Tries:
         self._told = error.told or self._told
         if had > self._had:
             self._had, self._fruitless = had, 0
-            self._deadline = self._clock() + PATIENCE
+            self._since = self._clock()
             self.avoid = {worker}
         elif error.worked:
             self._fruitless += 1
@@ -61,9 +63,10 @@ class Tries:
     async def wait(self, *, begun: bool) -> None:
         """Waits a moment for another worker. Raises ApiError when there was none for too long.
 
-        A call of which the client has nothing is refused at once: it may come again.
+        `begun`: the client has something of the answer. What an engine said is told at once.
         """
-        if not begun or self._clock() > self._deadline:
+        patience = PATIENCE if begun else PATIENCE_AT_FIRST
+        if self._clock() - self._since > patience or (self._told and not begun):
             raise self.refusal()
         self.avoid.clear()
         await asyncio.sleep(PAUSE)

@@ -98,9 +98,10 @@ class GoingOn:
             elif given.get("finish_reason"):
                 text += tail.flush()
                 finish = (given["finish_reason"], given.get("stop_reason"))
-            logprobs = self._logprobs(given.get("logprobs"), tail.base, min(again, len(ids)))
-            again -= min(again, len(ids))
-            await self._tell(choice, text, ids, logprobs, finish)
+            twice = min(again, len(ids))  # tokens of half a character, which the client has
+            again -= twice
+            logprobs = self._logprobs(given.get("logprobs"), tail.base, twice)
+            await self._tell(choice, text, ids, logprobs, finish, twice)
         return again
 
     async def _tell(
@@ -110,8 +111,9 @@ class GoingOn:
         ids: list[int],
         logprobs: Json | None,
         finish: tuple[str, Any] | None,
+        twice: int = 0,
     ) -> None:
-        shown = ids if self._call.wants_token_ids else None
+        shown = ids[twice:] if self._call.wants_token_ids else None
         told = events.piece(self._call, self._journal, choice, text, shown, logprobs, finish)
         choice.ids.extend(ids)
         if text:
