@@ -242,6 +242,17 @@ async def test_an_engine_that_aborts_has_not_finished(stack: Stack) -> None:
     assert bad.requests[-1].outcome == "died"
 
 
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_worker_that_is_too_busy_to_go_on_is_passed_over(stack: Stack, status: int) -> None:
+    """A continuation that one worker refuses is asked of the next."""
+    bad, well = await pair(stack, die_after=4)
+    busy = await stack.add(Script(fail_status=status))
+    for worker in stack.table.all():
+        worker.inflight = {bad.url: 0, busy.url: 10, well.url: 20}[worker.row.name]
+    assert said(await events(stack)) == Script().text
+    assert [seen.outcome for seen in busy.requests] == ["refused"]
+
+
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 

@@ -17,7 +17,7 @@ from kodolly.api.resume.request import asked_logprobs, continuation, tokens_left
 from kodolly.api.resume.tail import LONGEST_SPLIT, Misfit, Tail, held_back, whole_tokens
 from kodolly.api.sse import LAST, Output, event
 from kodolly.api.table import Worker
-from kodolly.errors import EngineFailed
+from kodolly.errors import ApiError, EngineFailed, NoWorker
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +41,13 @@ class GoingOn:
     async def run(self) -> None:
         """Sends the rest of every answer, the usage if wanted, and the end.
 
-        Raises WorkerGone when this worker fails too, EngineFailed when nobody can go on.
+        Raises WorkerGone when this worker fails too, ApiError when nobody can go on.
         """
         try:
             async with asyncio.TaskGroup() as group:
                 for choice in self._journal.unfinished:
                     group.create_task(self._finish(choice))
-        except* (WorkerGone, EngineFailed) as several:
+        except* (WorkerGone, ApiError) as several:
             # What one engine does to several answers at once is one failure.
             raise _first(several) from None
         if self._call.wants_usage and not self._journal.usage_sent:
@@ -168,6 +168,10 @@ class GoingOn:
         await self._output.write(event(body))
 
 
-def _first(several: ExceptionGroup[Exception]) -> Exception:
-    """One of the failures; the client's own departure is never among them."""
-    return several.exceptions[0]
+def _first(several: ExceptionGroup[WorkerGone | ApiError]) -> WorkerGone | ApiError:
+    """One of the failures; that the engine has too much to do is another's chance."""
+    failure = several.exceptions[0]
+    assert isinstance(failure, WorkerGone | ApiError)
+    if isinstance(failure, NoWorker):
+        return WorkerGone(failure.message, failure, worked=False)
+    return failure
