@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 # How a process finds the socket it listens on, and the pipe by which it tells that it does.
 LISTENER, STARTED = "_KODOLLY_LISTENER", "_KODOLLY_STARTED"
+PARENT = "_KODOLLY_PARENT"  # its process id: a parent may be gone before its child looks
 START_TIMEOUT = 60.0
 BACKLOG = 2048
 FIRST_BACKOFF, LAST_BACKOFF, HEALTHY_RUN = 0.2, 10.0, 30.0
@@ -52,7 +53,7 @@ def tell_started() -> None:
 
 async def end_with_parent() -> None:
     """Ends this process as SIGTERM would once its parent is gone; never returns without one."""
-    parent = os.getppid()
+    parent = int(os.environ.get(PARENT) or os.getppid())
     while os.getppid() == parent:
         await asyncio.sleep(ORPHAN_POLL)
     log.warning("the parent is gone")
@@ -141,7 +142,8 @@ class Processes:
         seen, told = os.pipe()
         try:
             handed = (self._listener.fileno(), told)
-            env = {**os.environ, LISTENER: str(handed[0]), STARTED: str(told)}
+            told_by = {LISTENER: str(handed[0]), STARTED: str(told), PARENT: str(os.getpid())}
+            env = {**os.environ, **told_by}
             process = await asyncio.create_subprocess_exec(
                 *self._argv, env=env, pass_fds=handed, start_new_session=True
             )

@@ -47,7 +47,7 @@ class GoingOn:
             async with asyncio.TaskGroup() as group:
                 for choice in self._journal.unfinished:
                     group.create_task(self._finish(choice))
-        except* (WorkerGone, ApiError) as several:
+        except ExceptionGroup as several:  # except* would wrap what is raised in a group again
             # What one engine does to several answers at once is one failure.
             raise _first(several) from None
         if self._call.wants_usage and not self._journal.usage_sent:
@@ -168,10 +168,10 @@ class GoingOn:
         await self._output.write(event(body))
 
 
-def _first(several: ExceptionGroup[WorkerGone | ApiError]) -> WorkerGone | ApiError:
-    """One of the failures; that the engine has too much to do is another's chance."""
-    failure = several.exceptions[0]
-    assert isinstance(failure, WorkerGone | ApiError)
+def _first(several: ExceptionGroup[Exception]) -> Exception:
+    """One of the failures, a fault of ours before all; too much to do is another worker's chance."""
+    faults = [each for each in several.exceptions if not isinstance(each, WorkerGone | ApiError)]
+    failure = (faults or several.exceptions)[0]
     if isinstance(failure, NoWorker):
         return WorkerGone(failure.message, failure, worked=False)
     return failure
