@@ -251,7 +251,7 @@ def test_an_english_browser_reads_english(opened: Open, worker: Worker) -> None:
     page.see(EN["ready"])
     page.see(EN["example_1"])
     expect(page.input).to_have_attribute("placeholder", EN["placeholder"])
-    worker.script(tokens=["half", "..."], die_after=1)
+    worker.script(fail_status=500)
     page.ask_and_wait("Hello")
     page.see(EN["retry"])
     assert not re.search(r"[가-힣]", page.text())
