@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from support.clock import Clock
 
 from kodolly.controller.app import SWEEP_INTERVAL
 from kodolly.controller.dispatch import Dispatcher
@@ -18,18 +19,9 @@ from kodolly.protocol.wire import (
 from kodolly.settings import ControllerSettings, WorkerSettings
 
 
-class Clock:
-    """Time that a test moves by hand."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000.0)
 
 
 @pytest.fixture

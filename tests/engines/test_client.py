@@ -10,12 +10,15 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from support.apps import serving_aiohttp
 from support.scripted_engine import Script, ScriptedEngine
 
 from kodolly.engines.client import EngineClient, EventParser
 from kodolly.engines.metrics import Pulse, requests_in_engine, steps_of_engine, totals
 from kodolly.engines.openai import discover, normalise_url
 from kodolly.errors import EngineCallError, EngineSilent, SettingsError
+
+from .test_metrics import VLLM_STEPS
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -32,14 +35,8 @@ async def serving(**routes: Handler) -> AsyncIterator[str]:
     app = web.Application()
     for name, handler in routes.items():
         app.router.add_route("*", "/" + name.replace("_", "/", 1), handler)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with serving_aiohttp(app) as url:
+        yield url
 
 
 def answering(body: Any, status: int = 200) -> Handler:
@@ -191,35 +188,6 @@ async def test_untracked_load(session: aiohttp.ClientSession) -> None:
         assert await EngineClient(url, None, session).load() == 7
     async with serving(load=idle) as url:
         assert await EngineClient(url, None, session).load() == 0
-
-
-VLLM_STEPS = """\
-vllm:generation_tokens_total{engine="0"} 40.0
-vllm:iteration_tokens_total_count{engine="0"} 7.0
-vllm:kv_cache_usage_perc{engine="0"} 0.25
-vllm:num_requests_running{engine="0"} 1.0
-"""
-
-
-@pytest.mark.parametrize(
-    ("line", "later"),
-    [
-        ('vllm:generation_tokens_total{engine="0"} 40.0', "41.0"),
-        ('vllm:iteration_tokens_total_count{engine="0"} 7.0', "8.0"),
-        ('vllm:kv_cache_usage_perc{engine="0"} 0.25', "0.26"),
-    ],
-)
-def test_every_step_shows(line: str, later: str) -> None:
-    """A token, a counted step and a piece of a prompt read into the cache each change the marks."""
-    moved = VLLM_STEPS.replace(line, line.rpartition(" ")[0] + " " + later)
-    assert steps_of_engine(totals(moved)) != steps_of_engine(totals(VLLM_STEPS))
-
-
-def test_the_number_of_requests_is_no_step() -> None:
-    """A request that comes or goes is no proof that the engine works."""
-    busier = VLLM_STEPS.replace('running{engine="0"} 1.0', 'running{engine="0"} 9.0')
-    assert steps_of_engine(totals(busier)) == steps_of_engine(totals(VLLM_STEPS))
-    assert steps_of_engine(totals("process_open_fds 7.0\n")) is None
 
 
 async def test_a_pulse_asks_no_more_than_it_must(session: aiohttp.ClientSession) -> None:

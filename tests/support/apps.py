@@ -1,4 +1,4 @@
-"""An ASGI application of ours on a real socket, inside the test's own event loop."""
+"""Applications on real sockets, inside the test's own event loop."""
 
 import asyncio
 import socket
@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import uvicorn
+from aiohttp import web
 from starlette.types import ASGIApp
 
 
@@ -28,3 +29,15 @@ async def serving(app: ASGIApp, port: int = 0) -> AsyncIterator[str]:
         finally:  # a socket closed under a running server would break whoever gets its number next
             server.should_exit = True
             await task
+
+
+@asynccontextmanager
+async def serving_aiohttp(app: web.Application) -> AsyncIterator[str]:
+    """Serves an aiohttp application, a stand-in for somebody else's; yields its base URL."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()

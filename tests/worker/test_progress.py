@@ -12,6 +12,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from support.clock import Clock
 from support.processes import eventually, wait_until
 from support.scripted_engine import Script, ScriptedEngine
 
@@ -25,15 +26,6 @@ from kodolly.worker.cpu import engine_seconds
 from kodolly.worker.progress import LONGEST_STEP, EngineWatch, Patience, Progress
 
 ASK = {"model": "demo", "prompt": "x", "max_tokens": 4000}
-
-
-class Clock:
-    """Time that a test moves by hand."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

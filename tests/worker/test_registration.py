@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from support.apps import serving
+from support.apps import serving, serving_aiohttp
 from support.processes import eventually, free_port
 
 from kodolly.controller.app import Controller, create_app
@@ -57,14 +57,8 @@ async def stock(heard: list[tuple[str, Any]]) -> AsyncIterator[str]:
     app = web.Application()
     app.router.add_post("/register_worker", hear)
     app.router.add_post("/receive_heart_beat", hear)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with serving_aiohttp(app) as url:
+        yield url
 
 
 async def test_a_stock_controller_hears_nothing_before_the_first_token() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,8 +17,6 @@ from kodolly.api.table import Worker
 from kodolly.api.watch import Flight, Watch
 from kodolly.errors import EngineFailed
 from kodolly.reason import reason
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 

@@ -7,7 +7,6 @@ tokens the client has (`resume`); only what no engine can continue ends in an er
 from __future__ import annotations
 
 import asyncio
-import logging
 
 import orjson
 
@@ -32,8 +31,6 @@ from kodolly.api.table import Worker
 from kodolly.api.watch import Flight
 from kodolly.errors import BadRequest, EngineFailed
 from kodolly.protocol.wire import Extension
-
-log = logging.getLogger(__name__)
 
 MAX_EVENT = 16 * 2**20
 

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tiny_models import tiny_tokenizer
 
-from kodolly.engines.transformers.detokenize import Detokenizer, StopFinder
+from kodolly.engines.transformers.detokenize import Detokenizer
+from kodolly.stop_strings import StopFinder
 
 TOKENIZER = tiny_tokenizer()
 KOREAN = st.text(

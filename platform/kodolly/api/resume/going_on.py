@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -14,12 +13,17 @@ from kodolly.api.prepare import stops_of
 from kodolly.api.resume import events
 from kodolly.api.resume.journal import Choice, Journal
 from kodolly.api.resume.request import asked_logprobs, continuation, tokens_left
-from kodolly.api.resume.tail import LONGEST_SPLIT, Misfit, Tail, held_back, whole_tokens
+from kodolly.api.resume.tail import (
+    LONGEST_SPLIT,
+    REPLACEMENT,
+    Misfit,
+    Tail,
+    held_back,
+    whole_tokens,
+)
 from kodolly.api.sse import LAST, Output, event
 from kodolly.api.table import Worker
 from kodolly.errors import ApiError, EngineFailed, NoWorker
-
-log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 # Tokens at an answer's end that are decoded to see whether they end in half a character.
@@ -150,7 +154,7 @@ class GoingOn:
         texts: list[str] = []
         for left_off in range(min(LONGEST_SPLIT, len(choice.ids)) + 1):
             texts.append(await self._decoded(choice, left_off, window=WINDOW))
-            if not texts[-1].endswith("\ufffd"):
+            if not texts[-1].endswith(REPLACEMENT):
                 break
         left_off = whole_tokens(texts)
         if left_off:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kodolly.api.resume.journal import Choice
-from kodolly.engines.transformers.detokenize import REPLACEMENT, StopFinder
+from kodolly.stop_strings import StopFinder
 
+REPLACEMENT = "\ufffd"
 # A character is at most four bytes, so at most three tokens can be the beginning of one.
 LONGEST_SPLIT = 3
 

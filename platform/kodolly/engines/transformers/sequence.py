@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kodolly.engines.transformers.detokenize import Decode, Detokenizer, StopFinder
+from kodolly.engines.transformers.detokenize import Decode, Detokenizer
 from kodolly.engines.transformers.sampling import SamplingParams, adjust, draw
+from kodolly.stop_strings import StopFinder
 
 
 @dataclass(frozen=True, slots=True)
