@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import aiohttp
 from starlette.applications import Starlette
@@ -13,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kodolly import serving
 from kodolly.api import processes
@@ -27,6 +29,7 @@ from kodolly.api.relay import Relay
 from kodolly.api.routing import Router
 from kodolly.api.stock_worker import StockRelay
 from kodolly.api.table import WorkerTable
+from kodolly.api.upstream import Pool
 from kodolly.api.watch import Watch
 from kodolly.errors import ApiError, BadRequest, ModelNotFound
 from kodolly.protocol.openai import ChatRequest, CompletionRequest
@@ -36,6 +39,10 @@ from kodolly.settings import ApiSettings, load
 # Idle connections to engines are kept this long; uvicorn's own servers close theirs after 5 s.
 KEEPALIVE = 4.0
 FIRST_TABLE = 2.0
+PATHS: dict[str, type[ChatRequest | CompletionRequest]] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": CompletionRequest,
+}
 
 
 class Models:
@@ -75,7 +82,27 @@ class Models:
         }
 
 
-def create_app(settings: ApiSettings) -> Starlette:
+class Door(Starlette):
+    """Starlette, but for the calls that carry tokens: its error handling would wrap every `send`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._hot: dict[str, ASGIApp] = {}
+
+    def add_hot_route(self, path: str, endpoint: Completions) -> None:
+        """POST to exactly this path goes to `endpoint`, which handles its own errors."""
+        self._hot[path] = endpoint
+        # For the other methods' 405.
+        self.router.routes.insert(0, Route(path, endpoint, methods=["POST"]))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._hot:
+            await self._hot[scope["path"]](scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def create_app(settings: ApiSettings) -> Door:
     """The ASGI application. Raises SettingsError for unusable keys or controllers."""
     keys, token = KeyRing(settings.keys()), settings.secret()
     controllers = settings.controllers()
@@ -96,6 +123,7 @@ def create_app(settings: ApiSettings) -> Starlette:
             headers={"Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
         ) as session:
+            pool = Pool(settings.connect_timeout)
             watch = Watch(table, session)
             patience = Patience(
                 settings.connect_timeout, settings.read_timeout, settings.answer_timeout
@@ -106,18 +134,14 @@ def create_app(settings: ApiSettings) -> Starlette:
                 table,
                 Router(table, settings.routing),
                 RetryBudget(admission.running),
-                Relay(EngineDoor(session, watch, patience)),
+                Relay(EngineDoor(pool, watch, patience)),
                 StockRelay(session, token, settings.read_timeout),
                 settings.max_body,
             )
-            for kind, path in (
-                (ChatRequest, "/v1/chat/completions"),
-                (CompletionRequest, "/v1/completions"),
-            ):
-                endpoint = Completions(kind, path, desk)
-                app.router.routes.insert(0, Route(path, endpoint, methods=["POST"]))
+            for path, kind in PATHS.items():
+                door.add_hot_route(path, Completions(kind, path, desk))
             follower = Follower(table, controllers, token, session)
-            work = [follower.run(), watch.run()]
+            work = [follower.run(), watch.run(), pool.run()]
             if processes.has_parent():
                 work.append(processes.end_with_parent())
             tasks = [asyncio.create_task(each) for each in work]
@@ -137,7 +161,7 @@ def create_app(settings: ApiSettings) -> Starlette:
         return PlainTextResponse(", ".join(models) or "no worker", 200 if models else 503)
 
     models = Models(table, keys)
-    app = Starlette(
+    door = Door(
         routes=[
             Route("/v1/models", models.list),
             Route("/v1/models/{model:path}", models.retrieve),
@@ -151,8 +175,8 @@ def create_app(settings: ApiSettings) -> Starlette:
             Exception: _crash,
         },
     )
-    app.state.table, app.state.admission = table, admission
-    return app
+    door.state.table, door.state.admission = table, admission
+    return door
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -77,18 +77,28 @@ class Completions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         request_id = request_id_of(request)
+        output = Output(send, request_id)
         try:
-            key = self._desk.keys.admit(request.headers.get("authorization", ""))
-            call = await self._read(request, request_id)
-            aloud = request.headers.get("x-kodolly-queue") == "events"
-            streams = bool(call.body.get("stream"))
-            work = self._stream(call, key, send, aloud) if streams else self._whole(call, key)
-            response = await serving.unless_gone(work, receive)
+            response = await self._respond(request, output)
         except ApiError as error:
-            response = await serving.error_response(request, error)
-            response.headers["X-Request-Id"] = request_id
+            response = await error_response(request, error, request_id)
+        except Exception:  # a fault of ours: told without its insides, and logged by the server
+            if not output.begun:
+                response = await error_response(request, ApiError("Internal error."), request_id)
+                await response(scope, receive, send)
+            raise
         if response is not None:
             await response(scope, receive, send)
+
+    async def _respond(self, request: Request, output: Output) -> Response | None:
+        """The answer to be sent; None once it was streamed, or when its client has gone."""
+        key = self._desk.keys.admit(request.headers.get("authorization", ""))
+        call = await self._read(request, output.request_id)
+        if not call.body.get("stream"):
+            return await serving.unless_gone(self._whole(call, key), request.receive)
+        aloud = request.headers.get("x-kodolly-queue") == "events"
+        streaming = self._stream(call, key, Streamed(call, output), aloud=aloud)
+        return await serving.unless_gone(streaming, request.receive)
 
     async def _read(self, request: Request, request_id: str) -> Call:
         body = await serving.read_object(request, self._desk.max_body)
@@ -122,8 +132,7 @@ class Completions:
         self._desk.budget.first_try(call.model)
         return Tries(call, self._desk.budget.allows)
 
-    async def _stream(self, call: Call, key: str, send: Send, aloud: bool) -> None:
-        answer = Streamed(call, Output(send, call.request_id))
+    async def _stream(self, call: Call, key: str, answer: Streamed, *, aloud: bool) -> None:
         ticket = self._place(call, key)
         try:
             telling = told_aloud(ticket, answer.output) if aloud else nullcontext()
@@ -166,6 +175,13 @@ class Completions:
             if not tries.begun:
                 raise
             return None
+
+
+async def error_response(request: Request, error: ApiError, request_id: str) -> Response:
+    """The error in OpenAI's envelope, with the request's id."""
+    response = await serving.error_response(request, error)
+    response.headers["X-Request-Id"] = request_id
+    return response
 
 
 def request_id_of(request: Request) -> str:

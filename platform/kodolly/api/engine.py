@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-import aiohttp
 import orjson
 
 from kodolly.api.call import Call, WorkerGone
 from kodolly.api.engine_errors import from_engine
 from kodolly.api.sse import data_of, end_of_events
 from kodolly.api.table import Worker
+from kodolly.api.upstream import Broken, Connection, Pool, Unreachable
 from kodolly.api.watch import Flight, Watch
-from kodolly.errors import EngineFailed
+from kodolly.errors import ApiError, EngineFailed
 from kodolly.reason import reason
-
-T = TypeVar("T")
 
 MAX_ANSWER = 64 * 2**20
 DECODE_TIMEOUT = 10.0
@@ -35,76 +34,72 @@ class Patience:
     answer: float
 
 
+@dataclass(frozen=True)
+class Opened:
+    """An engine's 200 response: what comes over `connection`, watched as `flight`."""
+
+    connection: Connection
+    flight: Flight
+
+
 class EngineDoor:
     """Asks engines for one process of the API."""
 
-    def __init__(self, session: aiohttp.ClientSession, watch: Watch, patience: Patience) -> None:
-        self._session = session
+    def __init__(self, pool: Pool, watch: Watch, patience: Patience) -> None:
+        self._pool = pool
         self._watch = watch
-        self._stream_timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=patience.connect, sock_read=patience.read
-        )
-        # An engine sends nothing of a whole answer before its end.
-        self._answer_timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=patience.connect, sock_read=patience.answer
-        )
+        self._patience = patience
 
     @asynccontextmanager
     async def opened(
         self, call: Call, worker: Worker, path: str, data: bytes, *, stream: bool
-    ) -> AsyncIterator[Flight]:
+    ) -> AsyncIterator[Opened]:
         """A worker's 200 response, closed at the end so that an unfinished answer is aborted.
 
         Raises WorkerGone where another worker may do better, ApiError where it would not.
         """
         url, headers = _address(worker)
-        headers |= {"Content-Type": "application/json", "X-Request-Id": call.request_id}
-        timeout = self._stream_timeout if stream else self._answer_timeout
+        headers["X-Request-Id"] = call.request_id
+        # An engine sends nothing of a whole answer before its end.
+        bound = self._patience.read if stream else self._patience.answer
         with self._watch.following(worker, stream=stream) as flight:
-            asking = self._session.post(
-                url + path, data=data, headers=headers, timeout=timeout, allow_redirects=False
-            )
-            response = await self._guarded(flight, asking, timeout, "does not answer")
+            # It took the request: it may be at work, and another would take as long.
+            flight.bound = bound, EngineFailed(f"the engine sent nothing within {bound:g} s")
+            with _failures("does not answer"):
+                connection = await flight.waiting(self._pool.post(url + path, headers, data))
+            said_all = False
             try:
-                flight.response = response
-                if response.status != 200:
-                    body = await self.whole(flight)
-                    refusal = from_engine(response.status, body)
-                    if response.status not in RETRIED:
-                        raise refusal
-                    told = refusal if isinstance(refusal, EngineFailed) else None
-                    raise WorkerGone(f"answered {response.status}", told)
-                yield flight
+                opened = Opened(connection, flight)
+                if connection.status != 200:
+                    raise refused(connection.status, await self.whole(opened))
+                if stream:
+                    flight.bound = bound, WorkerGone(f"sent nothing for {bound:g} s")
+                yield opened
+                said_all = True
             finally:
-                response.close()
+                connection.release(said_all=said_all)
 
-    async def chunk(self, flight: Flight) -> bytes:
-        """The next bytes, b"" at the end. Raises WorkerGone."""
-        try:
-            return await flight.read()
-        except TimeoutError:
-            raise WorkerGone(f"sent nothing for {self._stream_timeout.sock_read:g} s") from None
-        except aiohttp.ClientError as error:
-            raise WorkerGone(f"broke off its answer: {reason(error)}") from error
-
-    async def whole(self, flight: Flight) -> bytes:
+    async def whole(self, opened: Opened) -> bytes:
         """A whole body of at most MAX_ANSWER bytes. Raises WorkerGone or EngineFailed."""
         body = bytearray()
-        while chunk := await self._guarded(
-            flight, flight.read(), self._answer_timeout, "broke off its answer"
-        ):
-            body += chunk
-            if len(body) > MAX_ANSWER:
-                raise EngineFailed("the engine's answer is beyond all bounds")
+        with _failures("broke off its answer"):
+            while chunk := await opened.flight.waiting(opened.connection.read()):
+                body += chunk
+                if len(body) > MAX_ANSWER:
+                    raise EngineFailed("the engine's answer is beyond all bounds")
         return bytes(body)
 
     async def events(
         self, call: Call, worker: Worker, path: str, body: dict[str, Any]
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The decoded events of a stream, up to its [DONE]. Raises WorkerGone or ApiError."""
-        async with self.opened(call, worker, path, orjson.dumps(body), stream=True) as flight:
+        async with self.opened(call, worker, path, orjson.dumps(body), stream=True) as opened:
             rest = b""
-            while chunk := await self.chunk(flight):
+            while True:
+                with _failures("broke off its answer"):
+                    chunk = await opened.flight.waiting(opened.connection.read())
+                if not chunk:
+                    return
                 rest += chunk
                 end = end_of_events(rest)
                 for data in data_of(rest[:end]):
@@ -114,32 +109,40 @@ class EngineDoor:
     async def decoded(self, call: Call, worker: Worker, ids: list[int]) -> str:
         """The text of tokens, by the engine's own tokenizer. Raises WorkerGone."""
         url, headers = _address(worker)
-        body = {"model": call.model, "tokens": ids}
-        timeout = aiohttp.ClientTimeout(total=DECODE_TIMEOUT)
+        asked = orjson.dumps({"model": call.model, "tokens": ids})
         try:
-            async with self._session.post(
-                url + "/detokenize", json=body, headers=headers, timeout=timeout
-            ) as answer:
-                told = orjson.loads(await answer.read())
-                return str(told["prompt"])
-        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
-            worked = not isinstance(error, aiohttp.ClientConnectorError)
+            async with asyncio.timeout(DECODE_TIMEOUT):
+                connection = await self._pool.post(url + "/detokenize", headers, asked)
+                try:
+                    body = b""
+                    while chunk := await connection.read():
+                        body += chunk
+                finally:
+                    connection.release()
+            return str(orjson.loads(body)["prompt"])
+        except (ConnectionError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            worked = not isinstance(error, Unreachable)
             raise WorkerGone(f"decodes no tokens: {reason(error)}", worked=worked) from error
 
-    async def _guarded(
-        self, flight: Flight, work: Awaitable[T], timeout: aiohttp.ClientTimeout, what: str
-    ) -> T:
-        """`work`, with the engine's failures told apart."""
-        try:
-            return await flight.waiting(work)
-        except aiohttp.ConnectionTimeoutError as error:
-            raise WorkerGone(f"{what}: {reason(error)}", worked=False) from error
-        except TimeoutError as error:
-            # It took the request: it may be at work, and another would take as long.
-            raise EngineFailed(f"the engine sent nothing within {timeout.sock_read:g} s") from error
-        except aiohttp.ClientError as error:
-            worked = not isinstance(error, aiohttp.ClientConnectorError)
-            raise WorkerGone(f"{what}: {reason(error)}", worked=worked) from error
+
+def refused(status: int, body: bytes) -> WorkerGone | ApiError:
+    """What an engine's refusal means: another worker's chance, or the client's own fault."""
+    refusal = from_engine(status, body)
+    if status not in RETRIED:
+        return refusal
+    told = refusal if isinstance(refusal, EngineFailed) else None
+    return WorkerGone(f"answered {status}", told)
+
+
+@contextmanager
+def _failures(what: str) -> Iterator[None]:
+    """The connection's failures as a worker's."""
+    try:
+        yield
+    except Unreachable as error:
+        raise WorkerGone(f"{what}: {reason(error)}", worked=False) from error
+    except Broken as error:
+        raise WorkerGone(f"{what}: {reason(error)}") from error
 
 
 def _address(worker: Worker) -> tuple[str, dict[str, str]]:

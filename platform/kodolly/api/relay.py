@@ -1,6 +1,6 @@
-"""The one hop of every token: engine -> API -> client, whole events unparsed.
+"""From a call to its answer: by one worker, or by as many as it takes.
 
-What was sent is kept in a journal. When a worker fails in the middle, another one goes on from the
+What a client was sent is kept in a journal. When a worker fails in the middle, another one goes on from the
 tokens the client has (`resume`); only what no engine can continue ends in an error event.
 """
 
@@ -12,27 +12,15 @@ import orjson
 
 from kodolly.api.call import Call, WorkerGone
 from kodolly.api.engine import EngineDoor
-from kodolly.api.engine_errors import from_engine
+from kodolly.api.pipe import Pipe
 from kodolly.api.prepare import for_engine, is_long
 from kodolly.api.resume.going_on import GoingOn
 from kodolly.api.resume.journal import Journal
 from kodolly.api.resume.request import can_go_on, resumable
-from kodolly.api.sse import (
-    ERROR,
-    LAST,
-    LOST,
-    Output,
-    data_of,
-    end_of_events,
-    end_of_good,
-    without_token_ids,
-)
+from kodolly.api.sse import LAST, LOST, Output
 from kodolly.api.table import Worker
-from kodolly.api.watch import Flight
 from kodolly.errors import BadRequest, EngineFailed
 from kodolly.protocol.wire import Extension
-
-MAX_EVENT = 16 * 2**20
 
 
 class Relay:
@@ -44,8 +32,8 @@ class Relay:
     async def answer(self, call: Call, worker: Worker) -> bytes:
         """The whole answer of one worker. Raises WorkerGone or ApiError."""
         data = await _encoded(call, worker.extension)
-        async with self._door.opened(call, worker, call.path, data, stream=False) as flight:
-            return await self._door.whole(flight)
+        async with self._door.opened(call, worker, call.path, data, stream=False) as opened:
+            return await self._door.whole(opened)
 
     async def stream(self, call: Call, worker: Worker, answer: Streamed) -> None:
         """Begins or goes on with a stream. Raises WorkerGone, or ApiError if nobody can do it."""
@@ -58,42 +46,14 @@ class Relay:
 
     async def _begin(self, call: Call, worker: Worker, answer: Streamed) -> None:
         data = await _encoded(call, worker.extension, token_ids=answer.resumable)
-        async with self._door.opened(call, worker, call.path, data, stream=True) as flight:
-            await self._pass_on(call, flight, answer)
-
-    async def _pass_on(self, call: Call, flight: Flight, answer: Streamed) -> None:
-        """Whole events as they come, until the engine says that it is done."""
-        output, journal, door = answer.output, answer.journal, self._door
-        hide = answer.resumable and not call.wants_token_ids
-        rest = b""
-        while chunk := await door.chunk(flight):
-            chunk = rest + chunk if rest else chunk
-            end = end_of_events(chunk)
-            events, rest = (chunk, b"") if end == len(chunk) else (chunk[:end], chunk[end:])
-            if not events:
-                if len(rest) > MAX_EVENT:
-                    raise WorkerGone("sent an event beyond all bounds")
-                continue
-            if (good := end_of_good(events)) is not None:
-                raise await self._broken(events, good, answer)
-            answer.answered = True
-            await output.write(without_token_ids(events) if hide else events)
-            if events.endswith(LAST):
-                return
-            if answer.resumable:
-                journal.add(events)
-        raise WorkerGone("ended its answer too early")
-
-    async def _broken(self, events: bytes, at: int, answer: Streamed) -> WorkerGone:
-        """An engine's failure is not the client's, but what stands before it is."""
-        if at:
-            hide = not answer.call.wants_token_ids
-            await answer.output.write(without_token_ids(events[:at]) if hide else events[:at])
-            answer.journal.add(events[:at])
-        if ERROR not in events:
-            return WorkerGone("aborted its answer")
-        told = from_engine(500, data_of(events[at:])[0])
-        return WorkerGone(f"broke off: {told.message}", told)
+        async with self._door.opened(call, worker, call.path, data, stream=True) as opened:
+            journal = answer.journal if answer.resumable else None
+            hide = answer.resumable and not call.wants_token_ids
+            pipe = Pipe(opened, answer.output, journal, hide=hide)
+            try:
+                await pipe.run()
+            finally:
+                answer.answered = answer.answered or pipe.begun
 
 
 class Streamed:

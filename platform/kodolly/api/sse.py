@@ -5,7 +5,9 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Coroutine, Generator
 from typing import Any
 
 import orjson
@@ -78,19 +80,57 @@ def stream_start(request_id: str) -> dict[str, Any]:
     return {"type": "http.response.start", "status": 200, "headers": headers}
 
 
+class Sending:
+    """A coroutine that was run outside a task until it had to wait; awaited, it goes on in one.
+
+    `waits_for`: the future it yielded, which is handed to the task as if the task had begun it.
+    """
+
+    def __init__(self, work: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        self._work = work
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, None, None]:
+        with contextlib.suppress(StopIteration):
+            while True:
+                try:
+                    yield self._waits_for
+                except BaseException as error:  # noqa: BLE001 - it is the coroutine's to handle
+                    self._waits_for = self._work.throw(error)
+                else:
+                    self._waits_for = self._work.send(None)
+
+    def close(self) -> None:
+        """Gives up what is left."""
+        self._work.close()
+
+
 class Output:
     """The client's side of a stream; it begins with the first bytes, so until then all may fail."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self.begun = False
+        self.request_id = request_id
         self._send = send
-        self._request_id = request_id
+
+    def push(self, data: bytes) -> Sending | None:
+        """Sends at once, in no task; gives what is left to await if the client is slow.
+
+        Called for every token, by a callback of the event loop.
+        """
+        body = {"type": "http.response.body", "body": data, "more_body": True}
+        work = self._send(body) if self.begun else self.write(data)
+        try:
+            waits_for = work.send(None)  # type: ignore[attr-defined]
+        except StopIteration:
+            return None
+        return Sending(work, waits_for)  # type: ignore[arg-type]
 
     async def write(self, data: bytes) -> None:
         """Sends bytes; waits while the client is slow."""
         if not self.begun:
             self.begun = True
-            await self._send(stream_start(self._request_id))
+            await self._send(stream_start(self.request_id))
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def close(self) -> None:

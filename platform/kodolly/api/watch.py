@@ -33,42 +33,45 @@ SERVING = (WorkerState.READY, WorkerState.DRAINING)
 
 
 class Flight:
-    """One open call to an engine. It belongs to the task that opened it."""
+    """One open call to an engine. It belongs to the task that opened it.
+
+    `bound`: what the call ends with when the engine is silent for longer than its seconds.
+    """
 
     def __init__(self, worker: Worker, *, stream: bool) -> None:
         self.worker = worker
         self.stream = stream
-        self.response: aiohttp.ClientResponse | None = None
-        self.waiting_since: float | None = None  # None while the client is what we wait for
-        self._ended: str | None = None
+        self.bound: tuple[float, Exception] | None = None
+        self._heard: float | None = None  # None while the client is what we wait for
+        self._ended: Exception | None = None
         self._task: asyncio.Task[object] | None = None
 
-    async def read(self) -> bytes:
-        """The next bytes of the response, b"" at its end."""
-        assert self.response is not None
-        return await self.waiting(self.response.content.readany())
-
     async def waiting(self, work: Awaitable[T]) -> T:
-        """Waits for the engine. Raises WorkerGone if the watch ends the call meanwhile."""
+        """Waits for the engine. Raises what the watch ends the call with meanwhile."""
         self._task = asyncio.current_task()
-        self.waiting_since = time.monotonic()
+        self._heard = time.monotonic()
         try:
             return await work
         except asyncio.CancelledError:
             if self._ended is None or self._task is None or self._task.uncancel() > 0:
                 raise
-            raise WorkerGone(self._ended) from None
+            raise self._ended from None
         finally:
-            self.waiting_since = None
+            self._heard = None
+
+    def heard(self) -> None:
+        """The engine said something while we went on waiting."""
+        if self._heard is not None:
+            self._heard = time.monotonic()
 
     def silent(self, now: float) -> float:
         """Seconds that we have been waiting for the engine."""
-        return 0.0 if self.waiting_since is None else now - self.waiting_since
+        return 0.0 if self._heard is None else now - self._heard
 
-    def end(self, why: str) -> None:
+    def end(self, error: Exception) -> None:
         """Ends the call if it still waits for the engine."""
-        if self.waiting_since is not None and self._ended is None and self._task is not None:
-            self._ended = why
+        if self._heard is not None and self._ended is None and self._task is not None:
+            self._ended = error
             self._task.cancel()
 
 
@@ -116,6 +119,9 @@ class Watch:
         now = self._clock()
         rows = {worker.row.name: worker for worker in self._table.all()}
         for name, flights in list(self._flights.items()):
+            for flight in flights:
+                if flight.bound is not None and flight.silent(now) > flight.bound[0]:
+                    flight.end(flight.bound[1])
             known = rows.get(name)
             state = known.row.state if known else WorkerState.LOST
             if state not in SERVING:
@@ -168,4 +174,4 @@ class Watch:
         now = self._clock()
         for flight in self._flights.get(name, ()):
             if flight.silent(now) >= silent:
-                flight.end(why)
+                flight.end(WorkerGone(why))

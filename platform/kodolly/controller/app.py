@@ -82,10 +82,12 @@ class Controller:
                 param="worker_status",
             )
         self.registry.register(registration, status)
+        self.dispatcher.heard(registration.worker_name)
         return JsonResponse(None)
 
     async def receive_heart_beat(self, request: Request) -> Response:
         beat = parse(HeartBeat, await serving.read_object(request, MAX_BODY))
+        self.dispatcher.heard(beat.worker_name)
         return JsonResponse({"exist": self.registry.beat(beat)})
 
     async def refresh_all_workers(self, _: Request) -> Response:
@@ -136,6 +138,7 @@ class Controller:
 
     async def deregister_worker(self, request: Request) -> Response:
         name = _name_of(await serving.read_object(request, MAX_BODY))
+        self.dispatcher.heard(name)
         return JsonResponse({"exist": self.registry.remove(name)})
 
     async def drain_worker(self, request: Request) -> Response:

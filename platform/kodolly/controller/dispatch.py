@@ -31,6 +31,10 @@ class Dispatcher:
         self._handed[best.name] = (best.queue_length, self._pending(best) + 1)
         return best.name
 
+    def heard(self, worker: str) -> None:
+        """A worker told its queue just now, in which everything handed out before is counted."""
+        self._handed.pop(worker, None)
+
     def _pending(self, worker: WorkerRow) -> int:
         """Requests handed to a worker that its heartbeat cannot know yet."""
         told, handed = self._handed.get(worker.name, (worker.queue_length, 0))
