@@ -1,0 +1,60 @@
+"""Heartbeats come in time, whatever the engine beside the agent does."""
+
+import asyncio
+import contextlib
+from contextlib import AsyncExitStack
+
+import aiohttp
+from support.apps import serving
+from support.processes import eventually
+
+from kodolly.controller.app import Controller, create_app
+from kodolly.controller.dispatch import Dispatcher
+from kodolly.controller.registry import Registry
+from kodolly.engines.client import EngineClient
+from kodolly.protocol.wire import Extension, HeartBeat
+from kodolly.worker.agent import Agent, Announcement
+from kodolly.worker.registration import ControllerClient
+
+
+async def test_no_beat_waits_for_an_engine_that_answers_nothing() -> None:
+    """Beside an engine that takes every call and keeps it, the worker is never missed."""
+
+    async def deaf(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        writer.close()
+
+    class Listening(Registry):
+        """Counts the beats it hears."""
+
+        beats = 0
+
+        def beat(self, beat: HeartBeat) -> bool:
+            self.beats += 1
+            return super().beat(beat)
+
+    registry = Listening(90, 6)
+    controller = Controller(registry, Dispatcher("shortest_queue"), None)
+    async with AsyncExitStack() as stack:
+        server = await asyncio.start_server(deaf, "127.0.0.1", 0)
+        await stack.enter_async_context(server)
+        url = await stack.enter_async_context(serving(create_app(controller)))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        engine = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        agent = Agent(
+            Announcement("http://127.0.0.1:9", ("demo",), 1, Extension(heart_beat_interval=0.2)),
+            EngineClient(engine, None, session),
+            [ControllerClient(url, None, session)],
+            None,
+            start_timeout=60,
+            drain_timeout=0,
+        )
+        agent.start()
+        stack.push_async_callback(agent.drain)
+        await eventually(registry.rows)
+        seen = set()
+        while registry.beats < 8:
+            seen.add(registry.rows()[0].state.value)
+            await asyncio.sleep(0.01)
+        assert seen == {"starting"}
