@@ -93,7 +93,7 @@ class Scan:
             :, [fastscan.ROWS, fastscan.ID, fastscan.ID_END]
         ].tolist():
             if count:
-                found += [split_of(group_of(data[start:end].decode()).encode())] * count
+                found += [split_of(group_of(_name(data, start, end)).encode())] * count
         return found
 
     def index(self, splits: list[int], units: int, *, origins: bool) -> Index:
@@ -155,7 +155,7 @@ def _drafts(data: bytes, source: Source, rows: Table, records: Table) -> dict[in
             at = int(np.searchsorted(ends, number, "right"))
             record = records[at]
             turn = number - int(ends[at] - record[fastscan.ROWS])
-            name = data[record[fastscan.ID] : record[fastscan.ID_END]].decode()
+            name = _name(data, record[fastscan.ID], record[fastscan.ID_END])
             found[number] = Draft(
                 _text(data[first:first_end]), "", _text(data[last:last_end]), id=name, turn=turn,
                 group=source.group(name) if source.group else "", units=2,
@@ -180,7 +180,11 @@ def _others(data: bytes, source: Source, records: Table) -> list[Any] | None:
     return found
 
 
-def _unescaped(text: memoryview) -> bytes:
+def _name(data: bytes, start: int, end: int) -> str:
+    return _unescaped(data[start:end]).decode()
+
+
+def _unescaped(text: bytes | memoryview) -> bytes:
     """The UTF-8 of a JSON string's inside."""
     raw = bytes(text)
     if b"\\" not in raw:

@@ -102,6 +102,15 @@ def test_scanned_and_general_way_agree_to_the_byte(
     )
 
 
+@pytest.mark.parametrize("name", ['"_0', "\\_0", 'a"b_1', "a\tb_0", "x\ny_12"])
+def test_a_name_written_with_escapes_is_the_same_name(name: str) -> None:
+    """A conversation's split and its refused rows go by its name, not by how JSON writes it."""
+    texts = ["안녕하세요?", "안녕하세요!", "이름이 무엇인가요?", "", "끝인가요?", "네, 끝입니다."]
+    records = [{"id": f"{n}{name}", "conversations": _plain_talk(texts)} for n in range(40)]
+    options = Options(validation=0.5, provenance=True)
+    _same("kovicuna", _written(records, (None, ", ", ": "), escaped=False), options)
+
+
 @given(KINDS, st.data())
 @settings(max_examples=200, deadline=None)
 def test_damaged_bytes_end_the_same_way(source: str, data: st.DataObject) -> None:
