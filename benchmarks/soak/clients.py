@@ -124,9 +124,9 @@ def _wrong(ask: Ask, answer: Answer, left: bool) -> list[str]:
     """What is wrong with an answer; one that was left is right as far as it went."""
     if left and answer.error in (None, "cut off"):
         answer.error = "left"
-    elif answer.error:
-        return [answer.error]
-    if not ask.expected or not answer.choices:
+    elif answer.error or not answer.choices:
+        return [answer.error or "no answer"]
+    if not ask.expected:  # of the filling nothing is known but that there is an answer
         return []
     verdict = judge(ask, answer)
     counts = ("lost", "doubled", "other", "lost_tokens", "doubled_tokens")
@@ -137,7 +137,10 @@ def _wrong(ask: Ask, answer: Answer, left: bool) -> list[str]:
 def _session(*, slow: bool = False) -> aiohttp.ClientSession:
     """Kept connections, as a client library holds them; slow clients take little at a time."""
     options: dict[str, Any] = {"read_bufsize": SIP} if slow else {}
-    connector = aiohttp.TCPConnector(limit=0, socket_factory=_small if slow else None)
+    # Not reused when the server is about to close it: that race is no fault of the API's.
+    connector = aiohttp.TCPConnector(
+        limit=0, keepalive_timeout=2, socket_factory=_small if slow else None
+    )
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE)
     return aiohttp.ClientSession(connector=connector, timeout=timeout, **options)
 

@@ -149,6 +149,16 @@ async def test_a_failed_answer_is_an_error(soak: Any, fault: dict[str, Any]) -> 
     assert crowd.examples
 
 
+def test_a_stream_without_an_answer_is_an_error(soak: Any) -> None:
+    """An end is not enough, but for a client that left before anything came."""
+    clients = soak("clients")
+    ask = next(soak("asks").Questions().of(1)).ask
+    nothing = b"data: [DONE]\n\n"
+    assert clients._wrong(ask, clients.read_stream(nothing), False) == ["no answer"]
+    assert clients._wrong(ask, clients.read_stream(b""), False) == ["cut off"]
+    assert clients._wrong(ask, clients.read_stream(b""), True) == []
+
+
 async def test_another_text_is_an_error(soak: Any) -> None:
     """An engine that says something else than the script is noticed."""
     async with ScriptedEngine(script(soak, numbered=False)) as engine:
