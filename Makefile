@@ -13,10 +13,10 @@ PYTEST := $(BIN)/python -m pytest
 # Tests that need a model of real size find it here; `make run` makes its own.
 export KODOLLY_TEST_MODEL ?= $(CURDIR)/$(TEST_MODEL)
 # Tests and benchmarks run several engines at once; `make run` has the machine to itself.
-test test-vllm test-browser bench-gateway bench-chaos: export OMP_NUM_THREADS ?= 1
+test test-vllm test-browser bench-gateway bench-chaos bench-soak bench-vllm: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run data train-env test lint test-vllm vllm-env test-compose test-browser fuzz bench-gateway bench-chaos bench-affinity bench-convert bench-train bench-merge model clean
+.PHONY: help run data train-env test lint test-vllm vllm-env test-compose test-browser fuzz bench-gateway bench-chaos bench-soak bench-affinity bench-vllm bench-convert bench-train bench-merge model clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -55,6 +55,12 @@ bench-chaos: $(DEV_STAMP) ## streams while workers, controller and API are kille
 
 bench-affinity: $(DEV_STAMP) ## multi-turn chats over four workers: what their caches still hold
 	$(BIN)/python -m benchmarks.affinity.run $(ARGS)
+
+bench-soak: $(DEV_STAMP) ## 200 streams for 20 minutes: whether memory stays flat
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.soak.run $(ARGS)
+
+bench-vllm: $(DEV_STAMP) vllm-env ## tokens a second through the whole stack by the bare vLLM's
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.endtoend.run $(ARGS)
 
 bench-train: $(DEV_STAMP) ## preparation, throughput and the frozen keys, each beside the usual way
 	$(BIN)/python -m benchmarks.train.prepare
