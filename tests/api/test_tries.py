@@ -1,0 +1,48 @@
+"""When a call is tried again, and when it is given up: a fault is not multiplied by retries."""
+
+import pytest
+from support.clock import Clock
+
+from kodolly.api.call import Call, WorkerGone
+from kodolly.api.tries import MAX_LOST, PATIENCE_AT_FIRST, Tries
+from kodolly.errors import EngineFailed, NoWorker
+
+CALL = Call("/v1/completions", {"model": "m", "prompt": "x"}, "id", chat=False)
+TOOK_IT = WorkerGone("broke off")
+REFUSED = WorkerGone("does not answer", worked=False)
+
+
+def test_a_spent_budget_is_the_end_of_fruitless_tries() -> None:
+    """Work that an engine took and lost is not asked for again once the model has no retry left."""
+    asked: list[str] = []
+
+    def allows(model: str) -> bool:
+        asked.append(model)
+        return False
+
+    with pytest.raises(NoWorker) as refusal:
+        Tries(CALL, allows, Clock()).failed("w0", TOOK_IT, had=0)
+    assert asked == ["m"]
+    assert refusal.value.headers["Retry-After"]
+
+
+def test_what_cost_nobody_anything_is_not_budgeted() -> None:
+    """A refused connection, and a stream that has come further, are tried on without a retry left."""
+    tries = Tries(CALL, lambda _: False, Clock())
+    for number in range(20):
+        tries.failed(f"w{number}", REFUSED, had=0)
+    for had in range(1, MAX_LOST):
+        tries.failed("w0", TOOK_IT, had=had)
+    with pytest.raises(NoWorker):
+        tries.failed("w0", TOOK_IT, had=MAX_LOST)
+
+
+async def test_a_call_does_not_wait_for_ever_for_a_worker() -> None:
+    """After its patience it is told to come again, or what the last engine said."""
+    clock = Clock()
+    for told in (None, EngineFailed("out of memory")):
+        tries = Tries(CALL, lambda _: True, clock)
+        tries.failed("w0", WorkerGone("broke off", told), had=0)
+        clock.now += PATIENCE_AT_FIRST + 0.1
+        with pytest.raises(EngineFailed if told else NoWorker):
+            await tries.wait(begun=False)
