@@ -40,6 +40,7 @@ from .summary import (
 )
 
 BLOCK = 1_000_000  # rows whose lengths are counted at once
+LARGE = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +74,14 @@ def summarise(plan: Plan, parts: Parts, options: Options, version: str) -> Summa
 
 
 @contextmanager
-def drawing(jobs: int) -> Iterator[Callable[[Summary, Path], Callable[[], list[str]]]]:
-    """Somewhere to draw the pictures: beside the body when there are processes for it.
+def drawing(jobs: int, size: int) -> Iterator[Callable[[Summary, Path], Callable[[], list[str]]]]:
+    """Somewhere to draw the pictures: beside the body when there are processes for it, or a `size` of LARGE bytes was
+    read, after which this process is large too.
 
     Yields a function that begins to draw into a folder; what it gives waits for the pictures' names. The
     process is started at once, since its imports take as long as the drawing.
     """
-    if jobs == 1:
+    if jobs == 1 and size < LARGE:
         yield _drawn_here
         return
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as beside:
@@ -107,7 +109,7 @@ def _input(one: Input, parts: Parts) -> InputSummary:
 def _counts(key: str, mark: Done, parts: Parts) -> Counts:
     """One part's counts, with its rows that were dropped for the sake of the whole moved to `refused`."""
     counts = mark.counts
-    fates = _fates(key, mark, parts)
+    fates = parts.resolved.fates_of(key, mark)
     units = index_of(parts.folder, key)["units"]
     refused = Counter(counts.refused)
     for code, reason in DROPPED.items():
@@ -122,11 +124,6 @@ def _counts(key: str, mark: Done, parts: Parts) -> Counts:
         refused=dict(refused),
         rejected=counts.rejected + int(dropped.sum()),
     )
-
-
-def _fates(key: str, mark: Done, parts: Parts) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    start = parts.resolved.starts[key]
-    return parts.resolved.fates[start : start + mark.counts.rows]
 
 
 def _source(
@@ -170,7 +167,7 @@ def _blocks(marks: Sequence[tuple[str, Done]], parts: Parts) -> Iterator[NDArray
     rows = 0
     for key, mark in marks:
         gathered.append(
-            index_of(parts.folder, key)["chars"][_fates(key, mark, parts) <= VALIDATION]
+            index_of(parts.folder, key)["chars"][parts.resolved.fates_of(key, mark) <= VALIDATION]
         )
         rows += len(gathered[-1])
         if rows >= BLOCK:
@@ -187,12 +184,13 @@ def _samples(
     least: dict[int, tuple[str, int]] = {}
     for key, mark in marks:
         hashes = index_of(parts.folder, key)["hash"][:, 0]
-        kept = np.flatnonzero(_fates(key, mark, parts) <= VALIDATION)
+        kept = np.flatnonzero(parts.resolved.fates_of(key, mark) <= VALIDATION)
         small = _smallest(hashes[kept])
         for number in kept[small].tolist():
             least.setdefault(int(hashes[number]), (key, number))
-    for digest in sorted(least)[:SAMPLES]:
-        yield Sample.of(_row(_line(parts.folder, *least[digest]), options), source.licence)
+        least = {digest: least[digest] for digest in sorted(least)[:SAMPLES]}
+    for place in least.values():
+        yield Sample.of(_row(_line(parts.folder, *place), options), source.licence)
 
 
 def _smallest(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:

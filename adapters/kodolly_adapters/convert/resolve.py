@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +10,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .columns import Codes, Scattered
 from .options import Options
-from .part import TRAIN, VALIDATION, Done, Index, index_of
-from .signatures import PERMUTATIONS, near_duplicates
+from .part import TRAIN, VALIDATION, Done, index_of
+from .signatures import Signatures
 from .summary import Duplicates
 
 # A row's fate is its split, or:
 DROPPED = {2: "duplicate", 3: "near-duplicate", 4: "leakage"}
-BUCKET = 1_000_000  # rows whose hashes are sorted at once
+LEAKING, COPY, NEAR, LED = 1, 2, 4, 8  # what was found of a row; LED: others are near to it
+BITS = {"leakage": LEAKING, "duplicate": COPY, "near-duplicate": NEAR}
+SHOWN = 1 << 19  # validation rows that the others are compared with at once
 
 Fates = NDArray[np.uint8]
-Flags = NDArray[np.bool_]
 Parts = Sequence[tuple[str, Done]]
 Modes = Mapping[str, Mapping[str, str]]  # by source and rule
 
@@ -28,82 +31,142 @@ Modes = Mapping[str, Mapping[str, str]]  # by source and rule
 class Resolved:
     """`fates` has one code a row over all parts."""
 
-    fates: Fates
+    fates: Codes
     starts: Mapping[str, int]  # part key -> number of its first row
     duplicates: Duplicates
     hits: Mapping[str, Mapping[str, int]]  # part key -> rule -> rows
+
+    def fates_of(self, key: str, mark: Done) -> Fates:
+        """The fates of a part's rows."""
+        return self.fates.read(self.starts[key], mark.counts.rows)
 
 
 def resolve(folder: Path, parts: Parts, modes: Modes, options: Options) -> Resolved:
     """Decide every row's fate; `modes` are the rules' modes by source.
 
-    What is kept in memory is a few bytes a row; hashes are read from the parts a bucket at a time.
+    Nothing kept in memory grows with the rows: what is found of a row is a byte in a file, and hashes are
+    compared a bucket at a time.
     """
-    rows = sum(done.counts.rows for _, done in parts)
-    names = sorted(modes)
-    fates, sources = np.empty(rows, np.uint8), np.empty(rows, np.uint8)
-    starts = {}
-    for start, index, (key, done) in _indices(folder, parts):
-        fates[start : start + len(index)] = index["split"]
-        sources[start : start + len(index)] = names.index(done.source)
-        starts[key] = start
-
-    def switched(rule: str, *wanted: str) -> Flags:
-        """Per row, whether `rule` is in one of the `wanted` modes for its source."""
-        return np.array([modes[name][rule] in wanted for name in names], bool)[sources]
-
+    place = folder / "resolve"
+    shutil.rmtree(place, ignore_errors=True)  # of a run that was killed
+    place.mkdir()
+    run = _Run(folder, place, parts, modes)
     # Leakage comes first: a row must not be dropped as the copy of one that is dropped as leakage.
-    leaking = _leaking(folder, parts, switched("leakage", "count", "drop"))
-    left = ~(leaking & switched("leakage", "drop"))
-    copies, groups = _copies(folder, parts, left & switched("duplicate", "count", "drop"))
-    left &= ~(copies & switched("duplicate", "drop"))
-    near, near_groups = _near(folder, parts, left, options, modes)
-    near &= ~copies & switched("near-duplicate", "count", "drop")
-    found = {"duplicate": copies, "near-duplicate": near, "leakage": leaking}
-    duplicates = Duplicates(
-        exact_groups=groups,
-        exact_rows=int(copies.sum()),
-        near_groups=near_groups,
-        near_rows=int(near.sum()),
-    )
-    for code, rule in DROPPED.items():
-        fates[found[rule] & switched(rule, "drop")] = code
-    return Resolved(fates, starts, duplicates, _hits(parts, starts, found))
+    run.leakage()
+    groups = run.copies()
+    run.near_copies(options.near_threshold)
+    return run.settled(groups)
 
 
-def _indices(folder: Path, parts: Parts) -> Iterator[tuple[int, Index, tuple[str, Done]]]:
-    """Each part's index with the number of its first row."""
-    start = 0
-    for part in parts:
-        index = index_of(folder, part[0])
-        yield start, index, part
-        start += len(index)
+class _Run:
+    """The steps of `resolve`, which files below `place` tie together."""
 
+    def __init__(self, folder: Path, place: Path, parts: Parts, modes: Modes) -> None:
+        self.folder, self.place, self.parts, self.modes = folder, place, parts, modes
+        self.rows = sum(done.counts.rows for _, done in parts)
+        self.found = Codes(place / "found", self.rows)
 
-def _copies(folder: Path, parts: Parts, wanted: Flags) -> tuple[Flags, int]:
-    """Which of the `wanted` rows repeat an earlier of them exactly, and how many groups of equals there are."""
-    copies, groups = np.zeros(len(wanted), bool), 0
-    if not wanted.any():
-        return copies, groups
-    buckets = np.uint64(len(wanted) // BUCKET + 1)
-    half = np.uint64(32)
-    for bucket in range(int(buckets)):
-        hashes, numbers = [], []
-        for start, index, _ in _indices(folder, parts):
-            high = index["hash"][:, 0]
-            asked = wanted[start : start + len(index)]
-            mine = np.flatnonzero(((high >> half) * buckets >> half == bucket) & asked)
-            hashes.append(index["hash"][mine])
-            numbers.append(mine + start)
-        values, rows = np.concatenate(hashes), np.concatenate(numbers)
-        # Stable: the earliest of equals comes first. Half a hash sorts as well as the whole, which is compared.
-        some = _not_alone(values[:, 0])
-        values, rows = values[some], rows[some]
-        order = np.argsort(values[:, 0], kind="stable")
-        repeats = np.r_[False, (values[order[1:]] == values[order[:-1]]).all(axis=1)][: len(order)]
-        copies[rows[order[repeats]]] = True
-        groups += int((repeats & ~np.r_[False, repeats[:-1]]).sum()) if len(order) else 0
-    return copies, groups
+    def leakage(self) -> None:
+        """Mark training rows that share what `leak` tells with a validation row."""
+        for known in self.shown():
+            for start, key, _ in self.asked("leakage"):
+                index = index_of(self.folder, key)
+                asked = index["leak"]
+                nearest = known[np.minimum(np.searchsorted(known, asked), len(known) - 1)]
+                leaking = np.flatnonzero((index["split"] == TRAIN) & (nearest == asked))
+                if len(leaking):
+                    self.found.add(leaking + start, LEAKING)
+
+    def shown(self) -> Iterator[NDArray[np.uint64]]:
+        """What validation rows' `leak` tells, sorted, some SHOWN at once."""
+        if all(modes["leakage"] == "off" for modes in self.modes.values()):
+            return
+        gathered: list[NDArray[np.uint64]] = []
+        held = 0
+        for key, _ in self.parts:
+            index = index_of(self.folder, key)
+            gathered.append(index["leak"][index["split"] == VALIDATION])
+            held += len(gathered[-1])
+            if held >= SHOWN:
+                yield np.sort(np.concatenate(gathered))
+                gathered, held = [], 0
+        if held:
+            yield np.sort(np.concatenate(gathered))
+
+    def copies(self) -> int:
+        """Mark rows that repeat an earlier one exactly; gives how many groups of equals there are."""
+        hashes = Scattered(self.place / "copies", 3, self.rows)
+        for start, key, done in self.asked("duplicate"):
+            mine = self.left(start, done)
+            entries = np.empty((len(mine), 3), np.uint64)
+            entries[:, :2] = index_of(self.folder, key)["hash"][mine]
+            entries[:, 2] = mine + start
+            hashes.add(entries)
+        groups = 0
+        for bucket in hashes.buckets():
+            some = bucket[_not_alone(bucket[:, 0])]
+            # Stable: the earliest of equals comes first. Half a hash sorts as well as the whole, which is compared.
+            some = some[np.argsort(some[:, 0], kind="stable")]
+            same = (some[1:, :2] == some[:-1, :2]).all(axis=1)
+            repeats = np.r_[False, same][: len(some)]
+            self.found.add(some[repeats, 2].astype(np.int64), COPY)
+            groups += int((repeats & ~np.r_[False, repeats[:-1]][: len(some)]).sum())
+        return groups
+
+    def near_copies(self, threshold: float) -> None:
+        """Mark rows that are nearly equal to an earlier one, and those that others are near to."""
+        if all(modes["near-duplicate"] == "off" for modes in self.modes.values()):
+            return
+        with Signatures(self.place / "signatures", self.rows) as signatures:
+            for start, key, done in self.asked("near-duplicate"):
+                file = self.folder / f"{key}.signatures"
+                signatures.add(file, start, self.left(start, done))
+            for rows, first in signatures.candidates():
+                fresh = (self.found.at(rows) & (COPY | NEAR)) == 0
+                rows, first = rows[fresh], first[fresh]
+                close = signatures.alike(rows, first) >= threshold
+                self.found.add(rows[close], NEAR)
+                self.found.add(first[close], LED)
+
+    def settled(self, exact_groups: int) -> Resolved:
+        """Every row's fate by what was found of it and its source's modes."""
+        fates = Codes(self.place / "fates", self.rows)
+        starts: dict[str, int] = {}
+        hits: dict[str, dict[str, int]] = {}
+        near_groups = 0
+        for start, key, done in self.asked():
+            bits = self.found.read(start, done.counts.rows)
+            near_groups += int(((bits & (NEAR | LED)) == LED).sum())
+            mine = index_of(self.folder, key)["split"].copy()
+            starts[key], hits[key] = start, {}
+            for code, rule in DROPPED.items():
+                marked = (bits & BITS[rule]) != 0
+                hits[key][rule] = int(marked.sum())
+                if self.modes[done.source][rule] == "drop":
+                    mine[marked] = code
+            fates.write(start, mine)
+        total = {rule: sum(hit[rule] for hit in hits.values()) for rule in BITS}
+        duplicates = Duplicates(
+            exact_groups=exact_groups,
+            exact_rows=total["duplicate"],
+            near_groups=near_groups,
+            near_rows=total["near-duplicate"],
+        )
+        return Resolved(fates, starts, duplicates, hits)
+
+    def asked(self, rule: str = "") -> Iterator[tuple[int, str, Done]]:
+        """Number of the first row, key and mark of each part for whose source `rule` is not off."""
+        start = 0
+        for key, done in self.parts:
+            if not rule or self.modes[done.source][rule] != "off":
+                yield start, key, done
+            start += done.counts.rows
+
+    def left(self, start: int, done: Done) -> NDArray[np.int64]:
+        """The numbers, within their part, of the rows that nothing has dropped so far."""
+        modes = self.modes[done.source]
+        gone = sum(bit for rule, bit in BITS.items() if modes[rule] == "drop")
+        return np.flatnonzero((self.found.read(start, done.counts.rows) & gone) == 0)
 
 
 def _not_alone(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -111,51 +174,3 @@ def _not_alone(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
     order = np.argsort(hashes)
     same = hashes[order[1:]] == hashes[order[:-1]]
     return np.sort(order[np.r_[False, same] | np.r_[same, False]]) if len(order) else order
-
-
-def _leaking(folder: Path, parts: Parts, wanted: Flags) -> Flags:
-    """Which of the `wanted` training rows share what `leak` tells with a validation row."""
-    leaking = np.zeros(len(wanted), bool)
-    if not wanted.any():
-        return leaking
-    shown = [index["leak"][index["split"] == VALIDATION] for _, index, _ in _indices(folder, parts)]
-    known = np.sort(np.concatenate(shown))
-    if not len(known):
-        return leaking
-    for start, index, _ in _indices(folder, parts):
-        asked = index["leak"]
-        nearest = known[np.minimum(np.searchsorted(known, asked), len(known) - 1)]
-        leaking[start : start + len(index)] = (index["split"] == TRAIN) & (nearest == asked)
-    return leaking & wanted
-
-
-def _near(
-    folder: Path, parts: Parts, left: Flags, options: Options, modes: Modes
-) -> tuple[Flags, int]:
-    """Which of the rows `left` are nearly equal to an earlier of them, and how many groups of such there are."""
-    rows = len(left)
-    if rows == 0 or all(m["near-duplicate"] == "off" for m in modes.values()):
-        return np.zeros(rows, bool), 0
-    joined = folder / "signatures"
-    with joined.open("wb") as out:
-        for key, done in parts:
-            file = folder / f"{key}.signatures"
-            blank = b"\0" * (done.counts.rows * PERMUTATIONS * 4)
-            out.write(file.read_bytes() if file.exists() else blank)
-    signatures = np.memmap(joined, np.uint32, "r", shape=(rows, PERMUTATIONS))
-    first = near_duplicates(signatures, left, options.near_threshold)
-    joined.unlink()
-    near = first != np.arange(rows)
-    return near, len(np.unique(first[near]))
-
-
-def _hits(
-    parts: Parts, starts: Mapping[str, int], found: Mapping[str, Flags]
-) -> dict[str, dict[str, int]]:
-    return {
-        key: {
-            rule: int(rows[starts[key] : starts[key] + done.counts.rows].sum())
-            for rule, rows in found.items()
-        }
-        for key, done in parts
-    }

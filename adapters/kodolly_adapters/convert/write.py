@@ -39,9 +39,8 @@ def write(
             stack.callback(sink.close)
         rejected = stack.enter_context((out / REJECTED).open("wb"))
         for key, done in parts:
-            start = resolved.starts[key]
             index = index_of(folder, key)
-            fates = resolved.fates[start : start + len(index)]
+            fates = resolved.fates_of(key, done)
             for split, name in SPLITS.items():
                 mine = index["split"] == split
                 kept = fates[mine] == split

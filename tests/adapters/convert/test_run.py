@@ -21,7 +21,7 @@ from support.convert_files import (
     write_lines,
 )
 
-from kodolly_adapters.convert import local, part, plan, resolve, rules
+from kodolly_adapters.convert import columns, local, part, plan, rules
 from kodolly_adapters.convert.decode import Shard
 from kodolly_adapters.convert.errors import EngineError, InputError, OutputError
 from kodolly_adapters.convert.options import Options
@@ -135,7 +135,7 @@ def test_duplicates_are_found_a_bucket_at_a_time(
     """However few rows are compared at once, the same copies are found in the same places."""
     file = write_json(tmp_path / "ko_alpaca_data.json", [*alpaca(50), *alpaca(30), *alpaca(50)])
     whole = run([file], tmp_path / "whole", rules={"duplicate": "drop"})
-    monkeypatch.setattr(resolve, "BUCKET", 7)
+    monkeypatch.setattr(columns, "BUCKET", 7)
     parted = run([file], tmp_path / "parted", rules={"duplicate": "drop"})
     assert whole.duplicates == parted.duplicates
     assert (whole.duplicates.exact_groups, whole.duplicates.exact_rows) == (50, 80)
