@@ -39,12 +39,14 @@ def register(registry: Registry, name: str, model: str = "demo") -> None:
 
 @asynccontextmanager
 async def deaf() -> AsyncIterator[tuple[str, list[bool]]]:
-    """A worker that takes connections and answers none: its URL, and an entry for each of them."""
+    """A worker that takes calls and answers none: its URL, and an entry for each of them."""
     asked: list[bool] = []
 
-    async def listen(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.append(True)
-        with contextlib.suppress(asyncio.CancelledError):
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A probe connects and says nothing: it is no call.
+        with contextlib.suppress(asyncio.CancelledError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n")
+            asked.append(True)
             await asyncio.Event().wait()
         writer.close()
 
@@ -79,9 +81,11 @@ async def test_a_worker_lost_in_a_relayed_answer_is_told_in_a_frame(
 
 
 async def test_a_refresh_asks_all_at_once_and_hides_nobody(
-    http: aiohttp.ClientSession, registry: Registry
+    http: aiohttp.ClientSession, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While hung workers keep it waiting, every model is listed and every call is served."""
+    endless = aiohttp.ClientTimeout(total=600)
+    monkeypatch.setattr("kodolly.controller.app.STATUS_TIMEOUT", endless)
 
     async def models() -> Any:
         async with http.post("/list_models") as answer:
