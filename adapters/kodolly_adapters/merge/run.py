@@ -61,7 +61,7 @@ def merge(
             total = write(known, staging, progress)
             notes = write_files(known, staging.place, out.name)
             if check:
-                progress.say("comparing with PEFT's own merge, and greedy answers where they fit")
+                progress.say("comparing with PEFT's own merge, tensors and greedy answers")
             verdict = verify(known, staging.place, key) if check else None
         staging.manifest |= {
             "finished": True,

@@ -14,7 +14,7 @@ from support.merge_cases import IDS, NEW, VARIANTS, load, make_adapter, verdict
 
 from kodolly_adapters.merge import check_cli, cli
 from kodolly_adapters.merge.check import compare
-from kodolly_adapters.merge.greedy import answer
+from kodolly_adapters.merge.greedy import answers
 from kodolly_adapters.merge.plan import plan
 from kodolly_adapters.merge.run import merge
 from kodolly_adapters.merge.staging import Staging, job
@@ -113,10 +113,9 @@ def test_the_whole_chain_gives_the_same_greedy_tokens(
         load(again),
     ]
     with torch.no_grad():
-        answers = [[answer(model, prompt, 24).tokens for prompt in IDS] for model in models]
-    assert answers[0] == answers[1] == answers[2]
-    with torch.no_grad():
-        assert answers[0] != [answer(load(base), prompt, 24).tokens for prompt in IDS]
+        said = [answers(model, IDS, 24).tokens.tolist() for model in models]
+        assert said[0] == said[1] == said[2]
+        assert said[0] != answers(load(base), IDS, 24).tokens.tolist()
 
 
 def test_the_command_verifies_itself_and_writes_a_complete_directory(
