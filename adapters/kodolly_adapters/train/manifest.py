@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from . import checkpoints
 from .errors import OutputError
 
 NAME = "run.json"
@@ -53,6 +54,17 @@ def check_free(out: Path) -> None:
         raise OutputError(
             f"--out {out}: a finished run is in it. Choose a new folder, or remove this one"
         )
+
+
+def release(out: Path) -> None:
+    """Forget a run that was refused before its first step, so that the recipe put right can have `out`.
+
+    Prepared rows stay in their hidden folder: they are found again by what decided them.
+    """
+    (out / NAME).unlink(missing_ok=True)
+    for folder in (out / checkpoints.FOLDER, out):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def check(out: Path, decisive: Mapping[str, Any]) -> None:

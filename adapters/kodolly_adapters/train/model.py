@@ -60,7 +60,7 @@ def load_model(recipe: Recipe, config: Any, precision: str, hardware: Hardware) 
         "attn_implementation": attention,
     }
     if recipe.method == "qlora":
-        options |= _four_bits(options["dtype"], hardware)
+        options |= _four_bits(options["dtype"])
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             recipe.base,
@@ -79,6 +79,14 @@ def load_model(recipe: Recipe, config: Any, precision: str, hardware: Hardware) 
             "the download is incomplete, or config.json is another model's"
         )
     return model
+
+
+def check_method(recipe: Recipe, hardware: Hardware) -> None:
+    """Raise RecipeError where the method cannot run here: known before rows are prepared."""
+    if recipe.method == "qlora" and hardware.device != "cuda":
+        raise RecipeError('method: "qlora" needs a GPU; on a CPU use "lora"')
+    if recipe.method == "qlora" and importlib.util.find_spec("bitsandbytes") is None:
+        raise RecipeError('method: "qlora" needs bitsandbytes: pip install bitsandbytes')
 
 
 def wrap(model: Any, recipe: Recipe, new_tokens: Sequence[int]) -> Any:
@@ -167,12 +175,8 @@ def _check_directory(recipe: Recipe) -> None:
     raise BaseError(f"base {recipe.base}: it holds no model.safetensors")
 
 
-def _four_bits(compute: Any, hardware: Hardware) -> dict[str, Any]:
-    """Options for NF4 weights. Raises RecipeError where bitsandbytes or a GPU is missing."""
-    if hardware.device != "cuda":
-        raise RecipeError('method: "qlora" needs a GPU; on a CPU use "lora"')
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise RecipeError('method: "qlora" needs bitsandbytes: pip install bitsandbytes')
+def _four_bits(compute: Any) -> dict[str, Any]:
+    """Options for NF4 weights."""
     from transformers import BitsAndBytesConfig
 
     return {

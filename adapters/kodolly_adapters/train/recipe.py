@@ -131,7 +131,7 @@ def load(path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: {fault['msg']}"
+            f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: {_fault(fault)}"
             for fault in error.errors()
         )
         raise RecipeError(f"{origin}: {faults}") from None
@@ -173,6 +173,11 @@ def _read(name: str) -> tuple[str, str]:
         raise RecipeError(f"{name}: no such file, nor a built-in recipe ({known})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{name}: {error}") from None
+
+
+def _fault(fault: Mapping[str, Any]) -> str:
+    """pydantic's words, but for a key that is misspelt."""
+    return "there is no such key" if fault["type"] == "extra_forbidden" else str(fault["msg"])
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import checkpoints, keys, manifest, model, outputs
-from .errors import RecipeError
+from .errors import RecipeError, TuneError
 from .recipe import Recipe
 from .setup import Report, Run, set_up
 
@@ -54,8 +54,13 @@ def train(
             _begin(run, out, folder, started, say)
     set_seed(recipe.train.seed)
     stop = Stop()
-    with _without_old_names():
-        trainer = _trainer(run, args, out, stop, show=show and run.machine.main)
+    try:
+        with _without_old_names():
+            trainer = _trainer(run, args, out, stop, show=show and run.machine.main)
+    except TuneError:
+        if run.machine.main and not checkpoints.finished(folder):
+            manifest.release(out)
+        raise
     last = next(reversed(checkpoints.finished(folder)), None)
     if last is not None:
         say(f"going on after step {checkpoints.step_of(last)}")
@@ -104,6 +109,7 @@ def _trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> Any:
         eval_dataset=run.held_out,
         processing_class=run.tokenizer,
     )
+    _check_optimizer(trainer)
     trainer.remove_callback(PrinterCallback)
     if recipe.train.early_stopping and run.held_out is not None:
         trainer.add_callback(EarlyStoppingCallback(recipe.train.early_stopping))
@@ -115,6 +121,14 @@ def _trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> Any:
     if "tensorboard" in recipe.train.report_to and run.machine.main:
         trainer.add_callback(_tensorboard(out))
     return trainer
+
+
+def _check_optimizer(trainer: Any) -> None:
+    """Raise RecipeError where the optimizer needs a package that is not here."""
+    try:
+        trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+    except (ImportError, ValueError) as error:
+        raise RecipeError(f"train.optimizer: {str(error).strip().splitlines()[0]}") from None
 
 
 @contextmanager

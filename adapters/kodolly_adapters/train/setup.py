@@ -46,6 +46,8 @@ def set_up(recipe: Recipe, cache: Path, report: Report = lambda done, total: Non
     """Config, tokenizer, data and schedule of a run; prepared data is kept in `cache`. Raises a TuneError."""
     machine = hardware.look()
     precision = hardware.precision(recipe.train.precision, machine)
+    model.check_method(recipe, machine)
+    _check_optimizer(recipe)
     dialect = None if recipe.template == TOKENIZER else _dialect(recipe)
     config = model.load_config(recipe)
     _check_length(recipe, config)
@@ -107,6 +109,16 @@ def _own_template(recipe: Recipe, tokenizer: Any) -> TokenizerTemplate:
             ) from None
     assert isinstance(found, TokenizerTemplate)
     return found
+
+
+def _check_optimizer(recipe: Recipe) -> None:
+    from transformers.training_args import OptimizerNames
+
+    known = [str(name.value) for name in OptimizerNames]
+    if recipe.train.optimizer not in known:
+        raise RecipeError(
+            f"train.optimizer: transformers has no {recipe.train.optimizer!r}; it has {', '.join(known)}"
+        )
 
 
 def _check_length(recipe: Recipe, config: Any) -> None:

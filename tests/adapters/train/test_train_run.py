@@ -261,6 +261,28 @@ def test_a_loss_that_is_no_number_ends_the_run(place: Path, rows: str, tmp_path:
         train(recipe, tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"method": "qlora"}, '"qlora" needs a GPU'),
+        ({"lora__targets": ["q_proj"]}, "no module 'q_proj'"),
+        ({"train__optimizer": "adam"}, "train.optimizer: transformers has no 'adam'; it has adamw_torch"),
+        ({"train__optimizer": "lomo"}, r"train\.optimizer: .*lomo"),
+    ],
+)  # fmt: skip
+def test_a_refused_recipe_put_right_has_the_same_folder(
+    place: Path, rows: str, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    """What is refused before its first step leaves no run behind, and the next recipe trains there."""
+    out = tmp_path / "run"
+    wanted: dict[str, Any] = {"train__max_steps": 1, "train__eval_steps": 1}
+    with pytest.raises(RecipeError, match=said):
+        train(toy(place / "neox", rows, **wanted, **changes), out)
+    assert not (out / "run.json").exists()
+    train(toy(place / "neox", rows, **wanted), out)
+    assert (out / "adapter").is_dir()
+
+
 def test_a_folder_holds_one_run(place: Path, rows: str, tmp_path: Path) -> None:
     """A finished run, another recipe's and a stranger's folder are refused, each saying why."""
     out = tmp_path / "run"
