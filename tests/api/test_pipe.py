@@ -68,7 +68,7 @@ class Bench:
     def __init__(self, *, hide: bool = False) -> None:
         self.engine, self.client = Engine(), Client()
         self.journal = Journal(CALL)
-        self.flight = Flight(cast(Worker, None), stream=True)
+        self.flight = Flight(cast(Worker, None))
         opened = Opened(cast(Connection, self.engine), self.flight)
         self.pipe = Pipe(opened, Output(self.client.send, "id"), self.journal, hide=hide)
 

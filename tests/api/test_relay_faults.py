@@ -7,6 +7,11 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from support.apps import serving
 from support.processes import eventually
 from support.scripted_engine import Script
 
@@ -29,7 +34,7 @@ async def post(stack: Stack, body: Any) -> tuple[int, Any]:
         return answer.status, await answer.json(content_type=None)
 
 
-@pytest.mark.parametrize("status", [401, 403, 500, 502])
+@pytest.mark.parametrize("status", [401, 403, 408, 429, 500, 502, 503])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_broken_engine_is_passed_over(stack: Stack, status: int, stream: bool) -> None:
     """An engine that refuses our key or is broken costs a retry while another is well."""
@@ -45,6 +50,35 @@ async def test_a_broken_engine_is_passed_over(stack: Stack, status: int, stream:
             await answer.read()
     assert len(well.requests) == 2
     assert not broken.running
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"<html>busy</html>",
+        b'{"choices":[]}',
+        b'{"choices":[{"index":0,"text":"a","finish_reason":"abort"}]}',
+    ],
+)
+async def test_a_200_that_is_no_answer_is_passed_over(stack: Stack, body: bytes) -> None:
+    """Nobody is told that all is well by an engine that is not: the next one is asked."""
+
+    async def empty(_: Request) -> Response:
+        return Response(body, media_type="application/json")
+
+    routes = [Route("/v1/chat/completions", empty, methods=["POST"])]
+    async with serving(Starlette(routes=routes)) as url:
+        extension = Extension(engine_url=url, heart_beat_interval=600, context_length=16384)
+        stack.controller.registry.register(
+            Registration(worker_name=url, kodolly=extension), WorkerStatus(model_names=["demo"])
+        )
+        await stack.add(Script())
+        for _ in range(2):
+            status, answer = await post(stack, CHAT)
+            assert (status, answer["choices"][0]["message"]["content"]) == (200, Script().text)
 
 
 @pytest.mark.parametrize("status", [401, 500])

@@ -11,6 +11,9 @@ from support.processes import eventually
 from support.script import KOREAN_TOKENS, Script
 from support.scripted_engine import ScriptedEngine
 
+from kodolly.api.call import Call
+from kodolly.api.resume.journal import Choice
+from kodolly.api.resume.request import continuation
 from kodolly.protocol.wire import WorkerState
 from kodolly.settings import ApiSettings
 
@@ -332,3 +335,13 @@ class TestSilence:
             stack.state(bad, WorkerState.STALLED)
             answer = await (await asking).json()
         assert answer["choices"][0]["message"]["content"] == Script().text
+
+
+def test_a_seed_stays_within_what_engines_take() -> None:
+    """A continuation draws other numbers, also from the greatest seed there is."""
+    body = {"model": "demo", "prompt": "a", "seed": 2**63 - 1}
+    choice = Choice(0, prompt=[1, 2])
+    choice.ids.extend([3, 4])
+    seed = continuation(Call("/v1/completions", body, "id", chat=False), choice, 8)["seed"]
+    assert seed != body["seed"]
+    assert -(2**63) <= seed < 2**63

@@ -48,6 +48,22 @@ async def test_a_stream_leaves_a_network_that_swallows_it(stack: Stack) -> None:
         door.thaw()
 
 
+async def test_a_whole_answer_leaves_a_network_that_swallows_it(stack: Stack) -> None:
+    """Nothing is to be heard of it before its end, so its engine's health is asked after, too."""
+    well = await stack.add(Script())
+    async with ScriptedEngine(Script()) as engine, Cutter(engine.url) as door:
+        await behind(stack, door)
+        for worker in stack.table.all():
+            worker.foreign = 1000 * (worker.row.name == well.url)
+        door.freeze()
+        url = f"{stack.url}/v1/chat/completions"
+        async with aiohttp.ClientSession() as http, http.post(url, json=CHAT) as answer:
+            told = await answer.json()
+        assert told["choices"][0]["message"]["content"] == Script().text
+        assert len(well.requests) == 1
+        door.thaw()
+
+
 async def test_a_slow_engine_that_answers_is_left_alone(stack: Stack) -> None:
     """Silence alone is no fault: a long prompt is read for many seconds."""
     slow = await stack.add(Script(first_delay=4.0))

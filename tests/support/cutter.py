@@ -73,6 +73,10 @@ class Cutter:
                     await self._thawed.wait()
             return response
 
+    def freeze(self) -> None:
+        """Nothing passes any more, from now on."""
+        self._thawed.clear()
+
     def thaw(self) -> None:
         """Passes everything on again."""
         self._thawed.set()

@@ -22,7 +22,7 @@ from kodolly.reason import reason
 MAX_ANSWER = 64 * 2**20
 DECODE_TIMEOUT = 10.0
 # Refusals that another worker may not share; 401 and 403 mean our own key, 500 a broken engine.
-RETRIED = (401, 403, 500, 502, 503, 504)
+RETRIED = (401, 403, 408, 429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class EngineDoor:
         headers["X-Request-Id"] = call.request_id
         # An engine sends nothing of a whole answer before its end.
         bound = self._patience.read if stream else self._patience.answer
-        with self._watch.following(worker, stream=stream) as flight:
+        with self._watch.following(worker) as flight:
             # It took the request: it may be at work, and another would take as long.
             flight.bound = bound, EngineFailed(f"the engine sent nothing within {bound:g} s")
             with _failures("does not answer"):

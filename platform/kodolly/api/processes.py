@@ -98,6 +98,7 @@ class Processes:
         await self._ending.wait()
         for child in self._children:
             child.end()
+        self._listener.close()  # or the kernel would go on taking connections that nobody accepts
         await asyncio.gather(*(child.process.wait() for child in self._children))
         await serving.cancel_and_wait(*self._lives)
 

@@ -17,7 +17,7 @@ from kodolly.api.prepare import for_engine, is_long
 from kodolly.api.resume.going_on import GoingOn
 from kodolly.api.resume.journal import Journal
 from kodolly.api.resume.request import can_go_on, resumable
-from kodolly.api.sse import LAST, LOST, Output
+from kodolly.api.sse import ABORT, LAST, LOST, Output
 from kodolly.api.table import Worker
 from kodolly.errors import BadRequest, EngineFailed
 from kodolly.protocol.wire import Extension
@@ -33,7 +33,10 @@ class Relay:
         """The whole answer of one worker. Raises WorkerGone or ApiError."""
         data = await _encoded(call, worker.extension)
         async with self._door.opened(call, worker, call.path, data, stream=False) as opened:
-            return await self._door.whole(opened)
+            body = await self._door.whole(opened)
+        if (fault := fault_of(body)) is not None:
+            raise WorkerGone(fault)
+        return body
 
     async def stream(self, call: Call, worker: Worker, answer: Streamed) -> None:
         """Begins or goes on with a stream. Raises WorkerGone, or ApiError if nobody can do it."""
@@ -83,6 +86,17 @@ class Streamed:
             raise EngineFailed(LOST, code="worker_lost")
         choices = self.journal.choices.values()
         return sum(len(choice.ids) + choice.finished for choice in choices)
+
+
+def fault_of(body: bytes) -> str | None:
+    """What makes an engine's 200 no answer, whatever its status says."""
+    try:
+        told = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return "answered 200 with what is no JSON"
+    if not isinstance(told, dict) or not told.get("choices"):
+        return "answered 200 without an answer"
+    return "aborted its answer" if ABORT in body else None
 
 
 async def _encoded(call: Call, extension: Extension | None, *, token_ids: bool = False) -> bytes:

@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TICK = 0.5
-# A stream silent for this long on a worker that left rotation goes on elsewhere.
+# A call silent for this long on a worker that left rotation goes on elsewhere.
 SILENT_ON_LOST = 1.0
-# A stream silent for this long on a worker in rotation makes us ask after its health.
+# A call silent for this long on a worker in rotation makes us ask after its health.
 SILENT = 2.0
 PROBE_TIMEOUT, PROBES = 1.2, 2
 SERVING = (WorkerState.READY, WorkerState.DRAINING)
@@ -38,9 +38,8 @@ class Flight:
     `bound`: what the call ends with when the engine is silent for longer than its seconds.
     """
 
-    def __init__(self, worker: Worker, *, stream: bool) -> None:
+    def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self.stream = stream
         self.bound: tuple[float, Exception] | None = None
         self._heard: float | None = None  # None while the client is what we wait for
         self._ended: Exception | None = None
@@ -91,9 +90,9 @@ class Watch:
         self._probes: dict[str, asyncio.Task[None]] = {}
 
     @contextmanager
-    def following(self, worker: Worker, *, stream: bool) -> Iterator[Flight]:
+    def following(self, worker: Worker) -> Iterator[Flight]:
         """A flight that is watched for as long as it is open."""
-        flight = Flight(worker, stream=stream)
+        flight = Flight(worker)
         name = worker.row.name
         self._flights.setdefault(name, set()).add(flight)
         try:
@@ -131,7 +130,7 @@ class Watch:
                 self._probes[name] = asyncio.create_task(self._probe(known))
 
     def _suspicious(self, worker: Worker, flights: set[Flight], now: float) -> bool:
-        silent = any(flight.stream and flight.silent(now) > SILENT for flight in flights)
+        silent = any(flight.silent(now) > SILENT for flight in flights)
         return silent or worker.suspect_until > now
 
     async def _probe(self, worker: Worker) -> None:

@@ -102,10 +102,15 @@ def continuation(call: Call, choice: Choice, max_tokens: int) -> dict[str, Any]:
         body["min_tokens"] = min(max_tokens, max(0, body["min_tokens"] - len(choice.ids)))
     if body.get("seed") is not None:
         # The same seed would draw the same numbers again for other tokens.
-        body["seed"] += len(choice.ids)
+        body["seed"] = _wrapped(body["seed"] + len(choice.ids))
     if (wanted := asked_logprobs(call)) is not None:
         body["logprobs"] = wanted
     return body
+
+
+def _wrapped(seed: int) -> int:
+    """Within 64 bits, beyond which engines refuse a seed."""
+    return (seed + 2**63) % 2**64 - 2**63
 
 
 def asked_logprobs(call: Call) -> int | None:
