@@ -93,7 +93,7 @@ def _found(arguments: Sequence[str]) -> Iterator[Member]:
 
 @contextmanager
 def reading(member: Member) -> Iterator[Callable[[int], bytes]]:
-    """A function `read(size)` over the member's bytes, b"" at the end.
+    """A function `read(size)` over the member's bytes: at most `size` of them, b"" at the end.
 
     Raises InputError naming the byte offset reached when the stream is cut short or damaged.
     """
@@ -108,7 +108,8 @@ def reading(member: Member) -> Iterator[Callable[[int], bytes]]:
     def read(size: int) -> bytes:
         nonlocal offset
         try:
-            data = stream.read(size)
+            # As it comes, so that all there is before the damage is had and counted.
+            data = stream.read1(size) if hasattr(stream, "read1") else stream.read(size)
         except BROKEN as error:
             raise InputError(member.name, f"cannot be read on: {error}", offset) from error
         offset += len(data)
@@ -165,8 +166,8 @@ def _of_zip(path: Path, name: str, *, asked_for: bool) -> Iterator[Member]:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = sorted(archive.infolist(), key=lambda info: info.filename)
-    except BROKEN as error:
-        raise InputError(name, f"is a broken zip: {error}") from error
+    except BROKEN as error:  # its list of members stands at its end
+        raise InputError(name, f"is a broken zip: {error}", path.stat().st_size) from error
     for info in infos:
         parts = info.filename.split("/")
         if info.is_dir() or any(part.startswith((".", "__MACOSX")) for part in parts):

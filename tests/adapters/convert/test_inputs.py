@@ -10,6 +10,7 @@ import random
 import threading
 import warnings
 import zipfile
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -103,11 +104,30 @@ def test_a_stream_cut_short_names_the_byte_reached(tmp_path: Path, kind: str) ->
         all_of(path)
 
 
+def test_all_before_a_cut_is_read_and_counted(tmp_path: Path) -> None:
+    """The byte named is the last one that can be had, however much is asked for at once."""
+    packed_text = gzip.compress(random.Random(1).randbytes(500_000))[:300_000]
+    had = len(zlib.decompressobj(31).decompress(packed_text))
+    path = tmp_path / "rows.gz"
+    path.write_bytes(packed_text)
+    got = 0
+
+    def all_there_is() -> None:
+        nonlocal got
+        with reading(next(iter(members([str(path)])))) as read:
+            while data := read(4 << 20):
+                got += len(data)
+
+    with pytest.raises(InputError, match=rf"rows\.gz: byte {had}: cannot be read on"):
+        all_there_is()
+    assert got == had
+
+
 def test_a_broken_zip_is_named(tmp_path: Path) -> None:
-    """A zip without its directory of members cannot be opened, and says so."""
+    """A zip without its directory of members cannot be opened, and says so, and where it ends."""
     path = zipped(tmp_path / "rows.zip", **{"rows.json": TEXT})
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(InputError, match=r"rows\.zip: is a broken zip"):
+    with pytest.raises(InputError, match=r"rows\.zip: byte 200: is a broken zip"):
         all_of(path)
 
 
