@@ -3,6 +3,7 @@
 import math
 import random
 import statistics
+import sys
 from collections import Counter
 from collections.abc import Callable
 
@@ -16,9 +17,11 @@ from kodolly.api.policies import (
     Affinity,
     Lottery,
     Policy,
+    Remembered,
     RoundRobin,
     ShortestQueue,
 )
+from kodolly.api.prefix import prefixes
 from kodolly.api.table import TOLD_FOR, Worker
 from kodolly.errors import ModelNotFound, NoWorker
 from kodolly.protocol.wire import WorkerRow, WorkerState
@@ -128,9 +131,29 @@ class TestConversations:
         for number in range(1000):
             fleet.open(chat(f"q{number}"), 0.0)
             fleet.advance(0.01)
-        assert len(policy._last) == 100
-        newest = fleet.open(chat("q999", "a", "q"), 0.0).row.name
-        assert newest == policy._last[next(reversed(policy._last))]
+        assert 50 <= len(policy._last) <= 100
+        for number in range(950, 1000):
+            assert len(policy._homes(prefixes(chat(f"q{number}")).hashes)) == 1
+        assert not policy._homes(prefixes(chat("q899")).hashes)
+
+    def test_a_chat_that_goes_on_is_not_forgotten(self) -> None:
+        """Whoever comes back often enough is among the newest, however many come once."""
+        memory = Remembered(100)
+        for number in range(1000):
+            memory.put(number, "once")
+            if number % 40 == 0:
+                memory.put(-1, "often")
+            assert memory.get(-1) == "often"
+            assert len(memory) <= 100
+
+    def test_memory_takes_the_same_room_for_ever(self) -> None:
+        """Its tables are as large when it is full for the hundredth time as for the first."""
+        memory, sizes = Remembered(2048), []
+        for number in range(200 * 1024):
+            memory.put(number, "worker")
+            if (number + 1) % 1024 == 0:
+                sizes.append(sys.getsizeof(memory._new) + sys.getsizeof(memory._old))
+        assert max(sizes) == sizes[2]
 
 
 class TestBounds:

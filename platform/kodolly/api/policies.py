@@ -8,7 +8,6 @@ imbalance, together they would turn it over. So each weighs it by its own share 
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 # A worker keeps its conversations until its load is this many times its fair share, and one.
 BOUND = 1.25
-# Conversations' prefixes remembered, about 200 bytes each.
+# Conversations' prefixes remembered at most, about 150 bytes each.
 REMEMBERED = 2**16
 
 
@@ -86,8 +85,7 @@ class Affinity:
     """
 
     def __init__(self, remembered: int = REMEMBERED) -> None:
-        self._remembered = remembered
-        self._last: OrderedDict[int, str] = OrderedDict()
+        self._last = Remembered(remembered)
 
     def choose(self, call: Call, workers: Sequence[Worker]) -> Worker:
         """The worker for a call; it is remembered for the calls that go on from this one."""
@@ -98,18 +96,40 @@ class Affinity:
         if chosen is None:
             elsewhere = not homes and (seen.continued or any(w.foreign for w in workers))
             chosen = _by_root(call, free if elsewhere else _least_waiting(free))
-        self._remember(seen.hashes[-1], chosen.row.name)
+        self._last.put(seen.hashes[-1], chosen.row.name)
         return chosen
 
     def _homes(self, hashes: Sequence[int]) -> list[str]:
         """The workers that served prefixes of these, the longest prefix first."""
-        return [self._last[key] for key in reversed(hashes) if key in self._last]
+        served = map(self._last.get, reversed(hashes))
+        return [name for name in served if name is not None]
 
-    def _remember(self, key: int, name: str) -> None:
-        self._last[key] = name
-        self._last.move_to_end(key)
-        if len(self._last) > self._remembered:
-            self._last.popitem(last=False)
+
+class Remembered:
+    """The worker of each of the newest prefixes: at most `most`, at least half as many.
+
+    Two tables, the older thrown away when the newer is half of all. One table that loses its oldest
+    entry with each new one would look flat and grow: Python does not use a deleted place again, and
+    makes the table anew, several times as large as its entries.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._half = most // 2
+        self._new: dict[int, str] = {}
+        self._old: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._new.keys() | self._old.keys())
+
+    def get(self, key: int) -> str | None:
+        """The worker of a prefix, if it is remembered."""
+        return self._new.get(key) or self._old.get(key)
+
+    def put(self, key: int, name: str) -> None:
+        """Remembers a prefix as the newest."""
+        if len(self._new) >= self._half and key not in self._new:
+            self._new, self._old = {}, self._new
+        self._new[key] = name
 
 
 def _within_bound(workers: Sequence[Worker]) -> Sequence[Worker]:
