@@ -10,11 +10,12 @@ import json
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -109,8 +110,13 @@ def _converted(method: str, place: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
-    place = tmp_path_factory.mktemp("making")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where everything is made."""
+    return tmp_path_factory.mktemp("making")
+
+
+@pytest.fixture(scope="module")
+def api(place: Path) -> Iterator[openai.OpenAI]:
     for method in ANSWERS:
         _converted(method, place)
     for name in MAKERS:
@@ -164,3 +170,50 @@ def test_the_trained_answer_comes_back_and_stops(api: openai.OpenAI, model: str)
         ).choices[0]
         assert said.message.content == answer
         assert said.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_adapter_merged_reloaded_and_served_write_the_same_tokens(
+    api: openai.OpenAI, place: Path, name: str
+) -> None:
+    """One adapter, four ways to its greedy answer: beside its base, merged, from disk, from a worker."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base, adapter = place / f"{name}-full-run" / "model", place / f"{name}-lora-run" / "adapter"
+    merged = place / f"{name}-lora"
+    load = partial(AutoModelForCausalLM.from_pretrained, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+
+    def written(model: Any, question: str) -> list[int]:
+        asked = [{"role": "user", "content": question}]
+        prompt = tokenizer.apply_chat_template(
+            asked, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )["input_ids"]
+        made = model.generate(prompt, max_new_tokens=120, do_sample=False)
+        return _without_end(made[0, prompt.shape[1] :].tolist())
+
+    def served(question: str) -> list[int]:
+        choice = api.chat.completions.create(
+            model=f"{name}-lora",
+            messages=[{"role": "user", "content": question}],
+            temperature=0,
+            max_tokens=120,
+            extra_body={"return_token_ids": True},
+        ).choices[0]
+        return _without_end(choice.model_extra["token_ids"])  # type: ignore[index]
+
+    def _without_end(ids: list[int]) -> list[int]:
+        return [token for token in ids if token != tokenizer.eos_token_id]
+
+    beside = PeftModel.from_pretrained(load(base), adapter)
+    first = {question: written(beside, question) for question in LATER}
+    ways: dict[str, Callable[[str], list[int]]] = {
+        "merged": partial(written, beside.merge_and_unload()),
+        "reloaded": partial(written, load(merged)),
+        "served": served,
+    }
+    for way, ask in ways.items():
+        assert {question: ask(question) for question in LATER} == first, way
+    assert all(first.values())
