@@ -59,8 +59,8 @@ bench-affinity: $(DEV_STAMP) ## multi-turn chats over four workers: what their c
 bench-soak: $(DEV_STAMP) ## 200 streams for 20 minutes: whether memory stays flat
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.soak.run $(ARGS)
 
-bench-vllm: $(DEV_STAMP) vllm-env ## tokens a second through the whole stack by the bare vLLM's
-	PYTHONPATH=tests $(BIN)/python -m benchmarks.endtoend.run $(ARGS)
+bench-vllm: $(DEV_STAMP) model vllm-env ## tokens a second through the whole stack by the bare vLLM's
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.endtoend.run --model $(TEST_MODEL) --tokens 48 $(ARGS)
 
 bench-train: $(DEV_STAMP) ## preparation, throughput and the frozen keys, each beside the usual way
 	$(BIN)/python -m benchmarks.train.prepare

@@ -73,7 +73,7 @@ def main() -> int:
         except (AssertionError, RuntimeError, OSError, aiohttp.ClientError) as failure:
             print(f"error: {failure}", file=sys.stderr)
             return 2
-    return _write(run, options.out)
+    return _write(run, options.out, model.name)
 
 
 def _embedded() -> Path:
@@ -133,12 +133,12 @@ def _head(model: Path, chosen: plan.Plan) -> str:
     )
 
 
-def _write(run: report.Run, out: Path) -> int:
+def _write(run: report.Run, out: Path, name: str) -> int:
     said = report.text(run)
     print(said)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "vllm.md").write_text(said, encoding="utf-8")
-    (out / "vllm.json").write_text(report.as_json(run), encoding="utf-8")
+    (out / f"{name}.md").write_text(said, encoding="utf-8")
+    (out / f"{name}.json").write_text(report.as_json(run), encoding="utf-8")
     return 1 if run.failed else 0
 
 
