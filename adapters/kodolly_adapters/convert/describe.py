@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import resource
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .options import Options
-from .part import SPLITS, VALIDATION, Done, index_of
+from .part import SPLITS, VALIDATION, Done, index_of, section
 from .pictures import draw, prepare
 from .plan import Input, Plan
 from .resolve import DROPPED, Resolved
@@ -40,7 +41,7 @@ from .summary import (
 )
 
 BLOCK = 1_000_000  # rows whose lengths are counted at once
-LARGE = 64 << 20
+LARGE = 160 << 10  # KiB, as the kernel counts a process's peak
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +75,27 @@ def summarise(plan: Plan, parts: Parts, options: Options, version: str) -> Summa
 
 
 @contextmanager
-def drawing(jobs: int, size: int) -> Iterator[Callable[[Summary, Path], Callable[[], list[str]]]]:
-    """Somewhere to draw the pictures: beside the body when there are processes for it, or a `size` of LARGE bytes was
-    read, after which this process is large too.
+def drawing(jobs: int) -> Iterator[Callable[[Summary, Path], Callable[[], list[str]]]]:
+    """Somewhere to draw the pictures: beside the body when there are processes for it.
 
     Yields a function that begins to draw into a folder; what it gives waits for the pictures' names. The
-    process is started at once, since its imports take as long as the drawing.
+    process is started at once, since its imports take as long as the drawing. A single process that has
+    grown large draws in another one all the same, so that its memory stays what the work took.
     """
-    if jobs == 1 and size < LARGE:
-        yield _drawn_here
+    if jobs == 1:
+        yield _drawn_alone
         return
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as beside:
         beside.submit(prepare)
         yield lambda summary, folder: beside.submit(draw, summary, folder).result
 
 
-def _drawn_here(summary: Summary, folder: Path) -> Callable[[], list[str]]:
-    names = draw(summary, folder)
+def _drawn_alone(summary: Summary, folder: Path) -> Callable[[], list[str]]:
+    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < LARGE:
+        names = draw(summary, folder)
+    else:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as beside:
+            names = beside.submit(draw, summary, folder).result()
     return lambda: names
 
 
@@ -207,9 +212,8 @@ def _line(folder: Path, key: str, number: int) -> bytes:
     index = index_of(folder, key)
     split, size = int(index["split"][number]), int(index["size"][number])
     before = index[:number]
-    with (folder / f"{key}.rows.{SPLITS[split]}").open("rb") as file:
-        file.seek(int(before["size"][before["split"] == split].sum(dtype=np.int64)))
-        return file.read(size)
+    start = int(before["size"][before["split"] == split].sum(dtype=np.int64))
+    return section(folder, key, f"rows.{SPLITS[split]}", start, size)
 
 
 def _row(line: bytes, options: Options) -> Row:

@@ -1,6 +1,7 @@
 """What became of one shard, in memory and on disk.
 
-On disk a part is a handful of files `KEY.*`; `KEY.json` is written last and says that the part is whole.
+On disk a part is `KEY.data`, all its sections one after the other, and `KEY.json`, which is written last and says
+that the part is whole. A file a section took a fifth of the time on text: making a file costs half a millisecond.
 """
 
 from __future__ import annotations
@@ -36,6 +37,14 @@ INDEX = np.dtype(
 )
 PACK = struct.Struct("<4Q7IB").pack  # an entry's bytes
 Index = NDArray[np.void]
+
+SECTIONS = (
+    "index",
+    *(f"rows.{name}" for name in SPLITS.values()),
+    *(f"origins.{name}" for name in SPLITS.values()),
+    "rejected",
+)
+HEAD = struct.Struct(f"<{len(SECTIONS)}Q")  # their sizes
 
 
 class PartCounts(msgspec.Struct):
@@ -74,16 +83,26 @@ class Part:
 def save(part: Part, folder: Path, key: str) -> None:
     """Write the part; it counts as there only when every byte of it is."""
     (folder / f"{key}.json").unlink(missing_ok=True)  # an older part's mark must not vouch for it
-    for split, name in SPLITS.items():
-        (folder / f"{key}.rows.{name}").write_bytes(part.rows[split])
-        (folder / f"{key}.origins.{name}").write_bytes(part.origins[split])
-    (folder / f"{key}.rejected").write_bytes(part.rejected)
-    part.index.tofile(folder / f"{key}.index")
+    sections = [
+        part.index.tobytes(),
+        *(part.rows[split] for split in SPLITS),
+        *(part.origins[split] for split in SPLITS),
+        part.rejected,
+    ]
+    with (folder / f"{key}.data").open("wb") as file:
+        file.write(HEAD.pack(*map(len, sections)))
+        file.writelines(sections)
     if part.signatures is not None:
         part.signatures.tofile(folder / f"{key}.signatures")
     fresh = folder / f"{key}.json.part"
     fresh.write_bytes(msgspec.json.encode(part.done))
     os.replace(fresh, folder / f"{key}.json")
+
+
+def remove(folder: Path, key: str) -> None:
+    """Removes the part, its mark first."""
+    for kind in ("json", "data", "signatures"):
+        (folder / f"{key}.{kind}").unlink(missing_ok=True)
 
 
 def done(folder: Path, key: str) -> Done | None:
@@ -96,4 +115,14 @@ def done(folder: Path, key: str) -> Done | None:
 
 def index_of(folder: Path, key: str) -> Index:
     """The part's index, one entry a row."""
-    return np.fromfile(folder / f"{key}.index", dtype=INDEX)
+    return np.frombuffer(bytearray(section(folder, key, "index")), dtype=INDEX)
+
+
+def section(folder: Path, key: str, name: str, start: int = 0, size: int | None = None) -> bytes:
+    """One of SECTIONS of a part, from its byte `start` on; at most `size` bytes of it."""
+    number = SECTIONS.index(name)
+    with (folder / f"{key}.data").open("rb", buffering=0) as file:
+        sizes = HEAD.unpack(file.read(HEAD.size))
+        file.seek(HEAD.size + sum(sizes[:number]) + start)
+        left = sizes[number] - start
+        return file.read(left if size is None else min(left, size))

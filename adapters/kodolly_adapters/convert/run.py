@@ -57,7 +57,7 @@ def convert(
         parts = _convert_all(plan, folder, options, jobs, engine, progress)
         modes = {i.source.name: modes_of(options.rules, i.source.rules) for i in plan.inputs}
         progress.stage("looking for duplicates")
-        with drawing(jobs, sum(one.size for one in plan.inputs)) as begin:
+        with drawing(jobs) as begin:
             resolved = resolve(folder, parts, modes, options)
             progress.stage("writing")
             fresh = work / "out"

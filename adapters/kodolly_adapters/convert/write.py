@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .options import Options
-from .part import SPLITS, VALIDATION, Done, Index, index_of
+from .part import SPLITS, VALIDATION, Done, Index, index_of, remove, section
 from .resolve import DROPPED, Fates, Resolved
 from .shard import Origin, Rejected
 from .sinks import opened
@@ -25,7 +26,8 @@ def write(
 ) -> tuple[list[SplitSummary], int]:
     """Write every split of `parts` (files of `folder`) and `rejected.jsonl` into `out`.
 
-    Returns the splits and the number of lines in `rejected.jsonl`.
+    Returns the splits and the number of lines in `rejected.jsonl`. A part is removed once it is written, by
+    a thread beside: what the disk has not seen yet it never has to. A run killed meanwhile makes it again.
     """
     counts, refused = dict.fromkeys(SPLITS, 0), 0
     with ExitStack() as stack:
@@ -38,21 +40,24 @@ def write(
         for sink in [*sinks.values(), *origins.values()]:
             stack.callback(sink.close)
         rejected = stack.enter_context((out / REJECTED).open("wb"))
+        beside = stack.enter_context(ThreadPoolExecutor(1))
         for key, done in parts:
             index = index_of(folder, key)
             fates = resolved.fates_of(key, done)
             for split, name in SPLITS.items():
                 mine = index["split"] == split
                 kept = fates[mine] == split
-                sinks[split].write(_kept(folder / f"{key}.rows.{name}", index["size"][mine], kept))
+                lines = section(folder, key, f"rows.{name}")
+                sinks[split].write(_kept(lines, index["size"][mine], kept))
                 if origins:
-                    file = folder / f"{key}.origins.{name}"
-                    origins[split].write(_kept(file, index["origin"][mine], kept))
-            lines = [_bytes(folder / f"{key}.rejected"), *_dropped(folder, key, done, index, fates)]
-            rejected.writelines(lines)
-            refused += sum(line.count(b"\n") for line in lines)
+                    lines = section(folder, key, f"origins.{name}")
+                    origins[split].write(_kept(lines, index["origin"][mine], kept))
+            told = [section(folder, key, "rejected"), *_dropped(folder, key, done, index, fates)]
+            rejected.writelines(told)
+            refused += sum(line.count(b"\n") for line in told)
             for fate in SPLITS:
                 counts[fate] += int((fates == fate).sum())
+            beside.submit(remove, folder, key)
     splits = [
         SplitSummary(
             name=name,
@@ -70,13 +75,8 @@ def _file(name: str, options: Options) -> str:
     return f"{name}.{options.format}"
 
 
-def _bytes(path: Path) -> bytes:
-    return path.read_bytes()
-
-
-def _kept(path: Path, sizes: NDArray[np.uint32], kept: NDArray[np.bool_]) -> bytes:
-    """The file's lines of `sizes` bytes that are `kept`."""
-    lines = path.read_bytes()
+def _kept(lines: bytes, sizes: NDArray[np.uint32], kept: NDArray[np.bool_]) -> bytes:
+    """Of lines of `sizes` bytes those that are `kept`."""
     if kept.all():
         return lines
     ends = np.cumsum(sizes.astype(np.int64))
@@ -95,7 +95,7 @@ def _dropped(folder: Path, key: str, done: Done, index: Index, fates: Fates) -> 
     numbers = np.flatnonzero(fates > VALIDATION)
     if not len(numbers):
         return
-    origins = {s: (folder / f"{key}.origins.{n}").read_bytes() for s, n in SPLITS.items()}
+    origins = {s: section(folder, key, f"origins.{n}") for s, n in SPLITS.items()}
     ends = {
         s: np.cumsum(np.where(index["split"] == s, index["origin"], 0), dtype=np.int64)
         for s in SPLITS
