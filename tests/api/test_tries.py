@@ -4,7 +4,7 @@ import pytest
 from support.clock import Clock
 
 from kodolly.api.call import Call, WorkerGone
-from kodolly.api.tries import MAX_LOST, PATIENCE_AT_FIRST, Tries
+from kodolly.api.tries import MAX_LOST, PATIENCE_AT_FIRST, SOON, Tries
 from kodolly.errors import EngineFailed, NoWorker
 
 CALL = Call("/v1/completions", {"model": "m", "prompt": "x"}, "id", chat=False)
@@ -46,3 +46,19 @@ async def test_a_call_does_not_wait_for_ever_for_a_worker() -> None:
         clock.now += PATIENCE_AT_FIRST + 0.1
         with pytest.raises(EngineFailed if told else NoWorker):
             await tries.wait(begun=False)
+
+
+def test_who_was_long_at_work_is_not_blamed_for_its_workers_end() -> None:
+    """Three workers lost in a row end a call that may have killed them, not one that was at work."""
+    clock = Clock()
+    quick, long = (Tries(CALL, lambda _: True, clock) for _ in range(2))
+    for number in range(2):
+        quick.failed(f"w{number}", TOOK_IT, had=0)
+    with pytest.raises(NoWorker):
+        quick.failed("w2", TOOK_IT, had=0)
+    for number in range(MAX_LOST - 1):
+        clock.now += SOON + 0.1
+        long.failed(f"w{number}", TOOK_IT, had=0)
+    clock.now += SOON + 0.1
+    with pytest.raises(NoWorker):
+        long.failed("w7", TOOK_IT, had=0)

@@ -10,8 +10,10 @@ from kodolly.api.call import Call, WorkerGone
 from kodolly.api.engine_errors import RETRY_AFTER
 from kodolly.errors import ApiError, NoWorker
 
-# Attempts that cost an engine's work and gave the client nothing.
+# Attempts that cost an engine's work, gave the client nothing, and were over soon.
 MAX_FRUITLESS = 3
+# Seconds after which a worker's death is not put down to the call: what kills an engine does so early.
+SOON = 5.0
 # Workers one call may lose in all: a request that kills its engine must not kill them all.
 MAX_LOST = 8
 # Seconds that an unfinished stream waits for a worker of its model, and a call of which the client
@@ -38,7 +40,7 @@ class Tries:
         self._had = 0
         self.begun = False  # some worker was tried
         self._told: ApiError | None = None
-        self._since = clock()
+        self._since = self._tried = clock()
 
     def failed(self, worker: str, error: WorkerGone, had: int) -> None:
         """Notes a failure after which the client has `had` tokens. Raises ApiError to give up.
@@ -49,14 +51,19 @@ class Tries:
         self.begun = True
         self.avoid.add(worker)
         self._told = error.told or self._told
+        now = self._clock()
+        lasted, self._tried = now - self._tried, now
+        fruitless = error.worked and had <= self._had
         if had > self._had:
             self._had, self._fruitless = had, 0
-            self._since = self._clock()
+            self._since = now
             self.avoid = {worker}
-        elif error.worked:
+        elif fruitless and lasted < SOON:
             self._fruitless += 1
+        elif fruitless:
+            self._since = now  # it was at work: the wait for another begins here
         self._lost += error.worked
-        spent = self._fruitless > 0 and error.worked and not self._allows(self._call.model)
+        spent = fruitless and not self._allows(self._call.model)
         if spent or self._fruitless >= MAX_FRUITLESS or self._lost >= MAX_LOST:
             raise self.refusal()
 
@@ -70,6 +77,7 @@ class Tries:
             raise self.refusal()
         self.avoid.clear()
         await asyncio.sleep(PAUSE)
+        self._tried = self._clock()
 
     def refusal(self) -> ApiError:
         """What the client hears when nobody could do it."""
