@@ -57,7 +57,11 @@ async def test_a_whole_answer_leaves_a_network_that_swallows_it(stack: Stack) ->
             worker.foreign = 1000 * (worker.row.name == well.url)
         door.freeze()
         url = f"{stack.url}/v1/chat/completions"
-        async with aiohttp.ClientSession() as http, http.post(url, json=CHAT) as answer:
+        patience = aiohttp.ClientTimeout(total=30)
+        async with (
+            aiohttp.ClientSession(timeout=patience) as http,
+            http.post(url, json=CHAT) as answer,
+        ):
             told = await answer.json()
         assert told["choices"][0]["message"]["content"] == Script().text
         assert len(well.requests) == 1
