@@ -111,6 +111,9 @@ def children() -> Any:
     return of
 
 
+SLOW = 120.0  # seconds: several new processes, one after the other, on a busy machine
+
+
 async def test_several_processes_share_a_port_and_come_back(children: Any) -> None:
     """A killed process is replaced; SIGHUP replaces all; SIGTERM ends all. Nobody is refused."""
     async with engine_and_controller(Script(token_delay=0.01)) as (_, controller):
@@ -119,7 +122,7 @@ async def test_several_processes_share_a_port_and_come_back(children: Any) -> No
             await eventually(lambda: len(children(process)) == 2)
             before = children(process)
             os.kill(before[0], signal.SIGKILL)
-            await eventually(lambda: len(set(children(process)) - {before[0]}) == 2)
+            await eventually(lambda: len(set(children(process)) - {before[0]}) == 2, SLOW)
 
             asking = True
 
@@ -133,8 +136,8 @@ async def test_several_processes_share_a_port_and_come_back(children: Any) -> No
             clients = [asyncio.create_task(keep_asking()) for _ in range(4)]
             old = set(children(process))
             os.kill(process.pid, signal.SIGHUP)
-            await eventually(lambda: not old & set(children(process)))
-            await eventually(lambda: len(children(process)) == 2)
+            await eventually(lambda: not old & set(children(process)), SLOW)
+            await eventually(lambda: len(children(process)) == 2, SLOW)
             asking = False
             assert all(await asyncio.gather(*clients))
             os.kill(process.pid, signal.SIGTERM)
