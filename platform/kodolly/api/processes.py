@@ -75,6 +75,10 @@ class Child:
             self.process.terminate()
 
 
+class RetiredError(OSError):
+    """A process was told to end before it served: its successor is there already."""
+
+
 class Processes:
     """The parent of `count` API processes that listen on one socket."""
 
@@ -125,6 +129,8 @@ class Processes:
             try:
                 child = child or await self._started()
                 code = await child.process.wait()
+            except RetiredError:
+                return
             except OSError as error:
                 log.error("an API process: %s", error)
             else:
@@ -162,6 +168,8 @@ class Processes:
         finally:
             os.close(seen)
         self._children.discard(child)
+        if child.retired:
+            raise RetiredError
         raise ChildProcessError(f"did not start: code {await process.wait()}")
 
 
