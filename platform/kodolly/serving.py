@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -120,7 +121,8 @@ class Server(uvicorn.Server):
     """uvicorn's server that tells `on_exit` of SIGTERM or SIGINT before it stops listening.
 
     It goes on listening for `linger` seconds, in which balancers hear that it is not ready; a
-    second signal ends that. `on_start` is called once it listens.
+    second signal ends that. Once it listens one of the two is called: `on_start`, or `on_exit` if
+    it was told to end by then.
     """
 
     on_exit: Callable[[], None] | None = None
@@ -130,13 +132,19 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.on_start is not None and self.started:
-            self.on_start()
+        told = self.on_exit if self.should_exit else self.on_start
+        if self.started and told is not None:
+            told()
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        # uvicorn's own takes them later, so that one sent in between is lost, and raises the one
+        # that ended it once more, which makes a failure of an order that was carried out.
+        return nullcontext()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.on_exit is not None:
+        if self.started and self.on_exit is not None:
             self.on_exit()
-        if self.linger and self._leaves_at is None:
+        if self.started and self.linger and self._leaves_at is None:
             self._leaves_at = time.monotonic() + self.linger
         else:
             super().handle_exit(sig, frame)
@@ -175,10 +183,8 @@ def run(
     )
     server = Server(config)
     server.on_exit, server.on_start, server.linger = on_exit, on_start, linger
-    # uvicorn raises the signal that stopped it once more when it is done: by then all is well.
-    # A function and not SIG_IGN, which child processes would inherit.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, server.handle_exit)
     log.info("listening on http://%s:%d", host, port)
     server.run([listener] if listener else None)
 

@@ -81,13 +81,17 @@ def _serve(flags: argparse.Namespace, template: str | None) -> int:
         threads=flags.threads,
     )
     engine = Engine(options, template=template, seed=flags.seed, max_waiting=flags.max_waiting)
-    # uvicorn raises the signal again when it is done; ours then makes it an ordinary end.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    engine.start(on_failure=lambda: os.kill(os.getpid(), signal.SIGTERM))
     names = flags.served_model_name or [flags.model.name]
     app = create_app(engine, names, key=os.environ.get("VLLM_API_KEY") or None)
-    run(app, flags.host, flags.port, on_exit=engine.close, drain=flags.drain)
+    run(
+        app,
+        flags.host,
+        flags.port,
+        # Not before: the signal by which a failed load ends the server must find it listening.
+        on_start=lambda: engine.start(on_failure=lambda: os.kill(os.getpid(), signal.SIGTERM)),
+        on_exit=engine.close,
+        drain=flags.drain,
+    )
     engine.abort_all()
     if engine.failure is not None:
         log.error("%s", engine.failure)
