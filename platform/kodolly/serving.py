@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import hmac
 import logging
 import signal
@@ -16,11 +17,12 @@ from typing import Any, TypeVar
 
 import orjson
 import uvicorn
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kodolly.errors import ApiError, BadRequest, TooLarge
+from kodolly.one_write import OneWriteProtocol
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +52,17 @@ async def read_body(request: Request, limit: int) -> bytes:
         raise TooLarge(f"the request body has {declared} bytes; at most {limit} are accepted")
     parts: list[bytes] = []
     size = 0
-    async for part in request.stream():
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part = message.get("body", b"")
         size += len(part)
         if size > limit:
             raise TooLarge(f"the request body has more than {limit} bytes")
         parts.append(part)
+        more = message.get("more_body", False)
     return b"".join(parts)
 
 
@@ -132,6 +140,9 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        # What exists by now stays: no collection need look at it, in the middle of an answer.
+        gc.collect()
+        gc.freeze()
         told = self.on_exit if self.should_exit else self.on_start
         if self.started and told is not None:
             told()
@@ -164,11 +175,13 @@ def run(
     linger: float = 0.0,
     drain: float = 5.0,
     listener: socket.socket | None = None,
+    proxy_headers: bool = False,
 ) -> None:
     """Serves `app` until SIGTERM or Ctrl-C; open answers then get `drain` seconds.
 
     Before that it still takes requests for `linger` seconds. With a `listener`, a socket that is
-    bound already, host and port are only named in the log.
+    bound already, host and port are only named in the log. `proxy_headers`: the app asks which
+    scheme and client a proxy on this machine tells of.
     """
     config = uvicorn.Config(
         app,
@@ -176,7 +189,9 @@ def run(
         port=port,
         log_config=None,
         access_log=False,
+        http=OneWriteProtocol,
         ws="none",
+        proxy_headers=proxy_headers,
         server_header=False,
         timeout_graceful_shutdown=max(1, round(drain)),
         timeout_keep_alive=75,
@@ -197,13 +212,34 @@ async def until_disconnect(receive: Receive) -> None:
 
 async def unless_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T | None:
     """Does `work`, but drops it (None) the moment the client goes: a closed call stops the engine."""
-    doing = asyncio.create_task(work)
-    gone = asyncio.create_task(until_disconnect(receive))
+    working = asyncio.current_task()
+    assert working is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        await until_disconnect(receive)
+        gone = True
+        working.cancel()
+
+    watching: asyncio.Task[None] | None = None
+
+    def begin() -> None:
+        nonlocal watching
+        watching = asyncio.create_task(watch())
+
+    # The work stays in this task, and its first step goes before all else: it asks an engine.
+    soon = asyncio.get_running_loop().call_soon(begin)
     try:
-        await asyncio.wait({doing, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return doing.result() if doing.done() else None
+        return await work
+    except asyncio.CancelledError:
+        if not gone or working.uncancel() > 0:
+            raise
+        return None
     finally:
-        await cancel_and_wait(doing, gone)
+        soon.cancel()
+        if watching is not None:
+            watching.cancel()
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> None:

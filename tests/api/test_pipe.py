@@ -14,7 +14,7 @@ from kodolly.api.resume.journal import Journal
 from kodolly.api.sse import Output
 from kodolly.api.table import Worker
 from kodolly.api.upstream import Broken, Connection, Sink
-from kodolly.api.watch import Flight
+from kodolly.api.watch import Flight, Watch
 
 CALL = Call("/v1/chat/completions", {"model": "demo", "stream": True}, "id", chat=True)
 DONE = b"data: [DONE]\n\n"
@@ -68,7 +68,7 @@ class Bench:
     def __init__(self, *, hide: bool = False) -> None:
         self.engine, self.client = Engine(), Client()
         self.journal = Journal(CALL)
-        self.flight = Flight(cast(Worker, None))
+        self.flight = Flight(cast(Worker, None), cast(Watch, None))
         opened = Opened(cast(Connection, self.engine), self.flight)
         self.pipe = Pipe(opened, Output(self.client.send, "id"), self.journal, hide=hide)
 

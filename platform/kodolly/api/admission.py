@@ -70,8 +70,16 @@ class Ticket:
             return 0.0
         return self._admission.wait_at(lane, self.position)
 
-    async def __aenter__(self) -> Self:
+    async def enter(self) -> None:
+        """Takes a slot, or waits for one. Raises Overloaded. `leave` must follow in any case."""
         await self._admission._enter(self)
+
+    def leave(self) -> None:
+        """Gives the slot back, if there is one."""
+        self._admission._leave(self)
+
+    async def __aenter__(self) -> Self:
+        await self.enter()
         return self
 
     async def __aexit__(
@@ -80,7 +88,7 @@ class Ticket:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._admission._leave(self)
+        self.leave()
 
 
 class Admission:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
-import uuid
-from contextlib import AsyncExitStack, ExitStack, nullcontext
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,7 +18,7 @@ from kodolly.api.budget import RetryBudget
 from kodolly.api.call import Call, WorkerGone
 from kodolly.api.queue_events import told_aloud
 from kodolly.api.relay import Relay, Streamed
-from kodolly.api.routing import Router
+from kodolly.api.routing import Booked, Router
 from kodolly.api.sse import LOST, Output, error_event
 from kodolly.api.stock_worker import StockRelay
 from kodolly.api.table import Worker, WorkerTable
@@ -112,8 +111,8 @@ class Completions:
 
     async def _answer(self, call: Call, tries: Tries) -> Response:
         while True:
-            with ExitStack() as booking:
-                if (worker := self._worker(call, tries, booking)) is not None:
+            if (booked := self._booked(call, tries)) is not None:
+                with booked as worker:
                     try:
                         body = await self._desk.relay_for(worker).answer(call, worker)
                         headers = {"X-Request-Id": call.request_id}
@@ -135,11 +134,15 @@ class Completions:
     async def _stream(self, call: Call, key: str, answer: Streamed, *, aloud: bool) -> None:
         ticket = self._place(call, key)
         try:
-            telling = told_aloud(ticket, answer.output) if aloud else nullcontext()
-            async with AsyncExitStack() as place:
-                async with telling:
-                    await place.enter_async_context(ticket)
+            try:
+                if aloud:
+                    async with told_aloud(ticket, answer.output):
+                        await ticket.enter()
+                else:
+                    await ticket.enter()
                 await self._until_done(call, self._first_try(call), answer)
+            finally:
+                ticket.leave()
         except asyncio.CancelledError:
             # The client has gone, or the time of a process that was told to end is over.
             if answer.output.begun:
@@ -156,8 +159,8 @@ class Completions:
 
     async def _until_done(self, call: Call, tries: Tries, answer: Streamed) -> None:
         while True:
-            with ExitStack() as booking:
-                if (worker := self._worker(call, tries, booking)) is not None:
+            if (booked := self._booked(call, tries)) is not None:
+                with booked as worker:
                     try:
                         await self._desk.relay_for(worker).stream(call, worker, answer)
                         return
@@ -167,10 +170,10 @@ class Completions:
                         continue
             await tries.wait(begun=answer.answered)
 
-    def _worker(self, call: Call, tries: Tries, booking: ExitStack) -> Worker | None:
-        """The worker to ask next, booked; None when no other is left. Raises NoWorker at first."""
+    def _booked(self, call: Call, tries: Tries) -> Booked | None:
+        """The worker to ask next; None when no other is left. Raises NoWorker at first."""
         try:
-            return booking.enter_context(self._desk.router.dispatched(call, frozenset(tries.avoid)))
+            return self._desk.router.dispatched(call, frozenset(tries.avoid))
         except NoWorker:
             if not tries.begun:
                 raise
@@ -187,4 +190,4 @@ async def error_response(request: Request, error: ApiError, request_id: str) -> 
 def request_id_of(request: Request) -> str:
     """The client's own id if it is a sane one, else a new one."""
     given = request.headers.get("x-request-id", "")
-    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"

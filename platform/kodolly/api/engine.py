@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import orjson
@@ -65,7 +66,7 @@ class EngineDoor:
         with self._watch.following(worker) as flight:
             # It took the request: it may be at work, and another would take as long.
             flight.bound = bound, EngineFailed(f"the engine sent nothing within {bound:g} s")
-            with _failures("does not answer"):
+            with _Failures("does not answer"):
                 connection = await flight.waiting(self._pool.post(url + path, headers, data))
             said_all = False
             try:
@@ -82,7 +83,7 @@ class EngineDoor:
     async def whole(self, opened: Opened) -> bytes:
         """A whole body of at most MAX_ANSWER bytes. Raises WorkerGone or EngineFailed."""
         body = bytearray()
-        with _failures("broke off its answer"):
+        with _Failures("broke off its answer"):
             while chunk := await opened.flight.waiting(opened.connection.read()):
                 body += chunk
                 if len(body) > MAX_ANSWER:
@@ -96,7 +97,7 @@ class EngineDoor:
         async with self.opened(call, worker, path, orjson.dumps(body), stream=True) as opened:
             rest = b""
             while True:
-                with _failures("broke off its answer"):
+                with _Failures("broke off its answer"):
                     chunk = await opened.flight.waiting(opened.connection.read())
                 if not chunk:
                     return
@@ -134,15 +135,26 @@ def refused(status: int, body: bytes) -> WorkerGone | ApiError:
     return WorkerGone(f"answered {status}", told)
 
 
-@contextmanager
-def _failures(what: str) -> Iterator[None]:
+class _Failures:
     """The connection's failures as a worker's."""
-    try:
-        yield
-    except Unreachable as error:
-        raise WorkerGone(f"{what}: {reason(error)}", worked=False) from error
-    except Broken as error:
-        raise WorkerGone(f"{what}: {reason(error)}") from error
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, Unreachable | Broken):
+            worked = isinstance(error, Broken)
+            raise WorkerGone(f"{self._what}: {reason(error)}", worked=worked) from error
 
 
 def _address(worker: Worker) -> tuple[str, dict[str, str]]:

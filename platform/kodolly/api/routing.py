@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from kodolly.api.engine_errors import RETRY_AFTER
@@ -15,6 +14,28 @@ if TYPE_CHECKING:
     from kodolly.api.call import Call
 
 
+class Booked:
+    """A worker for a call, whose load is booked within the `with`."""
+
+    __slots__ = ("_weight", "_worker")
+
+    def __init__(self, worker: Worker, weight: int) -> None:
+        self._worker = worker
+        self._weight = weight
+
+    def __enter__(self) -> Worker:
+        self._worker.book(self._weight)
+        return self._worker
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._worker.release(self._weight)
+
+
 class Router:
     """Chooses among the workers a table knows. `policy` is a name of --routing, or one's own."""
 
@@ -22,19 +43,12 @@ class Router:
         self._table = table
         self._policy = POLICIES[policy]() if isinstance(policy, str) else policy
 
-    @contextmanager
-    def dispatched(self, call: Call, avoid: frozenset[str] = frozenset()) -> Iterator[Worker]:
-        """The worker for a call, never one named in `avoid`; its load is booked until the exit.
+    def dispatched(self, call: Call, avoid: frozenset[str] = frozenset()) -> Booked:
+        """The worker for a call, never one named in `avoid`, to be entered at once.
 
         Raises ModelNotFound, or NoWorker when none is ready or all are to be avoided.
         """
-        worker = self._policy.choose(call, self._candidates(call.model, avoid))
-        weight = call.choices
-        worker.book(weight)
-        try:
-            yield worker
-        finally:
-            worker.release(weight)
+        return Booked(self._policy.choose(call, self._candidates(call.model, avoid)), call.choices)
 
     def _candidates(self, model: str, avoid: frozenset[str]) -> list[Worker]:
         workers = self._table.trusted(model)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from types import TracebackType
+from typing import Self, TypeVar
 
 import aiohttp
 
@@ -33,17 +33,30 @@ SERVING = (WorkerState.READY, WorkerState.DRAINING)
 
 
 class Flight:
-    """One open call to an engine. It belongs to the task that opened it.
+    """One open call to an engine, watched within the `with`. It belongs to the task that opened it.
 
     `bound`: what the call ends with when the engine is silent for longer than its seconds.
     """
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, watch: Watch) -> None:
         self.worker = worker
+        self._watch = watch
         self.bound: tuple[float, Exception] | None = None
         self._heard: float | None = None  # None while the client is what we wait for
         self._ended: Exception | None = None
         self._task: asyncio.Task[object] | None = None
+
+    def __enter__(self) -> Self:
+        self._watch.add(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._watch.discard(self)
 
     async def waiting(self, work: Awaitable[T]) -> T:
         """Waits for the engine. Raises what the watch ends the call with meanwhile."""
@@ -89,19 +102,21 @@ class Watch:
         self._flights: dict[str, set[Flight]] = {}
         self._probes: dict[str, asyncio.Task[None]] = {}
 
-    @contextmanager
-    def following(self, worker: Worker) -> Iterator[Flight]:
-        """A flight that is watched for as long as it is open."""
-        flight = Flight(worker)
-        name = worker.row.name
-        self._flights.setdefault(name, set()).add(flight)
-        try:
-            yield flight
-        finally:
-            flights = self._flights[name]
-            flights.discard(flight)
-            if not flights:
-                del self._flights[name]
+    def following(self, worker: Worker) -> Flight:
+        """A call to a worker, to be entered."""
+        return Flight(worker, self)
+
+    def add(self, flight: Flight) -> None:
+        """From now on the flight is looked at."""
+        self._flights.setdefault(flight.worker.row.name, set()).add(flight)
+
+    def discard(self, flight: Flight) -> None:
+        """Its call is over."""
+        name = flight.worker.row.name
+        flights = self._flights[name]
+        flights.discard(flight)
+        if not flights:
+            del self._flights[name]
 
     async def run(self) -> None:
         """Looks at all flights twice a second, until cancelled."""

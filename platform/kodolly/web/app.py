@@ -38,7 +38,9 @@ class WebOptions(Protocol):
 def serve(settings: WebOptions) -> None:
     """Serves the page until SIGTERM or Ctrl-C, then returns."""
     app = Guard(create_app(settings))
-    serving.run(app, settings.host, settings.port, on_exit=app.close, drain=DRAIN)
+    serving.run(
+        app, settings.host, settings.port, on_exit=app.close, drain=DRAIN, proxy_headers=True
+    )
 
 
 def create_app(settings: WebOptions) -> FastAPI:

@@ -1,0 +1,128 @@
+"""The head of a response goes out with the first of its body, and never waits for it."""
+
+import asyncio
+from typing import Any, cast
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from kodolly.one_write import OneWriteProtocol
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+START = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]}
+
+
+class Wire:
+    """A transport that keeps each write by itself."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        assert not self.closed
+        self.writes.append(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def get_extra_info(self, _: str) -> None:
+        return None
+
+    def resume_reading(self) -> None: ...
+
+
+def connected(app: ASGIApp) -> tuple[OneWriteProtocol, Wire]:
+    config = uvicorn.Config(cast(Any, app), log_config=None, server_header=False, date_header=False)
+    config.load()
+    wire = Wire()
+    protocol = OneWriteProtocol(config, ServerState(), {}, asyncio.get_running_loop())
+    protocol.connection_made(cast(asyncio.Transport, wire))
+    return protocol, wire
+
+
+async def turns(count: int = 5) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def answer(_: Scope, __: Receive, send: Send) -> None:
+    await send(START)
+    await send({"type": "http.response.body", "body": b"ab", "more_body": True})
+    await send({"type": "http.response.body", "body": b"cd"})
+
+
+async def test_the_head_goes_out_with_the_first_of_the_body() -> None:
+    """An answer is as many writes as its body has parts, also the second on a connection."""
+    protocol, wire = connected(answer)
+    for _ in range(2):
+        wire.writes.clear()
+        protocol.data_received(GET)
+        await turns()
+        assert len(wire.writes) == 2
+        assert wire.writes[0].startswith(b"HTTP/1.1 200 OK\r\n")
+        assert wire.writes[0].endswith(b"\r\n\r\nab")
+        assert wire.writes[1] == b"cd"
+
+
+async def test_a_head_does_not_wait_for_a_body_that_takes_its_time() -> None:
+    """A client that waits for the head has it at once."""
+    more = asyncio.Event()
+
+    async def slow(_: Scope, __: Receive, send: Send) -> None:
+        await send(START)
+        await more.wait()
+        await send({"type": "http.response.body", "body": b"abcd"})
+
+    protocol, wire = connected(slow)
+    protocol.data_received(GET)
+    await turns()
+    assert [write[-4:] for write in wire.writes] == [b"\r\n\r\n"]
+    more.set()
+    await turns()
+    assert wire.writes[1:] == [b"abcd"]
+
+
+async def test_a_head_alone_is_sent_before_the_connection_closes() -> None:
+    """HEAD over HTTP/1.0, where the connection ends with the answer: the head is not lost."""
+    protocol, wire = connected(answer)
+    protocol.data_received(GET.replace(b"GET", b"HEAD").replace(b"1.1", b"1.0"))
+    await turns()
+    assert [write[-4:] for write in wire.writes] == [b"\r\n\r\n"]
+    assert wire.closed
+
+
+async def test_the_go_ahead_for_a_body_comes_before_it() -> None:
+    """`Expect: 100-continue` is answered although no response has begun."""
+
+    async def reading(_: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["body"] == b"abcd"
+        await send(START)
+        await send({"type": "http.response.body", "body": b"abcd"})
+
+    protocol, wire = connected(reading)
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+    protocol.data_received(head)
+    await turns()
+    assert wire.writes == [b"HTTP/1.1 100 Continue\r\n\r\n"]
+    protocol.data_received(b"abcd")
+    await turns()
+    assert b"".join(wire.writes[1:]).endswith(b"\r\n\r\nabcd")
+
+
+async def test_a_client_that_left_is_written_nothing() -> None:
+    """A connection that closes in the turn in which the head was written takes no more."""
+    protocol, wire = connected(answer)
+
+    async def leave(_: Scope, __: Receive, send: Send) -> None:
+        await send(START)
+        wire.close()
+
+    protocol.app = cast(Any, leave)
+    protocol.data_received(GET)
+    await turns()
+    assert wire.writes == []
