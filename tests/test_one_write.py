@@ -27,6 +27,9 @@ class Wire:
     def close(self) -> None:
         self.closed = True
 
+    def abort(self) -> None:
+        self.closed = True
+
     def is_closing(self) -> bool:
         return self.closed
 
@@ -112,6 +115,18 @@ async def test_the_go_ahead_for_a_body_comes_before_it() -> None:
     protocol.data_received(b"abcd")
     await turns()
     assert b"".join(wire.writes[1:]).endswith(b"\r\n\r\nabcd")
+
+
+async def test_an_app_can_break_its_connection() -> None:
+    """What ASGI has no message for."""
+
+    async def breaking(scope: Scope, _: Receive, __: Send) -> None:
+        scope["extensions"]["kodolly.abort"]()
+
+    protocol, wire = connected(breaking)
+    protocol.data_received(GET)
+    await asyncio.sleep(0)
+    assert wire.closed
 
 
 async def test_a_client_that_left_is_written_nothing() -> None:

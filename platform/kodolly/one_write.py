@@ -1,6 +1,7 @@
 """uvicorn's HTTP protocol, with a response's head and the first of its body in one write.
 
 uvicorn writes the head by itself: one more system call for every answer, and its reader is woken twice.
+The app also gets what ASGI lacks: `scope["extensions"]["kodolly.abort"]()` breaks the connection.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ class OneWriteProtocol(HttpToolsProtocol):
         """A request begins; its response is written to the transport through a `HeldHead`."""
         before = self.cycle
         super().on_headers_complete()
+        self.scope["extensions"] = {"kodolly.abort": self.transport.abort}  # type: ignore[dict-item]
         if self.cycle is not before:
             self.cycle.transport = HeldHead(self.cycle, self.transport)
 

@@ -74,13 +74,19 @@ def settings() -> ApiSettings:
 
 
 @pytest.fixture
-async def stack(settings: ApiSettings) -> AsyncIterator[Stack]:
+def send_buffer() -> int | None:
+    """Bytes that the API's kernel takes for a client that does not read; None: its own."""
+    return None
+
+
+@pytest.fixture
+async def stack(settings: ApiSettings, send_buffer: int | None) -> AsyncIterator[Stack]:
     """A controller and an API that follows it."""
     controller = Controller(Registry(90, 3), Dispatcher("shortest_queue"), None)
     async with serving(create_controller(controller)) as controller_url:
         own = ApiSettings(**{**vars(settings), "controller": controller_url})
         app = create_app(own)
-        async with serving(app) as url:
+        async with serving(app, send_buffer=send_buffer) as url:
             stack = Stack(controller, controller_url, url, app.state.table, app.state.admission)
             async with stack.stack:
                 yield stack

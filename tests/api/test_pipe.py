@@ -11,7 +11,7 @@ from kodolly.api.call import Call, WorkerGone
 from kodolly.api.engine import Opened
 from kodolly.api.pipe import Pipe
 from kodolly.api.resume.journal import Journal
-from kodolly.api.sse import Output
+from kodolly.api.sse import ClientStalled, Output
 from kodolly.api.table import Worker
 from kodolly.api.upstream import Broken, Connection, Sink
 from kodolly.api.watch import Flight, Watch
@@ -65,12 +65,12 @@ class Client:
 class Bench:
     """A pipe between the two, run by a task of its own."""
 
-    def __init__(self, *, hide: bool = False) -> None:
+    def __init__(self, *, hide: bool = False, patience: float = 60.0) -> None:
         self.engine, self.client = Engine(), Client()
         self.journal = Journal(CALL)
         self.flight = Flight(cast(Worker, None), cast(Watch, None))
         opened = Opened(cast(Connection, self.engine), self.flight)
-        self.pipe = Pipe(opened, Output(self.client.send, "id"), self.journal, hide=hide)
+        self.pipe = Pipe(opened, Output(self.client.send, "id", patience), self.journal, hide=hide)
 
     async def __aenter__(self) -> Self:
         self.running = asyncio.create_task(self.pipe.run())
@@ -123,6 +123,15 @@ async def test_a_slow_client_holds_its_engine_back_and_loses_nothing() -> None:
         bench.client.room.set()
         await bench.running
     assert bench.client.got == event(1) + event(2) + event(3) + event(4) + DONE
+
+
+async def test_a_client_that_takes_nothing_is_given_up() -> None:
+    """No engine is held back for ever."""
+    async with Bench(patience=0.05) as bench:
+        bench.client.room.clear()
+        bench.engine.says(event(1))
+        with pytest.raises(ClientStalled):
+            await asyncio.wait_for(bench.running, 20)
 
 
 async def test_the_engine_goes_on_once_the_client_has_caught_up() -> None:

@@ -176,6 +176,16 @@ def test_a_draining_worker_that_falls_silent_is_lost(registry: Registry, clock: 
     assert states(registry) == {"http://a": "lost"}
 
 
+def test_a_drained_worker_whose_engine_is_stuck_is_told(registry: Registry) -> None:
+    """Its streams must go on elsewhere; it comes back drained."""
+    register(registry, "http://a")
+    registry.drain("http://a")
+    registry.beat(beat("http://a", state=WorkerState.STALLED))
+    assert states(registry) == {"http://a": "stalled"}
+    registry.beat(beat("http://a", state=WorkerState.READY))
+    assert states(registry) == {"http://a": "draining"}
+
+
 def test_a_drain_outlives_a_silence(registry: Registry, clock: Clock) -> None:
     """A drained worker that was lost for a while comes back drained, not ready."""
     register(registry, "http://a")

@@ -9,16 +9,30 @@ import uvicorn
 from aiohttp import web
 from starlette.types import ASGIApp
 
+from kodolly.one_write import OneWriteProtocol
+
 
 @asynccontextmanager
-async def serving(app: ASGIApp, port: int = 0) -> AsyncIterator[str]:
-    """Serves `app` on loopback, on a free port unless told; yields its base URL."""
+async def serving(
+    app: ASGIApp, port: int = 0, *, send_buffer: int | None = None
+) -> AsyncIterator[str]:
+    """Serves `app` on loopback, on a free port unless told; yields its base URL.
+
+    `send_buffer`: bytes that the kernel takes for a client that does not read.
+    """
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1
+        app,
+        http=OneWriteProtocol,
+        log_config=None,
+        access_log=False,
+        ws="none",
+        timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if send_buffer is not None:  # those it accepts have it from the listening one
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         sock.bind(("127.0.0.1", port))
         task = asyncio.create_task(server._serve([sock]))
         while not server.started:

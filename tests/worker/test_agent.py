@@ -206,6 +206,27 @@ async def test_a_frozen_engine_leaves_rotation_and_comes_back(bench: Bench) -> N
         await agent.drain()
 
 
+async def test_an_engine_that_freezes_while_it_drains_is_told(bench: Bench) -> None:
+    """Its streams can then go on elsewhere; the worker itself stays out of rotation."""
+    agent = bench.agent("--script", '{"token_delay": 0.02, "length": 4096}', patience=QUICK)
+    agent.start()
+    try:
+        await eventually(lambda: bench.state() == "ready", timeout=20)
+        body = {"model": "demo", "prompt": "x", "max_tokens": 4000}
+        running = asyncio.create_task(agent.engine.complete(body))
+        await eventually(agent.queue_length)
+        agent.leave_rotation()
+        await eventually(lambda: bench.state() == "draining")
+        await bench.script(hang_after=0)
+
+        await eventually(lambda: bench.state() == "stalled", timeout=20)
+        await bench.script(hang_after=None)
+        await eventually(lambda: bench.state() == "draining", timeout=20)
+        running.cancel()
+    finally:
+        await agent.drain()
+
+
 async def test_an_idle_engine_that_freezes_is_noticed(bench: Bench) -> None:
     """With nothing to do it still must answer: a stopped engine leaves rotation, and comes back."""
     agent = bench.agent(patience=QUICK)

@@ -137,6 +137,7 @@ def create_app(settings: ApiSettings) -> Door:
                 Relay(EngineDoor(pool, watch, patience)),
                 StockRelay(session, token, settings.read_timeout),
                 settings.max_body,
+                settings.client_timeout,
             )
             for path, kind in PATHS.items():
                 door.add_hot_route(path, Completions(kind, path, desk))

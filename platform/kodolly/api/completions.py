@@ -19,7 +19,7 @@ from kodolly.api.call import Call, WorkerGone
 from kodolly.api.queue_events import told_aloud
 from kodolly.api.relay import Relay, Streamed
 from kodolly.api.routing import Booked, Router
-from kodolly.api.sse import LOST, Output, error_event
+from kodolly.api.sse import LOST, ClientStalled, Output, error_event
 from kodolly.api.stock_worker import StockRelay
 from kodolly.api.table import Worker, WorkerTable
 from kodolly.api.tries import Tries
@@ -45,12 +45,14 @@ class Desk:
         relay: Relay,
         stock: StockRelay,
         max_body: int,
+        client_timeout: float,
     ) -> None:
         self.keys = keys
         self.admission = admission
         self.router = router
         self.budget = budget
         self.max_body = max_body
+        self.client_timeout = client_timeout
         self._table = table
         self._relay = relay
         self._stock = stock
@@ -76,9 +78,12 @@ class Completions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         request_id = request_id_of(request)
-        output = Output(send, request_id)
+        output = Output(send, request_id, self._desk.client_timeout)
         try:
             response = await self._respond(request, output)
+        except ClientStalled as error:
+            log.warning("%s: %s: it is given up", request_id, error)
+            return await hang_up(request)
         except ApiError as error:
             response = await error_response(request, error, request_id)
         except Exception:  # a fault of ours: told without its insides, and logged by the server
@@ -178,6 +183,12 @@ class Completions:
             if not tries.begun:
                 raise
             return None
+
+
+async def hang_up(request: Request) -> None:
+    """Breaks the connection at once: a close would wait for the client to take what it was sent."""
+    request.scope["extensions"]["kodolly.abort"]()
+    await serving.until_disconnect(request.receive)
 
 
 async def error_response(request: Request, error: ApiError, request_id: str) -> Response:

@@ -51,7 +51,7 @@ class Pipe:
         self._stirred: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
-        """Returns when the engine has said that it is done. Raises WorkerGone."""
+        """Returns when the engine has said that it is done. Raises WorkerGone, ClientStalled."""
         connection, flight = self._opened.connection, self._opened.flight
         connection.pour(self)
         try:
@@ -59,7 +59,7 @@ class Pipe:
                 await flight.waiting(self._stirred)
                 self._stirred = asyncio.get_running_loop().create_future()
                 while self._held is not None:
-                    await self._held
+                    await self._output.sent(self._held)
                     self._held = None
                     self._catch_up()
                 connection.resume()

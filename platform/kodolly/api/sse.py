@@ -5,9 +5,10 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
-from collections.abc import Coroutine, Generator
+from collections.abc import Awaitable, Coroutine, Generator
 from typing import Any
 
 import orjson
@@ -80,6 +81,10 @@ def stream_start(request_id: str) -> dict[str, Any]:
     return {"type": "http.response.start", "status": 200, "headers": headers}
 
 
+class ClientStalled(Exception):
+    """The client has left what it was sent unread for too long: it is given up."""
+
+
 class Sending:
     """A coroutine that was run outside a task until it had to wait; awaited, it goes on in one.
 
@@ -106,11 +111,15 @@ class Sending:
 
 
 class Output:
-    """The client's side of a stream; it begins with the first bytes, so until then all may fail."""
+    """The client's side of a stream; it begins with the first bytes, so until then all may fail.
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    `patience`: seconds that a client may keep us from sending, its buffers full.
+    """
+
+    def __init__(self, send: Send, request_id: str, patience: float) -> None:
         self.begun = False
         self.request_id = request_id
+        self.patience = patience
         self._send = send
 
     def push(self, data: bytes) -> Sending | None:
@@ -119,20 +128,37 @@ class Output:
         Called for every token, by a callback of the event loop.
         """
         body = {"type": "http.response.body", "body": data, "more_body": True}
-        work = self._send(body) if self.begun else self.write(data)
+        return _begun(self._send(body) if self.begun else self._begin(data))  # type: ignore[arg-type]
+
+    async def sent(self, work: Awaitable[None]) -> None:
+        """Waits for a sending while the client is slow. Raises ClientStalled."""
         try:
-            waits_for = work.send(None)  # type: ignore[attr-defined]
-        except StopIteration:
-            return None
-        return Sending(work, waits_for)  # type: ignore[arg-type]
+            async with asyncio.timeout(self.patience):
+                await work
+        except TimeoutError:
+            raise ClientStalled(f"the client took nothing for {self.patience:g} s") from None
 
     async def write(self, data: bytes) -> None:
-        """Sends bytes; waits while the client is slow."""
-        if not self.begun:
-            self.begun = True
-            await self._send(stream_start(self.request_id))
+        """Sends bytes; waits while the client is slow. Raises ClientStalled."""
+        if sending := self.push(data):
+            await self.sent(sending)
+
+    async def _begin(self, data: bytes) -> None:
+        self.begun = True
+        await self._send(stream_start(self.request_id))
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def close(self) -> None:
-        """Ends the response."""
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        """Ends the response. Raises ClientStalled."""
+        end = {"type": "http.response.body", "body": b"", "more_body": False}
+        if sending := _begun(self._send(end)):  # type: ignore[arg-type]
+            await self.sent(sending)
+
+
+def _begun(work: Coroutine[Any, Any, None]) -> Sending | None:
+    """Runs `work` as far as it goes without waiting; gives what is left of it."""
+    try:
+        waits_for = work.send(None)
+    except StopIteration:
+        return None
+    return Sending(work, waits_for)

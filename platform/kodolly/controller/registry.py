@@ -169,7 +169,7 @@ class Registry:
         self, entry: Entry, state: WorkerState, queue: int, extension: Extension | None
     ) -> None:
         row = entry.row
-        if entry.drained and state is not WorkerState.LOST:
+        if entry.drained and state not in (WorkerState.LOST, WorkerState.STALLED):
             state = WorkerState.DRAINING
         if state is not row.state:
             log.info("%s: %s -> %s", row.name, row.state.value, state.value)

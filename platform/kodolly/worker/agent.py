@@ -69,7 +69,7 @@ class Agent:
         self._patience = patience or Patience()
         self._process: LeashedProcess | None = None
         self._watch: EngineWatch | None = None
-        self._was_ready = False
+        self._leaving = self._was_ready = False
         self._left_at: float | None = None
         self._last_load = 0
         self._engine_task: asyncio.Task[None] | None = None
@@ -95,8 +95,9 @@ class Agent:
 
     def leave_rotation(self) -> None:
         """Takes no new requests from now on; the controllers are told at once."""
-        if self.state is WorkerState.DRAINING:
+        if self._leaving:
             return
+        self._leaving = True
         self._was_ready = self.state is WorkerState.READY
         self._left_at = time.monotonic()
         self._set_state(WorkerState.DRAINING)
@@ -157,7 +158,7 @@ class Agent:
                 end = f"ended with code {await self._one_engine_life()}"
             except (EngineStartError, OSError) as error:
                 end = f"cannot be started: {error}"
-            if self.state is WorkerState.DRAINING:
+            if self._leaving:
                 return
             self._set_state(WorkerState.STARTING)
             if time.monotonic() - started > HEALTHY_RUN:
@@ -296,7 +297,11 @@ class Agent:
                 quiet = time.monotonic()
 
     def _set_state(self, state: WorkerState) -> None:
-        if self.state is not WorkerState.DRAINING and state is not self.state:
+        # A worker that drains stays out of rotation; that its engine is stuck meanwhile is still
+        # told, or its streams would wait for it instead of going on elsewhere.
+        if self._leaving and state is not WorkerState.STALLED:
+            state = WorkerState.DRAINING
+        if state is not self.state:
             log.info("%s -> %s", self.state.value, state.value)
             self.state = state
             for teller in self._tellers:
