@@ -117,6 +117,28 @@ async def test_the_go_ahead_for_a_body_comes_before_it() -> None:
     assert b"".join(wire.writes[1:]).endswith(b"\r\n\r\nabcd")
 
 
+async def test_a_chunk_goes_out_in_a_plain_call_when_it_can() -> None:
+    """Not before the head, and not to a client that has no room: `send` waits for both."""
+    went: list[bool] = []
+
+    async def stream(scope: Scope, _: Receive, send: Send) -> None:
+        chunk = scope["extensions"]["kodolly.chunk"]
+        went.append(chunk(b"early"))
+        await send({**START, "headers": []})
+        await send({"type": "http.response.body", "body": b"1", "more_body": True})
+        went.append(chunk(b"0123456789ab"))
+        protocol.pause_writing()
+        went.append(chunk(b"late"))
+        protocol.resume_writing()
+        await send({"type": "http.response.body"})
+
+    protocol, wire = connected(stream)
+    protocol.data_received(GET)
+    await turns()
+    assert went == [False, True, False]
+    assert wire.writes[1:] == [b"c\r\n0123456789ab\r\n", b"0\r\n\r\n"]
+
+
 async def test_an_app_can_break_its_connection() -> None:
     """What ASGI has no message for."""
 

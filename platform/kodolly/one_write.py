@@ -1,12 +1,15 @@
 """uvicorn's HTTP protocol, with a response's head and the first of its body in one write.
 
 uvicorn writes the head by itself: one more system call for every answer, and its reader is woken twice.
-The app also gets what ASGI lacks: `scope["extensions"]["kodolly.abort"]()` breaks the connection.
+The app also gets what ASGI lacks, in `scope["extensions"]`: `kodolly.abort()` breaks the connection, and
+`kodolly.chunk(data)` writes a piece of a body under way in a plain call (decision 0009).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -18,9 +21,30 @@ class OneWriteProtocol(HttpToolsProtocol):
         """A request begins; its response is written to the transport through a `HeldHead`."""
         before = self.cycle
         super().on_headers_complete()
-        self.scope["extensions"] = {"kodolly.abort": self.transport.abort}  # type: ignore[dict-item]
+        cast(dict[str, Any], self.scope)["extensions"] = {
+            "kodolly.abort": self.transport.abort,
+            "kodolly.chunk": chunk_writer(self.cycle, self.transport),
+        }
         if self.cycle is not before:
             self.cycle.transport = HeldHead(self.cycle, self.transport)
+
+
+def chunk_writer(
+    cycle: RequestResponseCycle, transport: asyncio.Transport
+) -> Callable[[bytes], bool]:
+    """A function that writes one chunk of a chunked response whose head is out.
+
+    It tells whether it did: if not, the client is slow, gone, or has no head yet, and `send` knows more.
+    """
+    flow = cycle.flow
+
+    def write(data: bytes) -> bool:
+        if flow.write_paused or cycle.disconnected or cycle.transport is not transport:
+            return False
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
+
+    return write
 
 
 class HeldHead(asyncio.Transport):

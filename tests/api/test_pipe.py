@@ -70,7 +70,12 @@ class Bench:
         self.journal = Journal(CALL)
         self.flight = Flight(cast(Worker, None), cast(Watch, None))
         opened = Opened(cast(Connection, self.engine), self.flight)
-        self.pipe = Pipe(opened, Output(self.client.send, "id", patience), self.journal, hide=hide)
+        self.pipe = Pipe(
+            opened,
+            Output(self.client.send, "id", patience, lambda _: False),
+            self.journal,
+            hide=hide,
+        )
 
     async def __aenter__(self) -> Self:
         self.running = asyncio.create_task(self.pipe.run())

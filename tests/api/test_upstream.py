@@ -280,8 +280,9 @@ async def test_a_connection_that_was_held_back_is_of_use_again() -> None:
 
 
 async def test_idle_connections_are_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the engine does it, and when the process ends."""
+    """An engine that comes and goes leaves none behind."""
     monkeypatch.setattr("kodolly.api.upstream.pool.KEEPALIVE", 0.1)
+    monkeypatch.setattr("kodolly.api.upstream.pool.SWEEP", 0.1)
     ended = asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

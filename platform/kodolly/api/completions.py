@@ -78,7 +78,8 @@ class Completions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         request_id = request_id_of(request)
-        output = Output(send, request_id, self._desk.client_timeout)
+        chunk = scope["extensions"]["kodolly.chunk"]
+        output = Output(send, request_id, self._desk.client_timeout, chunk)
         try:
             response = await self._respond(request, output)
         except ClientStalled as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Awaitable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 import orjson
@@ -113,20 +113,26 @@ class Sending:
 class Output:
     """The client's side of a stream; it begins with the first bytes, so until then all may fail.
 
-    `patience`: seconds that a client may keep us from sending, its buffers full.
+    `patience`: seconds that a client may keep us from sending, its buffers full. `chunk`: sends
+    without a coroutine what can go at once, and tells whether it did.
     """
 
-    def __init__(self, send: Send, request_id: str, patience: float) -> None:
+    def __init__(
+        self, send: Send, request_id: str, patience: float, chunk: Callable[[bytes], bool]
+    ) -> None:
         self.begun = False
         self.request_id = request_id
         self.patience = patience
         self._send = send
+        self._chunk = chunk
 
     def push(self, data: bytes) -> Sending | None:
         """Sends at once, in no task; gives what is left to await if the client is slow.
 
         Called for every token, by a callback of the event loop.
         """
+        if self.begun and self._chunk(data):
+            return None
         body = {"type": "http.response.body", "body": data, "more_body": True}
         return _begun(self._send(body) if self.begun else self._begin(data))  # type: ignore[arg-type]
 

@@ -14,8 +14,10 @@ from urllib.parse import urlsplit
 from kodolly.api.upstream.connection import Broken, Connection
 from kodolly.reason import reason
 
-# Idle connections are kept this long (seconds); uvicorn's servers close theirs after 5.
-KEEPALIVE = 4.0
+# Idle connections are kept this long (seconds). An engine that closes them sooner, as uvicorn's do after 5,
+# is seen to; one that does so as we write to it is asked once more over a new one.
+KEEPALIVE = 60.0
+SWEEP = 5.0
 # A header's value or a path as it may stand in a request.
 PRINTABLE = re.compile(r"[!-~]*")
 
@@ -92,7 +94,7 @@ class Pool:
         """Closes what was idle for too long, until cancelled; then all that is idle."""
         try:
             while True:
-                await asyncio.sleep(KEEPALIVE)
+                await asyncio.sleep(SWEEP)
                 self._drop_old(asyncio.get_running_loop().time())
         finally:
             self._drop_old(math.inf)
