@@ -38,6 +38,8 @@ class Wire:
 
     def resume_reading(self) -> None: ...
 
+    def set_write_buffer_limits(self, high: int, low: int) -> None: ...
+
 
 def connected(app: ASGIApp) -> tuple[OneWriteProtocol, Wire]:
     config = uvicorn.Config(cast(Any, app), log_config=None, server_header=False, date_header=False)

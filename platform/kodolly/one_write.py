@@ -13,9 +13,16 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+HIGH_WATER = 64 * 1024  # bytes for a client that it has not taken yet
+
 
 class OneWriteProtocol(HttpToolsProtocol):
     """For `uvicorn.Config(http=...)`."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A slow client has room again at a quarter of what is too much: uvloop's own mark is 16 bytes."""
+        transport.set_write_buffer_limits(HIGH_WATER, HIGH_WATER // 4)
+        super().connection_made(transport)
 
     def on_headers_complete(self) -> None:
         """A request begins; its response is written to the transport through a `HeldHead`."""
@@ -40,6 +47,8 @@ def chunk_writer(
 
     def write(data: bytes) -> bool:
         if flow.write_paused or cycle.disconnected or cycle.transport is not transport:
+            return False
+        if not cycle.chunked_encoding or cycle.response_complete:
             return False
         transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         return True

@@ -144,7 +144,7 @@ class ApiSettings(CommonSettings):
         1800.0, "seconds an engine has for a whole answer that is not streamed", minimum=1
     )
     client_timeout: float = option(
-        120.0, "seconds a client may leave its stream unread, its buffers full", minimum=1
+        120.0, "seconds a client may be so slow that its stream has to wait", minimum=1
     )
     processes: int = option(1, "processes that share the port", minimum=1, maximum=64)
     drain_timeout: float = option(60.0, "seconds open answers get at SIGTERM", minimum=0)

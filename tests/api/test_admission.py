@@ -118,7 +118,7 @@ async def test_a_body_that_fails_frees_its_slot() -> None:
     admission, _ = door(1)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
-            async with admission.admitted("m"):
+            async with asyncio.timeout(20), admission.admitted("m"):
                 raise ZeroDivisionError
     assert admission.running("m") == 0
 

@@ -366,8 +366,21 @@ async def test_fastchat_s_numbers_become_statuses(
     assert (given, answer["error"]["code"]) == (status, code)
 
 
+async def test_a_worker_that_changed_under_its_name_is_asked_anew(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its template and its context length hold for a while, not for as long as we live."""
+    monkeypatch.setattr("kodolly.api.stock_worker.FACTS_HOLD", 0.0)
+    facts = {"model_details": {"context_length": 2048}, "count_token": {"count": 3000}}
+    async with odd_worker(stack, facts):
+        refused, answer = await chat(stack, stream=False)
+        assert (refused, answer["error"]["code"]) == (400, "context_length_exceeded")
+        facts["model_details"] = {"context_length": 4096}
+        assert (await chat(stack, stream=False))[0] == 200
+
+
 @asynccontextmanager
-async def odd_worker(stack: Stack, **answers: Any) -> AsyncIterator[None]:
+async def odd_worker(stack: Stack, answers: dict[str, Any]) -> AsyncIterator[None]:
     """A stock worker that gives `answers` by path, and sane ones elsewhere."""
     sane: dict[str, Any] = {
         "worker_get_conv_template": {"conv": conversation()},
@@ -420,14 +433,14 @@ async def test_what_fastchat_would_never_send_is_a_lost_worker(
     stack: Stack, stream: bool, answers: dict[str, Any]
 ) -> None:
     """An odd frame, template or count before the answer costs a retry: no hang and no 500."""
-    async with odd_worker(stack, **answers), asyncio.timeout(20):
+    async with odd_worker(stack, answers), asyncio.timeout(20):
         status, answer = await chat(stack, stream=stream)
     assert (status, answer["error"]["code"]) == (503, "no_worker")
 
 
 async def test_a_sane_worker_of_the_same_making_answers(stack: Stack) -> None:
     """The worker above is refused for its oddities only; a frame needs no usage."""
-    async with odd_worker(stack):
+    async with odd_worker(stack, {}):
         _, answer = await chat(stack)
     assert answer["choices"][0]["message"]["content"] == "네"
     assert answer["usage"]["total_tokens"] == 0
@@ -446,7 +459,7 @@ class TestWithToken:
         self, stack: Stack, caplog: pytest.LogCaptureFixture
     ) -> None:
         """A worker that refuses a call is logged without the headers it was asked with."""
-        async with odd_worker(stack, model_details=500):
+        async with odd_worker(stack, {"model_details": 500}):
             assert (await chat(stack))[0] == 503
         assert "gave no /model_details" in caplog.text
         assert self.TOKEN not in caplog.text

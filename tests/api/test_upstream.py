@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 
@@ -277,6 +278,18 @@ async def test_a_connection_that_was_held_back_is_of_use_again() -> None:
         connection.release()
         assert await asked(pool, url) == big
     assert server.connections == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own clocks, Linux's")
+async def test_a_connection_that_died_in_silence_is_noticed() -> None:
+    """A kept one whose path was cut: the kernel is told not to wait for minutes."""
+    async with answering(LENGTH + BODY).running() as url:
+        connection = await Pool(1.0).post(url, {}, b"{}")
+        assert connection._transport is not None
+        sock = connection._transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 5000
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        connection.close()
 
 
 async def test_idle_connections_are_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:

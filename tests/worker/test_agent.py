@@ -206,7 +206,10 @@ async def test_a_frozen_engine_leaves_rotation_and_comes_back(bench: Bench) -> N
         await agent.drain()
 
 
-async def test_an_engine_that_freezes_while_it_drains_is_told(bench: Bench) -> None:
+@pytest.mark.parametrize("leaves_first", [False, True])
+async def test_an_engine_that_freezes_while_it_drains_is_told(
+    bench: Bench, leaves_first: bool
+) -> None:
     """Its streams can then go on elsewhere; the worker itself stays out of rotation."""
     agent = bench.agent("--script", '{"token_delay": 0.02, "length": 4096}', patience=QUICK)
     agent.start()
@@ -215,11 +218,14 @@ async def test_an_engine_that_freezes_while_it_drains_is_told(bench: Bench) -> N
         body = {"model": "demo", "prompt": "x", "max_tokens": 4000}
         running = asyncio.create_task(agent.engine.complete(body))
         await eventually(agent.queue_length)
-        agent.leave_rotation()
-        await eventually(lambda: bench.state() == "draining")
+        if leaves_first:
+            agent.leave_rotation()
+            await eventually(lambda: bench.state() == "draining")
         await bench.script(hang_after=0)
 
         await eventually(lambda: bench.state() == "stalled", timeout=20)
+        agent.leave_rotation()
+        assert agent.state is WorkerState.STALLED
         await bench.script(hang_after=None)
         await eventually(lambda: bench.state() == "draining", timeout=20)
         running.cancel()

@@ -36,7 +36,7 @@ from kodolly.protocol.openai import ChatRequest, CompletionRequest
 from kodolly.serving import JsonResponse
 from kodolly.settings import ApiSettings, load
 
-# Idle connections to engines are kept this long; uvicorn's own servers close theirs after 5 s.
+# Idle connections to workers and controllers; uvicorn's servers close theirs after 5 s.
 KEEPALIVE = 4.0
 FIRST_TABLE = 2.0
 PATHS: dict[str, type[ChatRequest | CompletionRequest]] = {
@@ -176,6 +176,8 @@ def create_app(settings: ApiSettings) -> Door:
             Exception: _crash,
         },
     )
+    # Not a redirect, whose scheme behind a proxy would be a guess.
+    door.router.redirect_slashes = False
     door.state.table, door.state.admission = table, admission
     return door
 

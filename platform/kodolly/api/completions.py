@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import re
@@ -189,7 +190,9 @@ class Completions:
 async def hang_up(request: Request) -> None:
     """Breaks the connection at once: a close would wait for the client to take what it was sent."""
     request.scope["extensions"]["kodolly.abort"]()
-    await serving.until_disconnect(request.receive)
+    with contextlib.suppress(TimeoutError):  # of two requests in one piece only the last is told
+        async with asyncio.timeout(1):
+            await serving.until_disconnect(request.receive)
 
 
 async def error_response(request: Request, error: ApiError, request_id: str) -> Response:

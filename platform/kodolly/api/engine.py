@@ -113,7 +113,9 @@ class EngineDoor:
         asked = orjson.dumps({"model": call.model, "tokens": ids})
         try:
             async with asyncio.timeout(DECODE_TIMEOUT):
-                connection = await self._pool.post(url + "/detokenize", headers, asked)
+                post = self._pool.post(url + "/detokenize", headers, asked)
+                with self._watch.following(worker) as flight:
+                    connection = await flight.waiting(post)
                 try:
                     body = b""
                     while chunk := await connection.read():

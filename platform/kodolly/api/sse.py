@@ -142,7 +142,7 @@ class Output:
             async with asyncio.timeout(self.patience):
                 await work
         except TimeoutError:
-            raise ClientStalled(f"the client took nothing for {self.patience:g} s") from None
+            raise ClientStalled(f"the client took too little for {self.patience:g} s") from None
 
     async def write(self, data: bytes) -> None:
         """Sends bytes; waits while the client is slow. Raises ClientStalled."""

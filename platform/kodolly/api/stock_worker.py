@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 # The character a worker sends for a syllable whose last bytes it has not decoded yet.
 UNFINISHED = "\ufffd"
 CALL_TIMEOUT = 10.0
+# Seconds for which a worker's template and context length are not asked again: another model may come to
+# serve under the same name and address.
+FACTS_HOLD = 60.0
 COUNTS = ("prompt_tokens", "completion_tokens")
 # A string of a template with one of these and a letter is no everyday text, as "USER:" is.
 KEY_MARKS = frozenset("#<>[]{}|")
@@ -53,8 +56,8 @@ class StockRelay:
         self._stream_timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=3, sock_read=read_timeout
         )
-        # Conversation template and context length, which stock workers never change.
-        self._facts: dict[tuple[str, str], tuple[dict[str, Any], int]] = {}
+        # Until when they hold; conversation template and context length.
+        self._facts: dict[tuple[str, str], tuple[float, dict[str, Any], int]] = {}
 
     async def answer(self, call: Call, worker: Worker) -> bytes:
         """The whole answer, as an OpenAI body. Raises WorkerGone or ApiError."""
@@ -219,7 +222,8 @@ class StockRelay:
         return room
 
     async def _worker_facts(self, model: str, worker: Worker) -> tuple[dict[str, Any], int]:
-        key = (worker.row.name, model)
+        key, now = (worker.row.name, model), time.monotonic()
+        self._facts = {k: known for k, known in self._facts.items() if known[0] > now}
         if key not in self._facts:
             conv, details = await asyncio.gather(
                 self._ask(worker, "worker_get_conv_template", {"model": model}),
@@ -227,8 +231,10 @@ class StockRelay:
             )
             with _understood("odd facts"):
                 _conversation(conv["conv"])  # what cannot be used is not kept
-                self._facts[key] = (conv["conv"], int(details.get("context_length") or 2048))
-        return self._facts[key]
+                context = int(details.get("context_length") or 2048)
+                self._facts[key] = now + FACTS_HOLD, conv["conv"], context
+        _, template, longest = self._facts[key]
+        return template, longest
 
     async def _ask(self, worker: Worker, path: str, payload: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -100,7 +100,8 @@ class Agent:
         self._leaving = True
         self._was_ready = self.state is WorkerState.READY
         self._left_at = time.monotonic()
-        self._set_state(WorkerState.DRAINING)
+        if self.state is not WorkerState.STALLED:
+            self._set_state(WorkerState.DRAINING)
 
     async def drain(self) -> None:
         """Lets running requests finish within the bound, stops the engine, says goodbye.

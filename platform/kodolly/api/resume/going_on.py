@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
+from kodolly import serving
 from kodolly.api.call import Call, WorkerGone
 from kodolly.api.engine import EngineDoor
 from kodolly.api.prepare import stops_of
@@ -47,25 +48,33 @@ class GoingOn:
 
         Raises WorkerGone when this worker fails too, ApiError when nobody can go on.
         """
-        try:
-            async with asyncio.TaskGroup() as group:
-                for choice in self._journal.unfinished:
-                    group.create_task(self._finish(choice))
-        except ExceptionGroup as several:  # except* would wrap what is raised in a group again
-            # What one engine does to several answers at once is one failure.
-            raise _first(several) from None
+        await self._finish_all()
         if self._call.wants_usage and not self._journal.usage_sent:
-            self._journal.usage_sent = True
             await self._send(events.usage_event(self._call, self._journal))
+            self._journal.usage_sent = True
         await self._output.write(LAST)
+
+    async def _finish_all(self) -> None:
+        # Not a TaskGroup: it cancels the task it fails in, which then cannot tell its own client's
+        # leaving from that any more.
+        tasks = [asyncio.create_task(self._finish(choice)) for choice in self._journal.unfinished]
+        if not tasks:
+            return
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            failures = [task.exception() for task in tasks if task.done()]
+        finally:
+            await serving.cancel_and_wait(*tasks)
+        if several := [failure for failure in failures if failure is not None]:
+            raise _first(several)
 
     async def _finish(self, choice: Choice) -> None:
         tail, left_off = await self._tail(choice)
         extension = self._worker.extension
         left = tokens_left(self._call, choice, extension.context_length if extension else None)
         if self._call.chat and not choice.opened:
-            choice.opened = True
             await self._send(events.role(self._journal, choice))
+            choice.opened = True
         if left is None:
             raise EngineFailed("the engine tells no context length to continue within")
         if left <= 0:
@@ -119,11 +128,12 @@ class GoingOn:
     ) -> None:
         shown = ids[twice:] if self._call.wants_token_ids else None
         told = events.piece(self._call, self._journal, choice, text, shown, logprobs, finish)
+        # First sent, then noted, with nothing between: what is cut off before was not sent.
+        await self._send(told)
         choice.ids.extend(ids)
         if text:
             choice.parts.append(text)
         choice.finished = finish is not None
-        await self._send(told)
 
     def _logprobs(self, told: Json | None, base: int, again: int) -> Json | None:
         if told is None:
@@ -172,10 +182,13 @@ class GoingOn:
         await self._output.write(event(body))
 
 
-def _first(several: ExceptionGroup[Exception]) -> Exception:
-    """One of the failures, a fault of ours before all; too much to do is another worker's chance."""
-    faults = [each for each in several.exceptions if not isinstance(each, WorkerGone | ApiError)]
-    failure = (faults or several.exceptions)[0]
+def _first(several: list[BaseException]) -> BaseException:
+    """What one engine does to several answers at once is one failure.
+
+    A fault of ours goes before all; too much to do is another worker's chance.
+    """
+    faults = [each for each in several if not isinstance(each, WorkerGone | ApiError)]
+    failure = (faults or several)[0]
     if isinstance(failure, NoWorker):
         return WorkerGone(failure.message, failure, worked=False)
     return failure

@@ -8,6 +8,8 @@ with the bytes themselves; reading by `await read()` is there as well. Decision 
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
 from typing import Protocol, cast
 
 import httptools
@@ -17,6 +19,9 @@ HIGH_WATER = 64 * 1024
 # A response that has said all it had to say has this long (seconds) to end, for the connection to be
 # used again.
 LINGER = 1.0
+# Milliseconds that what was written may be unacknowledged; seconds of silence after which the other
+# side's kernel is asked whether it is there, again and again in so many seconds, so often in vain.
+UNACKNOWLEDGED, IDLE, EVERY, TIMES = 5000, 5, 2, 2
 # Headers of the engine's: more than any sends.
 MAX_HEADERS = 64 * 1024
 
@@ -140,6 +145,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if (sock := transport.get_extra_info("socket")) is not None:
+            _notice_death(sock)
         self._home.opened()
 
     def data_received(self, data: bytes) -> None:
@@ -247,6 +254,20 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _notice_death(sock: socket.socket) -> None:
+    """Has the kernel end a connection whose other side acknowledges nothing any more.
+
+    A kept one may have died in silence, and what is written to it would wait for minutes. An engine
+    that is slow, or stopped, has a kernel that acknowledges.
+    """
+    if sys.platform == "linux" and sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, IDLE)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, EVERY)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, TIMES)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)
 
 
 class Home(Protocol):
