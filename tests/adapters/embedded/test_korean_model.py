@@ -93,6 +93,8 @@ def test_its_directory_is_whole(model: Path) -> None:
     assert generation["eos_token_id"] in [
         t["id"] for t in tokens if t["content"] == "<|endoftext|>"
     ]
+    # A client that names no temperature gets likely words: so small a model wanders when it draws.
+    assert generation["temperature"] == 0.3
 
 
 def test_it_is_made_once(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ in this package comes to DIR/release: base, adapter, figures.json, the runs' rec
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -23,8 +24,10 @@ from kodolly_adapters.embedded.korean.corpus import Sources, pretraining_texts, 
 from kodolly_adapters.embedded.korean.model import TEMPLATE
 from kodolly_templates.catalogue import get_template
 
+GENERATION = "generation_config.json"
+# What a client that names no temperature gets: so small a model wanders when it draws freely.
+DRAWING = {"do_sample": True, "temperature": 0.3}
 BASE_FILES = (
-    "generation_config.json",
     "model.safetensors",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -88,9 +91,14 @@ def _kodolly(out: Path, arguments: list[str]) -> None:
 
 
 def _base(out: Path) -> None:
-    trained = [out / "talked" / "model" / name for name in BASE_FILES]
+    trained = out / "talked" / "model"
+    generation = json.loads((trained / GENERATION).read_text(encoding="utf-8"))
+    (out / GENERATION).write_text(
+        json.dumps(generation | DRAWING, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
     # The trained copy of the config says use_cache: false, which is for training only.
-    _gather(out / "base", [*trained, out / "start" / "config.json"])
+    others = [out / GENERATION, out / "start" / "config.json"]
+    _gather(out / "base", [*(trained / name for name in BASE_FILES), *others])
 
 
 def _adapter(out: Path) -> None:
