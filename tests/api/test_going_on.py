@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any, cast
 
+import orjson
 import pytest
 from starlette.types import Message
 
@@ -11,7 +12,7 @@ from kodolly.api.call import Call, WorkerGone
 from kodolly.api.engine import EngineDoor
 from kodolly.api.resume.going_on import GoingOn
 from kodolly.api.resume.journal import Journal
-from kodolly.api.sse import Output
+from kodolly.api.sse import Output, data_of, event
 from kodolly.api.table import Worker
 from kodolly.controller.registry import Registry
 from kodolly.protocol.wire import Extension, Registration, WorkerStatus
@@ -94,3 +95,41 @@ async def test_a_failed_worker_does_not_look_like_a_client_that_leaves() -> None
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
+
+
+class HalfACharacter:
+    """An engine whose tokens 2 and 3 are one character; it fails, and at the second try goes on."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+
+    async def decoded(self, _: Call, __: Worker, ids: list[int]) -> str:
+        return "가" if ids == [1] else "가\ufffd"
+
+    async def events(self, *_: object) -> AsyncGenerator[dict[str, Any], None]:
+        self.tries += 1
+        if self.tries == 1:
+            raise WorkerGone("is gone")
+        for text, token, reason in (("", 2, None), ("나", 3, None), ("다", 4, "stop")):
+            yield {"choices": [{"text": text, "token_ids": [token], "finish_reason": reason}]}
+
+
+async def test_tokens_taken_back_are_told_once_however_many_workers_fail() -> None:
+    """The client had the first half of a character; the worker that was to make it again failed."""
+    call = Call(
+        "/v1/completions", {"model": "m", "prompt": "x", "return_token_ids": True}, "id", chat=False
+    )
+    client = Client()
+    client.room.set()
+    journal = Journal(call)
+    first = {"index": 0, "text": "가", "token_ids": [1, 2], "prompt_token_ids": [9]}
+    journal.add(event({"id": "a", "choices": [first]}))
+    journal.fold()
+    output = Output(client.send, "id", 60.0, lambda _: False)
+    door = cast(EngineDoor, HalfACharacter())
+    with pytest.raises(WorkerGone):
+        await GoingOn(call, worker(), journal, door, output).run()
+    await GoingOn(call, worker(), journal, door, output).run()
+    told = [orjson.loads(data)["choices"][0] for data in data_of(client.got)]
+    assert [token for choice in told for token in choice["token_ids"]] == [3, 4]
+    assert "".join(choice["text"] for choice in told) == "나다"

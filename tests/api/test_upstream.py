@@ -288,8 +288,33 @@ async def test_a_connection_that_died_in_silence_is_noticed() -> None:
         assert connection._transport is not None
         sock = connection._transport.get_extra_info("socket")
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 5000
-        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         connection.close()
+
+
+async def test_a_large_request_waits_for_an_engine_that_is_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its kernel's buffers are full, which is no death: nothing ends the connection."""
+    monkeypatch.setattr("kodolly.api.upstream.connection.UNACKNOWLEDGED", 300)
+    go_on = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await go_on.wait()
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        await server.take(reader)
+        writer.write(LENGTH + BODY)
+        await writer.drain()
+
+    server = Server(handle)
+    async with server.running() as url:
+        asking = asyncio.create_task(Pool(1.0).post(url, {}, b"x" * 16 * 2**20))
+        await asyncio.sleep(2)
+        assert not asking.done()
+        go_on.set()
+        connection = await asyncio.wait_for(asking, 20)
+        assert await whole(connection) == BODY
+        connection.release()
 
 
 async def test_idle_connections_are_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:

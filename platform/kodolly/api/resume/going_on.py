@@ -69,7 +69,7 @@ class GoingOn:
             raise _first(several)
 
     async def _finish(self, choice: Choice) -> None:
-        tail, left_off = await self._tail(choice)
+        tail = await self._tail(choice)
         extension = self._worker.extension
         left = tokens_left(self._call, choice, extension.context_length if extension else None)
         if self._call.chat and not choice.opened:
@@ -87,7 +87,7 @@ class GoingOn:
         rest = self._door.events(named, self._worker, "/v1/completions", body)
         async with aclosing(rest):  # closed at once where a stop string ends it
             async for told in rest:
-                left_off = await self._pass_on(choice, tail, told, left_off)
+                await self._pass_on(choice, tail, told)
                 if choice.finished:
                     return None
         raise WorkerGone("ended its answer too early")
@@ -95,8 +95,8 @@ class GoingOn:
     def _name(self, choice: Choice) -> str:
         return f"{self._call.request_id}-{choice.index}-{len(choice.ids)}"
 
-    async def _pass_on(self, choice: Choice, tail: Tail, told: Json, again: int) -> int:
-        """One event of the continuation; gives how many tokens are still to come a second time."""
+    async def _pass_on(self, choice: Choice, tail: Tail, told: Json) -> None:
+        """One event of the continuation."""
         if told.get("error"):
             raise WorkerGone("broke off with an error event")
         for given in told.get("choices") or ():
@@ -111,11 +111,10 @@ class GoingOn:
             elif given.get("finish_reason"):
                 text += tail.flush()
                 finish = (given["finish_reason"], given.get("stop_reason"))
-            twice = min(again, len(ids))  # tokens of half a character, which the client has
-            again -= twice
+            twice = min(choice.again, len(ids))
             logprobs = self._logprobs(given.get("logprobs"), tail.base, twice)
             await self._tell(choice, text, ids, logprobs, finish, twice)
-        return again
+            choice.again -= twice
 
     async def _tell(
         self,
@@ -143,14 +142,14 @@ class GoingOn:
             return events.shifted(told, base)
         return events.chat_logprobs(told, asked_logprobs(self._call) or 0)
 
-    async def _tail(self, choice: Choice) -> tuple[Tail, int]:
-        """The text after the cut, and how many tokens were taken back to cut at a character."""
+    async def _tail(self, choice: Choice) -> Tail:
+        """The text after the cut, which is made at a character."""
         extension = self._worker.extension
         stops = stops_of(self._call.body, extension) if extension else []
         include = bool(self._call.body.get("include_stop_str_in_output"))
         if not choice.ids:
-            return Tail(choice, "", stops, include=include), 0
-        left_off = await self._take_back_half_a_character(choice)
+            return Tail(choice, "", stops, include=include)
+        await self._take_back_half_a_character(choice)
         held = ""
         if stops and choice.ids:
             decoded = await self._decoded(choice, 0)
@@ -158,9 +157,9 @@ class GoingOn:
                 held = held_back(decoded, choice.text)
             except Misfit as misfit:
                 raise EngineFailed(str(misfit)) from misfit
-        return Tail(choice, held, stops, include=include), left_off
+        return Tail(choice, held, stops, include=include)
 
-    async def _take_back_half_a_character(self, choice: Choice) -> int:
+    async def _take_back_half_a_character(self, choice: Choice) -> None:
         texts: list[str] = []
         for left_off in range(min(LONGEST_SPLIT, len(choice.ids)) + 1):
             texts.append(await self._decoded(choice, left_off, window=WINDOW))
@@ -169,7 +168,7 @@ class GoingOn:
         left_off = whole_tokens(texts)
         if left_off:
             del choice.ids[-left_off:]
-        return left_off
+            choice.again += left_off
 
     async def _decoded(self, choice: Choice, left_off: int, window: int | None = None) -> str:
         """Text of an answer's tokens, or of its last `window` ones."""

@@ -28,6 +28,7 @@ class Choice:
     index: int
     prompt: list[int] | None = None  # token ids
     ids: array[int] = field(default_factory=lambda: array("q"))  # tokens of the answer
+    again: int = 0  # tokens of half a character, taken off `ids`: the client gets no second time
     parts: list[str] = field(default_factory=list)
     opened: bool = False  # its role was told
     finished: bool = False

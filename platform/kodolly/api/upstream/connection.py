@@ -19,9 +19,8 @@ HIGH_WATER = 64 * 1024
 # A response that has said all it had to say has this long (seconds) to end, for the connection to be
 # used again.
 LINGER = 1.0
-# Milliseconds that what was written may be unacknowledged; seconds of silence after which the other
-# side's kernel is asked whether it is there, again and again in so many seconds, so often in vain.
-UNACKNOWLEDGED, IDLE, EVERY, TIMES = 5000, 5, 2, 2
+# Milliseconds after which a connection ends on which a request of at most so many bytes is not acknowledged.
+UNACKNOWLEDGED, SMALL = 5000, 32 * 1024
 # Headers of the engine's: more than any sends.
 MAX_HEADERS = 64 * 1024
 
@@ -61,6 +60,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, home: Home) -> None:
         self.fresh = True
         self._home = home
+        self._mortal = 0
         self._transport: asyncio.Transport | None = None
         self._begin_exchange()
 
@@ -73,6 +73,7 @@ class Connection(asyncio.Protocol):
         self.fresh = False
         self._open = True
         assert self._transport is not None
+        self._notice_death(UNACKNOWLEDGED if len(request) <= SMALL else 0)
         self._transport.write(request)
 
     async def headers(self) -> None:
@@ -145,8 +146,6 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        if (sock := transport.get_extra_info("socket")) is not None:
-            _notice_death(sock)
         self._home.opened()
 
     def data_received(self, data: bytes) -> None:
@@ -205,6 +204,19 @@ class Connection(asyncio.Protocol):
         self._complete = self._reusable = self._paused = self._open = False
         self._error = self._sink = self._waiter = self._lingering = None
 
+    def _notice_death(self, milliseconds: int) -> None:
+        """Has the kernel end the connection if the other side's acknowledges nothing for so long; 0: never.
+
+        A kept one may have died in silence, and what is written to it would wait for minutes. What is
+        too large for a stopped engine's buffers waits for the engine, and must not be ended.
+        """
+        if milliseconds != self._mortal and sys.platform == "linux":
+            self._mortal = milliseconds
+            assert self._transport is not None
+            sock = self._transport.get_extra_info("socket")
+            if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
     def _deliver(self) -> None:
         """Hands the parts on, or counts them where somebody has to come for them."""
         if self._sink is None:
@@ -254,20 +266,6 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-
-def _notice_death(sock: socket.socket) -> None:
-    """Has the kernel end a connection whose other side acknowledges nothing any more.
-
-    A kept one may have died in silence, and what is written to it would wait for minutes. An engine
-    that is slow, or stopped, has a kernel that acknowledges.
-    """
-    if sys.platform == "linux" and sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, IDLE)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, EVERY)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, TIMES)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED)
 
 
 class Home(Protocol):
