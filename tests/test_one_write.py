@@ -1,6 +1,8 @@
 """The head of a response goes out with the first of its body, and never waits for it."""
 
 import asyncio
+import gc
+import weakref
 from typing import Any, cast
 
 import uvicorn
@@ -139,6 +141,21 @@ async def test_a_chunk_goes_out_in_a_plain_call_when_it_can() -> None:
     await turns()
     assert went == [False, True, False]
     assert wire.writes[1:] == [b"c\r\n0123456789ab\r\n", b"0\r\n\r\n"]
+
+
+async def test_an_answered_request_is_gone_without_the_collector() -> None:
+    """Nothing of it refers to itself: under load such garbage would pile up between collections."""
+    protocol, _ = connected(answer)
+    protocol.data_received(GET)
+    await turns()
+    first = weakref.ref(protocol.cycle)
+    gc.disable()
+    try:
+        protocol.data_received(GET)
+        await turns()
+        assert first() is None
+    finally:
+        gc.enable()
 
 
 async def test_an_app_can_break_its_connection() -> None:

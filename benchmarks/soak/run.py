@@ -26,7 +26,7 @@ from benchmarks.soak.plan import BOUND, ENGINES, FILES, KEYS, LAST, Soak
 from benchmarks.soak.stack import Stack, stack
 
 RESULTS = Path(__file__).with_name("results")
-IDLE = 15.0  # seconds for kept connections to be closed once everybody has left
+IDLE = 75.0  # seconds for kept connections to be closed once everybody has left: engines' after 60
 HARM = 20  # errors after which going on would say nothing more
 
 

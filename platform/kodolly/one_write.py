@@ -8,6 +8,7 @@ The app also gets what ASGI lacks, in `scope["extensions"]`: `kodolly.abort()` b
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -44,11 +45,14 @@ def chunk_writer(
     It tells whether it did: if not, the client is slow, gone, or has no head yet, and `send` knows more.
     """
     flow = cycle.flow
+    # The cycle holds its scope, and that this function: they would be garbage that refers to itself.
+    known = weakref.ref(cycle)
 
     def write(data: bytes) -> bool:
-        if flow.write_paused or cycle.disconnected or cycle.transport is not transport:
+        cycle = known()
+        if cycle is None or cycle.disconnected or cycle.response_complete or flow.write_paused:
             return False
-        if not cycle.chunked_encoding or cycle.response_complete:
+        if cycle.transport is not transport or not cycle.chunked_encoding:
             return False
         transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         return True
