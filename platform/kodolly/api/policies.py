@@ -8,6 +8,7 @@ imbalance, together they would turn it over. So each weighs it by its own share 
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 BOUND = 1.25
 # Conversations' prefixes remembered at most, about 150 bytes each.
 REMEMBERED = 2**16
+TABLES = 16
 
 
 class Policy(Protocol):
@@ -106,30 +108,33 @@ class Affinity:
 
 
 class Remembered:
-    """The worker of each of the newest prefixes: at most `most`, at least half as many.
+    """The worker of each of the newest prefixes: at most `most`, at least 15 of 16 as many.
 
-    Two tables, the older thrown away when the newer is half of all. One table that loses its oldest
+    Several tables, the oldest thrown away when the newest is full. One table that loses its oldest
     entry with each new one would look flat and grow: Python does not use a deleted place again, and
-    makes the table anew, several times as large as its entries.
+    makes the table anew, several times as large as its entries. Two large ones would swing by more
+    than a megabyte.
     """
 
     def __init__(self, most: int) -> None:
-        self._half = most // 2
-        self._new: dict[int, str] = {}
-        self._old: dict[int, str] = {}
+        self._size = max(1, most // TABLES)
+        self._tables: deque[dict[int, str]] = deque([{}], maxlen=TABLES)  # the newest first
 
     def __len__(self) -> int:
-        return len(self._new.keys() | self._old.keys())
+        return len(set().union(*self._tables))
 
     def get(self, key: int) -> str | None:
         """The worker of a prefix, if it is remembered."""
-        return self._new.get(key) or self._old.get(key)
+        for table in self._tables:
+            if (name := table.get(key)) is not None:
+                return name
+        return None
 
     def put(self, key: int, name: str) -> None:
         """Remembers a prefix as the newest."""
-        if len(self._new) >= self._half and key not in self._new:
-            self._new, self._old = {}, self._new
-        self._new[key] = name
+        if len(self._tables[0]) >= self._size and key not in self._tables[0]:
+            self._tables.appendleft({})
+        self._tables[0][key] = name
 
 
 def _within_bound(workers: Sequence[Worker]) -> Sequence[Worker]:
