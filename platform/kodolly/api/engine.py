@@ -113,9 +113,9 @@ class EngineDoor:
         asked = orjson.dumps({"model": call.model, "tokens": ids})
         try:
             async with asyncio.timeout(DECODE_TIMEOUT):
-                post = self._pool.post(url + "/detokenize", headers, asked)
                 with self._watch.following(worker) as flight:
-                    connection = await flight.waiting(post)
+                    asking = self._pool.post(url + "/detokenize", headers, asked)
+                    connection = await flight.waiting(asking)
                 try:
                     body = b""
                     while chunk := await connection.read():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # A worker keeps its conversations until its load is this many times its fair share, and one.
 BOUND = 1.25
-# Conversations' prefixes remembered at most, about 150 bytes each.
+# Conversations' prefixes remembered at most, about 90 bytes each, and the tables they are in.
 REMEMBERED = 2**16
 TABLES = 16
 
