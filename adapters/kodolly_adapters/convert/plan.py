@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -50,7 +50,9 @@ class Plan:
     inputs: list[Input] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (file, why)
 
-    def shards(self, read: Callable[[int], None] = lambda size: None) -> Iterator[Shard]:
+    def shards(
+        self, read: Callable[[int], None] = lambda size: None
+    ) -> Generator[Shard, None, None]:
         """Every shard in order; `read` is told the bytes of each. Raises InputError.
 
         `inputs` and `skipped` are whole when the iterator is exhausted.
@@ -63,7 +65,9 @@ class Plan:
         if not self.inputs:
             raise InputError(", ".join(self.arguments), "holds no file of a known source")
 
-    def _of_member(self, member: Member, told: Callable[[int], None]) -> Iterator[Shard]:
+    def _of_member(
+        self, member: Member, told: Callable[[int], None]
+    ) -> Generator[Shard, None, None]:
         with taking(member) as take:
             head, layout = _beginning(take)
             source = self._source(member, head, layout) if layout else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -84,20 +85,22 @@ def _convert_all(
     """A part in `folder` for every shard of the plan; their marks in the shards' order."""
     keys: list[str] = []
 
-    def missing() -> Iterator[Shard]:
-        for shard in plan.shards(progress.read):
-            keys.append(shard.key)
-            known = done(folder, shard.key)
-            same = (shard.file, shard.source, shard.identity)
-            if known and (known.file, known.source, known.made_of) == same:
-                progress.part(known)
-            else:
-                yield shard
+    def missing() -> Generator[Shard, None, None]:
+        with closing(plan.shards(progress.read)) as planned:
+            for shard in planned:
+                keys.append(shard.key)
+                known = done(folder, shard.key)
+                same = (shard.file, shard.source, shard.identity)
+                if known and (known.file, known.source, known.made_of) == same:
+                    progress.part(known)
+                else:
+                    yield shard
 
-    if engine == "ray":
-        ray_engine.run(missing(), options, folder, progress.part, jobs)
-    else:
-        local.run(missing(), options, folder, progress.part, jobs)
+    run = ray_engine.run if engine == "ray" else local.run
+    # A shard that fails leaves the others unasked for: their file and its hashing thread end here, not in the
+    # garbage collector, which may run in the start of a thread, where waiting for another's end hangs for ever.
+    with closing(missing()) as shards:
+        run(shards, options, folder, progress.part, jobs)
     parts = []
     for key in keys:
         mark = done(folder, key)

@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import shutil
+import threading
 import zipfile
 from pathlib import Path
 
@@ -303,6 +304,20 @@ def test_a_broken_file_leaves_nothing_behind(raw: Path, tmp_path: Path) -> None:
         "not-json"
     ]
     assert summary.reconciles() == []
+
+
+def test_a_failed_run_ends_its_threads_itself(raw: Path, tmp_path: Path) -> None:
+    """The broken file is closed and its hashing thread has ended when the error arrives, not when it is collected.
+
+    Left to the collector, the thread was waited for wherever that ran: in the start of another thread, for ever.
+    """
+    file = raw / "ko_dataset.json"
+    file.write_bytes(file.read_bytes()[:-100])
+    before = set(threading.enumerate())
+    with pytest.raises(InputError) as held:  # its traceback keeps every frame of the run alive
+        run([file], tmp_path / "out")
+    assert set(threading.enumerate()) <= before
+    assert held.value.offset is not None
 
 
 def test_a_repaired_file_continues_the_run(raw: Path, tmp_path: Path) -> None:
