@@ -186,6 +186,7 @@ class WebSettings(CommonSettings):
     api_key: str | None = option(None, "client key for the API, if it asks for one", secret=True)
     title: str = option("KoDolly", "name shown on the page")
     max_tokens: int = option(512, "longest answer offered by default", minimum=1)
+    temperature: float = option(0.7, "temperature offered by default", minimum=0, maximum=2)
     root_path: str = option("", "path prefix behind a proxy")
 
 
@@ -209,6 +210,9 @@ class UpSettings(CommonSettings):
     controller_port: int = option(CONTROLLER_PORT, "controller's port", minimum=1, maximum=65535)
     worker_port: int = option(WORKER_PORT, "first worker's port", minimum=1, maximum=65535)
     web: bool = option(True, "serve the page (--no-web: the API alone)")
+    temperature: float | None = option(
+        None, "temperature the page offers (default: the model's own)", minimum=0, maximum=2
+    )
 
     def model_directory(self) -> Path:
         """Where the served model is or will be made."""

@@ -112,3 +112,30 @@ def test_addresses_are_written_as_urls_want_them(host: str, page: str, reached: 
 
     assert plan.page_url(settings) == page
     assert web.argv[web.argv.index("--api") + 1] == reached
+
+
+@pytest.mark.parametrize(
+    ("config", "asked", "offered"),
+    [
+        ('{"temperature": 0.3}', None, ["0.3"]),
+        ('{"temperature": 0.3}', 1.2, ["1.2"]),
+        ('{"temperature": 0.3}', 0.0, ["0.0"]),
+        ('{"temperature": null}', None, []),
+        ('{"temperature": 40}', None, []),
+        ("[]", None, []),
+        ("no JSON", None, []),
+        (None, None, []),
+    ],
+)
+def test_the_page_offers_the_models_own_temperature(
+    tmp_path: Path, config: str | None, asked: float | None, offered: list[str]
+) -> None:
+    """The slider starts where the model's generation config says, or where --temperature does."""
+    if config is not None:
+        (tmp_path / "generation_config.json").write_text(config, "utf-8")
+
+    web = plan.services(UpSettings(model=str(tmp_path), temperature=asked))[-1]
+
+    assert [
+        web.argv[i + 1] for i, word in enumerate(web.argv) if word == "--temperature"
+    ] == offered

@@ -68,6 +68,18 @@ async def test_stop_clear_and_undo_cancel_the_answer(page: gr.Blocks) -> None:
     assert cancelling == {"stop", "clear", "undo"}
 
 
+async def test_the_settings_start_where_the_operator_says(page: gr.Blocks) -> None:
+    """--temperature and --max-tokens are where the page's sliders stand at first."""
+    chat: Any = None
+    other = build_page(chat, temperature=0.3, max_tokens=64)
+
+    def stand(page: gr.Blocks) -> list[float]:
+        return [one.value for one in page.blocks.values() if isinstance(one, gr.Slider)]
+
+    assert stand(page) == [0.7, 0.95, 512]
+    assert stand(other) == [0.3, 0.95, 64]
+
+
 async def test_nothing_is_offered_to_api_clients(page: gr.Blocks) -> None:
     """The page is for people: none of its events is in Gradio's API."""
     assert page.get_api_info()["named_endpoints"] == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from dataclasses import fields, replace
@@ -130,9 +131,24 @@ def _api(settings: UpSettings) -> ServiceSpec:
 
 def _web(settings: UpSettings) -> ServiceSpec:
     api = f"http://{_own(settings.host)}:{settings.api_port}"
-    flags = ("--host", settings.host, "--port", str(settings.web_port), "--api", api)
+    flags = ["--host", settings.host, "--port", str(settings.web_port), "--api", api]
+    temperature = settings.temperature
+    if temperature is None:
+        temperature = _own_temperature(settings.model_directory())
+    if temperature is not None:
+        flags += ["--temperature", str(temperature)]
     url = f"http://{_own(settings.host)}:{settings.web_port}/"
     return ServiceSpec("web", (*KODOLLY, "web", *flags), url)
+
+
+def _own_temperature(model: Path) -> float | None:
+    """What the model itself asks for in its generation config, if it does."""
+    try:
+        config = json.loads((model / "generation_config.json").read_text("utf-8"))
+        temperature = float(config["temperature"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return temperature if 0 <= temperature <= 2 else None
 
 
 def _own(host: str) -> str:

@@ -32,6 +32,8 @@ class WebOptions(Protocol):
     @property
     def max_tokens(self) -> int: ...
     @property
+    def temperature(self) -> float: ...
+    @property
     def root_path(self) -> str: ...
 
 
@@ -62,7 +64,12 @@ def create_app(settings: WebOptions) -> FastAPI:
         async with client:
             yield
 
-    page = build_page(Chat(client), title=settings.title, max_tokens=settings.max_tokens)
+    page = build_page(
+        Chat(client),
+        title=settings.title,
+        max_tokens=settings.max_tokens,
+        temperature=settings.temperature,
+    )
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     mounted: FastAPI = gr.mount_gradio_app(
         app,

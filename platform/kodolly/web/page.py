@@ -27,14 +27,20 @@ LATEX = [
 ]
 
 
-def build_page(chat: Chat, *, title: str = "KoDolly", max_tokens: int = 512) -> gr.Blocks:
+def build_page(
+    chat: Chat,
+    *,
+    title: str = "KoDolly",
+    max_tokens: int = Choices.max_tokens,
+    temperature: float = Choices.temperature,
+) -> gr.Blocks:
     """The chat page as Gradio Blocks; it talks to the API through `chat` only."""
     t = translations()
     page = gr.Blocks(title=title, analytics_enabled=False, fill_height=True, fill_width=True)
     page.max_threads = ANSWERS + 64  # the queue's slots, whatever runs in them
     with page:
         with gr.Sidebar(position="right", open=False, width=320, elem_id="kd-settings"):
-            settings = _settings(t, max_tokens)
+            settings = _settings(t, max_tokens, temperature)
         with gr.Row(elem_id="kd-head"):
             gr.HTML(_brand(title), elem_id="kd-brand", padding=False)
             status = gr.HTML(waiting_html(), elem_id="kd-status", padding=False)
@@ -153,14 +159,12 @@ def _input(t: gr.I18n) -> gr.Textbox:
     )
 
 
-def _settings(t: gr.I18n, max_tokens: int) -> list[Any]:
+def _settings(t: gr.I18n, max_tokens: int, temperature: float) -> list[Any]:
     """System prompt, temperature, top-p and length, in the order `Events.answer` takes them."""
     gr.Markdown(t("settings"), elem_classes="kd-settings-title")
     return [
         gr.Textbox(label=t("system"), info=t("system_hint"), lines=4, max_lines=10),
-        gr.Slider(
-            0, 2, Choices.temperature, step=0.1, label=t("temperature"), info=t("temperature_hint")
-        ),
+        gr.Slider(0, 2, temperature, step=0.1, label=t("temperature"), info=t("temperature_hint")),
         gr.Slider(0.05, 1, Choices.top_p, step=0.05, label=t("top_p"), info=t("top_p_hint")),
         gr.Slider(
             16,
