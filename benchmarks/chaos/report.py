@@ -1,6 +1,7 @@
 """From outcomes, faults and journals to figures: totals, a line for each fault, the Markdown."""
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -144,8 +145,7 @@ def _row(
 ) -> Row:
     counted = [o for o in crowd.outcomes if o.number not in killed or not o.failed]
     failed = [o for o in counted if o.failed and fault.at <= o.end < end]
-    new = [o for o in counted if fault.at <= o.start < end]
-    harmed = [o for o in new if o.failed or _wait(o) > slow]
+    harmed = [o for o in counted if fault.at <= _harmed_at(o, slow) < end]
     streams = [o for o in crowd.outcomes if o.ask.way != "whole"]
     gaps = [o.gap for o in streams if fault.at <= o.gap_at + o.gap < end]
     resumed = served = None
@@ -164,12 +164,22 @@ def _row(
         resumed,
         max(gaps, default=0.0),
         len(harmed),
-        max((o.start for o in harmed), default=fault.at) - fault.at if harmed else None,
+        max(0.0, *(o.start - fault.at for o in harmed)) if harmed else None,
         None if out is None or fault.target[0] != "w" else out - fault.at,
         None if fault.back is None else fault.back - mended,
         served,
         None if fault.ended is None else fault.ended - fault.at,
     )
+
+
+def _harmed_at(outcome: Outcome, slow: float) -> float:
+    """When a request had waited too long, else when a failed one was asked; never: infinity.
+
+    One that was asked just before a fault, and waited, waited because of that fault.
+    """
+    if _wait(outcome) > slow:
+        return outcome.start + slow
+    return outcome.start if outcome.failed else math.inf
 
 
 def _wait(outcome: Outcome) -> float:

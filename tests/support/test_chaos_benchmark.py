@@ -133,3 +133,25 @@ def test_the_watch_tells_when_a_worker_left_and_when_it_came_back(chaos: Any) ->
     assert watch.first("w", 6.0, ready=False) == 6.0
     assert watch.first("w", 10.0, ready=False) is None
     assert watch.first("other", 0.0, ready=True) is None
+
+
+def test_a_request_that_waits_is_put_down_to_the_fault_it_waits_for(chaos: Any) -> None:
+    """One asked a moment before a fault and silent since is that fault's, and not the one's before."""
+    clients, faults, report = chaos("clients"), chaos("faults"), chaos("report")
+    ask, checks = asks(chaos, 1)[0], chaos("checks")
+    crowd = clients.Crowd([], 5.0)
+    for start, first, error in [
+        (109.9, 113.0, None),  # asked just before the second fault
+        (101.0, 103.0, None),
+        (110.5, 112.5, None),
+        (103.0, 103.2, None),  # quick
+        (104.0, None, "status 502"),
+    ]:
+        answer = checks.Answer(error=error)
+        times = (start, first, first or start + 0.1, 0.0, start)
+        crowd.outcomes.append(clients.Outcome("x", ask, 0, *times, answer, checks.Verdict()))
+    done = [faults.Fault("controller killed", "controller", at) for at in (100.0, 110.0)]
+
+    rows = report.rows(crowd, done, None, chaos("watch").Watch("", ""), 1.5)
+
+    assert [(row.harmed, row.harmed_until) for row in rows] == [(2, 4.0), (2, 0.5)]
