@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from .children import without_interrupts
 from .options import Options
 from .part import SPLITS, VALIDATION, Done, index_of, section
 from .pictures import draw, prepare
@@ -86,7 +87,8 @@ def drawing(jobs: int) -> Iterator[Callable[[Summary, Path], Callable[[], list[s
         yield _drawn_alone
         return
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as beside:
-        beside.submit(prepare)
+        with without_interrupts():
+            beside.submit(prepare)
         yield lambda summary, folder: beside.submit(draw, summary, folder).result
 
 
@@ -95,7 +97,9 @@ def _drawn_alone(summary: Summary, folder: Path) -> Callable[[], list[str]]:
         names = draw(summary, folder)
     else:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as beside:
-            names = beside.submit(draw, summary, folder).result()
+            with without_interrupts():
+                drawn = beside.submit(draw, summary, folder)
+            names = drawn.result()
     return lambda: names
 
 

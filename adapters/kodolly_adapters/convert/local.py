@@ -6,13 +6,13 @@ import ctypes
 import gc
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
+from .children import without_interrupts
 from .decode import Shard
 from .errors import ConvertError, EngineError, InputError
 from .options import Options
@@ -42,7 +42,8 @@ def run(
         waiting: set[Future[Done]] = set()
         try:
             for shard in shards:
-                waiting.add(pool.submit(work, shard, options, folder))
+                with without_interrupts():
+                    waiting.add(pool.submit(work, shard, options, folder))
                 if len(waiting) >= jobs * AHEAD:
                     waiting = _collect(waiting, report)
             while waiting:
@@ -96,7 +97,6 @@ def _no_collector() -> Iterator[None]:
 def _quiet() -> None:
     gc.disable()
     _keep_memory()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
 
 def _give_back_memory() -> None:

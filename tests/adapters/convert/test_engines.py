@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -80,23 +81,21 @@ def test_a_killed_run_goes_on_where_it_was(
     raw: Path, tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
     """kill -9 in the middle, the same command again: finished parts are kept, and the bytes are the same."""
-    out = tmp_path / "out"
-    parts = out / ".work" / "parts"
-    process = start(raw, out)
-    wait_for(lambda: len(list(parts.glob("*.json"))) >= 2, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    kept = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.json")}
-    assert kept
-    assert not (out / SUMMARY_FILE).exists()
-    assert not list(out.glob("*.jsonl"))
+    for attempt in range(8):  # a busy machine may show us the middle too late
+        out = tmp_path / str(attempt)
+        kept = parts_seen(start(raw, out), out, 2, kill=True)
+        if (out / SUMMARY_FILE).exists():
+            continue
+        assert not list(out.glob("*.jsonl"))
 
-    again = start(raw, out)
-    wait_for(lambda: len(list(parts.glob("*.json"))) > len(kept), again)
-    now = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.json")}
-    assert {name: now.get(name) for name in kept} == kept
-    assert again.wait(SLOW) == 0
-    assert files(out) == undisturbed
+        again = start(raw, out)
+        now = parts_seen(again, out, len(kept) + 1)
+        assert again.wait(SLOW) == 0
+        assert files(out) == undisturbed
+        if len(now) > len(kept) >= 2 and kept.keys() <= now.keys():
+            assert {name: now[name] for name in kept} == kept
+            return
+    raise AssertionError("eight runs ended before they could be killed in the middle")
 
 
 def test_two_runs_into_one_folder_are_refused(raw: Path, tmp_path: Path) -> None:
@@ -113,18 +112,26 @@ def test_two_runs_into_one_folder_are_refused(raw: Path, tmp_path: Path) -> None
     first.wait()
 
 
-def test_ctrl_c_says_how_to_go_on(raw: Path, tmp_path: Path) -> None:
-    """Ctrl-C ends with 130, one line and no traceback, and leaves the finished parts."""
-    out = tmp_path / "out"
-    process = start(raw, out, stderr=subprocess.PIPE)
-    wait_for(lambda: list((out / ".work" / "parts").glob("*.json")), process)
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(SLOW) == 130
-    assert process.stderr is not None
-    with process.stderr as said:
-        text = said.read().decode()
-    assert "The same command goes on from here" in text
-    assert "Traceback" not in text
+@pytest.mark.parametrize("sign", ["parts/*.json", "out/*"], ids=["converting", "drawing"])
+def test_ctrl_c_says_how_to_go_on(raw: Path, tmp_path: Path, sign: str) -> None:
+    """Ctrl-C ends with 130, one line and no traceback of any process, and leaves the finished parts."""
+    for attempt in range(8):  # a busy machine may show us the sign when all is done
+        out = tmp_path / str(attempt)
+        process = start(raw, out, stderr=subprocess.PIPE)
+        while process.poll() is None and not list((out / ".work").glob(sign)):
+            time.sleep(0.005)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        assert process.stderr is not None
+        with process.stderr as said:
+            text = said.read().decode()
+        if process.wait(SLOW) == 0:
+            continue
+        assert process.returncode == 130
+        assert "The same command goes on from here" in text
+        assert "Traceback" not in text
+        return
+    raise AssertionError("eight runs ended before they could be interrupted")
 
 
 def test_the_command_line(tmp_path: Path) -> None:
@@ -181,6 +188,34 @@ def start(raw: Path, out: Path, stderr: int | None = None) -> subprocess.Popen[b
         stdout=subprocess.DEVNULL,
         stderr=stderr,
     )
+
+
+def parts_seen(
+    process: subprocess.Popen[bytes], out: Path, count: int, *, kill: bool = False
+) -> dict[str, int]:
+    """Name and time of the finished parts, once there are `count` or the run has ended.
+
+    With `kill` it is killed then, and what it left is told.
+    """
+    folder = out / ".work" / "parts"
+    seen: dict[str, int] = {}
+    while len(seen) < count and process.poll() is None:
+        seen |= finished(folder)
+        time.sleep(0.005)
+    if kill:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return finished(folder)
+    return seen
+
+
+def finished(folder: Path) -> dict[str, int]:
+    found = {}
+    for path in folder.glob("*.json"):
+        with contextlib.suppress(FileNotFoundError):  # a part is removed once it is written
+            found[path.name] = path.stat().st_mtime_ns
+    return found
 
 
 def wait_for(condition: object, process: subprocess.Popen[bytes]) -> None:
