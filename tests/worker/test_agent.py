@@ -1,7 +1,6 @@
 """The agent beside one engine, with a scripted engine as its real child process."""
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 from support.apps import serving
+from support.deaf import deaf
 from support.processes import eventually, free_port
 from support.scripted_engine import Script, ScriptedEngine
 
@@ -76,6 +76,8 @@ class Bench:
 async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     monkeypatch.setattr("kodolly.worker.progress.POLL", 0.1)
     monkeypatch.setattr("kodolly.worker.agent.SETTLE", 0.3)
+    # The registry's patience is a second here: a pause of ours must not pass for a worker's.
+    monkeypatch.setattr("kodolly.controller.registry.STOOD_STILL", 0.5)
     controller = Controller(Registry(90, 5), Dispatcher("shortest_queue"), None)
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(serving(create_app(controller)))
@@ -315,16 +317,10 @@ async def test_two_controllers_hear_of_a_worker_each_for_itself(
 ) -> None:
     """A second controller knows the worker and its changes; a first one that hangs delays nothing."""
 
-    async def deaf(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
-        writer.close()
-
     endless = aiohttp.ClientTimeout(total=600)
     monkeypatch.setattr("kodolly.worker.registration.TIMEOUT", endless)
-    async with await asyncio.start_server(deaf, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        bench.controllers = [f"http://127.0.0.1:{port}", bench.controller_url]
+    async with deaf() as silent:
+        bench.controllers = [silent.url, bench.controller_url]
         agent = bench.agent()
         agent.start()
         await eventually(lambda: bench.state() == "ready", timeout=20)

@@ -1,11 +1,11 @@
 """Heartbeats come in time, whatever the engine beside the agent does."""
 
 import asyncio
-import contextlib
 from contextlib import AsyncExitStack
 
 import aiohttp
 from support.apps import serving
+from support.deaf import deaf
 from support.processes import eventually
 
 from kodolly.controller.app import Controller, create_app
@@ -20,11 +20,6 @@ from kodolly.worker.registration import ControllerClient
 async def test_no_beat_waits_for_an_engine_that_answers_nothing() -> None:
     """Beside an engine that takes every call and keeps it, the worker is never missed."""
 
-    async def deaf(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
-        writer.close()
-
     class Listening(Registry):
         """Counts the beats it hears."""
 
@@ -37,14 +32,12 @@ async def test_no_beat_waits_for_an_engine_that_answers_nothing() -> None:
     registry = Listening(90, 6)
     controller = Controller(registry, Dispatcher("shortest_queue"), None)
     async with AsyncExitStack() as stack:
-        server = await asyncio.start_server(deaf, "127.0.0.1", 0)
-        await stack.enter_async_context(server)
+        engine = await stack.enter_async_context(deaf())
         url = await stack.enter_async_context(serving(create_app(controller)))
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        engine = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         agent = Agent(
             Announcement("http://127.0.0.1:9", ("demo",), 1, Extension(heart_beat_interval=0.2)),
-            EngineClient(engine, None, session),
+            EngineClient(engine.url, None, session),
             [ControllerClient(url, None, session)],
             None,
             start_timeout=60,

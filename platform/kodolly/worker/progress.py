@@ -79,6 +79,10 @@ class Progress:
         """A token we asked for came out."""
         self._moved()
 
+    def forgive(self, seconds: float) -> None:
+        """So long nobody looked, since we stood still ourselves: that says nothing of the engine."""
+        self._alive = min(self._alive + max(0.0, seconds), self._clock())
+
     def stuck_for(self) -> float:
         """Seconds for which it has had work, or has not answered, and made no step."""
         return self._clock() - self._alive
@@ -117,6 +121,7 @@ class EngineWatch:
         self._progress = Progress()
         self._canary: asyncio.Task[bool] | None = None
         self._refusal: str | None = None
+        self._owed = False  # the last token asked for never came
         self._cpu_seconds = cpu_seconds
         self._cpu_before: tuple[float, float] | None = None
 
@@ -124,7 +129,7 @@ class EngineWatch:
         """Returns what is wrong once tokens no longer come; EngineCallError if nobody is there."""
         self._refusal = None
         while True:
-            await asyncio.sleep(POLL)
+            await self._doze()
             await self._look()
             if self._refusal is not None:
                 return f"does not make a token: {self._refusal}"
@@ -153,10 +158,16 @@ class EngineWatch:
         """Asks nothing more."""
         await serving.cancel_and_wait(self._canary)
 
+    async def _doze(self) -> None:
+        due = time.monotonic() + POLL
+        await asyncio.sleep(POLL)
+        self._progress.forgive(time.monotonic() - due)
+
     async def _look(self) -> None:
         """Raises EngineCallError if nobody is there to answer."""
         patience = self._patience.stall_after
-        asked = self._is_asking()
+        asking = self._is_asking()
+        asked = asking or self._owed
         try:
             tracked = self._tracked and self._progress.told  # the first look reads the counters
             steps = self._progress.unproven_for() >= STEPS_POLL
@@ -166,7 +177,7 @@ class EngineWatch:
             return
         if not self._tracked and not await self._engine.healthy(patience=patience):
             raise EngineCallError("the engine says that it is not healthy")
-        self.load = max(0, (pulse.load or 0) - asked)
+        self.load = max(0, (pulse.load or 0) - asking)
         self._progress.note(pulse, asked=asked, computing=self._is_computing())
 
     def _is_due(self) -> bool:
@@ -195,6 +206,8 @@ class EngineWatch:
         try:
             await self._engine.canary(self._model, timeout=CANARY_TIMEOUT)
         except EngineSilent as error:
+            # Between this and the next one it has nothing to do; that does not make it well.
+            self._owed = True
             if not self._progress.told:
                 self._refusal = str(error)
             return False
@@ -202,6 +215,7 @@ class EngineWatch:
             if error.status is not None and not (error.status in FULL and self.load):
                 self._refusal = str(error)
             return False
+        self._owed = False
         self._progress.token()
         return True
 
