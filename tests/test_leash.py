@@ -1,6 +1,5 @@
 """A leashed process cannot outlive its parent."""
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -32,11 +31,13 @@ async def test_exit_codes_come_through() -> None:
     assert await missing.wait() == 127
 
 
-async def test_stop_ends_the_whole_group() -> None:
+async def test_stop_ends_the_whole_group(tmp_path: Path) -> None:
     """Grandchildren go too, and one that ignores SIGTERM is killed after the grace."""
     code = "trap '' TERM; sleep 60 & echo started; wait; wait"
-    process = await LeashedProcess.start(["sh", "-c", code], grace=0.5)
-    await asyncio.sleep(0.3)
+    said = tmp_path / "said"
+    with said.open("wb") as output:
+        process = await LeashedProcess.start(["sh", "-c", code], grace=0.5, output=output)
+    await eventually(lambda: "started" in said.read_text())
     pids = [process.pid, *_children(process.pid)]
     assert len(pids) == 2
 

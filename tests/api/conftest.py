@@ -70,7 +70,7 @@ class Stack:
 @pytest.fixture
 def settings() -> ApiSettings:
     """What the API under test is set to; a test module may override it."""
-    return ApiSettings(max_body=100_000, read_timeout=1.0, connect_timeout=1.0)
+    return ApiSettings(max_body=100_000, read_timeout=30, connect_timeout=10)
 
 
 @pytest.fixture

@@ -300,13 +300,20 @@ async def test_an_answer_nobody_can_finish_ends_in_an_error_event(stack: Stack) 
                 pass
 
 
-async def test_a_hung_engine_does_not_hold_a_stream_for_ever(stack: Stack) -> None:
-    """An engine silent beyond the read timeout counts as lost, and is not asked for ever."""
-    engine = await stack.add(Script(model="demo", hang_after=2))
-    asking = asyncio.create_task(stream_text(stack, CHAT))
-    await eventually(lambda: engine.running == 1)
-    engine.script.hang_after = 0
-    assert "worker_lost" in await asking
+class TestHungEngines:
+    """The bound of a stream's silence."""
+
+    @pytest.fixture
+    def settings(self) -> ApiSettings:
+        return ApiSettings(read_timeout=1.0)
+
+    async def test_a_hung_engine_does_not_hold_a_stream_for_ever(self, stack: Stack) -> None:
+        """An engine silent beyond the read timeout counts as lost, and is not asked for ever."""
+        engine = await stack.add(Script(model="demo", hang_after=2))
+        asking = asyncio.create_task(stream_text(stack, CHAT))
+        await eventually(lambda: engine.running == 1)
+        engine.script.hang_after = 0
+        assert "worker_lost" in await asking
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import aiohttp
 import pytest
 from support.apps import serving
+from support.deaf import deaf
 from support.processes import eventually, free_port
 
 from kodolly.api.follower import Follower
@@ -23,6 +24,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reconnects and returns to a primary sooner than in life."""
     monkeypatch.setattr("kodolly.api.follower.RECONNECT", 0.05)
     monkeypatch.setattr("kodolly.api.follower.STEADY", 0.3)
+    # A pause of the test's own must not pass for a controller's silence.
+    monkeypatch.setattr("kodolly.api.follower.SILENCE", 30.0)
+    monkeypatch.setattr("kodolly.api.follower.CONNECT", 30.0)
 
 
 class Followed:
@@ -92,14 +96,8 @@ async def frozen(*models: str) -> AsyncIterator[str]:
         text = Snapshot(epoch="frozen", version=1, workers=rows).model_dump_json().encode() + b"\n"
         line = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + text
 
-    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(line)
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
-        writer.close()
-
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with deaf(line) as server:
+        yield server.url
 
 
 def urls(*ports: int) -> list[str]:

@@ -72,13 +72,16 @@ async def ask(url: str) -> str:
 async def test_sigterm_finishes_what_it_has() -> None:
     """Readiness goes first, requests are still taken for a moment, and no answer is cut."""
     async with engine_and_controller(Script(token_delay=0.05)) as (engine, controller):
-        with api(controller, "--drain-delay", "1") as (process, url):
+        with api(controller, "--drain-delay", "30") as (process, url):
             await eventually(lambda: is_ready(url))
             first = asyncio.create_task(ask(url))
             await eventually(lambda: engine.running == 1)
             os.kill(process.pid, signal.SIGTERM)
             await eventually(lambda: not_ready(url))
-            late = await ask(url)
+            asking = asyncio.create_task(ask(url))
+            await eventually(lambda: len(engine.requests) == 2)
+            os.kill(process.pid, signal.SIGTERM)  # the second one ends the delay
+            late = await asking
             assert (await first).endswith("data: [DONE]\n\n")
             assert late.endswith("data: [DONE]\n\n")
             await eventually(lambda: not process.running)

@@ -97,7 +97,7 @@ class TestSlowAnswers:
 
     @pytest.fixture
     def settings(self) -> ApiSettings:
-        return ApiSettings(read_timeout=0.2, answer_timeout=1.0)
+        return ApiSettings(read_timeout=0.2, answer_timeout=20)
 
     async def test_a_whole_answer_may_take_longer_than_a_stream_s_silence(
         self, stack: Stack
@@ -105,6 +105,14 @@ class TestSlowAnswers:
         """An engine sends nothing of it before its end, so `read_timeout` is not its bound."""
         await stack.add(Script(first_delay=0.5))
         assert (await post(stack, CHAT))[0] == 200
+
+
+class TestSilentEngines:
+    """The bound of an answer that is not streamed."""
+
+    @pytest.fixture
+    def settings(self) -> ApiSettings:
+        return ApiSettings(read_timeout=0.2, answer_timeout=1.0)
 
     async def test_a_silent_engine_is_not_replaced(self, stack: Stack) -> None:
         """A request that ran into its bound is told so, and no other engine has to do it again."""

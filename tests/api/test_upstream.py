@@ -218,8 +218,12 @@ async def test_a_stream_left_early_is_broken_off() -> None:
 
 
 @pytest.mark.parametrize("ends", [True, False])
-async def test_after_the_last_event_the_end_is_waited_for(ends: bool) -> None:
+async def test_after_the_last_event_the_end_is_waited_for(
+    ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An answer that has said all need not have ended: its connection is kept if it does end."""
+    if ends:
+        monkeypatch.setattr("kodolly.api.upstream.connection.LINGER", 30.0)
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await server.take(reader):

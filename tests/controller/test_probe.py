@@ -1,10 +1,8 @@
 """Stock workers whose port is closed, told from those that are only slow."""
 
-import asyncio
-import contextlib
-
 import pytest
 from support.apps import serving
+from support.deaf import deaf
 from support.processes import eventually, free_port
 from support.scripted_engine import Script, ScriptedEngine
 
@@ -49,16 +47,8 @@ async def test_a_slow_stock_worker_is_left_alone(registry: Registry) -> None:
     controller = Controller(registry, Dispatcher("shortest_queue"), None)
     dead = f"http://127.0.0.1:{free_port()}"
 
-    async def deaf(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.Event().wait()
-        writer.close()
-
-    async with (
-        serving(create_app(controller)),
-        await asyncio.start_server(deaf, "127.0.0.1", 0) as server,
-    ):
-        slow = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with serving(create_app(controller)), deaf() as server:
+        slow = server.url
         register(registry, slow)
         register(registry, dead)
         await eventually(lambda: state(registry, dead) == "lost")

@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 from support.apps import serving
+from support.deaf import deaf
 from support.scripted_engine import Script, ScriptedEngine
 
 from kodolly.controller.app import Controller, create_app
@@ -112,22 +113,14 @@ async def test_refresh_loses_only_those_who_do_not_answer(http: aiohttp.ClientSe
 
 async def test_a_hung_worker_does_not_block_the_controller(http: aiohttp.ClientSession) -> None:
     """While one worker is slow to answer a status call, everybody else is served."""
-    release = asyncio.Event()
-
-    async def deaf(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await release.wait()
-        writer.close()
-
-    async with await asyncio.start_server(deaf, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        body = {"worker_name": f"http://127.0.0.1:{port}", "check_heart_beat": True}
+    async with deaf() as server:
+        body = {"worker_name": server.url, "check_heart_beat": True}
         hung = asyncio.create_task(http.post("/register_worker", json=body).__aenter__())
         await register(http, "http://a:1")
 
         assert await post(http, "/list_models") == {"models": ["m"]}
         assert not hung.done()
-        release.set()
-        (await hung).close()
+    (await hung).close()
 
 
 async def test_relayed_streams_come_frame_by_frame(http: aiohttp.ClientSession) -> None:

@@ -1,15 +1,14 @@
 """What the controller passes on and asks for while workers die, hang, or their clients go."""
 
 import asyncio
-import contextlib
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 import pytest
 from support.apps import serving
+from support.deaf import deaf
 from support.processes import eventually
 from support.scripted_engine import Script, ScriptedEngine
 
@@ -35,23 +34,6 @@ async def http(registry: Registry) -> AsyncIterator[aiohttp.ClientSession]:
 
 def register(registry: Registry, name: str, model: str = "demo") -> None:
     registry.register(Registration(worker_name=name), WorkerStatus(model_names=[model]))
-
-
-@asynccontextmanager
-async def deaf() -> AsyncIterator[tuple[str, list[bool]]]:
-    """A worker that takes calls and answers none: its URL, and an entry for each of them."""
-    asked: list[bool] = []
-
-    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A probe connects and says nothing: it is no call.
-        with contextlib.suppress(asyncio.CancelledError, asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n")
-            asked.append(True)
-            await asyncio.Event().wait()
-        writer.close()
-
-    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
 
 
 async def test_a_client_that_goes_ends_a_relayed_generation(
@@ -92,10 +74,10 @@ async def test_a_refresh_asks_all_at_once_and_hides_nobody(
             return (await answer.json())["models"]
 
     async with ScriptedEngine(Script()) as engine, deaf() as first, deaf() as second:
-        for name, model in ((first[0], "one"), (second[0], "two"), (engine.url, "demo")):
+        for name, model in ((first.url, "one"), (second.url, "two"), (engine.url, "demo")):
             register(registry, name, model)
         refreshing = asyncio.create_task(http.post("/refresh_all_workers").__aenter__())
-        await eventually(lambda: first[1] and second[1])
+        await eventually(lambda: first.calls and second.calls)
 
         assert await models() == ["demo", "one", "two"]
         assert not refreshing.done()

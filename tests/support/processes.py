@@ -34,17 +34,26 @@ LOG_TAIL = 4000  # characters of a log that a failure repeats
 # Below Linux's ephemeral range (32768 and up), so that no outgoing connection takes a port between
 # our look and its use; above every default port of the project.
 PORTS = range(23000, 30000)
+ENGINE_OFFSET = 1000  # `kodolly up` gives an engine the port so far above its worker's
 # The surroundings of the test run must not reach the processes under test.
 UNWANTED = ("http_proxy", "https_proxy", "all_proxy", "vllm_api_key", "openai_api_key")
 # No proxy stands before loopback.
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
+# Ports that are given and not bound yet look free.
+_given: set[int] = set()
+_random = random.SystemRandom()  # a test may have seeded the other one, like that of a parallel run
+
+
 def free_port() -> int:
-    """A loopback port nobody listens on, drawn at random so that parallel runs do not meet."""
-    for port in random.sample(PORTS, 200):
+    """A loopback port nobody listens on, drawn at random so that parallel runs do not meet; each once."""
+    for port in _random.sample(PORTS, len(PORTS)):
+        if _given & {port - ENGINE_OFFSET, port, port + ENGINE_OFFSET}:
+            continue
         with contextlib.suppress(OSError), socket.socket() as trial:
             trial.bind(("127.0.0.1", port))
+            _given.add(port)
             return port
     raise RuntimeError("no free port found")
 

@@ -7,18 +7,8 @@ import os
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-settings.register_profile(
-    "templates",
-    deadline=None,
-    max_examples=40,
-    derandomize=bool(os.environ.get("CI")),
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
-settings.load_profile("templates")
 
 SENTENCES = [
     "오늘 서울의 날씨는 맑고 바람이 조금 붑니다.",

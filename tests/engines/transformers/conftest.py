@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.processes import free_port
 from support.tiny_models import make_tiny_llama, make_tiny_neox
 
 NAME = "tiny"
@@ -79,9 +79,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     started: list[EngineProcess] = []
 
     def begin(model: Path, *flags: str, key: str = "") -> EngineProcess:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         log = tmp_path_factory.mktemp("log") / "engine.log"
         command = [sys.executable, "-m", "kodolly.engines.transformers", "--model", str(model)]
         command += ["--served-model-name", NAME, "--port", str(port), "--threads", "1", *flags]

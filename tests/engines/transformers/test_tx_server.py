@@ -163,8 +163,9 @@ async def test_a_gone_client_is_aborted_and_logged(stream: bool, engine: EngineP
         asking = asyncio.ensure_future(
             session.post("/v1/completions", json=body | {"stream": stream})
         )
-        while await engine.metric("requests_running") == 0:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(20):
+            while await engine.metric("requests_running") == 0:
+                await asyncio.sleep(0.01)
         asking.cancel()
         (answer,) = await asyncio.gather(asking, return_exceptions=True)
         if isinstance(answer, aiohttp.ClientResponse):
