@@ -47,13 +47,13 @@ class Ask:
 KINDS = ("openai", "whole", "n", "stop", "logprobs", "ids", "completion", "usage", "", "")
 
 
-def scripted(plan: Plan) -> Iterator[Ask]:
-    """Requests without end, in a mixture of kinds, each of another prompt and length."""
+def scripted(plan: Plan, first: int = 0) -> Iterator[Ask]:
+    """Requests without end, in a mixture of kinds, each of another prompt and length; numbered from `first`."""
     script = Script(model=MODEL)
     for name, value in plan.script().items():
         setattr(script, name, value)
     low, high = plan.tokens
-    for number in itertools.count():
+    for number in itertools.count(first):
         kind = KINDS[number % len(KINDS)]
         limit = low + number * 37 % (high - low + 1)
         yield _ask(script, kind, number, limit)

@@ -9,6 +9,7 @@ from support.script import Script, chat_prompt
 
 from benchmarks.chaos import asks as chaos
 from benchmarks.chaos.asks import CHAT, Ask, Expected
+from benchmarks.chaos.plan import Plan
 from benchmarks.soak.plan import ANSWERS, MODEL
 
 TURNS = 6  # of a chat that goes on from its own answers
@@ -28,12 +29,14 @@ class Visit:
 class Questions:
     """All calls of a run; every prompt is new, or goes on from an answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: Plan = ANSWERS, first: int = 0) -> None:
+        """Answers by the plan's script; questions are numbered from `first`, so that no two runs ask the same."""
         self._script = Script(model=MODEL)
-        for name, value in ANSWERS.script().items():
+        for name, value in plan.script().items():
             setattr(self._script, name, value)
-        self._mixture = chaos.scripted(ANSWERS)
-        self._numbers = itertools.count()
+        self._tokens = plan.tokens
+        self._mixture = chaos.scripted(plan, first)
+        self._numbers = itertools.count(first)
 
     def of(self, client: int) -> Iterator[Visit]:
         """What one client asks, without end: one in twenty reads slowly, one in eight chats on."""
@@ -74,7 +77,7 @@ class Questions:
         return self._chat("long", [{"role": "user", "content": text}], number)
 
     def _chat(self, name: str, messages: list[dict[str, str]], number: int, **fields: Any) -> Ask:
-        low, high = ANSWERS.tokens
+        low, high = self._tokens
         limit = low + number * 37 % (high - low + 1)
         body = {"model": MODEL, "messages": messages, "max_tokens": limit, "stream": True} | fields
         prompt = self._script.encode(chat_prompt(body))

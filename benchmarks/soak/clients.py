@@ -9,10 +9,10 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.chaos.asks import COMPLETION, Ask
+from benchmarks.chaos.asks import Ask
 from benchmarks.chaos.checks import Answer, judge, read_stream, read_whole
 from benchmarks.soak.asks import Questions, Visit
-from benchmarks.soak.plan import MODEL, SILENCE
+from benchmarks.soak.plan import SILENCE
 
 EXAMPLES = 10
 # A slow reader's pace, and a socket so small that what it has not read waits at the API.
@@ -33,23 +33,18 @@ class Crowd:
     examples: list[str] = field(default_factory=list)
     stopping: bool = False
 
-    async def fill(self, calls: int, clients: int) -> None:
-        """So many calls of one token, each of a prompt of its own, half of them streamed."""
-        numbers = iter(range(calls))
+    async def fill(self, calls: int, streams: int, questions: Questions) -> None:
+        """So many calls at least, which are not counted; all clients have left at its end."""
+        running = asyncio.create_task(self.run(streams, questions))
+        while self.ended.total() < calls and not self.errors and not running.done():
+            await asyncio.wait([running], timeout=0.2)
+        self.stopping = True
+        await running
+        self.stopping, self.events = False, 0
+        self.ended.clear()
 
-        async def client(slot: int, session: aiohttp.ClientSession) -> None:
-            for number in numbers:
-                body = {"model": MODEL, "prompt": f"채움 {number}", "max_tokens": 1}
-                ask = Ask("fill", "raw" if number % 2 else "whole", COMPLETION, body)
-                body |= {"stream": bool(number % 2)}
-                await self._visit(slot, Visit(ask), session)
-
-        async with _session() as session:
-            await asyncio.gather(*(client(slot, session) for slot in range(clients)))
-
-    async def run(self, streams: int) -> None:
+    async def run(self, streams: int, questions: Questions) -> None:
         """Until `stopping`; then every client finishes its call."""
-        questions = Questions()
         async with _session() as session, _session(slow=True) as slow:
 
             async def client(slot: int) -> None:
@@ -126,8 +121,6 @@ def _wrong(ask: Ask, answer: Answer, left: bool) -> list[str]:
         answer.error = "left"
     elif answer.error or not answer.choices:
         return [answer.error or "no answer"]
-    if not ask.expected:  # of the filling nothing is known but that there is an answer
-        return []
     verdict = judge(ask, answer)
     counts = ("lost", "doubled", "other", "lost_tokens", "doubled_tokens")
     bad = [f"{name} {getattr(verdict, name)}" for name in counts if getattr(verdict, name)]

@@ -1,6 +1,6 @@
 """Two hundred streams for twenty minutes, and whether the API's memory stays what it is.
 
-    make bench-soak                                       20 minutes, and two to fill the caches
+    make bench-soak                                       20 minutes, and some to fill the caches
     make bench-soak ARGS="--minutes 2 --streams 50"
 
 Prints the figures, writes them and a picture to benchmarks/soak/results/; ends with 1 if an answer
@@ -19,14 +19,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.soak import judge, report
+from benchmarks.soak.asks import Questions
 from benchmarks.soak.clients import Crowd
 from benchmarks.soak.machine import commit, loop_factory
 from benchmarks.soak.memory import Sample, Sampler
-from benchmarks.soak.plan import BOUND, ENGINES, FILES, KEYS, LAST, Soak
+from benchmarks.soak.plan import ANSWERS, BOUND, ENGINES, FILES, FILLING, KEYS, LAST, Soak
 from benchmarks.soak.stack import Stack, stack
 
 RESULTS = Path(__file__).with_name("results")
 IDLE = 75.0  # seconds for kept connections to be closed once everybody has left: engines' after 60
+AGAIN = 1_000_000  # number of the first question after the filling's
 HARM = 20  # errors after which going on would say nothing more
 
 
@@ -35,7 +37,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=Soak().minutes)
     parser.add_argument("--streams", type=int, default=Soak().streams, help="clients at a time")
     parser.add_argument(
-        "--fill", type=int, default=Soak().fill, help="short calls beforehand, each of a new prefix"
+        "--fill", type=int, default=Soak().fill, help="calls beforehand, which fill the caches"
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
     options = parser.parse_args()
@@ -72,10 +74,12 @@ async def measure(soak: Soak, running: Stack) -> report.Run:
     pids = {name: one.process.pid for name, one in services.items() if one.process}
     before = Sampler(pids, lambda: crowd.open).look()
     began = time.monotonic()
-    await crowd.fill(soak.fill, soak.streams)
+    running.answer_by(FILLING)
+    await crowd.fill(soak.fill, soak.streams, Questions(FILLING))
+    running.answer_by(ANSWERS)
     filled = time.monotonic() - began
-    print(f"{soak.fill:,} prefixes filled in {filled:.0f} s", file=sys.stderr)
-    load = asyncio.create_task(crowd.run(soak.streams))
+    print(f"{soak.fill:,} calls beforehand in {filled:.0f} s", file=sys.stderr)
+    load = asyncio.create_task(crowd.run(soak.streams, Questions(first=AGAIN)))
     sampler = Sampler(pids, lambda: crowd.open)
     looking = asyncio.create_task(sampler.run(soak.minutes * 60))
     while not looking.done() and sum(crowd.errors.values()) < HARM and not load.done():
@@ -89,7 +93,7 @@ async def measure(soak: Soak, running: Stack) -> report.Run:
     head = (
         f"{datetime.now(UTC).date().isoformat()}, {os.cpu_count()} cores ({platform.machine()}),"
         f" shared; {soak.minutes:g} minutes, {soak.streams} clients, {ENGINES} scripted engines,"
-        f" {KEYS} client keys, {soak.fill:,} prefixes filled beforehand in {filled:.0f} s;"
+        f" {KEYS} client keys, {soak.fill:,} calls beforehand in {filled:.0f} s;"
         f" Python {platform.python_version()}; commit {commit()}."
     )
     run = report.Run(

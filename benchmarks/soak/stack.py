@@ -4,12 +4,14 @@ import contextlib
 import json
 import secrets
 import sys
+import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from support.processes import free_port, wait_http
 
+from benchmarks.chaos.plan import Plan
 from benchmarks.chaos.stack import ROOT, Service
 from benchmarks.soak.plan import ANSWERS, ENGINES, MODEL
 
@@ -25,6 +27,15 @@ class Stack:
     api: Service
     engines: Sequence[Service]
     keys: Sequence[str]
+
+    def answer_by(self, plan: Plan) -> None:
+        """Has the engines answer by a plan's script from now on."""
+        script = json.dumps(plan.script()).encode()
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        for engine in self.engines:
+            asked = urllib.request.Request(f"{engine.url}/scripted", script)
+            with direct.open(asked, timeout=START) as answer:
+                answer.read()
 
 
 @contextlib.contextmanager

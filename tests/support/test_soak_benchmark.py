@@ -166,15 +166,32 @@ async def test_another_text_is_an_error(soak: Any) -> None:
     assert crowd.errors.total() == 8
 
 
-async def test_the_caches_are_filled_by_prompts_that_differ(soak: Any) -> None:
-    """Every call of the filling has a prompt of its own, and half of them are streamed."""
-    async with ScriptedEngine(script(soak)) as engine:
+async def test_the_caches_are_filled_by_calls_of_all_kinds(soak: Any) -> None:
+    """The filling is of the soak's kinds, quicker, each with a prompt of its own, and leaves no trace in the figures."""
+    plan, questions = soak("plan"), soak("asks").Questions
+    async with ScriptedEngine(Script(model=plan.MODEL)) as engine:
+        stack = soak("stack").Stack(None, None, [engine], [])
+        await asyncio.to_thread(stack.answer_by, plan.FILLING)
         crowd = soak("clients").Crowd(engine.url, ["a", "b"])
-        async with asyncio.timeout(30):
-            await crowd.fill(40, 5)
-        prompts = {seen.body["prompt"] for seen in engine.requests}
-        keys = {seen.headers["Authorization"] for seen in engine.requests}
-    assert len(prompts) == 40
-    assert keys == {"Bearer a", "Bearer b"}
-    assert crowd.ended == {"stream": 20, "whole": 20}
+        async with asyncio.timeout(60):
+            await crowd.fill(60, 5, questions(plan.FILLING))
+        await asyncio.to_thread(stack.answer_by, plan.ANSWERS)
+        asked = [
+            str(seen.body.get("messages", seen.body.get("prompt"))) for seen in engine.requests
+        ]
     assert crowd.errors == {}
+    assert (crowd.open, crowd.stopping, crowd.events, crowd.ended.total()) == (0, False, 0, 0)
+    assert len(set(asked)) == len(asked) >= 60
+    assert max(seen.body["max_tokens"] for seen in engine.requests) <= 40
+    assert engine.script.token_delay == plan.ANSWERS.token_delay
+
+
+def test_a_second_run_asks_nothing_twice(soak: Any) -> None:
+    """Questions numbered from elsewhere share no prompt with the first ones."""
+
+    def prompts(first: int) -> set[str]:
+        questions = soak("asks").Questions(first=first)
+        asks = [v.ask.body for c in (0, 1, 7) for v in itertools.islice(questions.of(c), 60)]
+        return {str(body.get("messages", body.get("prompt"))) for body in asks}
+
+    assert not prompts(0) & prompts(soak("run").AGAIN)
