@@ -5,8 +5,10 @@ import gc
 import weakref
 from typing import Any, cast
 
+import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
+from support.processes import eventually
 from uvicorn.server import ServerState
 
 from kodolly.one_write import OneWriteProtocol
@@ -141,6 +143,34 @@ async def test_a_chunk_goes_out_in_a_plain_call_when_it_can() -> None:
     await turns()
     assert went == [False, True, False]
     assert wire.writes[1:] == [b"c\r\n0123456789ab\r\n", b"0\r\n\r\n"]
+
+
+async def test_a_request_on_its_way_when_the_server_ends_is_answered() -> None:
+    """A connection just made is not closed under its first request; with the answer it is."""
+    protocol, wire = connected(answer)
+    protocol.shutdown()
+    assert not wire.closed
+    protocol.data_received(GET)
+    await turns()
+    assert b"".join(wire.writes).endswith(b"\r\n\r\nabcd")
+    assert wire.closed
+
+
+async def test_a_connection_that_asks_nothing_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A browser's spare connection is closed after a moment, one that was answered at once."""
+    monkeypatch.setattr("kodolly.one_write.UNASKED", 0.01)
+    unused, spare = connected(answer)
+    unused.shutdown()
+    await eventually(lambda: spare.closed)
+
+    protocol, kept = connected(answer)
+    protocol.data_received(GET)
+    await turns()
+    assert not kept.closed
+    protocol.shutdown()
+    assert kept.closed
 
 
 async def test_an_answered_request_is_gone_without_the_collector() -> None:

@@ -1,6 +1,7 @@
 """uvicorn's HTTP protocol, with a response's head and the first of its body in one write.
 
-uvicorn writes the head by itself: one more system call for every answer, and its reader is woken twice.
+uvicorn writes the head by itself: one more system call for every answer, and its reader is woken twice. It also
+closes a new connection whose request is still under way when the server ends, which loses that request.
 The app also gets what ASGI lacks, in `scope["extensions"]`: `kodolly.abort()` breaks the connection, and
 `kodolly.chunk(data)` writes a piece of a body under way in a plain call (decision 0009).
 """
@@ -15,10 +16,13 @@ from typing import Any, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HIGH_WATER = 64 * 1024  # bytes for a client that it has not taken yet
+UNASKED = 0.7  # seconds the first request of a connection may still take once the server ends
 
 
 class OneWriteProtocol(HttpToolsProtocol):
     """For `uvicorn.Config(http=...)`."""
+
+    _ends = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A slow client has room again at a quarter of what is too much: uvloop's own mark is 16 bytes."""
@@ -33,8 +37,21 @@ class OneWriteProtocol(HttpToolsProtocol):
             "kodolly.abort": self.transport.abort,
             "kodolly.chunk": chunk_writer(self.cycle, self.transport),
         }
+        if self._ends:
+            self.cycle.keep_alive = False
         if self.cycle is not before:
             self.cycle.transport = HeldHead(self.cycle, self.transport)
+
+    def shutdown(self) -> None:
+        """The server ends. A connection that has asked nothing yet may have its request on the way."""
+        if self.cycle is not None:
+            return super().shutdown()
+        self._ends = True
+        self.loop.call_later(UNASKED, self._end_unasked)
+
+    def _end_unasked(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
 
 
 def chunk_writer(
