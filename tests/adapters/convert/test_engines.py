@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -118,8 +120,7 @@ def test_ctrl_c_says_how_to_go_on(raw: Path, tmp_path: Path, sign: str) -> None:
     for attempt in range(8):  # a busy machine may show us the sign when all is done
         out = tmp_path / str(attempt)
         process = start(raw, out, stderr=subprocess.PIPE)
-        while process.poll() is None and not list((out / ".work").glob(sign)):
-            time.sleep(0.005)
+        until(partial(there, out / ".work", sign), process)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)
         assert process.stderr is not None
@@ -199,9 +200,12 @@ def parts_seen(
     """
     folder = out / ".work" / "parts"
     seen: dict[str, int] = {}
-    while len(seen) < count and process.poll() is None:
-        seen |= finished(folder)
-        time.sleep(0.005)
+
+    def enough() -> bool:
+        seen.update(finished(folder))
+        return len(seen) >= count
+
+    until(enough, process)
     if kill:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -218,9 +222,18 @@ def finished(folder: Path) -> dict[str, int]:
     return found
 
 
-def wait_for(condition: object, process: subprocess.Popen[bytes]) -> None:
+def there(folder: Path, pattern: str) -> bool:
+    return any(folder.glob(pattern))
+
+
+def until(condition: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
+    """Waits until the condition holds or the run has ended."""
     deadline = time.monotonic() + SLOW
-    while not condition():  # type: ignore[operator]
-        assert process.poll() is None, "the run ended before it could be disturbed"
+    while not condition() and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
+    until(condition, process)
+    assert condition(), "the run ended before it could be disturbed"
