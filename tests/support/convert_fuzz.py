@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import msgspec
 from backports import zstd
 
-from kodolly_adapters.convert.errors import ConvertError, InputError
 from kodolly_adapters.convert.layout import Layout, layout_of
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.part import SPLITS, Part
@@ -27,6 +26,7 @@ from kodolly_adapters.convert.plan import recognise, shards_of
 from kodolly_adapters.convert.run import convert
 from kodolly_adapters.convert.shard import SCAN_FROM, convert_shard
 from kodolly_adapters.convert.source import Source
+from kodolly_adapters.errors import InputError, UserError
 
 Choose = Callable[[int], int]  # a number from 0 to below the argument
 
@@ -180,12 +180,12 @@ def check(file: Damaged, size: int, options: Options | None = None) -> str:
     options = options or Options()
     try:
         whole = _parts(file, layout, source, options, len(file.data) + 1)
-    except ConvertError as error:
+    except UserError as error:
         assert_names_place(error, file)
         whole = None
     try:
         cut = _parts(file, layout, source, options, size)
-    except ConvertError as error:
+    except UserError as error:
         assert_names_place(error, file)
         return "named"
     scanned = _parts(file, layout, source, options, size, later=True)
@@ -219,7 +219,7 @@ def _parts(
     return [convert_shard(shard, options) for shard in moved]
 
 
-def assert_names_place(error: ConvertError, file: Damaged) -> None:
+def assert_names_place(error: UserError, file: Damaged) -> None:
     """The error is one about the input, names the file, and a byte inside it."""
     assert isinstance(error, InputError), repr(error)
     assert file.name in str(error)
@@ -263,10 +263,10 @@ def check_run(file: Damaged, packing: int, options: Options | None = None) -> st
             path = path.with_name("all.zip")
             with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
                 archive.writestr(file.name, file.data)
-        failure: ConvertError | None
+        failure: UserError | None
         try:
             summary = convert([str(path)], out, options, jobs=1)
-        except ConvertError as error:
+        except UserError as error:
             failure = error
         else:
             failure = None

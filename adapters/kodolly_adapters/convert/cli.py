@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from .errors import ConvertError, OptionError
+from kodolly_adapters.errors import OptionError, UserError
+
 from .options import Categories, Format, Options, PageContext, Roles, Splits
 from .rules import RULES, modes_of
 from .sources import SOURCES, named
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     except OptionError as error:
         sys.stderr.write(f"kodolly convert: {error}\n")
         return 2
-    except ConvertError as error:
+    except UserError as error:
         sys.stderr.write(f"kodolly convert: {error}\n")
         return 1
     except OSError as error:  # a full disk, most of all

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from .errors import InputError
+from kodolly_adapters.errors import InputError
+
 from .layout import Kind
 from .source import Source
 from .split import border_pattern

@@ -22,7 +22,8 @@ from typing import BinaryIO
 
 from backports import zstd
 
-from .errors import InputError
+from kodolly_adapters.errors import InputError
+
 from .summary import SUMMARY_FILE
 
 STDIN = "-"

@@ -12,9 +12,10 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
+from kodolly_adapters.errors import EngineError, InputError, UserError
+
 from .children import without_interrupts
 from .decode import Shard
-from .errors import ConvertError, EngineError, InputError
 from .options import Options
 from .part import Done, save
 from .shard import convert_shard
@@ -61,7 +62,7 @@ def work(shard: Shard, options: Options, folder: Path) -> Done:
     """One task: convert, write the part, return its mark."""
     try:
         part = convert_shard(filled(shard), options)
-    except (ConvertError, OSError):
+    except (UserError, OSError):
         raise
     except Exception as error:  # whatever it is, it must not lose the file's name
         reason = f"cannot be converted, which is a fault of ours: {error!r}"

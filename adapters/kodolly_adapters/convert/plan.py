@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import xxhash
 
+from kodolly_adapters.errors import InputError
+
 from .decode import Shard
-from .errors import InputError
 from .inputs import Member, members
 from .layout import Layout, first_record, is_cut_off, layout_of
 from .source import Source

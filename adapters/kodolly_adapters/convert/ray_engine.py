@@ -15,8 +15,9 @@ from typing import Any
 
 import msgspec
 
+from kodolly_adapters.errors import EngineError, UserError
+
 from .decode import Shard
-from .errors import ConvertError, EngineError
 from .local import work
 from .options import Options
 from .part import Done
@@ -77,12 +78,12 @@ def _task(item: dict[str, Any], *, options: Options, folder: Path) -> dict[str, 
     """One shard on whichever node; errors of ours travel as data, since Ray wraps what it raises."""
     try:
         done = work(msgspec.msgpack.decode(item["shard"], type=Shard), options, folder)
-    except ConvertError as error:
+    except UserError as error:
         return {"done": b"", "error": pickle.dumps(error)}
     return {"done": msgspec.msgpack.encode(done), "error": b""}
 
 
-def _raised(data: bytes) -> ConvertError:
+def _raised(data: bytes) -> UserError:
     """The error a task met."""
     error = pickle.loads(data)
-    return error if isinstance(error, ConvertError) else EngineError(str(error))
+    return error if isinstance(error, UserError) else EngineError(str(error))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .errors import OptionError
+from kodolly_adapters.errors import OptionError
 
 OFF, COUNT, FIX, DROP, JOIN, MASK = "off", "count", "fix", "drop", "join", "mask"
 

@@ -11,11 +11,12 @@ from typing import Literal
 
 import msgspec
 
+from kodolly_adapters.errors import EngineError, UserError
+
 from . import local, ray_engine
 from .card import write_card
 from .decode import Shard
 from .describe import Parts, drawing, summarise
-from .errors import ConvertError, EngineError
 from .options import Options
 from .part import Done, done
 from .plan import Plan
@@ -45,7 +46,7 @@ def convert(
     """Convert every file behind `arguments` into the folder `out`, and say what became of it.
 
     A run that was killed is continued: shards whose bytes are the same are not converted again.
-    Raises ConvertError; nothing but the folder's `.work` has changed then.
+    Raises UserError; nothing but the folder's `.work` has changed then.
     """
     options = options or Options()
     jobs = jobs or local.cores()
@@ -71,7 +72,7 @@ def convert(
             names = drawn()
         summary = msgspec.structs.replace(summary, splits=tuple(splits), rejected=rejected)
         if lost := summary.reconciles():
-            raise ConvertError(f"the counts do not add up, which is a fault of ours: {lost[0]}")
+            raise UserError(f"the counts do not add up, which is a fault of ours: {lost[0]}")
         write_summary(summary, fresh)
         write_card(summary, fresh, names)
         finish(work, fresh)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import InputError
+from kodolly_adapters.errors import InputError
+
 from .layout import Layout
 from .source import Source
 

@@ -14,8 +14,9 @@ from typing import Self
 import msgspec
 import xxhash
 
+from kodolly_adapters.errors import InputError
+
 from .decode import Shard
-from .errors import InputError
 from .inputs import Member, reading
 from .split import Take
 

@@ -7,7 +7,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Protocol
 
-from .errors import OptionError
+from kodolly_adapters.errors import OptionError
 
 TOKENS_PER_CHAR = (
     0.7  # Korean prose: Qwen2.5 makes 0.71 (measured on KorQuAD 1.0 dev), LLaMA 1.45, SmolLM2 2.0

@@ -12,8 +12,9 @@ from typing import get_args
 
 import msgspec
 
+from kodolly_adapters.errors import OutputError
+
 from .card import CARD_FILE
-from .errors import OutputError
 from .options import Format
 from .part import SPLITS
 from .pictures import LENGTHS, SOURCES

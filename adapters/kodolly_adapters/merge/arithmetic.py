@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kodolly_adapters.train.errors import AdapterError
+from kodolly_adapters.errors import AdapterError
 
 from .adapter import Lora
 from .plan import Output

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kodolly_adapters.train.errors import BaseError
+from kodolly_adapters.errors import BaseError
 
 from .arithmetic import Rows, one_thread, pieces
 from .plan import TARGETS, Dtype, Output, Plan, plan, read_config

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from kodolly_adapters.train.errors import TuneError
+from kodolly_adapters.errors import UserError
 
 if TYPE_CHECKING:
     from .check import Comparison, Difference
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
         adapter = adapter_directory(chosen.adapter) if chosen.adapter else None
         with Progress("unmerge-check", total(base, merged), show=not chosen.quiet) as progress:
             found = compare(base, merged, adapter, progress)
-    except (TuneError, OSError) as error:
+    except (UserError, OSError) as error:
         sys.stderr.write(f"kodolly unmerge-check: {error}\n")
         return 1
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from kodolly_adapters.train.errors import TuneError
+from kodolly_adapters.errors import UserError
 
 if TYPE_CHECKING:
     from .run import Result
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
             force=chosen.force,
             quiet=chosen.quiet,
         )
-    except TuneError as error:
+    except UserError as error:
         sys.stderr.write(f"kodolly merge: {error}\n")
         return 1
     except OSError as error:  # a full disk, most of all

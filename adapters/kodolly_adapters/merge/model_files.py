@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kodolly_adapters.train.errors import AdapterError
+from kodolly_adapters.errors import AdapterError
 
 from .plan import Plan
 from .staging import sha256, write_json

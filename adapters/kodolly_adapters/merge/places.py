@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kodolly_adapters.train.errors import AdapterError, BaseError
+from kodolly_adapters.errors import AdapterError, BaseError
 
 from .settings import CONFIG
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from kodolly_adapters.train.errors import AdapterError, BaseError
+from kodolly_adapters.errors import AdapterError, BaseError
 
 from .adapter import Change, changes
 from .settings import Settings, settings

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kodolly_adapters.train.errors import OutputError
+from kodolly_adapters.errors import OutputError
 
 from .arithmetic import Loss
 from .model_files import write_files
@@ -46,7 +46,7 @@ def merge(
 ) -> Result:
     """Merge `adapter` into `base` as the model directory `out`.
 
-    A run that was ended repeats nothing it had finished and gives the same bytes. Raises TuneError's
+    A run that was ended repeats nothing it had finished and gives the same bytes. Raises UserError's
     kinds: BaseError, AdapterError for what does not fit, OutputError for what is in the way.
     """
     known = plan(base, adapter, dtype, export)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kodolly_adapters.train.errors import AdapterError
+from kodolly_adapters.errors import AdapterError
 
 CONFIG = "adapter_config.json"
 # Ways to begin that leave the base's weights as they are.

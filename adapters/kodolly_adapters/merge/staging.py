@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from kodolly_adapters.train.errors import OutputError
+from kodolly_adapters.errors import OutputError
 
 from .arithmetic import Loss
 from .plan import Plan

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from kodolly_adapters.train.errors import OutputError
+from kodolly_adapters.errors import OutputError
 
 from .arithmetic import Loss, Rows, loss, one_thread, pieces, rounded
 from .plan import Output, Plan, Shard

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from kodolly_adapters.train.errors import AdapterError, BaseError
+from kodolly_adapters.errors import AdapterError, BaseError
 
 if TYPE_CHECKING:
     import torch

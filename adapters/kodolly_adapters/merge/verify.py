@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kodolly_adapters.train.errors import OutputError
+from kodolly_adapters.errors import OutputError
 
 from .plan import Plan
 

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from kodolly_adapters.train.errors import BaseError
+from kodolly_adapters.errors import BaseError
 
 TOKENS_PER_CHARACTER = 1.0  # of Korean, for a tokenizer nobody measured; --tokens-per-row is better
 

@@ -14,7 +14,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from kodolly_adapters.train.errors import TuneError
+from kodolly_adapters.errors import UserError
 from kodolly_adapters.train.recipe import built_in, load, overrides
 
 from .flags import counts, kinds, number
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     try:
         answer = plan(load(chosen.recipe, changes), asked)
-    except TuneError as error:
+    except UserError as error:
         sys.stderr.write(f"kodolly plan: {error}\n")
         return 1
     if chosen.json:

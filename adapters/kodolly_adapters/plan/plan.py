@@ -91,7 +91,7 @@ class Plan:
 
 
 def plan(recipe: Recipe, asked: Asked) -> Plan:
-    """The plan of a recipe. Raises TuneError where the base or the recipe does not allow one."""
+    """The plan of a recipe. Raises UserError where the base or the recipe does not allow one."""
     base = find(recipe.base, recipe.revision)
     shapes, setup = shapes_of(base.config), setup_of(recipe)
     counted = measured(recipe.data.train) if asked.measure else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from kodolly_adapters.train.errors import RecipeError
+from kodolly_adapters.errors import RecipeError
 from kodolly_adapters.train.recipe import Recipe
 
 Strategy = Literal["none", "ddp", "fsdp"]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kodolly_adapters.train.errors import BaseError, RecipeError
+from kodolly_adapters.errors import BaseError, RecipeError
 from kodolly_adapters.train.families import Family, look, of, on_meta
 
 

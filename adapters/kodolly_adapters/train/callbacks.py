@@ -16,8 +16,9 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from kodolly_adapters.errors import RecipeError
+
 from . import checkpoints, curve
-from .errors import RecipeError
 
 EVERY = 10.0  # seconds between lines where standard error is no terminal
 DRAWN_EVERY = 60.0  # seconds between pictures of the curve

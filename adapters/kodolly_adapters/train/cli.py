@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import TuneError
+from kodolly_adapters.errors import UserError
+
 from .recipe import Recipe, built_in, load, overrides
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         parser.error(str(error))
     try:
         return _train(load(chosen.recipe, changes), chosen)
-    except TuneError as error:
+    except UserError as error:
         return _fail(str(error), 1)
     except OSError as error:  # a full disk, most of all
         return _fail(f"{error}. The same command goes on from here", 1)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import BaseError
+from kodolly_adapters.errors import BaseError
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import platform
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .errors import RecipeError
+from kodolly_adapters.errors import RecipeError
 
 # On scaled-dot-product attention a packed micro-batch is one sequence whose cost grows with its square.
 FOLD_TOKENS = 2048

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from kodolly_adapters.errors import RecipeError
 from kodolly_templates import Template, TokenizerTemplate
 
-from .errors import RecipeError
 from .model import output_embeddings
 from .recipe import Recipe
 

@@ -10,8 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from kodolly_adapters.errors import OutputError
+
 from . import checkpoints
-from .errors import OutputError
 
 NAME = "run.json"
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from .errors import BaseError
+from kodolly_adapters.errors import BaseError
+
 from .words import Words, flat, token_borders
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kodolly_adapters.errors import BaseError, RecipeError
+
 from . import families
-from .errors import BaseError, RecipeError
 from .hardware import Hardware
 from .recipe import Recipe
 

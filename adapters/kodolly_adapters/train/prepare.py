@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from kodolly_adapters.errors import DataError
 from kodolly_templates.definition import Template
 from kodolly_templates.tokenizer import TokenizerTemplate
 
 from .cache import DONE, Sink, building, is_whole, key_of, locked
-from .errors import DataError
 from .fates import Fates
 from .makers import RowMaker, TextMaker
 from .mask import Encoder

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .errors import RecipeError
+from kodolly_adapters.errors import RecipeError
 
 Method = Literal["full", "lora", "qlora"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kodolly_adapters.errors import DataError, RecipeError
 from kodolly_templates.definition import Template
 from kodolly_templates.errors import TemplateError
 from kodolly_templates.guard import is_key
@@ -11,7 +12,6 @@ from kodolly_templates.messages import Messages, read_dialogue
 from kodolly_templates.tokenizer import TokenizerTemplate
 from kodolly_templates.training import TrainingText
 
-from .errors import DataError, RecipeError
 from .mask import Encoder
 from .rows import Row
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .errors import DataError
+from kodolly_adapters.errors import DataError
 
 BLOCK = 1 << 20  # bytes read at once
 SECTION = 1 << 16  # characters of running text that are tokenized at once

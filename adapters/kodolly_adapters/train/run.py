@@ -12,8 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from kodolly_adapters.errors import RecipeError, UserError
+
 from . import checkpoints, keys, manifest, model, outputs
-from .errors import RecipeError, TuneError
 from .recipe import Recipe
 from .setup import Report, Run, set_up
 
@@ -36,7 +37,7 @@ def train(
     """Train by `recipe` into `out`, or go on with the unfinished run there; returns the final metrics.
 
     `say` is told what a person should know, `report` the rows prepared so far; `show` draws the progress.
-    Raises a TuneError, or Interrupted when a signal asked for the end.
+    Raises a UserError, or Interrupted when a signal asked for the end.
     """
     from transformers import set_seed
 
@@ -57,7 +58,7 @@ def train(
     try:
         with _without_old_names():
             trainer = _trainer(run, args, out, stop, show=show and run.machine.main)
-    except TuneError:
+    except UserError:
         if run.machine.main and not checkpoints.finished(folder):
             manifest.release(out)
         raise

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .errors import RecipeError
+from kodolly_adapters.errors import RecipeError
+
 from .recipe import Train
 
 LOOKS = 10  # evaluations a run, where the recipe says nothing

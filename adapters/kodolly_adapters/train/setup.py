@@ -8,11 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from kodolly_adapters.errors import RecipeError
 from kodolly_templates import Template, TemplateError, TokenizerTemplate, get_template, load
 from kodolly_templates.tokenizer import TOKENIZER
 
 from . import hardware, keys, model, schedule, tokens
-from .errors import RecipeError
 from .hardware import Hardware
 from .prepare import Prepared, prepare
 from .recipe import Recipe
@@ -43,7 +43,7 @@ class Run:
 
 
 def set_up(recipe: Recipe, cache: Path, report: Report = lambda done, total: None) -> Run:
-    """Config, tokenizer, data and schedule of a run; prepared data is kept in `cache`. Raises a TuneError."""
+    """Config, tokenizer, data and schedule of a run; prepared data is kept in `cache`. Raises a UserError."""
     machine = hardware.look()
     precision = hardware.precision(recipe.train.precision, machine)
     model.check_method(recipe, machine)

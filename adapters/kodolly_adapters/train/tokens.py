@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import BaseError
+from kodolly_adapters.errors import BaseError
+
 from .recipe import Recipe
 
 UNKNOWN = ("", "<unk>")  # names under which an upload has lost LLaMA's end

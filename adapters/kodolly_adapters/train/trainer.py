@@ -15,7 +15,8 @@ from typing import Any
 
 from trl import SFTConfig, SFTTrainer
 
-from .errors import BaseError, RecipeError
+from kodolly_adapters.errors import BaseError, RecipeError
+
 from .hardware import Hardware
 from .recipe import Distributed, Recipe
 from .schedule import Schedule

@@ -9,9 +9,9 @@ import pytest
 from support.convert_files import alpaca, korquad1
 
 from kodolly_adapters.convert.decode import Broken, Shard, decode, positions, starts_of
-from kodolly_adapters.convert.errors import InputError
 from kodolly_adapters.convert.layout import Kind, layout_of
 from kodolly_adapters.convert.sources import named
+from kodolly_adapters.errors import InputError
 
 
 def shard(data: bytes, source: str = "koalpaca", **place: int) -> Shard:

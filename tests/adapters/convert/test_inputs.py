@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 from backports import zstd
 
-from kodolly_adapters.convert.errors import InputError
 from kodolly_adapters.convert.inputs import OURS, Member, members, reading
 from kodolly_adapters.convert.plan import Plan
 from kodolly_adapters.convert.sources import named
 from kodolly_adapters.convert.taking import filled
+from kodolly_adapters.errors import InputError
 
 TEXT = '[{"instruction": "가"}]'.encode() * 5000
 

@@ -11,12 +11,12 @@ import msgspec
 import pytest
 from support.shared_data import SHARED_DATA, needs_shared_data
 
-from kodolly_adapters.convert.errors import OptionError
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.rows import Draft, Refusal
 from kodolly_adapters.convert.source import Source
 from kodolly_adapters.convert.sources.korquad2 import KORQUAD2
 from kodolly_adapters.convert.sources.korquad2_questions import KORQUAD2_QUESTIONS
+from kodolly_adapters.errors import OptionError
 
 FOLDER = SHARED_DATA / "korquad2"
 PAGE_FILES = ("korquad2.1_dev_00.hfdummy.json", "korquad2.1_train_00.hfdummy.json")

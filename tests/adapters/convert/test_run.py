@@ -24,13 +24,13 @@ from support.convert_files import (
 
 from kodolly_adapters.convert import columns, local, part, plan, rules
 from kodolly_adapters.convert.decode import Shard
-from kodolly_adapters.convert.errors import EngineError, InputError, OutputError
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.rules import OFF
 from kodolly_adapters.convert.run import convert
 from kodolly_adapters.convert.shard import convert_shard
 from kodolly_adapters.convert.split import PIECE
 from kodolly_adapters.convert.summary import Summary, read_summary
+from kodolly_adapters.errors import EngineError, InputError, OutputError
 
 FIELDS = ["instruction", "context", "response", "category"]
 

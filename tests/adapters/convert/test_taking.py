@@ -11,9 +11,9 @@ import pytest
 from support.convert_files import alpaca
 
 from kodolly_adapters.convert import plan
-from kodolly_adapters.convert.errors import InputError
 from kodolly_adapters.convert.plan import Plan
 from kodolly_adapters.convert.taking import Held, Measured, filled
+from kodolly_adapters.errors import InputError
 
 
 def test_a_stream_gives_again_what_it_gave_last() -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from support.merge_cases import VARIANTS, make_adapter
 
+from kodolly_adapters.errors import AdapterError, BaseError, OutputError, UserError
 from kodolly_adapters.merge.cli import main
 from kodolly_adapters.merge.run import merge
-from kodolly_adapters.train.errors import AdapterError, BaseError, OutputError, TuneError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -46,7 +46,7 @@ def _rewrite(adapter: Path, change: Callable[[dict[str, Any]], object]) -> None:
     save_file(tensors, path)
 
 
-def _refused(base: Path, adapter: Path, out: Path, kind: type[TuneError] = AdapterError) -> str:
+def _refused(base: Path, adapter: Path, out: Path, kind: type[UserError] = AdapterError) -> str:
     with pytest.raises(kind) as caught:
         merge(base, adapter, out, check=False, quiet=True)
     assert not out.exists()

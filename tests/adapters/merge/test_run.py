@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from support.merge_cases import IDS, NEW, VARIANTS, load, make_adapter, verdict
 
+from kodolly_adapters.errors import OutputError
 from kodolly_adapters.merge import check_cli, cli
 from kodolly_adapters.merge.check import compare
 from kodolly_adapters.merge.greedy import answers
 from kodolly_adapters.merge.plan import plan
 from kodolly_adapters.merge.run import merge
 from kodolly_adapters.merge.staging import Staging, job
-from kodolly_adapters.train.errors import OutputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

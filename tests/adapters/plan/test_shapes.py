@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from kodolly_adapters.errors import BaseError, RecipeError
 from kodolly_adapters.plan.bases import table
 from kodolly_adapters.plan.shapes import shapes_of
-from kodolly_adapters.train.errors import BaseError, RecipeError
 from kodolly_adapters.train.families import look, of, on_meta
 
 SMALL: dict[str, Any] = {

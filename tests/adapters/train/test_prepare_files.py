@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tuning_rows import QUIET, dolly, recipe, tokenizer, write_lines
 
+from kodolly_adapters.errors import DataError
 from kodolly_adapters.train import prepare as module
-from kodolly_adapters.train.errors import DataError
 from kodolly_adapters.train.prepare import Prepared, prepare
 from kodolly_adapters.train.rows import SECTION, read_text
 from kodolly_templates import get_template

@@ -24,7 +24,7 @@ from support.tuning_rows import (
     write_lines,
 )
 
-from kodolly_adapters.train.errors import BaseError, RecipeError
+from kodolly_adapters.errors import BaseError, RecipeError
 from kodolly_adapters.train.mask import IGNORED, Encoder, Tokens
 from kodolly_adapters.train.prepare import prepare
 from kodolly_adapters.train.render import Renderer, guarded

@@ -12,8 +12,8 @@ import pytest
 from support.tiny_models import make_tiny_llama, make_tiny_neox
 from support.tiny_runs import rows_file, toy
 
+from kodolly_adapters.errors import BaseError, RecipeError
 from kodolly_adapters.train import checkpoints, cli, curve, hardware, model, tokens
-from kodolly_adapters.train.errors import BaseError, RecipeError
 from kodolly_adapters.train.hardware import Hardware
 from kodolly_adapters.train.recipe import Train
 from kodolly_adapters.train.schedule import plan

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file
 from support.tiny_runs import MAKERS, losses_of, metrics_of, toy
 
+from kodolly_adapters.errors import OutputError, RecipeError
 from kodolly_adapters.train import checkpoints
-from kodolly_adapters.train.errors import OutputError, RecipeError
 from kodolly_adapters.train.recipe import Recipe
 from kodolly_adapters.train.run import train
 from kodolly_templates import load

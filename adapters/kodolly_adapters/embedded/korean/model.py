@@ -12,7 +12,7 @@ from typing import Any
 
 from kodolly_adapters.embedded.korean import NAME
 from kodolly_adapters.embedded.place import CARD
-from kodolly_adapters.embedded.source import FetchError
+from kodolly_adapters.errors import FetchError
 
 TEMPLATE = "dolly-ko"
 NOTICES = ("NOTICE", "LICENSE")
@@ -28,8 +28,8 @@ def build(fresh: Path) -> None:
 
     Weights are float32: a CPU computes in it anyway, and nothing of the adapter is rounded away.
     """
+    from kodolly_adapters.errors import UserError
     from kodolly_adapters.merge.run import merge
-    from kodolly_adapters.train.errors import TuneError
 
     with tempfile.TemporaryDirectory(prefix=".merge-", dir=fresh.parent) as scratch:
         merged = Path(scratch) / NAME
@@ -38,7 +38,7 @@ def build(fresh: Path) -> None:
             merge(
                 place_of("base"), place_of("adapter"), merged, dtype="fp32", check=False, quiet=True
             )
-        except TuneError as error:
+        except UserError as error:
             raise FetchError(f"the committed model cannot be merged: {error}") from None
         for path in sorted(merged.iterdir()):
             if path.is_file() and not path.name.startswith("."):

@@ -1,0 +1,91 @@
+"""Files and folders that are whole or not there: atomic writes, locks, hashes."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `path` so that a reader sees the old file or the new one, also after a power cut. Raises OSError."""
+    unfinished = path.with_name(f".{path.name}.tmp")
+    with unfinished.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.chmod(0o644)
+    unfinished.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented UTF-8 JSON, atomically; what JSON cannot hold is written as its text."""
+    text = json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n"
+    write_bytes(path, text.encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in `path`; None where there is no such file, or no JSON object in it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's bytes, read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold the exclusive lock on the file `path`, made if it is missing; the kernel frees it when we die.
+
+    Raises BlockingIOError where another process holds it and `wait` is false; OSError where it cannot be made.
+    """
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+
+
+@contextmanager
+def replacing(directory: Path) -> Iterator[Path]:
+    """An empty folder to fill; it replaces `directory` when the block ends well, and is removed otherwise.
+
+    What a killed process left under our two hidden names is removed first: hold a lock. Everything in the
+    folder is made readable by every user and flushed to disk before it takes its name. Raises OSError.
+    """
+    fresh = directory.with_name(f".{directory.name}.partial")
+    old = directory.with_name(f".{directory.name}.old")
+    if old.exists() and not directory.exists():  # killed between the two renames
+        old.rename(directory)
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        _publish_modes(fresh)
+        if directory.exists():
+            directory.rename(old)
+        fresh.rename(directory)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _publish_modes(directory: Path) -> None:
+    """Let a worker under another user read it: safetensors writes 0600."""
+    directory.chmod(0o755)
+    for path in directory.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())

@@ -1,0 +1,100 @@
+"""How far a command is: a bar where a person watches, a line now and then where nobody does."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+LINE_INTERVAL = 10.0  # seconds between lines where standard error is no terminal
+
+
+class Progress:
+    """Counts `unit`s done of `total` (None: not known) for `kodolly COMMAND`; silent unless `show`.
+
+    A unit "B" is bytes, shown as MB. `total` may be set again while the work goes on.
+    """
+
+    def __init__(
+        self, command: str, total: int | None = None, *, unit: str = "B", show: bool = True
+    ) -> None:
+        self.total = total
+        self.done = 0
+        self._command, self._unit, self._show = command, unit, show
+        self._bar: Any = None
+        self._note = ""
+        self._started = self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def seconds(self) -> float:
+        """Time since the start."""
+        return time.monotonic() - self._started
+
+    def add(self, count: int) -> None:
+        """`count` more units are done."""
+        self.done += count
+        if not self._show:
+            return
+        if sys.stderr.isatty():
+            self._draw(count)
+        elif time.monotonic() - self._last_line >= LINE_INTERVAL:
+            self._last_line = time.monotonic()
+            self.say(self._line())
+
+    def note(self, text: str) -> None:
+        """What else the bar or the next line should show, e.g. "1,024 rows"."""
+        self._note = text
+
+    def say(self, text: str) -> None:
+        """Print a line of its own; a bar on the screen ends first."""
+        self.close()
+        if self._show:
+            sys.stderr.write(f"kodolly {self._command}: {text}\n")
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _draw(self, count: int) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                desc=self._command,
+                unit=self._unit,
+                unit_scale=self._unit == "B",
+                initial=self.done - count,
+            )
+        self._bar.total = self.total
+        self._bar.set_postfix_str(self._note, refresh=False)
+        self._bar.update(count)
+
+    def _line(self) -> str:
+        rate = self.done / self.seconds if self.seconds else 0.0
+        parts = [
+            f"{self._amount(self.done)} of {self._amount(self.total)}"
+            if self.total
+            else self._amount(self.done),
+            f"{self._amount(rate)}/s",
+        ]
+        if self.total and rate:
+            parts.append(f"{max(self.total - self.done, 0) / rate:,.0f} s left")
+        return ", ".join([*parts, *([self._note] if self._note else [])])
+
+    def _amount(self, count: float) -> str:
+        return f"{count / 1e6:,.0f} MB" if self._unit == "B" else f"{count:,.0f} {self._unit}s"
