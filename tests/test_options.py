@@ -197,3 +197,58 @@ def test_client_keys_come_from_option_and_file(tmp_path: Path) -> None:
     file.write_text("\n")
     with pytest.raises(SettingsError, match="is empty"):
         ApiSettings(client_keys_file=str(file)).keys()
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "toml"),
+    [
+        (["--token", ""], {}, ""),
+        (["--token", "  "], {}, ""),
+        (["--token-file", ""], {}, ""),
+        (["--client-keys", ""], {}, ""),
+        (["--client-keys", " , "], {}, ""),
+        (["--client-keys-file", " "], {}, ""),
+        ([], {"KODOLLY_TOKEN": ""}, ""),
+        ([], {"KODOLLY_TOKEN_FILE": ""}, ""),
+        ([], {"KODOLLY_API_CLIENT_KEYS": " , "}, ""),
+        ([], {"KODOLLY_API_CLIENT_KEYS": ""}, ""),
+        ([], {"KODOLLY_API_CLIENT_KEYS_FILE": ""}, ""),
+        ([], {}, '[common]\ntoken = ""\n'),
+        ([], {}, "[api]\nclient_keys = []\n"),
+        ([], {}, '[api]\nclient_keys = [" "]\n'),
+    ],
+)
+def test_an_empty_secret_is_refused_and_named(
+    argv: list[str], environ: dict[str, str], toml: str, tmp_path: Path
+) -> None:
+    """Written anywhere, it is an error that names the place: never a lock that anybody opens."""
+    file = tmp_path / "k.toml"
+    file.write_text(toml)
+    with pytest.raises(SettingsError, match="is empty") as refusal:
+        resolve(ApiSettings, [*argv, "--config", str(file)], prog="api", environ=environ)
+    place = argv[0] if argv else next(iter(environ), f"{file}:2")
+    assert place in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["", "\n", "  \n\t\n"])
+def test_a_file_without_a_secret_is_refused(text: str, tmp_path: Path) -> None:
+    """An empty token file, or one of blank lines, opens nothing."""
+    file = tmp_path / "secret"
+    file.write_text(text)
+    with pytest.raises(SettingsError, match="is empty"):
+        ApiSettings(token_file=str(file)).secret()
+    with pytest.raises(SettingsError, match="is empty"):
+        ApiSettings(client_keys_file=str(file)).keys()
+
+
+def test_every_secret_of_every_process_is_under_that_rule() -> None:
+    """A new option that holds a secret, or names its file, cannot forget the rule."""
+    for section in SECTIONS:
+        for each in fields(section):
+            looks_secret = each.name.startswith(("token", "client_keys")) or "key" in each.name
+            assert each.metadata["may_be_empty"] is not looks_secret, f"{section}: {each.name}"
+
+
+def test_other_options_may_be_set_and_empty() -> None:
+    """Compose files hand on variables that are set and empty: they count as not set."""
+    assert of([], {"KODOLLY_SAMPLE_NAME": "", "KODOLLY_SAMPLE_PORT": ""}).settings == Sample()

@@ -5,17 +5,20 @@ KodollyError
 ├── EngineError           the engine beside a worker
 │   ├── EngineStartError  it could not be started, or ended before it made a token
 │   └── EngineCallError   it answered a call with an error, or not at all
-│       └── EngineSilent  it is there, or was, and did not answer in time
+│       ├── EngineSilent  it is there, or was, and did not answer in time
+│       └── NoDescriptor  it was not asked: this process has no file descriptor left
 ├── ControllerError       the controller refused, or cannot be reached
 └── ApiError              an answer to an API client, in OpenAI's envelope
     ├── BadRequest              400
-    │   └── ContextOverflow     400, code context_length_exceeded
+    │   ├── ContextOverflow     400, code context_length_exceeded
+    │   └── RequestFault        400, code request_fault
     ├── Unauthorized            401
     ├── ModelNotFound           404
     ├── TooLarge                413
     ├── Overloaded              429, with Retry-After
     ├── EngineFailed            502
-    └── NoWorker                503, with Retry-After
+    ├── NoWorker                503, with Retry-After
+    └── OutOfDescriptors        503, with Retry-After
 """
 
 from __future__ import annotations
@@ -53,6 +56,10 @@ class EngineCallError(EngineError):
 
 class EngineSilent(EngineCallError):
     """The engine did not answer in time: frozen, overloaded, or cut off. Its status is None."""
+
+
+class NoDescriptor(EngineCallError):
+    """The engine was not asked, since this process has no file descriptor left. Its status is None."""
 
 
 class ControllerError(KodollyError):
@@ -105,6 +112,12 @@ class ContextOverflow(BadRequest):
     code = "context_length_exceeded"
 
 
+class RequestFault(BadRequest):
+    """This request, and no other, made an engine fail: it is neither repeated nor held against anybody."""
+
+    code = "request_fault"
+
+
 class Unauthorized(ApiError):
     """No API key, or one nobody issued."""
 
@@ -151,3 +164,17 @@ class NoWorker(ApiError):
     status = 503
     type = "server_error"
     code = "no_worker"
+
+
+class OutOfDescriptors(ApiError):
+    """This process has no file descriptor left: nobody else's fault."""
+
+    status = 503
+    type = "server_error"
+    code = "out_of_file_descriptors"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The server has too many open files. Try again in a moment.",
+            headers={"Retry-After": "2"},
+        )

@@ -2,6 +2,8 @@
 
 uvicorn writes the head by itself: one more system call for every answer, and its reader is woken twice. It also
 closes a new connection whose request is still under way when the server ends, which loses that request.
+And it lets a request's head, trailers and chunk extensions grow without end, before any key is asked: here more
+than MAX_HEAD bytes or MAX_FIELDS fields of them are answered with 431, and the connection is closed.
 The app also gets what ASGI lacks, in `scope["extensions"]`: `kodolly.abort()` breaks the connection, and
 `kodolly.chunk(data)` writes a piece of a body under way in a plain call (decision 0009).
 """
@@ -11,28 +13,107 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, cast
 
+import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from kodolly import descriptors
+from kodolly.errors import ApiError, BadRequest, OutOfDescriptors
 
 HIGH_WATER = 64 * 1024  # bytes for a client that it has not taken yet
 UNASKED = 0.7  # seconds the first request of a connection may still take once the server ends
+MAX_HEAD = (
+    64 * 1024
+)  # bytes of a request line with its headers; of trailers; of one chunk's extensions
+MAX_FIELDS = 100  # headers of a request, and its trailers
+PIECE = 16 * 1024  # bytes parsed at a time where a bound is near
+BEYOND = f"The request's head may have {MAX_HEAD // 1024} KiB and {MAX_FIELDS} fields, and so may its trailers."
+
+
+class HeadTooLarge(Exception):
+    """A head, or what follows a body, has more fields or bytes than it may."""
 
 
 class OneWriteProtocol(HttpToolsProtocol):
     """For `uvicorn.Config(http=...)`."""
 
+    reserve = descriptors.Reserve()  # of the whole process
     _ends = False
+    _unread = 0  # bytes of a head, chunk extension or trailers that are not whole yet
+    _too_large = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A slow client has room again at a quarter of what is too much: uvloop's own mark is 16 bytes."""
         transport.set_write_buffer_limits(HIGH_WATER, HIGH_WATER // 4)
         super().connection_made(transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and self.reserve.is_reached(sock.fileno()):
+            self._write_and_close(OutOfDescriptors.status, OutOfDescriptors())
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, in small pieces once its head might become too large."""
+        if self._unread + len(data) <= MAX_HEAD:
+            self._unread += len(data)
+            super().data_received(data)
+            return
+        for start in range(0, len(data), PIECE):
+            piece = data[start : start + PIECE]
+            self._unread += len(piece)
+            super().data_received(piece)
+            if self.transport.is_closing():
+                return
+            if self._unread > MAX_HEAD:
+                self._refuse_head()
+                return
+
+    def on_body(self, body: bytes) -> None:
+        """What the application reads is bounded there, by the size of a body."""
+        self._unread = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The trailers have come: they are counted, and nobody is told of them."""
+        if len(self.headers) > MAX_FIELDS:
+            self._too_large = True
+            raise HeadTooLarge
+        self._unread = 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what cannot be parsed, and what a callback of the parser refused."""
+        if self._too_large:
+            self._refuse_head()
+        else:
+            super().send_400_response(msg)
+
+    def _refuse_head(self) -> None:
+        cycle = self.cycle
+        if cycle is not None and cycle.response_started and not cycle.response_complete:
+            self.transport.abort()  # a second response would be read as a part of the first
+            return
+        self._write_and_close(431, BadRequest(BEYOND))
+
+    def _write_and_close(self, status: int, error: ApiError) -> None:
+        body = orjson.dumps(error.envelope())
+        headers = {**error.headers, "Content-Type": "application/json", "Connection": "close"}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        phrase = HTTPStatus(status).phrase
+        head = f"HTTP/1.1 {status} {phrase}\r\n{lines}Content-Length: {len(body)}\r\n\r\n"
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
     def on_headers_complete(self) -> None:
         """A request begins; its response is written to the transport through a `HeldHead`."""
+        headers = self.headers
+        if len(headers) > MAX_FIELDS or (self._unread > MAX_HEAD and self._head_size() > MAX_HEAD):
+            self._too_large = True
+            raise HeadTooLarge
+        self._unread = 0
         before = self.cycle
         super().on_headers_complete()
+        self.headers = []  # for the trailers, which are no headers of the application's
         cast(dict[str, Any], self.scope)["extensions"] = {
             "kodolly.abort": self.transport.abort,
             "kodolly.chunk": chunk_writer(self.cycle, self.transport),
@@ -41,6 +122,9 @@ class OneWriteProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
         if self.cycle is not before:
             self.cycle.transport = HeldHead(self.cycle, self.transport)
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def shutdown(self) -> None:
         """The server ends. A connection that has asked nothing yet may have its request on the way."""

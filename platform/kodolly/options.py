@@ -34,9 +34,13 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     secret: bool = False,
+    secret_file: bool = False,
     shell: bool = False,
 ) -> Any:
     """A dataclass field that is also a flag, an environment variable and a TOML key.
+
+    A `secret` is never shown. It may be absent but not empty, and nor may a `secret_file`, the name of a file that
+    holds one: a lock without a key would otherwise be an open door.
 
     A list written as one text is split at commas, as is each use of its flag; with `shell` the text
     is split as a shell does it and each use of the flag is one item as it stands.
@@ -47,6 +51,7 @@ def option(
         "minimum": minimum,
         "maximum": maximum,
         "secret": secret,
+        "may_be_empty": not (secret or secret_file),
         "shell": shell,
     }
     return dataclasses.field(default=default, metadata=meta)
@@ -233,7 +238,8 @@ def _first_source(
     if flags[name] is not None:
         return _Raw(_of_flag(flags[name], f), f"flag {_flag(name)}")
     variable = environment_name(cls, name)
-    if environ.get(variable):  # an empty variable means unset, as compose files write it
+    # An empty variable means unset, as compose files write it; but not for a secret.
+    if environ.get(variable) or (variable in environ and not f.metadata["may_be_empty"]):
         return _Raw(environ[variable], f"environment {variable}")
     return file.get(section_of(cls, name), name)
 
@@ -260,6 +266,8 @@ def _convert(raw: _Raw, hint: Any, f: dataclasses.Field[Any]) -> Any:
 
 def _check(value: Any, raw: _Raw, f: dataclasses.Field[Any]) -> None:
     low, high, choices = (f.metadata[k] for k in ("minimum", "maximum", "choices"))
+    if not f.metadata["may_be_empty"]:
+        require_filled(value, f"{raw.source}: {f.name}")
     if choices and value not in choices:
         raise SettingsError(f"{raw.source}: {f.name} must be one of {', '.join(choices)}")
     shown = "" if f.metadata["secret"] else f", not {value}"
@@ -267,6 +275,23 @@ def _check(value: Any, raw: _Raw, f: dataclasses.Field[Any]) -> None:
         raise SettingsError(f"{raw.source}: {f.name} must be at least {low}{shown}")
     if high is not None and value > high:
         raise SettingsError(f"{raw.source}: {f.name} must be at most {high}{shown}")
+
+
+def require_filled(value: Any, name: str) -> None:
+    """Raise SettingsError for a secret of no or blank characters, or a list without any secret."""
+    texts = value if isinstance(value, tuple) else (value,)
+    if not any(str(text).strip() for text in texts):
+        raise SettingsError(f"{name} is empty: give it a value, or take it away altogether")
+
+
+def read_secret(name: str, path: str) -> str:
+    """The secret, or the lines of secrets, in a file. Raises SettingsError for an empty or unreadable one."""
+    try:
+        text = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{name}: cannot read {path}: {error}") from error
+    require_filled(text, f"{name}: {path}")
+    return text
 
 
 def _strip_none(hint: Any) -> Any:

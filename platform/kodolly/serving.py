@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from kodolly import descriptors
 from kodolly.errors import ApiError, BadRequest, TooLarge
 from kodolly.one_write import OneWriteProtocol
 
@@ -120,7 +121,7 @@ class TokenGuard:
         if b"origin" in headers:
             return JsonResponse({"error": "web pages may not call this"}, status_code=403)
         given = presented_token(headers.get(b"authorization", b"").decode("latin-1"))
-        if self.token and not same_secret(given, self.token):
+        if self.token is not None and not (self.token and same_secret(given, self.token)):
             return JsonResponse({"error": "missing or wrong token"}, status_code=401)
         return None
 
@@ -183,6 +184,7 @@ def run(
     bound already, host and port are only named in the log. `proxy_headers`: the app asks which
     scheme and client a proxy on this machine tells of.
     """
+    descriptors.raise_limit()
     config = uvicorn.Config(
         app,
         host=host,
@@ -200,7 +202,8 @@ def run(
     server.on_exit, server.on_start, server.linger = on_exit, on_start, linger
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
-    log.info("listening on http://%s:%d", host, port)
+    if listener is None:  # who made it has said so
+        log.info("listening on http://%s:%d", host, port)
     server.run([listener] if listener else None)
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar, TypeVar
 
 from kodolly.errors import SettingsError
 from kodolly.logs import configure
-from kodolly.options import Resolved, Section, option, resolve
+from kodolly.options import Resolved, Section, option, read_secret, require_filled, resolve
 
 LOCAL = "127.0.0.1"
 CONTROLLER_PORT, WORKER_PORT, ENGINE_PORT, API_PORT, WEB_PORT = 21001, 21002, 22002, 8000, 7860
@@ -23,15 +23,18 @@ class CommonSettings(Section):
     """Options every process has."""
 
     token: str | None = option(None, "shared secret of controller, workers and API", secret=True)
-    token_file: str | None = option(None, "file that holds the token (a compose secret)")
+    token_file: str | None = option(
+        None, "file that holds the token (a compose secret)", secret_file=True
+    )
     log_level: str = option("info", "how much to log", choices=("debug", "info", "warning"))
     log_format: str = option("text", "one line as text or JSON", choices=("text", "json"))
 
     def secret(self) -> str | None:
-        """The token, from `token` or `token_file`. Raises SettingsError for an empty or missing file."""
-        if self.token or not self.token_file:
+        """The token, from `token` or `token_file`. Raises SettingsError for an empty one or a missing file."""
+        if self.token is not None:
+            require_filled(self.token, "token")
             return self.token
-        return _read_secret("token_file", self.token_file)
+        return None if self.token_file is None else read_secret("token_file", self.token_file)
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,9 @@ class ApiSettings(CommonSettings):
         "the controller's URL; of several, the primary's first, with commas between them",
     )
     client_keys: tuple[str, ...] = option((), "accepted client key; none: everybody", secret=True)
-    client_keys_file: str | None = option(None, "file with one accepted client key a line")
+    client_keys_file: str | None = option(
+        None, "file with one accepted client key a line", secret_file=True
+    )
     max_body: int = option(4 * 2**20, "largest request body in bytes", minimum=1024)
     connect_timeout: float = option(3.0, "seconds to reach a worker", minimum=0.1)
     read_timeout: float = option(
@@ -168,9 +173,9 @@ class ApiSettings(CommonSettings):
 
     def keys(self) -> frozenset[str]:
         """Accepted client keys, from `client_keys` and `client_keys_file`."""
-        if not self.client_keys_file:
+        if self.client_keys_file is None:
             return frozenset(self.client_keys)
-        lines = _read_secret("client_keys_file", self.client_keys_file).splitlines()
+        lines = read_secret("client_keys_file", self.client_keys_file).splitlines()
         return frozenset(self.client_keys) | {line.strip() for line in lines if line.strip()}
 
 
@@ -272,13 +277,3 @@ def _urls(flag: str, text: str) -> tuple[str, ...]:
     if not urls or len(set(urls)) < len(urls):
         raise SettingsError(f"{flag}: one URL or several different ones, not {text!r}")
     return urls
-
-
-def _read_secret(name: str, path: str) -> str:
-    try:
-        text = Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{name}: cannot read {path}: {error}") from error
-    if not text:
-        raise SettingsError(f"{name}: {path} is empty")
-    return text

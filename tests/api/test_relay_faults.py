@@ -52,6 +52,41 @@ async def test_a_broken_engine_is_passed_over(stack: Stack, status: int, stream:
     assert not broken.running
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_requests_own_fault_is_told_and_tried_nowhere_else(
+    stack: Stack, stream: bool
+) -> None:
+    """An engine that says 400 in the middle of its work is believed, and stays trusted."""
+    engines = [await stack.add(Script(error_after=2, error_code=400)) for _ in range(2)]
+    url = f"{stack.url}/v1/chat/completions"
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(url, json=CHAT | {"stream": stream}) as answer,
+    ):
+        text = await answer.text()
+        assert answer.status == (200 if stream else 400)
+    assert "scripted failure" in text
+    assert "invalid_request_error" in text
+    assert sum(len(engine.requests) for engine in engines) == 1
+    assert not [worker for worker in stack.table.all() if worker.suspect_until]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_that_kills_two_engines_spares_the_third(
+    stack: Stack, stream: bool
+) -> None:
+    """Three engines that all die of one request: the third never sees it."""
+    engines = [await stack.add(Script(die_after=0)) for _ in range(3)]
+    url = f"{stack.url}/v1/chat/completions"
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(url, json=CHAT | {"stream": stream}) as answer,
+    ):
+        assert answer.status == 502
+        assert answer.headers["x-should-retry"] == "false"
+    assert sum(len(engine.requests) for engine in engines) == 2
+
+
 @pytest.mark.parametrize(
     "body",
     [

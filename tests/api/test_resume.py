@@ -282,17 +282,6 @@ async def test_what_tokens_do_not_carry_ends_in_an_error_event(
     assert said(await events(stack, **fields)) == Script().text  # nothing was sent: tried again
 
 
-async def test_a_request_that_kills_its_engines_does_not_kill_them_all(stack: Stack) -> None:
-    """One that no worker survives is given up after a few."""
-    engines = [await stack.add(Script(die_after=0)) for _ in range(6)]
-    async with (
-        aiohttp.ClientSession() as http,
-        http.post(f"{stack.url}/v1/chat/completions", json=CHAT | {"stream": True}) as answer,
-    ):
-        assert answer.status == 503
-    assert sum(len(engine.requests) for engine in engines) == 3
-
-
 class TestSilence:
     """Engines that keep the connection and say nothing."""
 

@@ -62,3 +62,25 @@ def test_who_was_long_at_work_is_not_blamed_for_its_workers_end() -> None:
     clock.now += SOON + 0.1
     with pytest.raises(NoWorker):
         long.failed("w7", TOOK_IT, had=0)
+
+
+def test_a_request_that_broke_two_engines_is_not_given_to_a_third() -> None:
+    """Two engines that broke down early on one request are enough; two that only refused are not."""
+    tries = Tries(CALL, lambda _: True, Clock())
+    tries.failed("w0", WorkerGone("broke off", died=True), had=0)
+    with pytest.raises(EngineFailed, match="2 engines broke down"):
+        tries.failed("w1", WorkerGone("broke off", died=True), had=0)
+    full = Tries(CALL, lambda _: True, Clock())
+    full.failed("w0", WorkerGone("answered 503"), had=0)
+    full.failed("w1", WorkerGone("answered 503"), had=0)
+
+
+def test_an_engine_that_broke_down_later_or_after_tokens_is_not_the_requests_doing() -> None:
+    """Streams that came further, and calls that ran for long, outlive any two engines."""
+    clock = Clock()
+    further, long = (Tries(CALL, lambda _: True, clock) for _ in range(2))
+    for had in range(1, 5):
+        further.failed("w0", WorkerGone("broke off", died=True), had=had)
+    for _ in range(3):
+        clock.now += SOON + 0.1
+        long.failed("w0", WorkerGone("broke off", died=True), had=0)

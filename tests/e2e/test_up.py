@@ -2,7 +2,9 @@
 
 import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -13,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import psutil  # type: ignore[import-untyped]
 import pytest
-from support.processes import free_port, wait_until
+from support.processes import ENGINE_OFFSET, free_port, wait_until
 from support.tiny_models import make_tiny_llama
 
 PROCESSES = ("controller", "worker", "api", "web")
@@ -184,6 +187,35 @@ async def test_the_async_client_does_too(up: Up) -> None:
 
     assert "".join(c.choices[0].text for c in chunks if c.choices) == whole.choices[0].text
     assert chunks[-1].usage == whole.usage
+
+
+@pytest.mark.parametrize("face", [*PROCESSES, "engine"])
+@pytest.mark.parametrize("where", ["head", "trailers"])
+def test_a_flood_of_headers_is_refused_without_a_key(up: Up, face: str, where: str) -> None:
+    """40 MiB of header on any face: 431 long before its end, and the process does not grow."""
+    port = up.ports["worker"] + ENGINE_OFFSET if face == "engine" else up.ports[face]
+    pid = next(c.pid for c in psutil.net_connections("tcp") if listens(c, port))
+    begin = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    if where == "trailers":
+        begin += b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+    before = psutil.Process(pid).memory_info().rss
+    sent, answer, ended = 0, b"", False
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(begin + b"Long: ")
+        with suppress(ConnectionError):  # it is closed while we still write
+            while not ended and sent < 40 * 2**20:
+                connection.sendall(b"a" * 8192)
+                sent += 8192
+                if select.select([connection], [], [], 0.02)[0]:
+                    answer += (part := connection.recv(4096))
+                    ended = not part
+    assert sent <= 128 * 1024
+    assert b"HTTP/1.1 431 " in answer
+    assert psutil.Process(pid).memory_info().rss - before < 8 * 2**20
+
+
+def listens(connection: Any, port: int) -> bool:
+    return bool(connection.status == psutil.CONN_LISTEN and connection.laddr.port == port)
 
 
 @pytest.mark.parametrize("victim", PROCESSES)

@@ -25,6 +25,7 @@ import pytest
 from support.apps import serving
 from support.cutter import Cutter
 from support.engine_contract import CHECKS, Check, a_key_is_asked_for
+from support.poison import honest_calls_survive
 from support.processes import Process, eventually, free_port, start, wait_http, wait_until
 from support.tiny_models import make_tiny_neox
 
@@ -40,6 +41,7 @@ SMOLLM2 = ROOT / ".kodolly" / "models" / "smollm2-135m-instruct"
 KINDS = ("llama", "neox")
 START = 900.0  # seconds for both engines on a machine that has other work
 TOKENS = 40
+LLAMA_VOCABULARY = 49152
 QUESTIONS = (
     "대한민국의 수도는 어디인가요? 한 문장으로 답해 주세요. 🙂",
     "What is the capital of France?",
@@ -308,6 +310,11 @@ async def test_gone_client_frees_the_engine(client: openai.AsyncOpenAI, engine: 
     await eventually(is_free, 30, what="idle engine")
     made = await metric(engine, "vllm:generation_tokens_total") - before
     assert 0 < made < 600
+
+
+async def test_honest_calls_do_not_notice_poison_beside_them(stack: Stack) -> None:
+    """Eight honest calls beside eighteen whose values break arithmetic: not one differs or fails."""
+    await honest_calls_survive(stack.api, "llama", LLAMA_VOCABULARY)
 
 
 def test_stop_string_of_the_template(stack: Stack) -> None:

@@ -113,6 +113,7 @@ class Script:
     die_after: int | None = None  # drop the connection
     hang_after: int | None = None  # make no further token, keep the connection
     error_after: int | None = None  # an error event inside the stream, then [DONE]
+    error_code: int = 500  # the HTTP status that this error names
     abort_after: int | None = None  # the stream ends with the reason "abort", as vLLM's at SIGTERM
     load: int | None = None  # what /load claims; None: the truth
 

@@ -223,7 +223,8 @@ class ScriptedEngine:
         try:
             await self._stream(request, seen, wire, jobs, response)
         except ScriptedError as failure:
-            body = engine_wire.error(str(failure), "InternalServerError", 500)
+            code = self.script.error_code
+            body = engine_wire.error(str(failure), "InternalServerError", code)
             await response.write(engine_wire.event(body))
         await response.write(engine_wire.DONE)
         return response
@@ -287,7 +288,7 @@ class ScriptedEngine:
                 async for _ in self.steps(request, seen, answer):
                     pass
             except ScriptedError as failure:
-                return _error(str(failure), "InternalServerError", 500)
+                return _error(str(failure), "InternalServerError", self.script.error_code)
             ids = [step.token_id for step in answer.steps]
             why = (answer.finish_reason, answer.stop_reason)
             asked = engine_logprobs.wanted(seen.body, wire.chat)

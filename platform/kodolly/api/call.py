@@ -54,9 +54,21 @@ class WorkerGone(Exception):
 
     `told` is what the client hears when no other is left, if it is more than "come again".
     `worked`: the worker had taken the request, so that trying again costs an engine's work.
+    `died`: the engine broke down while it worked on the request, which may be the cause.
+    `our_fault`: it could not be asked for a reason that lies here.
     """
 
-    def __init__(self, message: str, told: ApiError | None = None, *, worked: bool = True) -> None:
+    def __init__(
+        self,
+        message: str,
+        told: ApiError | None = None,
+        *,
+        worked: bool = True,
+        died: bool = False,
+        our_fault: bool = False,
+    ) -> None:
         super().__init__(message)
         self.told = told
         self.worked = worked
+        self.died = died
+        self.our_fault = our_fault

@@ -65,7 +65,8 @@ class Desk:
     def passed_over(self, call: Call, worker: Worker, error: WorkerGone) -> None:
         """Notes a worker that failed a call."""
         log.warning("%s: %s %s", call.request_id, worker.row.name, error)
-        self._table.suspect(worker)
+        if not error.our_fault:
+            self._table.suspect(worker)
 
 
 class Completions:
@@ -161,7 +162,7 @@ class Completions:
                 raise
             lost = answer.answered and isinstance(error, NoWorker)
             told = EngineFailed(LOST, code="worker_lost") if lost else error
-            await answer.output.write(error_event(told.message, told.code or told.type))
+            await answer.output.write(error_event(told.message, told.code or told.type, told.type))
         await answer.output.close()
 
     async def _until_done(self, call: Call, tries: Tries, answer: Streamed) -> None:

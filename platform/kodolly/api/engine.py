@@ -11,13 +11,14 @@ from typing import Any
 
 import orjson
 
+from kodolly import descriptors
 from kodolly.api.call import Call, WorkerGone
-from kodolly.api.engine_errors import from_engine
+from kodolly.api.engine_errors import from_engine, status_of
 from kodolly.api.sse import data_of, end_of_events
 from kodolly.api.table import Worker
-from kodolly.api.upstream import Broken, Connection, Pool, Unreachable
+from kodolly.api.upstream import Broken, Connection, NoDescriptor, Pool, Unreachable
 from kodolly.api.watch import Flight, Watch
-from kodolly.errors import ApiError, EngineFailed
+from kodolly.errors import ApiError, EngineFailed, OutOfDescriptors
 from kodolly.reason import reason
 
 MAX_ANSWER = 64 * 2**20
@@ -123,6 +124,8 @@ class EngineDoor:
                 finally:
                     connection.release()
             return str(orjson.loads(body)["prompt"])
+        except NoDescriptor as error:
+            raise no_descriptor() from error
         except (ConnectionError, TimeoutError, ValueError, KeyError, TypeError) as error:
             worked = not isinstance(error, Unreachable)
             raise WorkerGone(f"decodes no tokens: {reason(error)}", worked=worked) from error
@@ -134,7 +137,18 @@ def refused(status: int, body: bytes) -> WorkerGone | ApiError:
     if status not in RETRIED:
         return refusal
     told = refusal if isinstance(refusal, EngineFailed) else None
-    return WorkerGone(f"answered {status}", told)
+    return WorkerGone(f"answered {status}", told, died=status == 500)
+
+
+def no_descriptor() -> WorkerGone:
+    """The worker was not asked, since this process has too many open files."""
+    why = f"was not asked: {descriptors.limit()} open files are all that this process may have"
+    return WorkerGone(why, OutOfDescriptors(), worked=False, our_fault=True)
+
+
+def broke_off(data: bytes) -> WorkerGone | ApiError:
+    """What an error event within an engine's stream means, by the status in its `code`."""
+    return refused(status_of(data), data)
 
 
 class _Failures:
@@ -154,9 +168,12 @@ class _Failures:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if isinstance(error, NoDescriptor):
+            raise no_descriptor() from error
         if isinstance(error, Unreachable | Broken):
-            worked = isinstance(error, Broken)
-            raise WorkerGone(f"{self._what}: {reason(error)}", worked=worked) from error
+            broken = isinstance(error, Broken)
+            what = f"{self._what}: {reason(error)}"
+            raise WorkerGone(what, worked=broken, died=broken) from error
 
 
 def _address(worker: Worker) -> tuple[str, dict[str, str]]:

@@ -32,6 +32,12 @@ def from_engine(status: int, body: bytes) -> ApiError:
     return EngineFailed(f"the engine answered {status}: {message}")
 
 
+def status_of(body: bytes) -> int:
+    """The HTTP status that an error object names in its `code`; 500 where it names none."""
+    code = _error_object(body).get("code")
+    return code if isinstance(code, int) and 400 <= code < 600 else 500
+
+
 def _error_object(body: bytes) -> dict[str, Any]:
     try:
         data = orjson.loads(body)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from kodolly.api.call import WorkerGone
-from kodolly.api.engine import Opened
-from kodolly.api.engine_errors import from_engine
+from kodolly.api.engine import Opened, broke_off
 from kodolly.api.resume.journal import Journal
 from kodolly.api.sse import (
     ERROR,
@@ -23,6 +22,7 @@ from kodolly.api.sse import (
     without_token_ids,
 )
 from kodolly.api.upstream import Broken
+from kodolly.errors import ApiError
 from kodolly.reason import reason
 
 MAX_EVENT = 16 * 2**20
@@ -83,7 +83,7 @@ class Pipe:
     def end(self, error: Broken | None) -> None:
         """The engine's response has ended; only `[DONE]` says that its answer has."""
         why = f"broke off its answer: {reason(error)}" if error else "ended its answer too early"
-        self._end(WorkerGone(why))
+        self._end(WorkerGone(why, died=error is not None))
 
     def _catch_up(self) -> None:
         chunks, self._backlog = self._backlog, []
@@ -131,9 +131,8 @@ class Pipe:
             self._stirred.set_result(None)
 
 
-def _broken(events: bytes) -> WorkerGone:
+def _broken(events: bytes) -> WorkerGone | ApiError:
     """What an engine's own failure in its stream means."""
     if ERROR not in events:
         return WorkerGone("aborted its answer")
-    told = from_engine(500, data_of(events)[0])
-    return WorkerGone(f"broke off: {told.message}", told)
+    return broke_off(data_of(events)[0])

@@ -69,9 +69,9 @@ def event(body: dict[str, Any]) -> bytes:
     return DATA + orjson.dumps(body) + EVENT_END
 
 
-def error_event(message: str, code: str) -> bytes:
-    """An error in OpenAI's shape, which client libraries raise."""
-    error = {"message": message, "type": "server_error", "param": None, "code": code}
+def error_event(message: str, code: str, kind: str = "server_error") -> bytes:
+    """An error in OpenAI's shape, which client libraries raise; `kind` is its `type`."""
+    error = {"message": message, "type": kind, "param": None, "code": code}
     return event({"error": error})
 
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import orjson
 
-from kodolly import serving
+from kodolly import descriptors, serving
 from kodolly.api.call import Call, WorkerGone
+from kodolly.api.engine import no_descriptor
 from kodolly.api.engine_errors import RETRY_AFTER
 from kodolly.api.prepare import appended
 from kodolly.api.relay import Streamed
@@ -183,7 +184,7 @@ class StockRelay:
                 if not begun:
                     raise WorkerGone("ended its answer before it began")
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise WorkerGone(f"broke off: {reason(error)}") from error
+            raise _failed("broke off", error) from error
 
     async def _params(self, call: Call, worker: Worker) -> dict[str, Any]:
         body = call.body
@@ -247,10 +248,19 @@ class StockRelay:
                 response.raise_for_status()
                 answer = await response.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise WorkerGone(f"gave no /{path}: {reason(error)}") from error
+            raise _failed(f"gave no /{path}", error) from error
         if not isinstance(answer, dict):
             raise WorkerGone(f"gave no object for /{path}")
         return answer
+
+
+def _failed(what: str, error: Exception) -> WorkerGone:
+    """A call that failed, as the worker's fault, or as ours where we had no file descriptor for it."""
+    unasked = isinstance(error, aiohttp.ClientConnectorError)
+    if unasked and descriptors.are_exhausted(error):
+        return no_descriptor()
+    broke_down = isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientOSError)
+    return WorkerGone(f"{what}: {reason(error)}", died=broke_down and not unasked)
 
 
 @contextmanager

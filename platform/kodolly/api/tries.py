@@ -8,10 +8,12 @@ from collections.abc import Callable
 
 from kodolly.api.call import Call, WorkerGone
 from kodolly.api.engine_errors import RETRY_AFTER
-from kodolly.errors import ApiError, NoWorker
+from kodolly.errors import ApiError, EngineFailed, NoWorker
 
 # Attempts that cost an engine's work, gave the client nothing, and were over soon.
 MAX_FRUITLESS = 3
+# Engines that broke down in such attempts: a request that has done that to two is not given a third.
+MAX_KILLED = 2
 # Seconds after which a worker's death is not put down to the call: what kills an engine does so early.
 SOON = 5.0
 # Workers one call may lose in all: a request that kills its engine must not kill them all.
@@ -20,6 +22,8 @@ MAX_LOST = 8
 # has nothing: it may come again, but a worker that leaves while another is missing is no reason to.
 PATIENCE, PATIENCE_AT_FIRST = 15.0, 3.0
 PAUSE = 0.2
+# OpenAI's client libraries repeat a 5xx by themselves, unless this asks them not to.
+NO_RETRY = {"x-should-retry": "false"}
 
 
 class Tries:
@@ -37,6 +41,7 @@ class Tries:
         self._allows = allows
         self._clock = clock
         self._fruitless = self._lost = 0
+        self._killed: set[str] = set()
         self._had = 0
         self.begun = False  # some worker was tried
         self._told: ApiError | None = None
@@ -56,14 +61,22 @@ class Tries:
         fruitless = error.worked and had <= self._had
         if had > self._had:
             self._had, self._fruitless = had, 0
+            self._killed.clear()
             self._since = now
             self.avoid = {worker}
         elif fruitless and lasted < SOON:
             self._fruitless += 1
+            if error.died:
+                self._killed.add(worker)
         elif fruitless:
             self._since = now  # it was at work: the wait for another begins here
         self._lost += error.worked
         spent = fruitless and not self._allows(self._call.model)
+        if len(self._killed) >= MAX_KILLED:
+            raise EngineFailed(
+                f"{MAX_KILLED} engines broke down on this request: it is not given to a third.",
+                headers=NO_RETRY,
+            )
         if spent or self._fruitless >= MAX_FRUITLESS or self._lost >= MAX_LOST:
             raise self.refusal()
 

@@ -15,6 +15,7 @@ from typing import Self, TypeVar
 
 import aiohttp
 
+from kodolly import descriptors
 from kodolly.api.call import WorkerGone
 from kodolly.api.table import Worker, WorkerTable
 from kodolly.protocol.wire import WorkerState
@@ -181,8 +182,8 @@ class Watch:
             ) as answer:
                 await answer.read()
                 return True
-        except (aiohttp.ClientError, TimeoutError):
-            return False
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return descriptors.are_exhausted(error)  # then it was not asked
 
     def _end(self, name: str, why: str, silent: float) -> None:
         now = self._clock()

@@ -13,8 +13,9 @@ from typing import Any
 import aiohttp
 import orjson
 
+from kodolly import descriptors
 from kodolly.engines.metrics import Pulse, requests_in_engine, steps_of_engine, totals
-from kodolly.errors import EngineCallError, EngineSilent
+from kodolly.errors import EngineCallError, EngineSilent, NoDescriptor
 
 QUICK = 5.0  # seconds, whole call: health, load
 SHORT = 30.0  # seconds, whole call: models, tokenize
@@ -36,9 +37,14 @@ class EngineClient:
         self._session = session
 
     async def healthy(self, *, patience: float = QUICK) -> bool:
-        """Whether GET /health answers 200. It says little: only `canary` proves a token."""
+        """Whether GET /health answers 200. It says little: only `canary` proves a token.
+
+        Raises NoDescriptor where it could not be asked.
+        """
         try:
             await self._call("GET", "/health", total=patience)
+        except NoDescriptor:
+            raise
         except EngineCallError:
             return False
         return True
@@ -238,6 +244,8 @@ class EngineClient:
             raise EngineSilent(f"the engine's {path} did not answer in time") from None
         except aiohttp.ClientError as error:
             reason = str(error) or type(error).__name__
+            if descriptors.are_exhausted(error):
+                raise NoDescriptor(f"the engine's {path} was not asked: {reason}") from error
             raise EngineCallError(f"the engine's {path} failed: {reason}") from error
 
     async def _send(

@@ -261,13 +261,13 @@ class Agent:
         deadline = time.monotonic() + timeout
         model = self.announcement.model_names[0]
         while time.monotonic() < deadline:
-            if await self.engine.healthy():
-                try:
+            try:
+                if await self.engine.healthy():
                     await self.engine.canary(model)
                     self.context_length = await self.engine.context_length(model)
                     return
-                except EngineCallError as error:
-                    log.info("no token yet: %s", error)
+            except EngineCallError as error:
+                log.info("no token yet: %s", error)
             await asyncio.sleep(POLL_INTERVAL)
         raise EngineStartError(f"made no token within {timeout:.0f} s")
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from kodolly import serving
 from kodolly.engines.client import EngineClient
 from kodolly.engines.metrics import Pulse, Steps
-from kodolly.errors import EngineCallError, EngineSilent
+from kodolly.errors import EngineCallError, EngineSilent, NoDescriptor
 
 log = logging.getLogger(__name__)
 
@@ -165,6 +165,13 @@ class EngineWatch:
 
     async def _look(self) -> None:
         """Raises EngineCallError if nobody is there to answer."""
+        try:
+            await self._ask_how_it_is()
+        except NoDescriptor as error:
+            log.error("%s", error)
+            self._progress.forgive(POLL)
+
+    async def _ask_how_it_is(self) -> None:
         patience = self._patience.stall_after
         asking = self._is_asking()
         asked = asking or self._owed

@@ -83,7 +83,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
         log = tmp_path_factory.mktemp("log") / "engine.log"
         command = [sys.executable, "-m", "kodolly.engines.transformers", "--model", str(model)]
         command += ["--served-model-name", NAME, "--port", str(port), "--threads", "1", *flags]
-        env = os.environ | {"OMP_NUM_THREADS": "1", "VLLM_API_KEY": key}
+        env = os.environ | {"OMP_NUM_THREADS": "1"} | ({"VLLM_API_KEY": key} if key else {})
         with log.open("wb") as out:
             process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
         started.append(EngineProcess(f"http://127.0.0.1:{port}", process, log))

@@ -7,9 +7,11 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
+import orjson
+
 from kodolly import serving
 from kodolly.api.call import Call, WorkerGone
-from kodolly.api.engine import EngineDoor
+from kodolly.api.engine import EngineDoor, broke_off
 from kodolly.api.prepare import stops_of
 from kodolly.api.resume import events
 from kodolly.api.resume.journal import Choice, Journal
@@ -98,7 +100,7 @@ class GoingOn:
     async def _pass_on(self, choice: Choice, tail: Tail, told: Json) -> None:
         """One event of the continuation."""
         if told.get("error"):
-            raise WorkerGone("broke off with an error event")
+            raise broke_off(orjson.dumps(told))
         for given in told.get("choices") or ():
             if given.get("finish_reason") == "abort":
                 raise WorkerGone("aborted its answer")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import urlsplit
 
+from kodolly import descriptors
 from kodolly.api.upstream.connection import Broken, Connection
 from kodolly.reason import reason
 
@@ -24,6 +25,10 @@ PRINTABLE = re.compile(r"[!-~]*")
 
 class Unreachable(ConnectionError):
     """No connection to the engine: it has not seen the request."""
+
+
+class NoDescriptor(Unreachable):
+    """This process has no file descriptor left for a connection."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,8 @@ class Pool:
         except TimeoutError:
             raise Unreachable(f"no connection within {self._connect_timeout:g} s") from None
         except OSError as error:  # refused, no such host, a certificate that does not fit
+            if descriptors.are_exhausted(error):
+                raise NoDescriptor(reason(error)) from error
             raise Unreachable(reason(error)) from error
         finally:
             origin.open -= 1

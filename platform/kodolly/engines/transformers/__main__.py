@@ -19,7 +19,8 @@ from kodolly import logs
 from kodolly.engines.transformers.engine import Engine
 from kodolly.engines.transformers.model import ModelOptions, context_length
 from kodolly.engines.transformers.server import create_app
-from kodolly.errors import EngineStartError
+from kodolly.errors import EngineStartError, SettingsError
+from kodolly.options import require_filled
 from kodolly.serving import run
 
 log = logging.getLogger("kodolly.engines.transformers")
@@ -51,12 +52,15 @@ def main(argv: Sequence[str]) -> int:
     """Serve until told to stop; returns the exit status."""
     flags = parser().parse_args(argv)
     logs.configure(flags.log_level, "text")
+    key = os.environ.get("VLLM_API_KEY")
     try:
+        if key is not None:
+            require_filled(key, "VLLM_API_KEY")
         template = _look_before(flags)
-    except EngineStartError as error:
+    except (EngineStartError, SettingsError) as error:
         log.error("%s", error)
         return 1
-    return _serve(flags, template)
+    return _serve(flags, template, key)
 
 
 def _look_before(flags: argparse.Namespace) -> str | None:
@@ -71,7 +75,7 @@ def _look_before(flags: argparse.Namespace) -> str | None:
     return template or None
 
 
-def _serve(flags: argparse.Namespace, template: str | None) -> int:
+def _serve(flags: argparse.Namespace, template: str | None, key: str | None) -> int:
     options = ModelOptions(
         directory=flags.model,
         max_model_len=flags.max_model_len,
@@ -82,7 +86,7 @@ def _serve(flags: argparse.Namespace, template: str | None) -> int:
     )
     engine = Engine(options, template=template, seed=flags.seed, max_waiting=flags.max_waiting)
     names = flags.served_model_name or [flags.model.name]
-    app = create_app(engine, names, key=os.environ.get("VLLM_API_KEY") or None)
+    app = create_app(engine, names, key=key)
     run(
         app,
         flags.host,

@@ -12,6 +12,7 @@ import orjson
 from kodolly.engines.transformers.engine import Answers
 from kodolly.engines.transformers.schema import ChatRequest, CompletionRequest, StreamOptions
 from kodolly.engines.transformers.sequence import Delta
+from kodolly.errors import ApiError, RequestFault
 
 DONE = b"data: [DONE]\n\n"
 Json = dict[str, Any]
@@ -61,8 +62,8 @@ def shape(request_id: str, model: str, asked: ChatRequest | CompletionRequest) -
     return Shape(prefix + request_id, model, chat, bool(asked.return_token_ids))
 
 
-async def whole(answers: Answers, shape: Shape) -> Json | None:
-    """The finished answer, or None when the engine failed or gave up on it."""
+async def whole(answers: Answers, shape: Shape) -> Json:
+    """The finished answer. Raises RequestFault, or ApiError when the engine failed or gave up on it."""
     texts = ["" for _ in answers.prompts]
     ids: list[list[int]] = [[] for _ in answers.prompts]
     last: dict[int, Delta] = {}
@@ -70,8 +71,9 @@ async def whole(answers: Answers, shape: Shape) -> Json | None:
         texts[index] += delta.text
         ids[index] += delta.token_ids
         last[index] = delta
-    if any(delta.finish_reason in ("error", "abort") for delta in last.values()):
-        return None
+    for delta in last.values():
+        if (error := _error(delta)) is not None:
+            raise error
     choices = []
     for index, text in enumerate(texts):
         message = {"message": {"role": "assistant", "content": text}}
@@ -106,8 +108,8 @@ async def stream(
     told: set[int] = set()
     async for index, delta in answers:
         made += len(delta.token_ids)
-        if delta.finish_reason in ("error", "abort"):
-            yield frame({"error": failure()})
+        if (error := _error(delta)) is not None:
+            yield frame(engine_envelope(error))
             break
         if delta.text or delta.finish_reason or shape.token_ids:
             yield event([_chunk(answers, shape, index, delta, first=index not in told)])
@@ -149,11 +151,19 @@ def frame(body: Json) -> bytes:
     return b"data: " + orjson.dumps(body) + b"\n\n"
 
 
-def failure() -> Json:
-    """What a client reads when the model failed on its answer."""
-    return {
-        "message": "the engine could not finish this answer",
-        "type": "server_error",
-        "param": None,
-        "code": 500,
-    }
+def engine_envelope(error: ApiError) -> Json:
+    """vLLM's form of OpenAI's error body: `code` is the HTTP status."""
+    body = error.envelope()
+    body["error"]["code"] = error.status
+    return body
+
+
+def _error(delta: Delta) -> ApiError | None:
+    if delta.finish_reason == "fault":
+        return RequestFault(
+            "The values of this request made drawing its next token fail. Other requests are not "
+            "affected, and the same request would fail again: change its sampling parameters."
+        )
+    if delta.finish_reason in ("error", "abort"):
+        return ApiError("the engine could not finish this answer")
+    return None

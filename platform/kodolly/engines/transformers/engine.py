@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from kodolly.engines.transformers import model as models
+from kodolly.engines.transformers.sampling import SamplingParams
 from kodolly.engines.transformers.scheduler import Scheduler
 from kodolly.engines.transformers.schema import ChatRequest, Sampling
 from kodolly.engines.transformers.sequence import Delta, Sequence
@@ -130,6 +131,7 @@ class Engine:
         answers = Answers(self.scheduler, [prompt for prompt in prompts for _ in range(asked.n)])
         for index, prompt in enumerate(answers.prompts):
             params = asked.params(self._room(prompt, asked), self._defaults, self._model.vocabulary)
+            self._check_min_tokens(params)
             seed = self._seed if params.seed is None else params.seed
             if seed is not None:
                 params = dataclasses.replace(params, seed=seed + index % asked.n)
@@ -145,6 +147,14 @@ class Engine:
             )
         self.scheduler.submit(answers.sequences)
         return answers
+
+    def _check_min_tokens(self, params: SamplingParams) -> None:
+        ends = params.stop_token_ids | (frozenset() if params.ignore_eos else self._ends)
+        if params.min_tokens and len(ends) >= self._model.vocabulary:
+            raise BadRequest(
+                "min_tokens cannot be kept: every token of the vocabulary ends the answer",
+                param="stop_token_ids",
+            )
 
     def _room(self, prompt: list[int], asked: Sampling) -> int:
         """Tokens left for the answer; raises unless the prompt can be run and some are left."""
@@ -180,9 +190,10 @@ class Engine:
         self._text = Text(directory, self._template)
         self._decoder = Text(directory)  # the model's thread decodes while another encodes
         ends, drawing = generation_defaults(directory)
-        self._ends = ends or frozenset(() if self._text.end is None else (self._text.end,))
+        ends = ends or frozenset(() if self._text.end is None else (self._text.end,))
         self._defaults = {**drawing, **self._options.defaults}
         self._model = models.load(self._options)
+        self._ends = frozenset(token for token in ends if 0 <= token < self._model.vocabulary)
         slots = self._options.max_num_seqs
         self._scheduler = Scheduler(self._model, slots, self._max_waiting)
         log.info(

@@ -1,4 +1,8 @@
-"""The next token of one row: penalties, then temperature, then what may still be drawn."""
+"""The next token of one row: penalties, then temperature, then what may still be drawn.
+
+Every request that `schema` accepts gets a token, whatever its values do to the logits: numbers that
+overflow become the largest float, and what is no number becomes the smallest.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +50,10 @@ def adjust(
     made: Sequence[int],
     forbidden: Collection[int],
 ) -> Any:
-    """Logits (V,) after bias and penalties; `forbidden` tokens can not be drawn. A new tensor."""
+    """Finite logits (V,) after bias and penalties, but -inf for `forbidden` tokens. A new tensor.
+
+    `forbidden` must leave at least one token of the vocabulary.
+    """
     import torch
 
     logits = logits.clone()
@@ -61,6 +68,8 @@ def adjust(
         counts = torch.bincount(torch.tensor(made, device=logits.device), minlength=logits.shape[0])
         logits -= params.frequency_penalty * counts
         logits -= params.presence_penalty * (counts > 0)
+    lowest = torch.finfo(logits.dtype).min
+    logits = torch.nan_to_num(logits, nan=lowest)  # and infinities to the largest and smallest
     if forbidden:
         logits[torch.tensor(sorted(forbidden), device=logits.device)] = float("-inf")
     return logits
@@ -72,7 +81,8 @@ def draw(logits: Any, params: SamplingParams, generator: Any) -> int:
 
     if params.temperature == 0:
         return int(logits.argmax())
-    logits = logits / params.temperature
+    # The largest becomes 0 first: a tiny temperature then makes -inf of the others, never inf or NaN.
+    logits = (logits - logits.max()) / params.temperature
     ids, share = _candidates(logits, params)
     keep = share.cumsum(-1) - share < params.top_p  # the token that crosses top_p stays
     keep &= share >= params.min_p * share[0]

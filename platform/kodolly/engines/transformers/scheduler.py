@@ -96,8 +96,8 @@ class Scheduler:
         while self._await_work():
             try:
                 self.step()
-            except Exception:  # one bad forward must not end the engine
-                log.exception("a step of the model failed; its requests end with an error")
+            except Exception:  # one bad forward pass must not end the engine
+                log.exception("a step of the model failed; all its requests end with an error")
                 self._fail_all()
 
     def step(self) -> None:
@@ -143,10 +143,14 @@ class Scheduler:
             sequence.served = self._step
             start = sequence.prefilled
             ids = sequence.prompt[start : start + budget]
-            logits = self._model.prefill(row, start, ids)
+            budget -= len(ids)
+            try:
+                logits = self._model.prefill(row, start, ids)
+            except Exception:  # noqa: BLE001 - logged there; this row alone was run
+                self._fail(row, "error")
+                continue
             sequence.prefilled += len(ids)
             self.prompt_tokens_total += len(ids)
-            budget -= len(ids)
             if sequence.prefilled == len(sequence.prompt):
                 self._promote(row, logits)
 
@@ -158,7 +162,7 @@ class Scheduler:
             self._model.cache.swap(row, first, max(sequence.in_cache, other.in_cache))
             self._rows[first], self._rows[row] = sequence, other
         self._decoding += 1
-        self._give(first, sequence.choose(logits))
+        self._advance(first, logits)
 
     def _make_tokens(self) -> None:
         rows = self._rows[: self._decoding]
@@ -167,14 +171,26 @@ class Scheduler:
         logits = self._model.decode(
             [each.made[-1] for each in rows], [each.length for each in rows]
         )
-        tokens = [each.choose(logits[row]) for row, each in enumerate(rows)]
         for row in reversed(range(len(rows))):  # a row that ends is filled from behind
-            self._give(row, tokens[row])
+            self._advance(row, logits[row])
 
-    def _give(self, row: int, token: int) -> None:
+    def _advance(self, row: int, logits: Any) -> None:
+        """Draw and take one row's next token. What fails here is that request's own doing."""
+        sequence = self._rows[row]
+        try:
+            finished = sequence.accept(sequence.choose(logits))
+        except Exception:  # noqa: BLE001 - logged there
+            self._fail(row, "fault")
+            return
         self.tokens_total += 1
-        if self._rows[row].accept(token):
+        if finished:
             self._remove(row)
+
+    def _fail(self, row: int, reason: str) -> None:
+        """End one row's answer and log the exception that is being handled; the others go on."""
+        log.exception("request %s failed; the others go on", self._rows[row].request_id)
+        self._rows[row].end(reason)
+        self._remove(row)
 
     def _remove(self, row: int) -> None:
         """Free a row: the last decoding row fills it, the last reading row fills that one."""

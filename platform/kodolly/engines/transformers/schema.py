@@ -10,14 +10,14 @@ from kodolly.engines.transformers.sampling import SamplingParams
 from kodolly.errors import BadRequest
 
 MAX_CHOICES = 16
-GREEDY_BELOW = 1e-5  # temperatures under this mean 0, as in vLLM
+LEAST_TEMPERATURE = 0.01  # what a smaller one above 0 is taken for, as in vLLM
 
 Stops = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=256)]],
     BeforeValidator(lambda value: [value] if isinstance(value, str) else value or []),
     Field(max_length=16),
 ]
-Ids = list[Annotated[int, Field(ge=0)]]
+Ids = list[Annotated[int, Field(ge=0, lt=2**31)]]
 
 
 class StreamOptions(BaseModel):
@@ -39,7 +39,7 @@ class Sampling(BaseModel):
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=-1)
     min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    repetition_penalty: float | None = Field(None, gt=0, allow_inf_nan=False)
     presence_penalty: float = Field(0, ge=-2, le=2)
     frequency_penalty: float = Field(0, ge=-2, le=2)
     logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
@@ -76,8 +76,8 @@ class Sampling(BaseModel):
             if (value := getattr(self, name)) is not None
         }
         drawn = {**defaults, **given}
-        if drawn.get("temperature", 1.0) < GREEDY_BELOW:
-            drawn["temperature"] = 0.0
+        if drawn.get("temperature"):
+            drawn["temperature"] = max(drawn["temperature"], LEAST_TEMPERATURE)
         limit = self.limit or room
         if self.min_tokens > limit:
             refuse("min_tokens", f"must be at most max_tokens ({limit})")

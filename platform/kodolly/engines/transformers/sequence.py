@@ -17,7 +17,7 @@ class Delta:
 
     text: str
     token_ids: tuple[int, ...]
-    finish_reason: str | None = None  # stop, length, abort or error
+    finish_reason: str | None = None  # stop, length, abort, error (ours), fault (the request's)
     stop_reason: str | int | None = None  # the stop string or stop token that ended it
 
 
@@ -77,7 +77,7 @@ class Sequence:
         return delta.finish_reason is not None
 
     def end(self, reason: str) -> None:
-        """Finish it from outside: `abort` or `error`."""
+        """Finish it from outside: `abort`, `error` or `fault`."""
         self._sink(Delta("", (), reason))
 
     def _delta(self, token: int) -> Delta:

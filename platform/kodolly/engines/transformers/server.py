@@ -139,8 +139,6 @@ class Face:
         finally:
             answers.abort()
             await cancel_and_wait(work, gone)
-        if body is None:
-            return JsonResponse({"error": shapes.failure()}, 500)
         return JsonResponse(body)
 
 
@@ -200,7 +198,7 @@ def create_app(engine: Engine, names: list[str], *, key: str | None = None) -> A
         ],
         exception_handlers={ApiError: _on_error},
     )
-    return KeyGuard(app, key) if key else app
+    return app if key is None else KeyGuard(app, key)
 
 
 async def _on_error(_: Request, error: Exception) -> Response:
@@ -209,9 +207,7 @@ async def _on_error(_: Request, error: Exception) -> Response:
 
 
 def _refusal(error: ApiError) -> Response:
-    """vLLM's form of OpenAI's envelope: `code` is the HTTP status."""
-    body = error.envelope()
-    body["error"]["code"] = error.status
+    body = shapes.engine_envelope(error)
     return JsonResponse(body, status_code=error.status, headers=error.headers)
 
 

@@ -1,0 +1,56 @@
+"""Our HTTP protocol on a transport that is no socket: what is written is kept, write by write."""
+
+import asyncio
+from typing import cast
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.server import ServerState
+
+from kodolly.one_write import OneWriteProtocol
+
+START = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]}
+
+
+class Wire:
+    """A transport that keeps each write by itself."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        assert not self.closed
+        self.writes.append(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def get_extra_info(self, _: str) -> None:
+        return None
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def set_write_buffer_limits(self, high: int, low: int) -> None: ...
+
+
+def connected(app: ASGIApp) -> tuple[OneWriteProtocol, Wire]:
+    config = uvicorn.Config(app, log_config=None, server_header=False, date_header=False)
+    config.load()
+    wire = Wire()
+    protocol = OneWriteProtocol(config, ServerState(), {}, asyncio.get_running_loop())
+    protocol.connection_made(cast(asyncio.Transport, wire))
+    return protocol, wire
+
+
+async def turns(count: int = 5) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
