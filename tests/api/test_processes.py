@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,41 @@ async def test_several_processes_share_a_port_and_come_back(children: Any) -> No
             os.kill(process.pid, signal.SIGTERM)
             await eventually(lambda: not process.running)
             assert process.popen.returncode == 0
+
+
+async def test_sighup_replaces_a_single_process_under_its_streams(children: Any) -> None:
+    """Twice in a row: the port answers all the while, and a stream begun before is whole."""
+    script = Script(token_delay=0.05, length=300)
+    async with engine_and_controller(script) as (engine, controller):
+        with api(controller) as (process, url):
+            await eventually(lambda: is_ready(url))
+            asking = asyncio.create_task(ask(url))
+            await eventually(lambda: engine.running == 1)
+            seen = set(children(process))
+
+            def has_more(process: Process, than: set[int]) -> bool:
+                return bool(set(children(process)) - than)
+
+            for _ in range(2):
+                os.kill(process.pid, signal.SIGHUP)
+                await eventually(partial(has_more, process, set(seen)), SLOW)
+                seen |= set(children(process))
+                await eventually(partial(is_ready, url))
+            assert (await asking).endswith("data: [DONE]\n\n")
+            await eventually(lambda: len(children(process)) == 1)
+            assert len(seen) == 3
+            assert process.running
+
+
+def test_what_is_wrong_with_the_settings_is_said_once(tmp_path: Path) -> None:
+    """An empty file of keys ends the command with one line; no process is started over and over."""
+    (tmp_path / "keys").write_text("\n")
+    argv = [sys.executable, "-m", "kodolly", "api", "--port", str(free_port())]
+    argv += ["--client-keys-file", str(tmp_path / "keys")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "client_keys_file" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 async def test_nobody_is_let_in_to_wait_for_an_end(children: Any) -> None:

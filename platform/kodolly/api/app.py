@@ -1,11 +1,12 @@
-"""The OpenAI door: `kodolly api --controller http://127.0.0.1:21001`."""
+"""The OpenAI-compatible application of one API process."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -34,7 +35,7 @@ from kodolly.api.watch import Watch
 from kodolly.errors import ApiError, BadRequest, ModelNotFound
 from kodolly.protocol.openai import ChatRequest, CompletionRequest
 from kodolly.serving import JsonResponse
-from kodolly.settings import ApiSettings, load
+from kodolly.settings import ApiSettings
 
 # Idle connections to workers and controllers; uvicorn's servers close theirs after 5 s.
 KEEPALIVE = 4.0
@@ -142,9 +143,7 @@ def create_app(settings: ApiSettings) -> Door:
             for path, kind in PATHS.items():
                 door.add_hot_route(path, Completions(kind, path, desk))
             follower = Follower(table, controllers, token, session)
-            work = [follower.run(), watch.run(), pool.run()]
-            if processes.has_parent():
-                work.append(processes.end_with_parent())
+            work = [follower.run(), watch.run(), pool.run(), processes.end_with_parent()]
             tasks = [asyncio.create_task(each) for each in work]
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(table.loaded.wait(), FIRST_TABLE)
@@ -198,13 +197,8 @@ async def _crash(request: Request, _: Exception) -> Response:
     return response
 
 
-def main(argv: Sequence[str]) -> int:
-    """`kodolly api`: serves until SIGTERM or Ctrl-C; open answers are finished first."""
-    settings = load(ApiSettings, argv, "The OpenAI-compatible door.")
-    listener = processes.inherited()
-    if settings.processes > 1 and listener is None:
-        processes.serve(argv, settings.host, settings.port, settings.processes)
-        return 0
+def run(settings: ApiSettings, listener: socket.socket) -> None:
+    """Serve on `listener` until SIGTERM or Ctrl-C; open answers are finished first."""
     app = Draining(create_app(settings))
     serving.run(
         app,
@@ -216,4 +210,3 @@ def main(argv: Sequence[str]) -> int:
         drain=settings.drain_timeout,
         listener=listener,
     )
-    return 0

@@ -1,4 +1,4 @@
-"""`kodolly api --processes N`: several API processes behind one port.
+"""The processes of `kodolly api`, one unless told otherwise, behind one port.
 
 The parent holds the listening socket and answers nothing itself: what comes in while a process is
 away waits in the socket for another. A process that ends is started again; SIGHUP replaces all of
@@ -18,23 +18,17 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from kodolly import serving
-from kodolly.errors import SettingsError
+from kodolly import descriptors
+from kodolly.errors import KodollyError, SettingsError
 
 log = logging.getLogger(__name__)
 
-# How a process finds the socket it listens on, and the pipe by which it tells that it does.
-LISTENER, STARTED = "_KODOLLY_LISTENER", "_KODOLLY_STARTED"
-PARENT = "_KODOLLY_PARENT"  # its process id: a parent may be gone before its child looks
+# How a process finds the socket it listens on, the pipe by which it tells that it does, and the pipe
+# that the kernel closes when its parent is gone.
+LISTENER, STARTED, PARENT = "_KODOLLY_LISTENER", "_KODOLLY_STARTED", "_KODOLLY_PARENT"
 START_TIMEOUT = 60.0
 BACKLOG = 2048
 FIRST_BACKOFF, LAST_BACKOFF, HEALTHY_RUN = 0.2, 10.0, 30.0
-ORPHAN_POLL = 1.0
-
-
-def has_parent() -> bool:
-    """Whether this is one of several processes that `serve` started."""
-    return LISTENER in os.environ
 
 
 def inherited() -> socket.socket | None:
@@ -52,12 +46,13 @@ def tell_started() -> None:
 
 
 async def end_with_parent() -> None:
-    """Ends this process as SIGTERM would once its parent is gone; never returns without one."""
-    parent = int(os.environ.get(PARENT) or os.getppid())
-    while os.getppid() == parent:
-        await asyncio.sleep(ORPHAN_POLL)
+    """End this process as SIGTERM would once its parent is gone; returns at once where there is none."""
+    if not (number := os.environ.get(PARENT)):
+        return
+    await _readable(int(number))
     log.warning("the parent is gone")
-    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(2):  # the second one ends --drain-delay: the port is for the next parent
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Child:
@@ -90,26 +85,44 @@ class Processes:
         self._lives: set[asyncio.Task[None]] = set()
         self._ending = asyncio.Event()
         self._renewing = asyncio.Lock()
+        self._parent, self._lifeline = os.pipe()  # children see its end when this process is gone
 
     async def run(self) -> None:
-        """Starts all, keeps them running, and returns when SIGTERM has ended them."""
+        """Start all, keep them running, and return when SIGTERM has ended them.
+
+        Raises KodollyError where the first does not start: the next would not either.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._ending.set)
+            loop.add_signal_handler(number, self._end)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._keep(self.renew()))
-        for _ in range(self._count):
+        try:
+            first = await self._started()
+        except RetiredError:
+            pass
+        except OSError as error:
+            raise KodollyError(f"an API process {error}: its own lines say why") from error
+        else:
+            self._keep(self._life(first))
+        for _ in range(self._count - 1):
             self._keep(self._life())
         await self._ending.wait()
-        for child in self._children:
-            child.end()
         self._listener.close()  # or the kernel would go on taking connections that nobody accepts
         await asyncio.gather(*(child.process.wait() for child in self._children))
-        await serving.cancel_and_wait(*self._lives)
+        for life in self._lives:
+            life.cancel()
+        await asyncio.gather(*self._lives, return_exceptions=True)
+
+    def _end(self) -> None:
+        """Pass SIGTERM on; a second one ends what the first lets go on for a while."""
+        self._ending.set()
+        for child in self._children:
+            child.end()
 
     async def renew(self) -> None:
         """Replaces every process by a new one: each goes only when its successor serves."""
         async with self._renewing:
-            for child in list(self._children):
+            for child in [child for child in self._children if not child.retired]:
                 try:
                     successor = await self._started()
                 except OSError as error:
@@ -148,9 +161,9 @@ class Processes:
         """A new process that serves. Raises OSError if it does not within the time."""
         seen, told = os.pipe()
         try:
-            handed = (self._listener.fileno(), told)
-            told_by = {LISTENER: str(handed[0]), STARTED: str(told), PARENT: str(os.getpid())}
-            env = {**os.environ, **told_by}
+            handed = (self._listener.fileno(), told, self._parent)
+            names = zip((LISTENER, STARTED, PARENT), map(str, handed), strict=True)
+            env = {**os.environ, **dict(names)}
             process = await asyncio.create_subprocess_exec(
                 *self._argv, env=env, pass_fds=handed, start_new_session=True
             )
@@ -184,15 +197,16 @@ async def _readable(descriptor: int) -> None:
 
 
 def serve(argv: Sequence[str], host: str, port: int, count: int) -> None:
-    """Runs `count` processes of `kodolly api ARGV` on one port until SIGTERM or Ctrl-C.
+    """Run `count` processes of `kodolly api ARGV` on one port until SIGTERM or Ctrl-C.
 
-    Raises SettingsError when the port cannot be had.
+    Raises SettingsError when the port cannot be had, KodollyError when no process can be started.
     """
+    descriptors.raise_limit()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise SettingsError(f"--port: cannot listen on {host}:{port}: {error.strerror}") from error
     with listener:
-        log.info("%d API processes on http://%s:%d", count, host, listener.getsockname()[1])
+        log.info("listening on http://%s:%d (%d)", host, listener.getsockname()[1], count)
         asyncio.run(Processes(argv, listener, count).run())
