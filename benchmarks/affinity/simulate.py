@@ -15,9 +15,9 @@ from statistics import mean, quantiles
 from benchmarks.affinity.chats import Chat, Habits, Message, chats
 from benchmarks.affinity.engine import Engine, Request, Size, block_hashes
 from kodolly.api.call import Call
-from kodolly.api.policies import POLICIES, Lottery, Policy, ShortestQueue
-from kodolly.api.routing import Router
-from kodolly.api.table import WorkerTable
+from kodolly.api.routing.policies import POLICIES, Lottery, Policy, ShortestQueue
+from kodolly.api.routing.router import Router
+from kodolly.api.routing.table import WorkerTable
 from kodolly.protocol.wire import Extension, Snapshot, WorkerRow, WorkerState
 
 MODEL = "m"

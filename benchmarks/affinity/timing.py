@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 
 from kodolly.api.call import Call
-from kodolly.api.routing import Router
-from kodolly.api.table import WorkerTable
+from kodolly.api.routing.router import Router
+from kodolly.api.routing.table import WorkerTable
 from kodolly.protocol.wire import Snapshot, WorkerRow, WorkerState
 
 CALLS, ROUNDS = 200, 9

@@ -9,9 +9,9 @@ from support.apps import serving
 from support.processes import eventually
 from support.scripted_engine import Script, ScriptedEngine
 
-from kodolly.api.admission import Admission
+from kodolly.api.admission.admission import Admission
 from kodolly.api.app import create_app
-from kodolly.api.table import WorkerTable
+from kodolly.api.routing.table import WorkerTable
 from kodolly.controller.app import Controller
 from kodolly.controller.app import create_app as create_controller
 from kodolly.controller.dispatch import Dispatcher

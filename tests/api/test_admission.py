@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kodolly.api.admission import LONGEST_RETRY_AFTER, Admission, Ticket
-from kodolly.api.budget import DEPOSIT, FLOOR, REFILL, RetryBudget
-from kodolly.api.table import WorkerTable
+from kodolly.api.admission.admission import LONGEST_RETRY_AFTER, Admission, Ticket
+from kodolly.api.relay.budget import DEPOSIT, FLOOR, REFILL, RetryBudget
+from kodolly.api.routing.table import WorkerTable
 from kodolly.errors import Overloaded
 from kodolly.protocol.wire import Extension, Snapshot, WorkerRow, WorkerState
 

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kodolly.api.fair_queue import STRIDES, FairQueue, class_of
+from kodolly.api.admission.fair_queue import STRIDES, FairQueue, class_of
 
 KEYS = st.sampled_from(["a", "b", "c"])
 CLASSES = st.sampled_from(sorted(STRIDES))

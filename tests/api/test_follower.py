@@ -11,8 +11,8 @@ from support.apps import serving
 from support.deaf import deaf
 from support.processes import eventually, free_port
 
-from kodolly.api.follower import Follower
-from kodolly.api.table import WorkerTable
+from kodolly.api.routing.follower import Follower
+from kodolly.api.routing.table import WorkerTable
 from kodolly.controller.app import Controller, create_app
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import Registry

@@ -9,11 +9,11 @@ import pytest
 from starlette.types import Message
 
 from kodolly.api.call import Call, WorkerGone
-from kodolly.api.engine import EngineDoor
+from kodolly.api.engine_io.calls import EngineDoor
 from kodolly.api.resume.going_on import GoingOn
 from kodolly.api.resume.journal import Journal
+from kodolly.api.routing.table import Worker
 from kodolly.api.sse import Output, data_of, event
-from kodolly.api.table import Worker
 from kodolly.controller.registry import Registry
 from kodolly.protocol.wire import Extension, Registration, WorkerStatus
 

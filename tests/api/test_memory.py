@@ -9,10 +9,10 @@ import orjson
 from support.processes import eventually
 from support.scripted_engine import Script
 
-from kodolly.api.admission import Ticket
+from kodolly.api.admission.admission import Ticket
 from kodolly.api.call import Call
+from kodolly.api.engine_io.stall_watch import Flight
 from kodolly.api.resume.journal import BLOCK, Journal
-from kodolly.api.watch import Flight
 
 from .conftest import Stack
 

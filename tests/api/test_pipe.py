@@ -8,13 +8,13 @@ import pytest
 from starlette.types import Message
 
 from kodolly.api.call import Call, WorkerGone
-from kodolly.api.engine import Opened
-from kodolly.api.pipe import Pipe
+from kodolly.api.engine_io.calls import Opened
+from kodolly.api.engine_io.stall_watch import Flight, Watch
+from kodolly.api.engine_io.upstream import Broken, Connection, Sink
+from kodolly.api.relay.stream_pump import Pipe
 from kodolly.api.resume.journal import Journal
+from kodolly.api.routing.table import Worker
 from kodolly.api.sse import ClientStalled, Output
-from kodolly.api.table import Worker
-from kodolly.api.upstream import Broken, Connection, Sink
-from kodolly.api.watch import Flight, Watch
 
 CALL = Call("/v1/chat/completions", {"model": "demo", "stream": True}, "id", chat=True)
 DONE = b"data: [DONE]\n\n"

@@ -10,7 +10,7 @@ import pytest
 from support.fleet import chat, completion
 
 from kodolly.api.call import Call
-from kodolly.api.prefix import ROOT_TEXT, prefixes, rank, root
+from kodolly.api.routing.prefix import ROOT_TEXT, prefixes, rank, root
 
 
 def of_messages(*messages: dict[str, Any]) -> Call:
@@ -86,7 +86,7 @@ def test_a_longer_prompt_begins_with_the_shorter(ids: bool) -> None:
 def test_a_root_is_the_same_in_every_process() -> None:
     """Replicas must agree, so no hash that is salted by process may be in it."""
     code = (
-        "from support.fleet import chat, completion; from kodolly.api.prefix import rank, root;"
+        "from support.fleet import chat, completion; from kodolly.api.routing.prefix import rank, root;"
         "call = chat('질문', 'a', 'b', system='s');"
         "print(root(call), root(completion([1, 2])), rank(root(call), 'http://w', 2.0))"
     )

@@ -7,7 +7,7 @@ from support.clock import Clock
 from support.processes import eventually
 from support.scripted_engine import Script
 
-from kodolly.api.table import SUSPECT_FOR, WorkerTable
+from kodolly.api.routing.table import SUSPECT_FOR, WorkerTable
 from kodolly.protocol.wire import Snapshot, WorkerRow, WorkerState
 
 from .conftest import Stack

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.fleet import MODEL, Fleet, chat, completion
 
-from kodolly.api.policies import (
+from kodolly.api.routing.policies import (
     POLICIES,
     Affinity,
     Lottery,
@@ -21,8 +21,8 @@ from kodolly.api.policies import (
     RoundRobin,
     ShortestQueue,
 )
-from kodolly.api.prefix import prefixes
-from kodolly.api.table import TOLD_FOR, Worker
+from kodolly.api.routing.prefix import prefixes
+from kodolly.api.routing.table import TOLD_FOR, Worker
 from kodolly.errors import ModelNotFound, NoWorker
 from kodolly.protocol.wire import WorkerRow, WorkerState
 from kodolly.settings import ApiSettings

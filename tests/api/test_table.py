@@ -1,6 +1,6 @@
 """The API's copy of the controller's table, across a controller's restart."""
 
-from kodolly.api.table import WorkerTable
+from kodolly.api.routing.table import WorkerTable
 from kodolly.protocol.wire import Extension, Snapshot, WorkerRow, WorkerState
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kodolly.api.call import Call
-from kodolly.api.policies import Policy
-from kodolly.api.routing import Router
-from kodolly.api.table import Worker, WorkerTable
+from kodolly.api.routing.policies import Policy
+from kodolly.api.routing.router import Router
+from kodolly.api.routing.table import Worker, WorkerTable
 from kodolly.protocol.wire import Extension, Snapshot, WorkerRow, WorkerState
 
 MODEL = "m"

@@ -19,19 +19,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kodolly import serving
 from kodolly.api import processes
-from kodolly.api.admission import Admission
+from kodolly.api.admission.admission import Admission
 from kodolly.api.auth import KeyRing
-from kodolly.api.budget import RetryBudget
 from kodolly.api.completions import Completions, Desk, request_id_of
 from kodolly.api.draining import Draining
-from kodolly.api.engine import EngineDoor, Patience
-from kodolly.api.follower import Follower
-from kodolly.api.relay import Relay
-from kodolly.api.routing import Router
+from kodolly.api.engine_io.calls import EngineDoor, Patience
+from kodolly.api.engine_io.stall_watch import Watch
+from kodolly.api.engine_io.upstream import Pool
+from kodolly.api.relay.budget import RetryBudget
+from kodolly.api.relay.relay import Relay
+from kodolly.api.routing.follower import Follower
+from kodolly.api.routing.router import Router
+from kodolly.api.routing.table import WorkerTable
 from kodolly.api.stock_worker import StockRelay
-from kodolly.api.table import WorkerTable
-from kodolly.api.upstream import Pool
-from kodolly.api.watch import Watch
 from kodolly.errors import ApiError, BadRequest, ModelNotFound
 from kodolly.protocol.openai import ChatRequest, CompletionRequest
 from kodolly.serving import JsonResponse

@@ -13,17 +13,17 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from kodolly import serving
-from kodolly.api.admission import Admission, Ticket, class_of
+from kodolly.api.admission.admission import Admission, Ticket, class_of
+from kodolly.api.admission.queue_position import told_aloud
 from kodolly.api.auth import KeyRing
-from kodolly.api.budget import RetryBudget
 from kodolly.api.call import Call, WorkerGone
-from kodolly.api.queue_events import told_aloud
-from kodolly.api.relay import Relay, Streamed
-from kodolly.api.routing import Booked, Router
+from kodolly.api.relay.budget import RetryBudget
+from kodolly.api.relay.relay import Relay, Streamed
+from kodolly.api.relay.tries import Tries
+from kodolly.api.routing.router import Booked, Router
+from kodolly.api.routing.table import Worker, WorkerTable
 from kodolly.api.sse import LOST, ClientStalled, Output, error_event
 from kodolly.api.stock_worker import StockRelay
-from kodolly.api.table import Worker, WorkerTable
-from kodolly.api.tries import Tries
 from kodolly.errors import ApiError, EngineFailed, NoWorker
 from kodolly.protocol.openai import ChatRequest, CompletionRequest, check
 

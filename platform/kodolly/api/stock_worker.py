@@ -18,12 +18,12 @@ import orjson
 
 from kodolly import descriptors, serving
 from kodolly.api.call import Call, WorkerGone
-from kodolly.api.engine import no_descriptor
 from kodolly.api.engine_errors import RETRY_AFTER
+from kodolly.api.engine_io.calls import no_descriptor
 from kodolly.api.prepare import appended
-from kodolly.api.relay import Streamed
+from kodolly.api.relay.relay import Streamed
+from kodolly.api.routing.table import Worker
 from kodolly.api.sse import LAST, LOST, error_event, event
-from kodolly.api.table import Worker
 from kodolly.errors import ApiError, BadRequest, ContextOverflow, EngineFailed, NoWorker
 from kodolly.protocol.wire import frames
 from kodolly.reason import reason

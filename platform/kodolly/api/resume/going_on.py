@@ -11,7 +11,7 @@ import orjson
 
 from kodolly import serving
 from kodolly.api.call import Call, WorkerGone
-from kodolly.api.engine import EngineDoor, broke_off
+from kodolly.api.engine_io.calls import EngineDoor, broke_off
 from kodolly.api.prepare import stops_of
 from kodolly.api.resume import events
 from kodolly.api.resume.journal import Choice, Journal
@@ -24,8 +24,8 @@ from kodolly.api.resume.tail import (
     held_back,
     whole_tokens,
 )
+from kodolly.api.routing.table import Worker
 from kodolly.api.sse import LAST, Output, event
-from kodolly.api.table import Worker
 from kodolly.errors import ApiError, EngineFailed, NoWorker
 
 Json = dict[str, Any]

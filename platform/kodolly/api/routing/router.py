@@ -6,8 +6,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from kodolly.api.engine_errors import RETRY_AFTER
-from kodolly.api.policies import POLICIES, Policy
-from kodolly.api.table import Worker, WorkerTable
+from kodolly.api.routing.policies import POLICIES, Policy
+from kodolly.api.routing.table import Worker, WorkerTable
 from kodolly.errors import ModelNotFound, NoWorker
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 
 from kodolly import descriptors
-from kodolly.api.upstream.connection import Broken, Connection
+from kodolly.api.engine_io.upstream.connection import Broken, Connection
 from kodolly.reason import reason
 
 # Idle connections are kept this long (seconds). An engine that closes them sooner, as uvicorn's do after 5,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 
 from kodolly.api.call import WorkerGone
-from kodolly.api.engine import Opened, broke_off
+from kodolly.api.engine_io.calls import Opened, broke_off
+from kodolly.api.engine_io.upstream import Broken
 from kodolly.api.resume.journal import Journal
 from kodolly.api.sse import (
     ERROR,
@@ -21,7 +22,6 @@ from kodolly.api.sse import (
     end_of_good,
     without_token_ids,
 )
-from kodolly.api.upstream import Broken
 from kodolly.errors import ApiError
 from kodolly.reason import reason
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import aiohttp
 from pydantic import ValidationError
 
-from kodolly.api.table import WorkerTable
+from kodolly.api.routing.table import WorkerTable
 from kodolly.protocol.wire import Snapshot
 from kodolly.reason import reason
 

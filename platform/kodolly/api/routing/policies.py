@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from kodolly.api.prefix import prefixes, rank, root
-from kodolly.api.table import Worker
+from kodolly.api.routing.prefix import prefixes, rank, root
+from kodolly.api.routing.table import Worker
 
 if TYPE_CHECKING:
     from kodolly.api.call import Call

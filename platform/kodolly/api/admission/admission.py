@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from kodolly.api.fair_queue import FairQueue, class_of
-from kodolly.api.table import WorkerTable
+from kodolly.api.admission.fair_queue import FairQueue, class_of
+from kodolly.api.routing.table import WorkerTable
 from kodolly.errors import Overloaded
 
 __all__ = ["Admission", "Ticket", "class_of"]

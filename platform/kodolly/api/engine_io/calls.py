@@ -14,10 +14,10 @@ import orjson
 from kodolly import descriptors
 from kodolly.api.call import Call, WorkerGone
 from kodolly.api.engine_errors import from_engine, status_of
+from kodolly.api.engine_io.stall_watch import Flight, Watch
+from kodolly.api.engine_io.upstream import Broken, Connection, NoDescriptor, Pool, Unreachable
+from kodolly.api.routing.table import Worker
 from kodolly.api.sse import data_of, end_of_events
-from kodolly.api.table import Worker
-from kodolly.api.upstream import Broken, Connection, NoDescriptor, Pool, Unreachable
-from kodolly.api.watch import Flight, Watch
 from kodolly.errors import ApiError, EngineFailed, OutOfDescriptors
 from kodolly.reason import reason
 

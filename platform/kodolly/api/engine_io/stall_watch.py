@@ -17,7 +17,7 @@ import aiohttp
 
 from kodolly import descriptors
 from kodolly.api.call import WorkerGone
-from kodolly.api.table import Worker, WorkerTable
+from kodolly.api.routing.table import Worker, WorkerTable
 from kodolly.protocol.wire import WorkerState
 
 log = logging.getLogger(__name__)

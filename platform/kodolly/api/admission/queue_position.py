@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from kodolly import serving
-from kodolly.api.admission import Ticket
+from kodolly.api.admission.admission import Ticket
 from kodolly.api.sse import Output, event
 
 EVERY = 1.0

@@ -1,0 +1,1 @@
+"""Who may run, who waits, who is refused."""

@@ -1,0 +1,1 @@
+"""How engines are asked, and how their silence is noticed."""
