@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from kodolly.engines import vllm
-from kodolly.engines.command import EngineCommand, EngineOptions, engine_command
+from kodolly.engines.command import EngineCommand, EngineOptions
 from kodolly.engines.lora import LoraAdapter
+from kodolly.engines.start import engine_command
 from kodolly.errors import SettingsError
 
 OPTIONS = EngineOptions(

@@ -26,7 +26,8 @@ from starlette.routing import Route
 from kodolly import __version__, serving
 from kodolly.engines import openai
 from kodolly.engines.client import EngineClient
-from kodolly.engines.command import EngineCommand, EngineOptions, engine_command
+from kodolly.engines.command import EngineCommand, EngineOptions
+from kodolly.engines.start import engine_command
 from kodolly.errors import ApiError, EngineCallError, SettingsError
 from kodolly.protocol.wire import Extension, WorkerState
 from kodolly.settings import WorkerSettings, load, require_token
