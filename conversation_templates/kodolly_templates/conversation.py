@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fastchat.conversation import Conversation, SeparatorStyle
 
-from .definition import SEPARATOR, Template
+from .dialect import SEPARATOR, Dialect
 from .messages import Messages
 
 
-def build_conversation(template: Template, messages: Messages = ()) -> Conversation:
+def build_conversation(template: Dialect, messages: Messages = ()) -> Conversation:
     """A Conversation for `template`, filled with `messages` and open for an answer.
 
     FastChat's own `set_system_message` replaces the introduction; here it stays, as in all renderings.
@@ -27,7 +27,7 @@ def build_conversation(template: Template, messages: Messages = ()) -> Conversat
     return conversation
 
 
-def _bare(template: Template) -> Conversation:
+def _bare(template: Dialect) -> Conversation:
     style, roles, end = _style(template)
     return Conversation(
         name=template.name,
@@ -42,7 +42,7 @@ def _bare(template: Template) -> Conversation:
     )
 
 
-def _style(template: Template) -> tuple[SeparatorStyle, tuple[str, str], str]:
+def _style(template: Dialect) -> tuple[SeparatorStyle, tuple[str, str], str]:
     """(style, roles, sep2) that spell this dialect in FastChat's terms.
 
     Keys on a line of their own could use DOLLY, but its number on the wire is 11 in fschat 0.2.36 and 12

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .definition import SEPARATOR, Template
+from .dialect import SEPARATOR, Dialect
 from .guard import WORD_JOINER, breaks
 
 # Names in @at signs@ are replaced by Jinja literals. Errors read as those of messages.py.
@@ -75,7 +75,7 @@ SOURCE = """\
 """
 
 
-def build_jinja(template: Template, bos_token: str = "") -> str:
+def build_jinja(template: Dialect, bos_token: str = "") -> str:
     """The chat template of one dialect, with its guard keys and `bos_token` as literals."""
     values = {
         "GUARD": "[" + ", ".join(literal(key) for key in breaks(template.guard)) + "]",

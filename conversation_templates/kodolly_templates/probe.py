@@ -8,18 +8,16 @@ answer (`lead`, as in Llama 2) has no field in FastChat and rides in the message
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastchat.conversation import Conversation, SeparatorStyle
 
 from .errors import TemplateError
-from .messages import Dialogue
-
-if TYPE_CHECKING:
-    from .tokenizer import TokenizerTemplate
+from .messages import Dialogue, Messages
 
 SYSTEM, ASK, ANSWER, ASK_AGAIN = (f"Marker{letter}9x" for letter in "KLMN")
 
@@ -69,22 +67,25 @@ class Shape:
         )
 
 
-def probe(template: TokenizerTemplate) -> Shape:
-    """The template's shape; TemplateError when it has none that FastChat can express."""
+def probe(prompt_of: Callable[[Messages], str], guard: Sequence[str]) -> Shape:
+    """The shape of a template; TemplateError when it has none that FastChat can express.
+
+    `prompt_of` renders messages with a generation prompt; `guard` holds the template's special tokens.
+    """
     ask = {"role": "user", "content": ASK}
     answer = {"role": "assistant", "content": ANSWER}
     again = {"role": "user", "content": ASK_AGAIN}
-    one = _split(template.prompt([ask]), ASK)
-    two = _split(template.prompt([ask, answer, again]), ASK, ANSWER, ASK_AGAIN)
+    one = _split(prompt_of([ask]), ASK)
+    two = _split(prompt_of([ask, answer, again]), ASK, ANSWER, ASK_AGAIN)
     head, prompt = one
     if two[0] != head or two[3] != prompt or not two[1].startswith(prompt):
         raise TemplateError("the chat template writes a turn differently at different places")
     lead = two[1][len(prompt) :]
     if lead.strip():
         raise TemplateError(f"the chat template puts {lead!r} between the prompt and an answer")
-    system = _probe_system(template, ask, prompt)
+    system = _probe_system(prompt_of, ask, prompt)
     starts = [head, two[2]] + ([system[1]] if system else [])
-    stop = next((token for token in template.guard if two[2].lstrip().startswith(token)), None)
+    stop = next((token for token in guard if two[2].lstrip().startswith(token)), None)
     user_role = _common_suffix(starts)
     if stop and stop in user_role:  # a turn always stands before this one: its end is not the role
         user_role = user_role.partition(stop)[2].lstrip()
@@ -102,7 +103,7 @@ def probe(template: TokenizerTemplate) -> Shape:
     )
 
 
-def fill(template: TokenizerTemplate, shape: Shape, dialogue: Dialogue) -> Conversation:
+def fill(shape: Shape, dialogue: Dialogue) -> Conversation:
     """A Conversation that holds the dialogue and is open for an answer."""
     if dialogue.system and shape.system_head is None:
         raise TemplateError("the chat template takes no system message")
@@ -117,11 +118,11 @@ def fill(template: TokenizerTemplate, shape: Shape, dialogue: Dialogue) -> Conve
 
 
 def _probe_system(
-    template: TokenizerTemplate, ask: dict[str, Any], prompt: str
+    prompt_of: Callable[[Messages], str], ask: dict[str, Any], prompt: str
 ) -> tuple[str, str] | None:
     """(text before, text after) a system message, or None when the template refuses or drops it."""
     try:
-        rendered = template.prompt([{"role": "system", "content": SYSTEM}, ask])
+        rendered = prompt_of([{"role": "system", "content": SYSTEM}, ask])
     except TemplateError:
         return None
     if SYSTEM not in rendered:

@@ -91,12 +91,12 @@ class TokenizerTemplate:
         """
         from .probe import fill, probe
 
-        shape = probe(self)
+        shape = probe(self.prompt, self.guard)
         if not messages:
             return shape.conversation(has_system=False)
         safe, prompt = self._all_safe(messages), self.prompt(messages)
         for strip in (False, True):  # some templates trim contents, some do not
-            conversation = fill(self, shape, read_open_dialogue(safe, strip=strip))
+            conversation = fill(shape, read_open_dialogue(safe, strip=strip))
             if conversation.get_prompt() == prompt:
                 return conversation
         raise TemplateError("FastChat's Conversation cannot express this chat")

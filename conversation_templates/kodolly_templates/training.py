@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .dialect import Dialect
 from .errors import TemplateError
 from .messages import Messages
-
-if TYPE_CHECKING:
-    from .definition import Template
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ class TrainingText:
         return any(first <= start and end <= last for first, last in self.spans)
 
 
-def build_training(template: Template, messages: Messages, eos_token: str = "") -> TrainingText:
+def build_training(template: Dialect, messages: Messages, eos_token: str = "") -> TrainingText:
     """Each response is learned from the end of its generation prompt through its end key.
 
     `eos_token` follows the last end key only, so that the text before every response stays the generation
