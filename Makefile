@@ -33,10 +33,11 @@ train-env: $(STAMP) ## what `.venv/bin/kodolly train`, `plan` and `merge` need b
 test: $(DEV_STAMP) model lint ## set up everything and run the tests
 	$(PYTEST) -m "not vllm and not compose and not browser" -n 2 --dist loadfile $(ARGS)
 
-lint: $(DEV_STAMP) ## style and types
+lint: $(DEV_STAMP) ## style, types, and which way imports flow
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 test-vllm: $(DEV_STAMP) model vllm-env ## real vLLM on the CPU behind the whole stack
 	$(PYTEST) -m vllm $(ARGS)
