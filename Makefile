@@ -66,7 +66,7 @@ bench-vllm: $(DEV_STAMP) model vllm-env ## tokens a second through the whole sta
 bench-train: $(DEV_STAMP) ## preparation, throughput and the frozen keys, each beside the usual way
 	$(BIN)/python -m benchmarks.train.prepare
 	$(BIN)/python -m benchmarks.train.throughput $(ARGS)
-	$(BIN)/python -m benchmarks.train.flaw
+	PYTHONPATH=examples/kodolly-ko-8m $(BIN)/python -m benchmarks.train.flaw
 
 bench-merge: $(DEV_STAMP) ## the streaming merge beside PEFT's, on models of real size
 	$(BIN)/python -m benchmarks.merge.run $(ARGS)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.convert.measure import Measured, RunFailed, measure
-from kodolly_adapters.merge.tensors import Checkpoint, Reader, checkpoint
+from kodolly_adapters.safetensors_io import Checkpoint, Reader, checkpoint
 
 from .checkpoints import SHAPES, Shape, write_adapter, write_base
 

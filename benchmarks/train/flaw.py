@@ -1,8 +1,8 @@
 """The study's flaw and its cure: special keys under LoRA, with their new rows left frozen and with them trained.
 
-    python -m benchmarks.train.flaw [--steps 120]
+    PYTHONPATH=examples/kodolly-ko-8m python -m benchmarks.train.flaw [--steps 120]
 
-The small Korean GPT-NeoX that comes with KoDolly is tuned by the same LoRA (the study's: r 8, the fused attention
+The small Korean GPT-NeoX of examples/kodolly-ko-8m is tuned by the same LoRA (the study's: r 8, the fused attention
 alone) on the same rows, in the same number of updates. Only the keys differ: the study's way adds the three keys of
 dolly-v2 to the vocabulary, and LoRA leaves their random rows as they are; ours trains these rows, or needs none.
 WAYS says what each line of the table is.
@@ -51,12 +51,12 @@ class Bench:
     """One base, its rows, and every way to tune it."""
 
     def __init__(self, place: Path, steps: int) -> None:
-        from kodolly_adapters.embedded import korean
-        from kodolly_adapters.embedded.korean.corpus import is_held_out, own_rows
+        from kodolly_ko import EXAMPLE
+        from kodolly_ko.corpus import is_held_out, own_rows
 
         self._place = place
         self._steps = steps
-        self._base = Path(korean.__file__).with_name("base")
+        self._base = EXAMPLE / "base"
         rows = [row for row in own_rows() if not row["context"]]
         self._rows = [row for row in rows if not is_held_out(row)]
         self.held = [row for row in rows if is_held_out(row)]

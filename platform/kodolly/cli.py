@@ -25,7 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 PLUGIN_GROUP = "kodolly.commands"
 PLUGIN_HELP = {
     "convert": "public Korean sets to Dolly rows",
-    "fetch": "make the embedded model's directory",
+    "fetch": "put the embedded model's directory in its place",
     "plan": "what a recipe needs of memory, time and money",
     "train": "tune a model on Dolly rows by a recipe",
     "merge": "a base and its adapter become one model directory",

@@ -129,7 +129,9 @@ def model(settings: UpSettings) -> Finding:
     if (directory / "config.json").is_file():
         return Finding("ok", "model", str(directory))
     if settings.model is None:
-        return Finding("note", "model", "not made yet", "`kodolly up` makes the embedded one once")
+        return Finding(
+            "note", "model", "not there yet", "`kodolly up` copies the embedded one once"
+        )
     return Finding("missing", "model", f"no {directory}/config.json", "check --model")
 
 

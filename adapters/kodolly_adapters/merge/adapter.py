@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from kodolly_adapters.errors import AdapterError
+from kodolly_adapters.safetensors_io import FLOATS, Checkpoint, Tensor, adapter_tensors
 
 from .settings import CONFIG, Settings
-from .tensors import FLOATS, Checkpoint, Tensor, adapter_tensors
 
 PREFIX = "base_model.model."
 # transformers 5 calls GPT-NeoX's output layer lm_head; in the files it is embed_out.

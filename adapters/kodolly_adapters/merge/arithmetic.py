@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kodolly_adapters.errors import AdapterError
+from kodolly_adapters.safetensors_io import DTYPES, Reader, Tensor
 
 from .adapter import Lora
 from .plan import Output
-from .tensors import DTYPES, Reader, Tensor
 
 if TYPE_CHECKING:
     import torch

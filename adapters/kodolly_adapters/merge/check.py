@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kodolly_adapters.errors import BaseError
+from kodolly_adapters.safetensors_io import DTYPES, FLOATS, Checkpoint, Reader, Tensor, checkpoint
 
 from .arithmetic import Rows, one_thread, pieces
 from .plan import TARGETS, Dtype, Output, Plan, plan, read_config
-from .tensors import DTYPES, FLOATS, Checkpoint, Reader, Tensor, checkpoint
 
 if TYPE_CHECKING:
     import torch

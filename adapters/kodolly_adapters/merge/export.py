@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kodolly_adapters.errors import AdapterError
+from kodolly_adapters.safetensors_io import DTYPES, Reader, Tensor
 
 from .plan import Export, Output, Part
-from .tensors import DTYPES, Reader, Tensor
 
 if TYPE_CHECKING:
     import torch

@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kodolly_adapters.safetensors_io import Reader, Tensor, checkpoint
+
 from .plan import Plan
 from .streamed import Streamed, can_stream
-from .tensors import Reader, Tensor, checkpoint
 
 NEW = 16  # tokens of an answer
 PROMPTS = (

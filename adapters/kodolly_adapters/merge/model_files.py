@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from kodolly_adapters.errors import AdapterError
+from kodolly_adapters.safetensors_io import DTYPES
 
 from .plan import Plan
 from .staging import sha256, write_json
-from .tensors import DTYPES
 from .words import CARD, TOKENIZER_FILES, Words, adapter_places, find_words, read_object
 
 GENERATION = "generation_config.json"

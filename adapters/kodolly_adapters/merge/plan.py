@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kodolly_adapters.errors import AdapterError, BaseError
+from kodolly_adapters.safetensors_io import DTYPES, FLOATS, Checkpoint, Reader, Tensor, checkpoint
 
 from .adapter import Change, changes
 from .settings import Settings, settings
-from .tensors import DTYPES, FLOATS, Checkpoint, Reader, Tensor, checkpoint
 
 Dtype = Literal["same", "fp32", "bf16", "fp16"]
 Export = Literal["none", "fp8", "int4"]

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kodolly_adapters.errors import OutputError
+from kodolly_adapters.safetensors_io import DTYPES, INDEX, Reader, Tensor
 
 from .arithmetic import Loss, Rows, loss, one_thread, pieces, rounded
 from .plan import Output, Plan, Shard
 from .staging import Staging
-from .tensors import DTYPES, INDEX, Reader, Tensor
 
 COPY = 16 << 20  # bytes copied at once
 # Where the kernel cannot copy between two files by itself.

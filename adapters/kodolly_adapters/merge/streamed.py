@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from kodolly_adapters.safetensors_io import Reader, Tensor
 from kodolly_adapters.train import families
 
 from .adapter import ALIASES
 from .arithmetic import pieces
 from .plan import INPUTS, OUTPUTS
-from .tensors import Reader, Tensor
 
 if TYPE_CHECKING:
     import torch

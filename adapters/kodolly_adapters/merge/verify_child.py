@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kodolly_adapters.safetensors_io import DTYPES, Reader, checkpoint
+
 from .arithmetic import CHUNK, Rows
 from .plan import Output, Plan, plan
-from .tensors import DTYPES, Reader, checkpoint
 from .words import CARD, adapter_places, read_object
 
 DRAWN = 8  # tensors changed by LoRA; those changed otherwise are few and all looked at
@@ -53,7 +54,7 @@ def _check_base(known: Plan) -> None:
     """Compare the base's config with the one that training wrote down, where it did."""
     from transformers import AutoConfig
 
-    from kodolly_adapters.train.model import config_sha256
+    from kodolly_adapters.card import config_sha256
 
     sources = [read_object(place / CARD).get("source") for place in adapter_places(known.adapter)]
     recorded = next((s.get("base_config_sha256") for s in sources if isinstance(s, dict)), None)

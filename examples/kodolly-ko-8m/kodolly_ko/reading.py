@@ -10,22 +10,20 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from kodolly_adapters.embedded.korean import words as w
-from kodolly_adapters.embedded.korean.variations import vary
-from kodolly_adapters.embedded.korean.words import object_of, topic
+from kodolly_ko import words as w
+from kodolly_ko.variations import vary
+from kodolly_ko.words import object_of, topic
 
 Row = dict[str, str]
-Asked = tuple[str, str]  # question and answer
-
-HELD_OUT_NAMES = w.HELD_OUT_NAMES
+Pair = tuple[str, str]  # question and answer
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One sentence and what can be asked of it. `asked`'s answers are whole sentences."""
+    """One sentence, and questions that it answers; every answer is a whole sentence."""
 
     sentence: str
-    asked: tuple[Asked, ...]
+    pairs: tuple[Pair, ...]
 
 
 def _went(draw: random.Random, who: str) -> Fact:
@@ -212,8 +210,8 @@ KINDS: tuple[Callable[[random.Random, str], Fact], ...] = (
 )  # fmt: skip
 
 
-def passages(seed: int, longest: int = 4) -> Iterator[tuple[str, list[Asked]]]:
-    """Endless (text, questions and answers): all that can be asked of one to `longest` sentences.
+def passages(seed: int, longest: int = 4) -> Iterator[tuple[str, list[Pair]]]:
+    """Endless (text, question-answer pairs): one to `longest` sentences, and every question they answer.
 
     The same for the same `seed`. Every question has one answer in its text. Half of the passages
     say the same kind of thing of everyone: there only the name tells the sentences apart.
@@ -221,37 +219,37 @@ def passages(seed: int, longest: int = 4) -> Iterator[tuple[str, list[Asked]]]:
     draw = random.Random(seed)
     while True:
         facts = _facts(draw, draw.randint(1, longest))
-        asked = [(vary(draw, question), answer) for f in facts for question, answer in f.asked]
-        draw.shuffle(asked)
+        pairs = [(vary(draw, question), answer) for f in facts for question, answer in f.pairs]
+        draw.shuffle(pairs)
         text = " ".join(fact.sentence for fact in facts)
-        whole = text + "".join(question for question, _ in asked)
+        whole = text + "".join(question for question, _ in pairs)
         # A space left out may put a name together: 같은 우산 without it holds 은우.
-        if not any(name in whole for name in HELD_OUT_NAMES):
-            yield text, asked
+        if not any(name in whole for name in w.HELD_OUT_NAMES):
+            yield text, pairs
 
 
 def _facts(draw: random.Random, number: int) -> list[Fact]:
-    who = w.people(draw, number)
+    names = w.people(draw, number)
     first = draw.choice(KINDS)
     kinds = [first] * number if draw.random() < 0.5 else draw.choices(KINDS, k=number)
-    found: list[Fact] = []
-    for kind, name in zip(kinds, who, strict=True):
+    facts: list[Fact] = []
+    for kind, name in zip(kinds, names, strict=True):
         fact = kind(draw, name)
-        if not any(_clash(fact, other) for other in found):
-            found.append(fact)
-    return found
+        if not any(_share_a_question(fact, other) for other in facts):
+            facts.append(fact)
+    return facts
 
 
-def _clash(one: Fact, other: Fact) -> bool:
-    """Whether a question has an answer in both, which would make it ambiguous."""
-    return bool({asked for asked, _ in one.asked} & {asked for asked, _ in other.asked})
+def _share_a_question(one: Fact, other: Fact) -> bool:
+    """Whether both answer the same question, so that it would have two answers."""
+    return not {question for question, _ in one.pairs}.isdisjoint(q for q, _ in other.pairs)
 
 
 def reading_rows(seed: int, longest: int = 3) -> Iterator[Row]:
     """Endless Dolly rows, one question of a passage each; one in four holds its text in the instruction."""
     draw = random.Random(seed)
-    for text, asked in passages(seed, longest):
-        question, answer = draw.choice(asked)
+    for text, pairs in passages(seed, longest):
+        question, answer = draw.choice(pairs)
         inline = draw.random() < 0.25
         yield {
             "instruction": f"{text} {question}" if inline else question,
@@ -262,13 +260,13 @@ def reading_rows(seed: int, longest: int = 3) -> Iterator[Row]:
 
 
 def lists(seed: int) -> Iterator[str]:
-    """Endless short texts of names and things, each asked again: what stood beside it is found and copied."""
+    """Endless short texts: lines of a name and a thing, then the same lines again in another order."""
     draw = random.Random(seed)
     pools = (w.FOODS, w.THINGS, w.COLOURS, w.ANIMALS, w.JOBS, w.HOBBIES, w.PLACES)
     while True:
-        who = w.people(draw, draw.randint(2, 4))
-        chosen = draw.sample(draw.choice(pools), len(who))
-        pairs = list(zip(who, chosen, strict=True))
+        names = w.people(draw, draw.randint(2, 4))
+        things = draw.sample(draw.choice(pools), len(names))
+        pairs = list(zip(names, things, strict=True))
         style = draw.choice(("{}: {}", "{} - {}", "{}의 것은 {}", "{} {}"))
         first = [style.format(*pair) for pair in pairs]
         again = [style.format(*pair) for pair in draw.sample(pairs, len(pairs))]
@@ -276,7 +274,7 @@ def lists(seed: int) -> Iterator[str]:
 
 
 def sums() -> list[Row]:
-    """Addition and subtraction up to 9, and the multiplication table, in three phrasings each."""
+    """Sums, differences and products of one-digit numbers, each asked in three ways."""
     rows = []
     for left in range(10):
         for right in range(10):
@@ -290,7 +288,7 @@ def sums() -> list[Row]:
 
 def _sum(left: int, word: str, sign: str, right: int, result: int) -> list[Row]:
     spoken = "은" if right in (0, 1, 3, 6, 7, 8) else "는"  # 영 일 삼 육 칠 팔 end in a consonant
-    asked = (
+    questions = (
         f"{left} {word} {right}{spoken}?",
         f"{left} {word} {right}{spoken} 얼마인가요?",
         f"{left}{sign}{right}{spoken}?",
@@ -298,5 +296,5 @@ def _sum(left: int, word: str, sign: str, right: int, result: int) -> list[Row]:
     answer = f"{left} {word} {right}{spoken} {result}입니다."
     return [
         {"instruction": text, "context": "", "response": answer, "category": "open_qa"}
-        for text in asked
+        for text in questions
     ]

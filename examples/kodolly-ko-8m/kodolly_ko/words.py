@@ -91,23 +91,25 @@ def person(draw: random.Random) -> str:
             return draw.choice(FAMILY_NAMES) + name if draw.random() < 0.08 else name
 
 
-def people(draw: random.Random, number: int, names: list[str] | None = None) -> list[str]:
-    """`number` different people, of `names` or made up."""
-    if names is not None:
-        return draw.sample(names, number)
-    found: list[str] = []
-    while len(found) < number:
-        who = person(draw)
-        if all(who not in other and other not in who for other in found):
-            found.append(who)
-    return found
+def people(draw: random.Random, number: int) -> list[str]:
+    """`number` different made-up people; no name is part of another."""
+    names: list[str] = []
+    while len(names) < number:
+        name = person(draw)
+        if all(name not in other and other not in name for other in names):
+            names.append(name)
+    return names
 
 
 def josa(word: str, after_consonant: str, after_vowel: str) -> str:
     """`word` with the particle its last syllable asks for: josa("책", "을", "를") is "책을"."""
-    last = ord(word[-1]) - 0xAC00
-    closed = 0 <= last < 11172 and last % 28 != 0
-    return word + (after_consonant if closed else after_vowel)
+    return word + (after_consonant if ends_in_consonant(word) else after_vowel)
+
+
+def ends_in_consonant(word: str) -> bool:
+    """Whether the last letter of `word` is a Hangul syllable with a final consonant."""
+    syllable = ord(word[-1]) - 0xAC00  # its place among Unicode's 11,172 syllables, 28 a vowel
+    return 0 <= syllable < 11172 and syllable % 28 != 0
 
 
 def topic(word: str) -> str:
@@ -118,8 +120,3 @@ def topic(word: str) -> str:
 def object_of(word: str) -> str:
     """`word` with 을 or 를."""
     return josa(word, "을", "를")
-
-
-def subject(word: str) -> str:
-    """`word` with 이 or 가."""
-    return josa(word, "이", "가")

@@ -1,7 +1,7 @@
-"""Other ways to ask the same, made by rule: endings, particles, what stands before, spaces and marks.
+"""Other ways to ask the same question, made by rule: endings, particles, openings, spaces, punctuation.
 
-People ask one thing in many forms. A small model takes each for another question unless it has seen
-that the form does not matter.
+People ask one thing in many forms. To a small model each form is another question, unless training
+showed it that the form does not matter.
 """
 
 # ruff: noqa: SIM905 - lists of words are read, and written, as words
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import random
 import re
+from functools import cache
 
-from kodolly_adapters.embedded.korean.words import josa
+from kodolly_ko.words import ends_in_consonant, josa
 
 NOUNS = (
     "누구 어디 언제 얼마 색 색깔 곳 동물 음식 계절 요일 날 며칠 몇 시 시간 분 초 달 개 도 포트 번호 사람 "
@@ -47,9 +48,9 @@ def core(text: str) -> str:
     return normalised(text)
 
 
-def vary(draw: random.Random, asked: str) -> str:
-    """Another way to ask `asked`, or the same."""
-    text = asked
+def vary(draw: random.Random, question: str) -> str:
+    """Another way to ask `question`, or the same."""
+    text = question
     if draw.random() < 0.5:
         text = _end(draw, text)
     if draw.random() < 0.4:
@@ -62,9 +63,10 @@ def vary(draw: random.Random, asked: str) -> str:
     return text
 
 
-def _families() -> list[tuple[str, ...]]:
-    """Endings that ask the same, by family."""
-    found: list[tuple[str, ...]] = [
+@cache
+def _families() -> dict[str, tuple[str, ...]]:
+    """Each ending, and all endings that ask the same; an ending of two families has the first."""
+    families: list[tuple[str, ...]] = [
         ("무엇인가요?", "뭐야?", "뭐예요?", "뭔가요?", "뭐지?", "뭐니?", "무엇입니까?", "뭐죠?", "뭘까?", "뭔지 알려 줘"),
         ("란 무엇인가요?", "란 뭐야?", "가 뭐야?", "가 뭔가요?", "는 뭐예요?", "가 뭐지?", "가 뭔지 알려 줘"),
         ("어때?", "어때요?", "어떤가요?", "어떠니?", "어떻습니까?", "어떨까?", "어떨까요?"),
@@ -89,7 +91,7 @@ def _families() -> list[tuple[str, ...]]:
             noun + "입니까?",
             josa(noun, "이죠?", "죠?"),
         )
-        found.append((*ends, *more))
+        families.append((*ends, *more))
     for verb in VERBS:
         formal, plain, stem, polite = verb.rsplit(" ", 3)
         asks = (
@@ -100,11 +102,8 @@ def _families() -> list[tuple[str, ...]]:
             stem + "나?",
             polite + "니까?",
         )
-        found.append((*asks, stem + "지?", stem + "죠?"))
-    return found
-
-
-FAMILIES = _families()
+        families.append((*asks, stem + "지?", stem + "죠?"))
+    return {ending: family for family in reversed(families) for ending in family}
 
 
 def _end(draw: random.Random, text: str) -> str:
@@ -114,11 +113,11 @@ def _end(draw: random.Random, text: str) -> str:
         return (
             text[: past.start(2)] + draw.choice(["나요", "어", "어요", "니", "습니까", "지"]) + "?"
         )
-    fits = [(end, family) for family in FAMILIES for end in family if text.endswith(end)]
-    if not fits:
-        return text
-    end, family = max(fits, key=lambda fit: len(fit[0]))
-    return text.removesuffix(end) + draw.choice(family)
+    families = _families()
+    for start in range(len(text)):
+        if family := families.get(text[start:]):
+            return text[:start] + draw.choice(family)
+    return text
 
 
 def _particles(draw: random.Random, text: str) -> str:
@@ -140,9 +139,9 @@ def _topic(draw: random.Random, word: str) -> str:
     for mark, after_consonant in (("은", True), ("는", False), ("이", True), ("가", False)):
         stem = word.removesuffix(mark)
         if stem != word and len(stem) > 1 and word not in NOT_CHANGED:
-            if _closed(stem) == after_consonant and mark in "은는":
+            if ends_in_consonant(stem) == after_consonant and mark in "은는":
                 return draw.choice([stem, josa(stem, "이", "가")])
-            if _closed(stem) == after_consonant and mark == "가":
+            if ends_in_consonant(stem) == after_consonant and mark == "가":
                 return draw.choice([stem, josa(stem, "은", "는")])
     return word
 
@@ -150,16 +149,11 @@ def _topic(draw: random.Random, word: str) -> str:
 def _bare(word: str) -> str:
     """`word` without 을, 를 or 의."""
     stem = word[:-1]
-    if len(stem) > 1 and (word[-1] == "을") == _closed(stem) and word[-1] in "을를":
+    if len(stem) > 1 and (word[-1] == "을") == ends_in_consonant(stem) and word[-1] in "을를":
         return stem
     if len(stem) > 1 and word[-1] == "의" and word not in NOT_A_POSSESSIVE:
         return stem
     return word
-
-
-def _closed(word: str) -> bool:
-    last = ord(word[-1]) - 0xAC00
-    return 0 <= last < 11172 and last % 28 != 0
 
 
 def _marks(draw: random.Random, text: str) -> str:

@@ -1,9 +1,10 @@
-"""Held-out figures of a model directory: loss on rows kept apart, and answers to fixed prompts.
+"""Held-out figures of a model directory: loss on the held-out rows, and answers to fixed prompts.
 
-    python -m kodolly_adapters.embedded.korean.judge DIR --heldout heldout.jsonl --out figures.json
+    cd examples/kodolly-ko-8m
+    python -m kodolly_ko.judge MODEL --heldout heldout.jsonl --out figures.json
 
-Loss is in nats a character of the answer, so that models with different tokenizers compare. The
-prompts are phrased as no training row is; each answer, made greedily, is checked for three things.
+Loss is in nats a character of the answer, so that models with different tokenizers compare. No
+training row is phrased as one of the prompts; each greedy answer is checked for three things.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from kodolly_adapters.embedded.korean.corpus import is_held_out, own_rows
+from kodolly_ko import DATA
+from kodolly_ko.corpus import is_held_out, own_rows
 from kodolly_templates.catalogue import load
 from kodolly_templates.messages import Messages
 
-LONGEST = 100  # tokens an answer may take before it counts as not stopping
-TRAINED_ONE_IN = 4  # rows of ours that are asked again
-TOGETHER = 16  # prompts answered in one batch
-KOREAN_SHARE = 0.3  # of an answer's letters, below which it is not Korean; commands are Latin
+MAX_TOKENS = 100  # of an answer; a longer one counts as not stopping
+TRAINED_ONE_IN = 4  # of our training rows, how many `--exact` asks
+BATCH = 16  # prompts answered at once
+KOREAN_SHARE = 0.3  # of an answer's letters; it may name commands in Latin letters
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer and how it did."""
+    """One answer and its three checks."""
 
     instruction: str
     context: str
@@ -56,26 +57,21 @@ class Judge:
 
     def loss(self, rows: Sequence[dict[str, str]]) -> float:
         """Nats a character of the responses of `rows`, the end of each included; 0 without rows."""
-        total = sum(self._surprise(row) for row in rows)
+        total = sum(self._row_loss(row) for row in rows)
         return total / max(1, sum(len(row["response"]) for row in rows))
 
-    def ask(self, asked: Sequence[dict[str, Any]]) -> list[tuple[str, bool]]:
-        """(answer, whether it stopped by itself) to each instruction and context, greedily."""
-        messages = [self._asked(row["instruction"], row["context"]) for row in asked]
-        texts = [self._template.prompt(each) for each in messages]
-        parts = [texts[start : start + TOGETHER] for start in range(0, len(texts), TOGETHER)]
-        return [answer for part in parts for answer in self._continue(part)]
+    def ask(self, rows: Sequence[dict[str, Any]]) -> list[tuple[str, bool]]:
+        """(greedy answer, whether it stopped by itself) to each row's instruction and context."""
+        texts = [self._template.prompt(self._messages(row)) for row in rows]
+        parts = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
+        return [answer for part in parts for answer in self._generate(part)]
 
     def exact(self, rows: Sequence[dict[str, str]]) -> int:
-        """How many of `rows` are answered in exactly their response's words."""
+        """How many of `rows` are answered with exactly their response."""
         pairs = zip(self.ask(rows), rows, strict=True)
         return sum(text == row["response"] for (text, _), row in pairs)
 
-    def answer(self, messages: Messages) -> tuple[str, bool]:
-        """(answer, whether it stopped by itself) to a conversation."""
-        return self._continue([self._template.prompt(messages)])[0]
-
-    def _continue(self, texts: list[str]) -> list[tuple[str, bool]]:
+    def _generate(self, texts: list[str]) -> list[tuple[str, bool]]:
         import torch
 
         batch = self._tokenizer(
@@ -87,35 +83,36 @@ class Judge:
             padding_side="left",
         )
         with torch.inference_mode():
-            made = self._model.generate(**batch, max_new_tokens=LONGEST, do_sample=False)
-        return [self._read(ids.tolist()) for ids in made[:, batch["input_ids"].shape[1] :]]
+            output = self._model.generate(**batch, max_new_tokens=MAX_TOKENS, do_sample=False)
+        return [self._decode(ids.tolist()) for ids in output[:, batch["input_ids"].shape[1] :]]
 
-    def _read(self, ids: list[int]) -> tuple[str, bool]:
+    def _decode(self, ids: list[int]) -> tuple[str, bool]:
         ends = self._model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
-        length = next((place for place, token in enumerate(ids) if token in ends), len(ids))
-        text, ended = self._tokenizer.decode(ids[:length]), length < len(ids)
+        length = next((index for index, token in enumerate(ids) if token in ends), len(ids))
+        text, stopped = self._tokenizer.decode(ids[:length]), length < len(ids)
         for stop in self._template.stop:
             if stop in text:
-                text, ended = text[: text.index(stop)], True
-        return text.strip(), ended
+                text, stopped = text[: text.index(stop)], True
+        return text.strip(), stopped
 
-    def _surprise(self, row: dict[str, str]) -> float:
+    def _row_loss(self, row: dict[str, str]) -> float:
         import torch
 
-        asked = self._asked(row["instruction"], row["context"])
-        prompt = self._template.prompt(asked)
-        answered = [*asked, {"role": "assistant", "content": row["response"]}]
-        text = self._template.training(answered, self._tokenizer.eos_token).text
+        messages = self._messages(row)
+        prompt = self._template.prompt(messages)
+        messages = [*messages, {"role": "assistant", "content": row["response"]}]
+        text = self._template.training(messages, self._tokenizer.eos_token).text
         start = len(self._ids(prompt)[0])
         ids = self._ids(text)
         with torch.inference_mode():
             logits = self._model(input_ids=ids).logits[0, start - 1 : -1]
         return float(torch.nn.functional.cross_entropy(logits, ids[0, start:], reduction="sum"))
 
-    def _asked(self, instruction: str, context: str) -> Messages:
-        message = {"role": "user", "content": instruction}
-        return self._template.flatten([message | ({"context": context} if context else {})])
+    def _messages(self, row: dict[str, Any]) -> Messages:
+        message = {"role": "user", "content": row["instruction"]}
+        context = {"context": row["context"]} if row["context"] else {}
+        return self._template.flatten([message | context])
 
     def _ids(self, text: str) -> Any:
         return self._tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
@@ -124,10 +121,10 @@ class Judge:
 def prompts(name: str = "prompts") -> list[dict[str, Any]]:
     """The fixed prompts: instruction, context, expected (words of which one must appear).
 
-    `"blind"` gives those written when all training files were settled, which no choice has seen.
+    `"blind"` are those written after all training files were final, and used for no decision.
     """
-    source = resources.files(__package__).joinpath(f"{name}.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in source.splitlines()]
+    text = (DATA / f"{name}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def check(prompt: dict[str, Any], text: str, *, stopped: bool) -> Answer:
@@ -143,7 +140,7 @@ def check(prompt: dict[str, Any], text: str, *, stopped: bool) -> Answer:
 
 
 def is_korean(text: str) -> bool:
-    """Whether `text` has Hangul, and enough of it among its letters."""
+    """Whether at least KOREAN_SHARE of the letters of `text` are Hangul."""
     letters = [letter for letter in text if letter.isalpha()]
     hangul = sum("가" <= letter <= "힣" for letter in letters)
     return hangul > 0 and hangul >= KOREAN_SHARE * len(letters)
@@ -170,10 +167,10 @@ def figures(
     }
 
 
-def _answers(judge: Judge, asked: Sequence[dict[str, Any]]) -> list[Answer]:
+def _answers(judge: Judge, rows: Sequence[dict[str, Any]]) -> list[Answer]:
     return [
         check(prompt, text, stopped=stopped)
-        for prompt, (text, stopped) in zip(asked, judge.ask(asked), strict=True)
+        for prompt, (text, stopped) in zip(rows, judge.ask(rows), strict=True)
     ]
 
 
@@ -188,9 +185,9 @@ def _counts(answers: Sequence[Answer]) -> dict[str, int]:
 
 
 def chance(reading: Sequence[dict[str, str]]) -> float:
-    """How many of `reading` come out right for who answers from a sentence of the text drawn at random.
+    """How many of `reading` a random reader gets right.
 
-    That is a reader who knows what kind of thing is asked for and copies it, but from any sentence.
+    It knows what kind of thing is asked for, and copies that from any sentence of the text.
     """
     return sum(1 / _sentences(row) for row in reading)
 
@@ -200,26 +197,26 @@ def _sentences(row: dict[str, str]) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Judge one directory; returns the exit status."""
+    """Judge one model directory; returns the exit status."""
     options = _parser().parse_args(argv)
     rows = [json.loads(line) for line in options.heldout.read_text(encoding="utf-8").splitlines()]
     reading = [row for row in rows if row.get("source") == "reading"]
     own = [row for row in rows if row.get("source") != "reading"]
     model = Judge(options.directory, options.template)
-    found = figures(model, own, reading)
+    result = figures(model, own, reading)
     if options.exact:
         trained = [row for row in own_rows() if not is_held_out(row)][::TRAINED_ONE_IN]
-        found |= {"heldout_exact": model.exact(own), "trained_rows": len(trained)}
-        found["trained_exact"] = model.exact(trained)
-    text = json.dumps(found, ensure_ascii=False, indent=1) + "\n"
+        result |= {"heldout_exact": model.exact(own), "trained_rows": len(trained)}
+        result["trained_exact"] = model.exact(trained)
+    text = json.dumps(result, ensure_ascii=False, indent=1) + "\n"
     options.out.write_text(text, encoding="utf-8")
-    summary = {key: value for key, value in found.items() if not key.endswith("answers")}
+    summary = {key: value for key, value in result.items() if not key.endswith("answers")}
     sys.stdout.write(json.dumps(summary, ensure_ascii=False) + "\n")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m kodolly_adapters.embedded.korean.judge")
+    parser = argparse.ArgumentParser(prog="python -m kodolly_ko.judge")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--heldout", type=Path, required=True, metavar="FILE")
     parser.add_argument(

@@ -1,5 +1,6 @@
-"""The Korean model's data: good rows, questions made by rule, and a tenth kept apart."""
+"""kodolly-ko-8m's data: good rows, questions made by rule, and a held-out tenth."""
 
+import hashlib
 import itertools
 import json
 import random
@@ -8,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.shared_data import SHARED_DATA, needs_shared_data
 
-from kodolly_adapters.embedded.korean import corpus, judge, reading, variations, words
+from kodolly_adapters.files import sha256
+from kodolly_ko import EXAMPLE, corpus, judge, reading, variations, words
 
 ROWS = corpus.own_rows()
 MORE = corpus.more_rows()
@@ -25,17 +28,26 @@ CATEGORIES = {
 }
 POLITE = re.compile(r"(니다|요)[.!?]$")
 HANGUL = re.compile("[가-힣ㄱ-ㅎ]")
-NO_SOURCES = corpus.Sources(chatbot=None, prose=None)
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """What write_corpus makes of our own rows alone, by file name."""
+def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What write_corpus makes of our own rows and two very small sources."""
+    place = tmp_path_factory.mktemp("sources")
+    chatbot, prose = place / "chat.csv", place / "prose.txt"
+    chatbot.write_text("Q,A,label\r\n가나?,다라요.,0\r\n가나?,다라요.,0\r\n마바?,사아요.,2   \r\n")
+    prose.write_text("첫 줄입니다.\n" * 200)
     out = tmp_path_factory.mktemp("corpus")
-    corpus.write_corpus(NO_SOURCES, out)
+    corpus.write_corpus(corpus.Sources(chatbot, prose), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def files(corpus_folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The lines of those files, by file name."""
     return {
         path.name: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        for path in out.iterdir()
+        for path in corpus_folder.iterdir()
     }
 
 
@@ -51,8 +63,8 @@ def test_every_row_is_a_dolly_row() -> None:
 
 def test_no_question_is_asked_twice() -> None:
     """Instruction and context together stand once, so that no question has two answers."""
-    asked = [(row["instruction"], row["context"]) for row in [*ROWS, *MORE]]
-    assert len(set(asked)) == len(asked) >= 3000
+    questions = [(row["instruction"], row["context"]) for row in [*ROWS, *MORE]]
+    assert len(set(questions)) == len(questions) >= 3000
 
 
 def test_answers_are_short_polite_korean() -> None:
@@ -71,23 +83,22 @@ def test_rows_with_a_context_say_so_in_their_category() -> None:
     assert all(bool(row["context"]) == (row["category"] in reading_categories) for row in ROWS)
 
 
-def test_a_tenth_is_kept_apart(files: dict[str, list[dict[str, Any]]]) -> None:
+def test_a_tenth_is_held_out(files: dict[str, list[dict[str, Any]]]) -> None:
     """Held-out questions are about a tenth and in neither training file, alone or in a dialogue."""
-    held = [row for row in files["heldout.jsonl"] if "source" not in row]
-    assert 0.05 < len(held) / len(ROWS) < 0.15
-    asked = {(row["instruction"], row["context"]) for row in held}
+    heldout = [row for row in files["heldout.jsonl"] if "source" not in row]
+    assert 0.05 < len(heldout) / len(ROWS) < 0.15
+    questions = {(row["instruction"], row["context"]) for row in heldout}
     for row in files["tune.jsonl"]:
         if "messages" not in row:
-            assert (row["instruction"], row["context"]) not in asked
+            assert (row["instruction"], row["context"]) not in questions
     texts = [row["text"] for row in [*files["pretrain.jsonl"], *files["talk.jsonl"]]]
     lines = {line for text in texts for line in text.split("\n")}
-    spoken = {said for row in files["tune.jsonl"] for said in _said(row)}
-    alone = {row["instruction"] for row in held if not row["context"]}
+    lines |= {text for row in files["tune.jsonl"] for text in _user_turns(row)}
+    alone = {row["instruction"] for row in heldout if not row["context"]}
     assert not alone & lines
-    assert not alone & spoken
 
 
-def _said(row: dict[str, Any]) -> list[str]:
+def _user_turns(row: dict[str, Any]) -> list[str]:
     return [m["content"] for m in row.get("messages", []) if m["role"] == "user"]
 
 
@@ -96,31 +107,36 @@ def test_held_out_people_are_never_trained(files: dict[str, list[dict[str, Any]]
     trained = json.dumps(
         [files[f"{n}.jsonl"] for n in ("pretrain", "talk", "tune")], ensure_ascii=False
     )
-    assert [name for name in reading.HELD_OUT_NAMES if name in trained] == []
+    assert [name for name in words.HELD_OUT_NAMES if name in trained] == []
 
 
-def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
-    """Two runs write identical files."""
-    made = []
-    for name in ("first", "second"):
-        out = tmp_path / name
-        out.mkdir()
-        corpus.write_corpus(NO_SOURCES, out)
-        made.append({path.name: path.read_bytes() for path in out.iterdir()})
-    assert made[0] == made[1]
+def test_the_same_sources_give_the_same_bytes(corpus_folder: Path) -> None:
+    """On any machine and in any run."""
+    made = {path.name: sha256(path) for path in corpus_folder.iterdir()}
+    assert made == {
+        "heldout.jsonl": "c1d982f27f1f80b536da75cb25dfffe7bb055ac6c02f77a1346e8db65bbf25af",
+        "pretrain.jsonl": "266d4eb821b956d2754f4b3f9d4475f0414a2c4dc51e8c797b09ae0d86f06738",
+        "talk.jsonl": "aef72095a1462aea951aac8e3539d8b425055c3f59353ad70038d7d44a82f488",
+        "tune.jsonl": "a91bda7ca0ce3b866c0282cdacf13473d4c04392cfe9cfc25dfbe03ec992c641",
+    }
 
 
-def test_sources_are_read_as_they_come(tmp_path: Path) -> None:
+@needs_shared_data
+def test_the_rows_are_those_the_adapter_was_trained_on() -> None:
+    """With the two public sets the tuning rows have the very hash that the adapter's card records."""
+    chatbot = SHARED_DATA / "chatbot_data" / "ChatbotData.csv"
+    prose = SHARED_DATA / "text_ko" / "libreoffice_help_ko.txt"
+    rows = corpus.tuning_rows(corpus.Sources(chatbot, prose))
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    card = json.loads((EXAMPLE / "adapter" / "model_card.json").read_text(encoding="utf-8"))
+    assert hashlib.sha256(lines.encode()).hexdigest() in card["source"]["data_sha256"]
+
+
+def test_sources_are_read_as_they_come(files: dict[str, list[dict[str, Any]]]) -> None:
     """ChatbotData's odd labels and repeated pairs are read once each; prose becomes documents."""
-    chatbot, prose = tmp_path / "chat.csv", tmp_path / "prose.txt"
-    chatbot.write_text("Q,A,label\r\n가나?,다라요.,0\r\n가나?,다라요.,0\r\n마바?,사아요.,2   \r\n")
-    prose.write_text("첫 줄입니다.\n" * 200)
-    sources = corpus.Sources(chatbot, prose)
-    rows = [
-        row for row in corpus.tuning_rows(sources) if row.get("instruction") in ("가나?", "마바?")
-    ]
+    rows = [row for row in files["tune.jsonl"] if row.get("instruction") in ("가나?", "마바?")]
     assert [row["response"] for row in rows] == ["다라요."]
-    texts = corpus.pretraining_texts(sources)
+    texts = [row["text"] for row in files["pretrain.jsonl"]]
     assert sum("사아요." in text for text in texts) >= 1
     assert any("첫 줄입니다.\n첫 줄입니다." in text for text in texts)
 
@@ -139,9 +155,9 @@ def test_sums_are_right() -> None:
     rows = reading.sums()
     assert len({row["instruction"] for row in rows}) == len(rows)
     for row in rows:
-        found = re.fullmatch(r"(\d) (\S+) (\d)[은는] (\d+)입니다\.", row["response"])
-        assert found, row
-        left, word, right, result = found.groups()
+        match = re.fullmatch(r"(\d) (\S+) (\d)[은는] (\d+)입니다\.", row["response"])
+        assert match, row
+        left, word, right, result = match.groups()
         assert signs[word](int(left), int(right)) == int(result), row
 
 
@@ -159,8 +175,8 @@ def test_prompts_are_no_training_rows() -> None:
     assert len(prompts) >= 40
     rows = {variations.core(row["instruction"]) for row in [*ROWS, *MORE]}
     blind = judge.prompts("blind")
-    asked = {variations.normalised(prompt["instruction"]) for prompt in [*prompts, *blind]}
-    assert not asked & rows
+    questions = {variations.normalised(prompt["instruction"]) for prompt in [*prompts, *blind]}
+    assert not questions & rows
     assert all(prompt["expected"] for prompt in prompts)
 
 
@@ -171,45 +187,45 @@ def test_no_training_file_asks_a_fixed_prompt(files: dict[str, list[dict[str, An
     texts = [row["text"] for row in [*files["pretrain.jsonl"], *files["talk.jsonl"]]]
     lines = {line for text in texts for line in text.split("\n")}
     lines |= {row["instruction"] for row in files["tune.jsonl"] if "instruction" in row}
-    lines |= {said for row in files["tune.jsonl"] for said in _said(row)}
+    lines |= {text for row in files["tune.jsonl"] for text in _user_turns(row)}
     assert [line for line in lines if variations.core(line) in prompts] == []
 
 
 def test_another_way_to_ask_asks_the_same() -> None:
     """What is asked about stays in every variation; endings, particles, openings and marks do not."""
     draw = random.Random(1)
-    found = {variations.vary(draw, "일본의 수도는 어디인가요?") for _ in range(300)}
-    assert len(found) > 40
-    assert all("일본" in asked and "수도" in asked and "어디" in asked for asked in found)
+    varied = {variations.vary(draw, "일본의 수도는 어디인가요?") for _ in range(300)}
+    assert len(varied) > 40
+    assert all("일본" in text and "수도" in text and "어디" in text for text in varied)
 
 
 @pytest.mark.parametrize(
-    ("asked", "reserved"),
+    ("question", "reserved"),
     [
         ("코돌리야, 우리나라 수도가  어디지", True),
         ("혹시 우리나라 수도가 어디지?", True),
         ("우리나라 산이 어디지?", False),
     ],
 )
-def test_a_prompt_in_disguise_is_known(asked: str, reserved: bool) -> None:
-    """Openings, spaces and marks do not make a fixed prompt another question."""
-    assert corpus.is_reserved(asked) == reserved
+def test_a_prompt_in_disguise_is_recognised(question: str, reserved: bool) -> None:
+    """Openings, spaces and punctuation do not make a fixed prompt another question."""
+    assert corpus.is_reserved(question) == reserved
 
 
 def test_every_question_of_a_passage_has_one_answer() -> None:
     """Two sentences never answer the same question differently."""
-    for text, asked in itertools.islice(reading.passages(3), 500):
+    for text, pairs in itertools.islice(reading.passages(3), 500):
         answers: dict[str, str] = {}
-        for question, answer in asked:
+        for question, answer in pairs:
             assert answers.setdefault(variations.core(question), answer) == answer, text
 
 
 def test_made_up_people_are_many() -> None:
     """Hundreds of names in a thousand draws, none held out."""
     draw = random.Random(5)
-    found = {words.person(draw) for _ in range(1000)}
-    assert len(found) > 700
-    assert not found & set(words.HELD_OUT_NAMES)
+    names = {words.person(draw) for _ in range(1000)}
+    assert len(names) > 700
+    assert not names & set(words.HELD_OUT_NAMES)
 
 
 def test_chance_is_one_sentence_of_the_text() -> None:
