@@ -1,23 +1,33 @@
-"""One merge from its plan to a directory that exists only when it is whole and verified."""
+"""One merge from its plan to a directory that exists only when it is whole and verified.
+
+It grows in DIR.part beside DIR, with merge.json naming the finished files, so that a merge that was killed
+goes on from there.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from kodolly_adapters.errors import OutputError
+from kodolly_adapters.files import locked, read_json, sha256, write_json
+from kodolly_adapters.safetensors_io import Reader
+from kodolly_adapters.terminal import Progress
 
-from .arithmetic import Loss
+from .arithmetic import RoundingLoss, one_thread
 from .model_files import write_files
-from .plan import Dtype, Export, Plan, plan
-from .progress import Progress
-from .staging import Staging, job, read_manifest
-from .stream import write
+from .plan import Dtype, Plan, make_plan
 from .verify import Verdict, verify
+from .write import write_index, write_shard
 
-SPARE = 64 << 20  # bytes beside the weights
+MANIFEST = "merge.json"
+FORMAT = 1
+SPARE = 64 << 20  # bytes of disk beside the weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +37,10 @@ class Result:
     out: Path
     bytes: int
     changed: int  # tensors
-    loss: Loss
-    verdict: Verdict | None  # None: not asked for
+    loss: RoundingLoss
+    verdict: Verdict | None  # None: --no-verify
     notes: tuple[str, ...]
-    again: bool  # it was there already
+    already_there: bool  # finished by an earlier run
 
 
 def merge(
@@ -39,63 +49,171 @@ def merge(
     out: Path,
     *,
     dtype: Dtype = "same",
-    export: Export = "none",
     check: bool = True,
     force: bool = False,
     quiet: bool = False,
 ) -> Result:
-    """Merge `adapter` into `base` as the model directory `out`.
+    """Merge `adapter` into `base` as the model directory `out`; `check` compares it with PEFT's merge.
 
     A run that was ended repeats nothing it had finished and gives the same bytes. Raises UserError's
     kinds: BaseError, AdapterError for what does not fit, OutputError for what is in the way.
     """
-    known = plan(base, adapter, dtype, export)
-    key = job(known)
-    out = Path(out)
-    old = read_manifest(out) or {}
-    if not force and old.get("job") == key and old.get("finished"):
-        return _result(known, out, old, again=True)
-    with Staging(out, key, force=force) as staging:
-        _check_space(known, staging)
-        with Progress("merge", known.size, show=not quiet) as progress:
-            total = write(known, staging, progress)
-            notes = write_files(known, staging.place, out.name)
+    plan = make_plan(base, adapter, dtype)
+    key = job_key(plan)
+    finished = read_manifest(out)
+    if not force and finished.get("job") == key and finished.get("finished"):
+        return _result(plan, out, finished, already_there=True)
+    with open_unfinished(out, key, force=force) as directory:
+        manifest = read_manifest(directory)
+        _check_space(plan, directory)
+        with Progress("merge", plan.size, show=not quiet) as progress:
+            _write_weights(plan, directory, manifest, progress)
+            notes = write_files(plan, directory, out.name)
+            verdict = None
             if check:
                 progress.say("comparing with PEFT's own merge, tensors and greedy answers")
-            verdict = verify(known, staging.place, key) if check else None
-        staging.manifest |= {
+                verdict = verify(plan, directory, key)
+        manifest |= {
             "finished": True,
-            "dtype": known.dtype,
-            "export": export,
-            "rounding_loss": total.share,
-            "verified": verdict.as_json() if verdict is not None else None,
+            "dtype": plan.dtype,
+            "rounding_loss": _total_loss(manifest).share,
+            "verified": asdict(verdict) if verdict is not None else None,
             "notes": notes,
         }
-        staging.save()
-        staging.publish()
-    return _result(known, out, staging.manifest, again=False)
+        write_json(directory / MANIFEST, manifest)
+        _publish(directory, out, force=force)
+    return _result(plan, out, manifest, already_there=False)
 
 
-def _result(known: Plan, out: Path, manifest: dict[str, Any], *, again: bool) -> Result:
-    total = Loss()
+def job_key(plan: Plan) -> str:
+    """A hash of what makes two merges the same: inputs by size and time of change, and all headers.
+
+    The weights themselves are not hashed: that would read a large base twice.
+    """
+    digest = hashlib.sha256()
+    for file in plan.base.files:
+        stat = (plan.base.directory / file).stat()
+        digest.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    for path in sorted(plan.adapter.glob("adapter_*")):
+        digest.update(sha256(path).encode())
+    for shard in plan.shards:
+        digest.update(shard.head)
+    return digest.hexdigest()
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """merge.json in `directory`; {} where there is none of this format."""
+    manifest = read_json(directory / MANIFEST) or {}
+    return manifest if manifest.get("format") == FORMAT else {}
+
+
+@contextmanager
+def open_unfinished(out: Path, job: str, *, force: bool) -> Iterator[Path]:
+    """OUT.part for this process alone, with a manifest of `job`; what another merge left there is removed.
+
+    Raises OutputError where something else is in the way.
+    """
+    directory, replaced = _part(out), _replaced(out)
+    if out.is_file() or (force and replaced.exists()):
+        raise OutputError(f"{out if out.is_file() else replaced}: is in the way")
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise OutputError(f"{out}: is not empty; choose another --out, or give --force")
+    with ExitStack() as lock:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{directory}: {error}") from None
+        try:
+            lock.enter_context(locked(directory, wait=False))
+        except OSError:
+            raise OutputError(f"{directory}: another merge is writing it") from None
+        manifest = read_manifest(directory)
+        if manifest.get("job") != job:
+            _remove_files(directory, ours=bool(manifest) or force)
+            write_json(directory / MANIFEST, {"format": FORMAT, "job": job, "shards": {}})
+        yield directory
+
+
+def _remove_files(directory: Path, *, ours: bool) -> None:
+    for path in directory.iterdir():
+        if not ours and path.name != MANIFEST:
+            raise OutputError(
+                f"{directory}: holds something else than an unfinished merge; move it away"
+            )
+        if path.is_dir():
+            raise OutputError(f"{path}: is not of a merge; move it away")
+        path.unlink()
+
+
+def _write_weights(
+    plan: Plan, directory: Path, manifest: dict[str, Any], progress: Progress
+) -> None:
+    """Write every file that an earlier run has not finished, and the index."""
+    with one_thread(), Reader() as reader:
+        for shard in plan.shards:
+            path = directory / shard.file
+            size = len(shard.head) + shard.size
+            if shard.file in manifest["shards"] and path.is_file() and path.stat().st_size == size:
+                progress.add(shard.size)
+                continue
+            try:
+                loss = write_shard(shard, path, reader, progress)
+            except OSError as error:
+                raise OutputError(f"{path}: {error}. The same command goes on from here") from None
+            manifest["shards"][shard.file] = {"bytes": size, "loss": asdict(loss)}
+            write_json(directory / MANIFEST, manifest)
+    write_index(plan, directory)
+
+
+def _publish(directory: Path, out: Path, *, force: bool) -> None:
+    """Give the directory its final name. Raises OutputError; what was there stays then."""
+    replaced = _replaced(out)
+    try:
+        for path in directory.iterdir():
+            path.chmod(0o644)
+        if force and out.exists() and any(out.iterdir()):
+            out.rename(replaced)
+        directory.rename(out)
+    except OSError as error:
+        if replaced.exists() and not out.exists():
+            replaced.rename(out)
+        raise OutputError(f"{out}: {error}; the model is in {directory}") from None
+    if force and replaced.exists():
+        shutil.rmtree(replaced)
+
+
+def _check_space(plan: Plan, directory: Path) -> None:
+    written = sum(path.stat().st_size for path in directory.iterdir())
+    need = plan.size + SPARE - written
+    free = shutil.disk_usage(directory).free
+    if need > free:
+        raise OutputError(
+            f"{directory}: needs {need / 1e9:,.1f} GB of disk, {free / 1e9:,.1f} GB are free"
+        )
+
+
+def _total_loss(manifest: dict[str, Any]) -> RoundingLoss:
+    total = RoundingLoss()
     for _, entry in sorted(manifest["shards"].items()):
-        total.add(Loss(**entry["loss"]))
+        total.add(RoundingLoss(**entry["loss"]))
+    return total
+
+
+def _result(plan: Plan, out: Path, manifest: dict[str, Any], *, already_there: bool) -> Result:
     return Result(
         out=out,
-        bytes=known.size,
-        changed=sum(output.change is not None for output in known.outputs),
-        loss=total,
-        verdict=Verdict.of(manifest["verified"]),
+        bytes=plan.size,
+        changed=sum(output.change is not None for output in plan.outputs),
+        loss=_total_loss(manifest),
+        verdict=Verdict(**manifest["verified"]) if manifest["verified"] else None,
         notes=tuple(manifest["notes"]),
-        again=again,
+        already_there=already_there,
     )
 
 
-def _check_space(known: Plan, staging: Staging) -> None:
-    there = sum(path.stat().st_size for path in staging.place.iterdir())
-    need = known.size + SPARE - there
-    free = shutil.disk_usage(staging.place).free
-    if need > free:
-        raise OutputError(
-            f"{staging.place}: needs {need / 1e9:,.1f} GB of disk, {free / 1e9:,.1f} GB are free"
-        )
+def _part(out: Path) -> Path:
+    return out.with_name(f"{out.name}.part")
+
+
+def _replaced(out: Path) -> Path:
+    return out.with_name(f"{out.name}.old")

@@ -1,17 +1,20 @@
-"""The tokenizer that goes with the merged model: where it comes from, and the ids the model must know."""
+"""The tokenizer that goes with the merged model: where it comes from, and the ids the model must have rows for."""
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kodolly_adapters.card import read_object
 from kodolly_adapters.errors import AdapterError
+from kodolly_adapters.files import write_json
 
+CONFIG = "tokenizer_config.json"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-TOKENIZER_FILES = (
+COPIED = (
     *VOCABULARIES,
     "merges.txt",
     "special_tokens_map.json",
@@ -19,47 +22,43 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-CARD = "model_card.json"
+ROLES = ("bos_token", "eos_token", "pad_token")
+FAST = "PreTrainedTokenizerFast"  # reads tokenizer.json as it is, in every version of transformers
 RUN = "run.json"  # what `kodolly train` leaves beside its adapter/
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """A tokenizer on disk. `ids` are of its named tokens and all added ones; `size` the largest id + 1."""
+class TokenizerInfo:
+    """A tokenizer on disk."""
 
     directory: Path
-    own: bool  # the adapter's, not the base's
-    config: dict[str, Any]
-    ids: Mapping[str, int]
-    size: int
-
-    def named(self, role: str) -> int | None:
-        """The id of "eos_token" and its like; None where the tokenizer names none, or one it has not."""
-        value = self.config.get(role)
-        text = value.get("content") if isinstance(value, dict) else value
-        return self.ids.get(text) if isinstance(text, str) else None
+    from_adapter: bool  # else it is the base's
+    ids: Mapping[str, int]  # of special and added tokens
+    special_ids: Mapping[str, int]  # "eos_token_id" and its like, where the tokenizer names one
+    size: int  # the largest id + 1; 0 where it is not known
 
 
-def adapter_places(adapter: Path) -> list[Path]:
+def adapter_folders(adapter: Path) -> list[Path]:
     """Where files of the adapter may be: its folder, and the training run's around it."""
     around = adapter.resolve().parent
     return [adapter, around] if (around / RUN).is_file() else [adapter]
 
 
-def find_words(base: Path, adapter: Path) -> Words | None:
-    """The adapter's tokenizer, else the base's; None where neither has one. Raises AdapterError."""
-    owned = adapter_places(adapter)
-    for directory in (*owned, base):
+def find_tokenizer(base: Path, adapter: Path) -> TokenizerInfo | None:
+    """The adapter's tokenizer, else the base's; None where neither has one.
+
+    Raises AdapterError where tokenizer.json cannot be read, InputError for other files.
+    """
+    folders = adapter_folders(adapter)
+    for directory in (*folders, base):
         if any((directory / name).is_file() for name in VOCABULARIES):
-            return _read(directory, directory in owned)
+            return _read(directory, directory in folders)
     return None
 
 
-def _read(directory: Path, own: bool) -> Words:
-    config = {
-        **read_object(directory / "special_tokens_map.json"),
-        **read_object(directory / "tokenizer_config.json"),
-    }
+def _read(directory: Path, from_adapter: bool) -> TokenizerInfo:
+    config = read_object(directory / "special_tokens_map.json") | read_object(directory / CONFIG)
+    names = {key: text for key in config if key.endswith("_token") if (text := _text(config[key]))}
     ids = {
         str(entry["content"]): int(number)
         for number, entry in (config.get("added_tokens_decoder") or {}).items()
@@ -76,26 +75,30 @@ def _read(directory: Path, own: bool) -> Words:
         added = tokenizer.get_added_tokens_decoder()
         ids |= {token.content: number for number, token in added.items()}
         size = max([tokenizer.get_vocab_size(with_added_tokens=False) - 1, *added], default=-1) + 1
-        for role in [key for key in config if key.endswith("_token")]:
-            value = config[role]
-            text = value.get("content") if isinstance(value, dict) else value
-            if not isinstance(text, str) or not text:
-                continue
+        for text in names.values():
             if (number := tokenizer.token_to_id(text)) is not None:
                 ids[text] = number
-    own_config = read_object(directory / "tokenizer_config.json")
-    merged = {**own_config, **{k: v for k, v in config.items() if k.endswith("_token")}}
-    return Words(directory, own, merged, ids, size)
+    special = {f"{role}_id": ids[names[role]] for role in ROLES if names.get(role) in ids}
+    return TokenizerInfo(directory, from_adapter, ids, special, size)
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; {} where there is none. Raises AdapterError for anything else."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"{path}: {error}") from None
-    if not isinstance(value, dict):
-        raise AdapterError(f"{path}: no JSON object")
-    return value
+def _text(token: Any) -> str:
+    """A token as the configs write it: a string, or an object with its content."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else ""
+
+
+def copy_tokenizer(tokenizer: TokenizerInfo, out: Path) -> None:
+    """Copy its files into `out`; its config becomes one that every version of transformers reads."""
+    for name in COPIED:
+        if (tokenizer.directory / name).is_file():
+            shutil.copyfile(tokenizer.directory / name, out / name)
+    config = read_object(tokenizer.directory / CONFIG)
+    if (tokenizer.directory / "tokenizer.json").is_file():
+        config["tokenizer_class"] = FAST
+    names = config.get("model_input_names", ["input_ids", "attention_mask"])
+    # GPT-NeoX's and LLaMA's forward take no token_type_ids, which old tokenizers make.
+    config["model_input_names"] = [name for name in names if name != "token_type_ids"]
+    for key in ("is_local", "local_files_only", "name_or_path", "auto_map"):
+        config.pop(key, None)
+    write_json(out / CONFIG, config)
