@@ -68,13 +68,17 @@ def one_thread() -> Iterator[None]:
 
 
 class MergedRows:
-    """Merged rows of one output tensor, exact in float32. Its two buffers are used again for every piece."""
+    """Merged rows of one output tensor. Its two buffers are used again for every piece.
+
+    `loss` adds up what rounding cost, over all rows that were read with `stored` and computed.
+    """
 
     def __init__(self, output: Output, reader: Reader) -> None:
         """Read the small tensors of the change. Raises AdapterError where they hold NaN or infinity."""
         import torch
 
-        self._source, self._width, self._reader = output.source, output.target.width, reader
+        self.loss = RoundingLoss()
+        self._output, self._reader = output, reader
         self._buffers = torch.empty(0), torch.empty(0)
         change = output.change or Change()
         self._lora = change.lora
@@ -92,16 +96,24 @@ class MergedRows:
             ids, rows = change.tokens
             self._tokens = list(zip(ids, self._finite(rows), strict=True))
 
-    @property
-    def computes(self) -> bool:
-        """Whether there is arithmetic whose result rounding can damage."""
-        return self._lora is not None or self._added is not None
+    def stored(self, first: int, last: int) -> torch.Tensor:
+        """Rows [first, last) as they are written, shape (last - first, width); the next call may overwrite them.
 
-    def exact(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(merged, start) rows [first, last) in float32, each of shape (last - first, width).
-
-        `start` is what the change is measured against: the rows before LoRA. The next call overwrites both.
+        Raises AdapterError where values do not fit into the dtype's range.
         """
+        if self._output.is_copy:
+            return self._reader.rows(self._output.source, first, last)
+        exact, start = self._exact(first, last)
+        result = _rounded(exact, self._output.target)
+        if self._lora is not None or self._added is not None:
+            delta = start.sub_(exact).flatten()
+            change = float(delta.dot(delta))
+            error = start.copy_(result).sub_(exact).flatten()
+            self.loss.add(RoundingLoss(float(error.dot(error)), change, exact.numel()))
+        return result
+
+    def _exact(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(merged, start) rows in float32; `start` is what the change is measured against: before LoRA."""
         import torch
 
         start, merged = self._space(last - first)
@@ -132,18 +144,17 @@ class MergedRows:
     def _space(self, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
 
-        size = rows * self._width
-        if self._buffers[0].numel() < size:
-            # One piece may be a row longer than another.
-            room = size + self._width
+        width = self._output.target.width
+        if self._buffers[0].numel() < rows * width:
+            room = (rows + 1) * width  # one piece may be a row longer than another
             self._buffers = torch.empty(room), torch.empty(room)
-        one, other = self._buffers
-        return one[:size].view(rows, self._width), other[:size].view(rows, self._width)
+        one, other = (buffer[: rows * width].view(rows, width) for buffer in self._buffers)
+        return one, other
 
     def _read_start(self, first: int, last: int, start: torch.Tensor) -> None:
-        end = max(first, min(last, self._source.rows))
+        end = max(first, min(last, self._output.source.rows))
         if first < end:
-            start[: end - first].copy_(self._reader.rows(self._source, first, end))
+            start[: end - first].copy_(self._reader.rows(self._output.source, first, end))
         start[end - first :].zero_()  # rows of new tokens, all of which the change sets
 
     def _put_delta(self, lora: Lora, first: int, last: int, delta: torch.Tensor) -> None:
@@ -156,23 +167,14 @@ class MergedRows:
         delta.mul_(lora.scale)
 
 
-def rounded(exact: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
-    """`exact` in safetensors' `dtype`. Raises AdapterError where it does not fit into its range."""
+def _rounded(exact: torch.Tensor, target: Tensor) -> torch.Tensor:
     import torch
 
-    if dtype == "F16":
+    if target.dtype == "F16":
         low, high = torch.aminmax(exact)
         if not -FP16_LIMIT < float(low) <= float(high) < FP16_LIMIT:
             raise AdapterError(
-                f"{name}: values up to {max(-float(low), float(high)):.3g} do not fit into fp16: "
+                f"{target.name}: values up to {max(-float(low), float(high)):.3g} do not fit into fp16: "
                 "use --dtype bf16 or fp32"
             )
-    return exact.to(getattr(torch, DTYPES[dtype][0]))
-
-
-def rounding_loss(exact: torch.Tensor, start: torch.Tensor, result: torch.Tensor) -> RoundingLoss:
-    """The rounding loss of one piece; overwrites `start`."""
-    delta = start.sub_(exact).flatten()
-    change = float(delta.dot(delta))
-    error = start.copy_(result).sub_(exact).flatten()
-    return RoundingLoss(float(error.dot(error)), change, exact.numel())
+    return exact.to(getattr(torch, DTYPES[target.dtype][0]))

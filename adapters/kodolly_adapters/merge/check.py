@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kodolly_adapters.card import read_object
 from kodolly_adapters.errors import BaseError
-from kodolly_adapters.safetensors_io import DTYPES, FLOATS, Checkpoint, Reader, Tensor, checkpoint
+from kodolly_adapters.safetensors_io import FLOATS, Reader, Tensor, checkpoint
 from kodolly_adapters.terminal import Progress
 
 from .arithmetic import MergedRows, one_thread, pieces
@@ -18,7 +19,6 @@ from .plan import STORED, Dtype, Output, make_plan
 if TYPE_CHECKING:
     import torch
 
-SHOWN = 40  # differences that the report lists without --all
 SKETCH = 160  # columns of the random projection: ranks up to about this can be measured
 MARGIN = 1.6  # a direction counts when it is this much above what rounding alone makes
 # Bits of the fraction: what rounding to the dtype costs a value between 1 and 2 is 2^-bits / sqrt(12) rms.
@@ -37,7 +37,6 @@ class Difference:
     largest: float = 0.0
     rows: int = 0  # rows that changed
     rank: int | None = None  # of the change; None: not low, or not a matrix
-    predicted: bool | None = None  # equal to what the adapter makes; None: no adapter was given
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +59,15 @@ def compare(base: Path, merged: Path, adapter: Path | None, *, quiet: bool = Fal
         raise BaseError(
             f"{merged}: is quantised. Compare the model it was quantised from with {base}"
         )
-    before, after = checkpoint(base), checkpoint(merged)
+    before, after = checkpoint(base).tensors, checkpoint(merged).tensors
     outputs: dict[str, Output] | None = None
     if adapter is not None:
         plan = make_plan(base, adapter, _dtype_flag(before, after))
         outputs = {output.name: output for output in plan.outputs}
     differences: list[Difference] = []
     wrong: list[str] = []
-    names = sorted({*before.tensors, *after.tensors, *(outputs or ())})
-    size = sum(tensor.size for tensor in after.tensors.values())
+    names = sorted({*before, *after, *(outputs or ())})
+    size = sum(tensor.size for tensor in after.values())
     with (
         one_thread(),
         Reader() as base_reader,
@@ -76,31 +75,29 @@ def compare(base: Path, merged: Path, adapter: Path | None, *, quiet: bool = Fal
         Progress("merge", size, show=not quiet) as progress,
     ):
         for name in names:
-            old, new = before.tensors.get(name), after.tensors.get(name)
-            predicted = None
-            if outputs is not None:
-                predicted = _is_predicted(outputs.get(name), new, base_reader, merged_reader)
-                if not predicted:
-                    wrong.append(name)
-            if difference := _difference(name, old, new, base_reader, merged_reader, predicted):
+            old, new = before.get(name), after.get(name)
+            if outputs is not None and not _is_predicted(
+                outputs.get(name), new, base_reader, merged_reader
+            ):
+                wrong.append(name)
+            if new is None or old is None:
+                shape = new.shape if new else old.shape if old else ()
+                differences.append(Difference(name, shape, "new" if new else "gone"))
+            elif difference := _difference(old, new, base_reader, merged_reader):
                 differences.append(difference)
-            progress.add(new.size if new is not None else 0)
-    return Comparison(
-        len(names) - len(differences), tuple(differences), adapter is not None, tuple(wrong)
-    )
+            progress.add(new.size if new else 0)
+    equal = len(names) - len(differences)
+    return Comparison(equal, tuple(differences), adapter is not None, tuple(wrong))
 
 
-def report(comparison: Comparison, *, every: bool = False) -> list[str]:
+def report(comparison: Comparison) -> list[str]:
     """The comparison in lines for people."""
     lines = []
-    shown = comparison.differences if every else comparison.differences[:SHOWN]
-    if shown:
-        lines.append(
-            f"{'change rms':>10} {'of base':>8} {'largest':>8} {'rows':>7} {'rank':>5}  tensor"
-        )
-    lines += [_line(difference) for difference in shown]
-    if more := len(comparison.differences) - len(shown):
-        lines.append(f"... and {more:,} more (--all)")
+    if comparison.differences:
+        columns = ("change rms", "of base", "largest", "rows", "rank")
+        lines.append("{:>10} {:>8} {:>8} {:>7} {:>5}  tensor".format(*columns))
+    for difference in comparison.differences:
+        lines.append(_line(difference, difference.name in comparison.wrong))
     lines.append(
         f"{len(comparison.differences):,} tensors differ, {comparison.equal:,} are equal to the last bit"
     )
@@ -114,8 +111,8 @@ def report(comparison: Comparison, *, every: bool = False) -> list[str]:
     return lines
 
 
-def _line(one: Difference) -> str:
-    mark = "  (not the adapter's)" if one.predicted is False else ""
+def _line(one: Difference, wrong: bool) -> str:
+    mark = "  (not the adapter's)" if wrong else ""
     if one.kind in ("new", "gone", "cast"):
         return f"{one.kind:>42}  {one.name} {list(one.shape)}{mark}"
     no_rank = "full" if len(one.shape) == 2 else "-"
@@ -127,14 +124,9 @@ def _line(one: Difference) -> str:
     )
 
 
-def _dtype_flag(before: Checkpoint, after: Checkpoint) -> Dtype:
+def _dtype_flag(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Dtype:
     """The --dtype that the merged model was made with, by its tensors."""
-    cast = {
-        tensor.dtype
-        for name, tensor in after.tensors.items()
-        if name in before.tensors and tensor.dtype in FLOATS
-        if tensor.dtype != before.tensors[name].dtype
-    }
+    cast = {new.dtype for name, new in after.items() if new.dtype != before.get(name, new).dtype}
     return next((flag for flag, stored in STORED.items() if stored in cast), "same")
 
 
@@ -150,42 +142,29 @@ def _is_predicted(
     if (target.shape, target.dtype) != (tensor.shape, tensor.dtype):
         return False
     rows = MergedRows(output, base_reader)
-    for first, last in pieces(target.rows, target.width):
-        if output.is_copy:
-            expected = base_reader.rows(output.source, first, last)
-        else:
-            expected = rows.exact(first, last)[0].to(getattr(torch, DTYPES[target.dtype][0]))
-        written = merged_reader.rows(tensor, first, last)
-        if not torch.equal(expected.view(torch.uint8), written.view(torch.uint8)):
-            return False
-    return True
+    return all(
+        torch.equal(
+            rows.stored(first, last).view(torch.uint8),
+            merged_reader.rows(tensor, first, last).view(torch.uint8),
+        )
+        for first, last in pieces(target.rows, target.width)
+    )
 
 
 def _difference(
-    name: str,
-    old: Tensor | None,
-    new: Tensor | None,
-    base_reader: Reader,
-    merged_reader: Reader,
-    predicted: bool | None,
+    old: Tensor, new: Tensor, base_reader: Reader, merged_reader: Reader
 ) -> Difference | None:
     """What differs between a tensor of the base and of the merged model; None where nothing does."""
-    if old is None or new is None:
-        shape = new.shape if new is not None else old.shape if old is not None else ()
-        kind = "gone" if new is None else "new"
-        return Difference(name, shape, kind, predicted=predicted)
     if old.shape[1:] != new.shape[1:] or len(old.shape) != len(new.shape):
-        return Difference(name, new.shape, "resized", predicted=predicted)
+        return Difference(new.name, new.shape, "resized")
     sums = _Sums(old, new)
     for first, last in pieces(min(old.rows, new.rows), old.width):
         sums.add(base_reader.rows(old, first, last), merged_reader.rows(new, first, last))
     resized = old.shape != new.shape
     if not sums.rows and not resized:
-        if old.dtype == new.dtype:
-            return None
-        return Difference(name, new.shape, "cast", predicted=predicted)
+        return Difference(new.name, new.shape, "cast") if old.dtype != new.dtype else None
     return Difference(
-        name=name,
+        name=new.name,
         shape=new.shape,
         kind="resized" if resized else "changed",
         delta=math.sqrt(sums.delta / sums.count),
@@ -193,7 +172,6 @@ def _difference(
         largest=sums.largest,
         rows=sums.rows,
         rank=sums.rank(),
-        predicted=predicted,
     )
 
 

@@ -32,19 +32,18 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if options.adapter is None and not options.check:
         parser.error("ADAPTER is needed to merge")
+    goes_on = "" if options.check else ". The same command goes on from here"
     try:
         return _check(options) if options.check else _merge(options)
     except UserError as error:
-        sys.stderr.write(f"kodolly merge: {error}\n")
-        return 1
+        message, status = str(error), 1
     except OSError as error:  # a full disk, most of all
-        goes_on = "" if options.check else ". The same command goes on from here"
-        sys.stderr.write(f"kodolly merge: {error}{goes_on}\n")
-        return 1
+        message, status = f"{error}{goes_on}", 1
     except KeyboardInterrupt:
-        goes_on = "" if options.check else ". The same command goes on from here"
-        sys.stderr.write(f"\nkodolly merge: stopped{goes_on}\n")
-        return 130
+        sys.stderr.write("\n")  # after the terminal's ^C
+        message, status = f"stopped{goes_on}", 130
+    sys.stderr.write(f"kodolly merge: {message}\n")
+    return status
 
 
 def _merge(options: argparse.Namespace) -> int:
@@ -89,7 +88,7 @@ def _check(options: argparse.Namespace) -> int:
     if options.json:
         sys.stdout.write(json.dumps(asdict(comparison), ensure_ascii=False) + "\n")
     else:
-        sys.stdout.write("\n".join(report(comparison, every=options.all)) + "\n")
+        sys.stdout.write("\n".join(report(comparison)) + "\n")
     return 1 if comparison.wrong else 0
 
 
@@ -145,7 +144,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-verify", dest="verify", action="store_false",
         help="do not compare with PEFT's own merge")  # fmt: skip
     add("--force", action="store_true", help="replace what is in DIR")
-    add("--all", action="store_true", help="with --check: list every tensor that differs")
     add("--json", action="store_true", help="with --check: all of it as one line of JSON")
     add("--quiet", action="store_true", help="no progress and no report")
     return parser

@@ -10,6 +10,7 @@ from typing import Any
 from kodolly_adapters.card import read_card, read_object, write_card
 from kodolly_adapters.errors import AdapterError
 from kodolly_adapters.files import sha256, write_json
+from kodolly_adapters.model_config import add_both_rotary_forms
 from kodolly_adapters.safetensors_io import DTYPES
 
 from .adapter import WEIGHTS
@@ -21,7 +22,6 @@ GENERATION = "generation_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 NOTICES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
 TOKENIZERS_OWN = "tokenizer"  # a card's template: the tokenizer's own chat template
-DEFAULT_THETA = 10_000.0
 
 
 def write_files(plan: Plan, out: Path, name: str) -> list[str]:
@@ -67,35 +67,12 @@ def _config(plan: Plan, tokenizer: TokenizerInfo | None) -> dict[str, Any]:
         config["vocab_size"] = plan.vocabulary
         if "tie_word_embeddings" in config or not plan.tied:
             config["tie_word_embeddings"] = plan.tied
-    _write_both_rotary_forms(config)
+    add_both_rotary_forms(config)
     config |= tokenizer.special_ids if tokenizer is not None else {}
     if isinstance(config.get("pad_token_id"), int) and config["pad_token_id"] < 0:
         config["pad_token_id"] = None  # LLaMA's first uploads
     config.pop("_name_or_path", None)
     return config
-
-
-def _write_both_rotary_forms(config: dict[str, Any]) -> None:
-    """Give `config` its rotary settings as transformers 5 and as 4 name them; each reads only its own."""
-    neox = config.get("model_type") == "gpt_neox"
-    theta_key = "rotary_emb_base" if neox else "rope_theta"
-    rope = config.get("rope_parameters")
-    if rope is None:
-        if not neox and theta_key not in config:
-            return
-        scaling = config.get("rope_scaling") or {}
-        rope = {"rope_type": scaling.get("rope_type", scaling.get("type", "default")), **scaling}
-        rope["rope_theta"] = config.get(theta_key, DEFAULT_THETA)
-        if neox:
-            rope["partial_rotary_factor"] = config.get("rotary_pct", 0.25)
-        config["rope_parameters"] = rope
-    elif "rope_theta" in rope:
-        config[theta_key] = rope["rope_theta"]
-        if neox:
-            config["rotary_pct"] = rope.get("partial_rotary_factor", config.get("rotary_pct", 0.25))
-    if neox:
-        config.setdefault("rotary_emb_base", rope.get("rope_theta", DEFAULT_THETA))
-        config.setdefault("rotary_pct", rope.get("partial_rotary_factor", 0.25))
 
 
 def _generation(plan: Plan, tokenizer: TokenizerInfo | None, template: str) -> dict[str, Any]:

@@ -1,33 +1,20 @@
-"""One merge from its plan to a directory that exists only when it is whole and verified.
-
-It grows in DIR.part beside DIR, with merge.json naming the finished files, so that a merge that was killed
-goes on from there.
-"""
+"""One merge from its plan to a directory that exists only when it is whole and verified."""
 
 from __future__ import annotations
 
 import hashlib
-import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kodolly_adapters.errors import OutputError
-from kodolly_adapters.files import locked, read_json, sha256, write_json
-from kodolly_adapters.safetensors_io import Reader
+from kodolly_adapters.files import sha256, write_json
 from kodolly_adapters.terminal import Progress
 
-from .arithmetic import RoundingLoss, one_thread
+from .arithmetic import RoundingLoss
 from .model_files import write_files
 from .plan import Dtype, Plan, make_plan
 from .verify import Verdict, verify
-from .write import write_index, write_shard
-
-MANIFEST = "merge.json"
-FORMAT = 1
-SPARE = 64 << 20  # bytes of disk beside the weights
+from .write import MANIFEST, open_unfinished, publish, read_manifest, total_loss, write_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +52,8 @@ def merge(
         return _result(plan, out, finished, already_there=True)
     with open_unfinished(out, key, force=force) as directory:
         manifest = read_manifest(directory)
-        _check_space(plan, directory)
         with Progress("merge", plan.size, show=not quiet) as progress:
-            _write_weights(plan, directory, manifest, progress)
+            write_weights(plan, directory, manifest, progress)
             notes = write_files(plan, directory, out.name)
             verdict = None
             if check:
@@ -76,12 +62,12 @@ def merge(
         manifest |= {
             "finished": True,
             "dtype": plan.dtype,
-            "rounding_loss": _total_loss(manifest).share,
+            "rounding_loss": total_loss(manifest).share,
             "verified": asdict(verdict) if verdict is not None else None,
             "notes": notes,
         }
         write_json(directory / MANIFEST, manifest)
-        _publish(directory, out, force=force)
+        publish(directory, out, force=force)
     return _result(plan, out, manifest, already_there=False)
 
 
@@ -101,119 +87,13 @@ def job_key(plan: Plan) -> str:
     return digest.hexdigest()
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """merge.json in `directory`; {} where there is none of this format."""
-    manifest = read_json(directory / MANIFEST) or {}
-    return manifest if manifest.get("format") == FORMAT else {}
-
-
-@contextmanager
-def open_unfinished(out: Path, job: str, *, force: bool) -> Iterator[Path]:
-    """OUT.part for this process alone, with a manifest of `job`; what another merge left there is removed.
-
-    Raises OutputError where something else is in the way.
-    """
-    directory, replaced = _part(out), _replaced(out)
-    if out.is_file() or (force and replaced.exists()):
-        raise OutputError(f"{out if out.is_file() else replaced}: is in the way")
-    if out.is_dir() and any(out.iterdir()) and not force:
-        raise OutputError(f"{out}: is not empty; choose another --out, or give --force")
-    with ExitStack() as lock:
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{directory}: {error}") from None
-        try:
-            lock.enter_context(locked(directory, wait=False))
-        except OSError:
-            raise OutputError(f"{directory}: another merge is writing it") from None
-        manifest = read_manifest(directory)
-        if manifest.get("job") != job:
-            _remove_files(directory, ours=bool(manifest) or force)
-            write_json(directory / MANIFEST, {"format": FORMAT, "job": job, "shards": {}})
-        yield directory
-
-
-def _remove_files(directory: Path, *, ours: bool) -> None:
-    for path in directory.iterdir():
-        if not ours and path.name != MANIFEST:
-            raise OutputError(
-                f"{directory}: holds something else than an unfinished merge; move it away"
-            )
-        if path.is_dir():
-            raise OutputError(f"{path}: is not of a merge; move it away")
-        path.unlink()
-
-
-def _write_weights(
-    plan: Plan, directory: Path, manifest: dict[str, Any], progress: Progress
-) -> None:
-    """Write every file that an earlier run has not finished, and the index."""
-    with one_thread(), Reader() as reader:
-        for shard in plan.shards:
-            path = directory / shard.file
-            size = len(shard.head) + shard.size
-            if shard.file in manifest["shards"] and path.is_file() and path.stat().st_size == size:
-                progress.add(shard.size)
-                continue
-            try:
-                loss = write_shard(shard, path, reader, progress)
-            except OSError as error:
-                raise OutputError(f"{path}: {error}. The same command goes on from here") from None
-            manifest["shards"][shard.file] = {"bytes": size, "loss": asdict(loss)}
-            write_json(directory / MANIFEST, manifest)
-    write_index(plan, directory)
-
-
-def _publish(directory: Path, out: Path, *, force: bool) -> None:
-    """Give the directory its final name. Raises OutputError; what was there stays then."""
-    replaced = _replaced(out)
-    try:
-        for path in directory.iterdir():
-            path.chmod(0o644)
-        if force and out.exists() and any(out.iterdir()):
-            out.rename(replaced)
-        directory.rename(out)
-    except OSError as error:
-        if replaced.exists() and not out.exists():
-            replaced.rename(out)
-        raise OutputError(f"{out}: {error}; the model is in {directory}") from None
-    if force and replaced.exists():
-        shutil.rmtree(replaced)
-
-
-def _check_space(plan: Plan, directory: Path) -> None:
-    written = sum(path.stat().st_size for path in directory.iterdir())
-    need = plan.size + SPARE - written
-    free = shutil.disk_usage(directory).free
-    if need > free:
-        raise OutputError(
-            f"{directory}: needs {need / 1e9:,.1f} GB of disk, {free / 1e9:,.1f} GB are free"
-        )
-
-
-def _total_loss(manifest: dict[str, Any]) -> RoundingLoss:
-    total = RoundingLoss()
-    for _, entry in sorted(manifest["shards"].items()):
-        total.add(RoundingLoss(**entry["loss"]))
-    return total
-
-
 def _result(plan: Plan, out: Path, manifest: dict[str, Any], *, already_there: bool) -> Result:
     return Result(
         out=out,
         bytes=plan.size,
         changed=sum(output.change is not None for output in plan.outputs),
-        loss=_total_loss(manifest),
+        loss=total_loss(manifest),
         verdict=Verdict(**manifest["verified"]) if manifest["verified"] else None,
         notes=tuple(manifest["notes"]),
         already_there=already_there,
     )
-
-
-def _part(out: Path) -> Path:
-    return out.with_name(f"{out.name}.part")
-
-
-def _replaced(out: Path) -> Path:
-    return out.with_name(f"{out.name}.old")

@@ -11,6 +11,7 @@ from typing import Any
 from kodolly_adapters.card import read_object
 from kodolly_adapters.errors import AdapterError
 from kodolly_adapters.files import write_json
+from kodolly_adapters.model_config import portable_tokenizer_config
 
 CONFIG = "tokenizer_config.json"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -23,7 +24,6 @@ COPIED = (
     "chat_template.json",
 )
 ROLES = ("bos_token", "eos_token", "pad_token")
-FAST = "PreTrainedTokenizerFast"  # reads tokenizer.json as it is, in every version of transformers
 RUN = "run.json"  # what `kodolly train` leaves beside its adapter/
 
 
@@ -93,12 +93,6 @@ def copy_tokenizer(tokenizer: TokenizerInfo, out: Path) -> None:
     for name in COPIED:
         if (tokenizer.directory / name).is_file():
             shutil.copyfile(tokenizer.directory / name, out / name)
-    config = read_object(tokenizer.directory / CONFIG)
-    if (tokenizer.directory / "tokenizer.json").is_file():
-        config["tokenizer_class"] = FAST
-    names = config.get("model_input_names", ["input_ids", "attention_mask"])
-    # GPT-NeoX's and LLaMA's forward take no token_type_ids, which old tokenizers make.
-    config["model_input_names"] = [name for name in names if name != "token_type_ids"]
-    for key in ("is_local", "local_files_only", "name_or_path", "auto_map"):
-        config.pop(key, None)
+    fast = (out / "tokenizer.json").is_file()
+    config = portable_tokenizer_config(read_object(tokenizer.directory / CONFIG), fast=fast)
     write_json(out / CONFIG, config)

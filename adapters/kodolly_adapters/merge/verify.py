@@ -147,8 +147,10 @@ def _compare_rows(
         largest = max(output.change.tokens[0])  # the rows must hold some of the trained tokens
         first = max(first, largest + 1 - count)
     last = first + count
-    expected = _expected_rows(plan, output, first, last, reader)
-    expected = expected.to(getattr(torch, DTYPES[written.dtype][0]))
+    expected: Any = MergedRows(output, reader).stored(first, last).clone()
+    if output.change is not None and output.change.lora is not None and not output.change.tokens:
+        expected = _peft_rows(plan, output, output.change.lora, slice(first, last), reader)
+        expected = expected.to(getattr(torch, DTYPES[written.dtype][0]))
     rows = reader.rows(written, first, last)
     unequal = (rows != expected) & ~(rows.isnan() & expected.isnan())
     if not bool(unequal.any()):
@@ -157,24 +159,13 @@ def _compare_rows(
     return count, f"{output.name}, row {row}: {int(unequal.sum())} of {rows.numel()} values differ"
 
 
-def _expected_rows(plan: Plan, output: Output, first: int, last: int, reader: Reader) -> Any:
-    """Rows [first, last) before rounding: PEFT's where LoRA alone changes them, else ours. Float32 but for copies."""
-    import torch
-
-    if output.is_copy:
-        return reader.rows(output.source, first, last).clone()
-    if output.change is None or output.change.lora is None or output.change.tokens is not None:
-        return MergedRows(output, reader).exact(first, last)[0]
-    start = reader.rows(output.source, first, last).to(torch.float32, copy=True)
-    path = output.name.removesuffix(".weight")
-    return _peft_rows(plan, output.change.lora, path, start, slice(first, last), reader)
-
-
-def _peft_rows(plan: Plan, lora: Lora, path: str, start: Any, rows: slice, reader: Reader) -> Any:
-    """PEFT's own merge of a model that has nothing but the rows `start`, at their `path` in the module tree."""
+def _peft_rows(plan: Plan, output: Output, lora: Lora, rows: slice, reader: Reader) -> Any:
+    """PEFT's own merge, in float32, of a model that has nothing but these rows, at their place in its modules."""
     import torch
     from peft import LoraConfig, get_peft_model
 
+    start = reader.rows(output.source, rows.start, rows.stop).to(torch.float32, copy=True)
+    path = output.name.removesuffix(".weight")
     settings = plan.adapter_config
     alpha: Any = settings.alpha  # PEFT says int and takes any number
     config = LoraConfig(

@@ -205,7 +205,6 @@ def test_check_lists_exactly_what_changed(
         ends = difference["name"] in ("gpt_neox.embed_in.weight", "embed_out.weight")
         assert difference["rank"] == (len(NEW) if ends else 4), difference["name"]
         assert difference["rows"] == (len(NEW) if ends else difference["shape"][0])
-        assert difference["predicted"] is True
     assert cli.main(check) == 0
     assert "every tensor is what the adapter makes" in capsys.readouterr().out
 
