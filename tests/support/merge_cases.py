@@ -148,10 +148,10 @@ def tensors(directory: Path) -> dict[str, Any]:
     """All tensors of a model directory, read by safetensors' own reader."""
     from safetensors.torch import load_file
 
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for path in sorted(directory.glob("*.safetensors")):
-        found |= load_file(path)
-    return found
+        values |= load_file(path)
+    return values
 
 
 def verdict(base: Path, adapter: Path, out: Path) -> dict[str, Any]:

@@ -27,11 +27,11 @@ def test_every_kind_of_adapter_passes(
     make_adapter(tmp_path / "adapter", base, arch, VARIANTS[kind], tied=tied)
     merge(base, tmp_path / "adapter", out, check=False, quiet=True)
 
-    found = verdict(base, tmp_path / "adapter", out)
+    answer = verdict(base, tmp_path / "adapter", out)
 
-    assert found["tokens"] + found["ties"] == len(greedy.PROMPTS) * greedy.NEW_TOKENS
-    assert found["rows"] > 0
-    assert found["logits"] < 0.01
+    assert answer["tokens"] + answer["ties"] == len(greedy.PROMPTS) * greedy.NEW_TOKENS
+    assert answer["rows"] > 0
+    assert answer["logits"] < 0.01
 
 
 def test_a_model_that_answers_otherwise_does_not_pass(bases: Bases, tmp_path: Path) -> None:

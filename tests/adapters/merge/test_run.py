@@ -198,10 +198,10 @@ def test_check_lists_exactly_what_changed(
 
     assert cli.main([*check, "--json"]) == 0
 
-    found = json.loads(capsys.readouterr().out)
-    assert found["wrong"] == []
-    assert len(found["differences"]) == changed == 2 * len(TARGETS["neox"]) + 2
-    for difference in found["differences"]:
+    comparison = json.loads(capsys.readouterr().out)
+    assert comparison["wrong"] == []
+    assert len(comparison["differences"]) == changed == 2 * len(TARGETS["neox"]) + 2
+    for difference in comparison["differences"]:
         ends = difference["name"] in ("gpt_neox.embed_in.weight", "embed_out.weight")
         assert difference["rank"] == (len(NEW) if ends else 4), difference["name"]
         assert difference["rows"] == (len(NEW) if ends else difference["shape"][0])
