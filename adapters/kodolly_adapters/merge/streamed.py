@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kodolly_adapters.train import families
+from kodolly_adapters import families
 
 from .adapter import ALIASES
 from .arithmetic import pieces
