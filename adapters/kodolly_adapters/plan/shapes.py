@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kodolly_adapters.errors import BaseError, RecipeError
-from kodolly_adapters.train.families import Family, look, of, on_meta
+from kodolly_adapters.families import Family, look, of, on_meta
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.util
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kodolly_adapters import families
 from kodolly_adapters.errors import BaseError, RecipeError
 
-from . import families
 from .hardware import Hardware
 from .recipe import Recipe
 
@@ -31,13 +29,6 @@ def load_config(recipe: Recipe) -> Any:
         )
     except (OSError, ValueError, KeyError) as error:
         raise BaseError(f"base {recipe.base}: {_first_line(error)}") from None
-
-
-def config_sha256(config: Any) -> str:
-    """A hash of what the config says, whatever transformers version wrote it down."""
-    known = config.to_diff_dict() if hasattr(config, "to_diff_dict") else config.to_dict()
-    known = {k: v for k, v in known.items() if k not in {"transformers_version", "_name_or_path"}}
-    return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def load_model(recipe: Recipe, config: Any, precision: str, hardware: Hardware) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from kodolly_adapters.card import config_sha256
 from kodolly_adapters.errors import RecipeError
 from kodolly_templates import Template, TemplateError, TokenizerTemplate, get_template, load
 from kodolly_templates.tokenizer import TOKENIZER
@@ -153,7 +154,7 @@ def _decisive(run: Run) -> dict[str, Any]:
         del recipe[part]
     return {
         "recipe": recipe,
-        "base_config_sha256": model.config_sha256(run.config),
+        "base_config_sha256": config_sha256(run.config),
         "data": [{"sha256": file.sha256, "bytes": file.size} for file in run.prepared.files],
         "tokenizer_repairs": list(run.repairs),
         "new_tokens": list(run.tokenizer.convert_ids_to_tokens(list(run.new_tokens))),

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from kodolly_adapters.families import of, on_meta
 from kodolly_adapters.plan.bases import table
 from kodolly_adapters.plan.plan import Asked, plan
-from kodolly_adapters.train.families import of, on_meta
 from kodolly_adapters.train.recipe import built_in, load
 
 STUDY = [

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from kodolly_adapters.errors import BaseError, RecipeError
+from kodolly_adapters.families import look, of, on_meta
 from kodolly_adapters.plan.bases import table
 from kodolly_adapters.plan.shapes import shapes_of
-from kodolly_adapters.train.families import look, of, on_meta
 
 SMALL: dict[str, Any] = {
     "hidden_size": 64,

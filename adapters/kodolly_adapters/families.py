@@ -1,4 +1,4 @@
-"""Which modules of an architecture LoRA adapts, and where its embeddings are.
+"""What a base model's config says: which modules LoRA adapts, where the embeddings are, and a hash of it.
 
 GPT-NeoX and LLaMA are known by name; any other decoder is looked at on the meta device, where a
 model of any size takes no memory.
