@@ -1,4 +1,4 @@
-"""What a base model's config says: which modules LoRA adapts, where the embeddings are, and a hash of it.
+"""Which modules of an architecture LoRA adapts, and where its embeddings are.
 
 GPT-NeoX and LLaMA are known by name; any other decoder is looked at on the meta device, where a
 model of any size takes no memory.
@@ -6,8 +6,6 @@ model of any size takes no memory.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,14 +57,6 @@ def of(config: Any) -> Family:
     if not isinstance(kind, str) or not kind:
         raise BaseError("the base's config.json names no model_type, so its layers are unknown")
     return KNOWN.get(kind) or look(on_meta(values), kind)
-
-
-def config_sha256(config: Any) -> str:
-    """A hash of what a transformers PretrainedConfig says, the same for every version that wrote it."""
-    values = config.to_diff_dict() if hasattr(config, "to_diff_dict") else config.to_dict()
-    for key in ("transformers_version", "_name_or_path"):
-        values.pop(key, None)
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def on_meta(values: Mapping[str, Any]) -> Any:

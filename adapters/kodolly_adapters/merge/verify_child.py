@@ -53,7 +53,7 @@ def _check_base(known: Plan) -> None:
     """Compare the base's config with the one that training wrote down, where it did."""
     from transformers import AutoConfig
 
-    from kodolly_adapters.families import config_sha256
+    from kodolly_adapters.card import config_sha256
 
     sources = [read_object(place / CARD).get("source") for place in adapter_places(known.adapter)]
     recorded = next((s.get("base_config_sha256") for s in sources if isinstance(s, dict)), None)

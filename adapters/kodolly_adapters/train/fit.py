@@ -14,16 +14,8 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
-from .mask import Encoder, Tokens
-from .render import Renderer
+from .encode import Encoder, Tokens
 
-KEPT, CONTEXT_CUT, TURNS_DROPPED, INSTRUCTION_CUT, TOO_LONG = FITTED = (
-    "kept",
-    "context-cut",
-    "turns-dropped",
-    "instruction-cut",
-    "too-long",
-)
 GAP = " … "  # stands for what is gone from the middle of an instruction
 CHARACTERS = 4  # a token, at the first guess of how much of a text must be tokenized
 
@@ -31,16 +23,18 @@ Message = dict[str, Any]
 
 
 class Fitter:
-    """The length policy for one template, tokenizer and `limit` in tokens."""
+    """The length policy for one encoder and `limit` in tokens."""
 
-    def __init__(self, renderer: Renderer, encoder: Encoder, limit: int) -> None:
-        self._renderer = renderer
+    def __init__(self, encoder: Encoder, limit: int) -> None:
         self._encoder = encoder
         self._limit = limit
         self._least = max(1, limit // 8)
 
     def fit(self, messages: list[Message]) -> tuple[str, Tokens | None]:
-        """(fate, tokens of what is left) of a valid dialogue that does not fit; None when it is refused."""
+        """(outcome, tokens of what is left) of a valid dialogue that does not fit; None when it is refused.
+
+        The outcome is a name in dataset.OUTCOMES.
+        """
         system = 1 if messages[0]["role"] == "system" else 0
         exchanges = (len(messages) - system) // 2
 
@@ -53,18 +47,20 @@ class Fitter:
         dropped = bisect_left(range(exchanges), True, key=fits)
         if dropped < exchanges:
             left = self._widened(rest(dropped))
-            return (TURNS_DROPPED if dropped else CONTEXT_CUT), self._tokens(left)
+            return ("turns-dropped" if dropped else "context-cut"), self._encoder.encode_dialogue(
+                left
+            )
         last = self._least_contexts(rest(exchanges - 1))
         shorter = self._shortened(last, len(last) - 2, "content", self._without_middle)
         if shorter is None:
-            return TOO_LONG, None
-        return INSTRUCTION_CUT, self._tokens(shorter)
+            return "too-long", None
+        return "instruction-cut", self._encoder.encode_dialogue(shorter)
 
-    def _tokens(self, messages: list[Message]) -> Tokens:
-        return self._encoder.encode([self._renderer.text(messages)])[0]
+    def _length(self, messages: list[Message]) -> int:
+        return len(self._encoder.encode_dialogue(messages))
 
     def _fits(self, messages: list[Message]) -> bool:
-        return len(self._tokens(messages)) <= self._limit
+        return self._length(messages) <= self._limit
 
     def _least_contexts(self, messages: list[Message]) -> list[Message]:
         """Every context cut to the least."""
@@ -100,10 +96,10 @@ class Fitter:
             text = cut(messages[index][field], tokens)
             return [*messages[:index], {**messages[index], field: text}, *messages[index + 1 :]]
 
-        keep = self._least + self._limit - len(self._tokens(with_field(self._least)))
+        keep = self._least + self._limit - self._length(with_field(self._least))
         while keep >= self._least:
             shorter = with_field(keep)
-            excess = len(self._tokens(shorter)) - self._limit
+            excess = self._length(shorter) - self._limit
             if excess <= 0:
                 return shorter
             keep -= excess
@@ -125,6 +121,6 @@ class Fitter:
         starts = self._encoder.starts(text)
         if len(starts) <= tokens:
             return text
-        wanted = max(2, tokens - len(self._encoder.starts(GAP)))
-        head, tail = wanted - wanted // 2, wanted // 2
+        room = max(2, tokens - len(self._encoder.starts(GAP)))
+        head, tail = room - room // 2, room // 2
         return text[: starts[head]].rstrip() + GAP + text[starts[-tail] :].lstrip()

@@ -46,7 +46,7 @@ class Data(_Strict):
 
 
 class Lora(_Strict):
-    """The adapter. `targets` empty: all linear layers of the family (train.families).."""
+    """The adapter. `targets` empty: all linear layers of the family."""
 
     r: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)
