@@ -47,13 +47,17 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def locked(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold the exclusive lock on the file `path`, made if it is missing; the kernel frees it when we die.
+    """Hold the exclusive lock on `path`; the kernel frees it when we die. A folder, or a file made if missing.
 
     Raises BlockingIOError where another process holds it and `wait` is false; OSError where it cannot be made.
     """
-    with path.open("a") as file:
+    flags = os.O_RDONLY if path.is_dir() else os.O_WRONLY | os.O_CREAT
+    file = os.open(path, flags, 0o666)
+    try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
+    finally:
+        os.close(file)
 
 
 @contextmanager

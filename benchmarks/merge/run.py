@@ -15,14 +15,14 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks.convert.measure import Measured, RunFailed, measure
-from kodolly_adapters.merge.tensors import Checkpoint, Reader, checkpoint
+from kodolly_adapters.safetensors_io import Checkpoint, checkpoint, equal
 
 from .checkpoints import SHAPES, Shape, write_adapter, write_base
 
@@ -103,22 +103,11 @@ def _compare(ours: Checkpoint, theirs: Checkpoint) -> dict[str, Any]:
     unequal = sorted(
         name
         for name in set(ours.tensors) | set(theirs.tensors)
-        if name not in ours.tensors or name not in theirs.tensors or not _equal(ours, theirs, name)
+        if name not in ours.tensors
+        or name not in theirs.tensors
+        or not equal(ours.tensors[name], theirs.tensors[name])
     )
     return {"tensors": len(ours.tensors), "unequal": len(unequal), "names": unequal[:5]}
-
-
-def _equal(ours: Checkpoint, theirs: Checkpoint, name: str) -> bool:
-    return all(one == other for one, other in zip(_blocks(ours, name), _blocks(theirs, name), strict=True))  # fmt: skip
-
-
-def _blocks(where: Checkpoint, name: str) -> Iterator[bytes]:
-    tensor = where.tensors[name]
-    yield f"{tensor.dtype} {tensor.shape}".encode()
-    with Reader() as reader:
-        for start in range(0, tensor.size, MIB):
-            size = min(MIB, tensor.size - start)
-            yield os.pread(reader.file(tensor.path), size, tensor.start + start)
 
 
 def _check_room(shape: Shape, *, peft: bool, place: Path) -> None:

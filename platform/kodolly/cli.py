@@ -29,7 +29,6 @@ PLUGIN_HELP = {
     "plan": "what a recipe needs of memory, time and money",
     "train": "tune a model on Dolly rows by a recipe",
     "merge": "a base and its adapter become one model directory",
-    "unmerge-check": "what a merge changed",
 }
 PLUGIN_TARGET = {"data": "data", "transformers": "run", "train": "train-env"}
 PLUGIN_EXTRA = {
@@ -38,7 +37,6 @@ PLUGIN_EXTRA = {
     "plan": "train",
     "train": "train",
     "merge": "train",
-    "unmerge-check": "train",
 }
 
 

@@ -148,15 +148,14 @@ def tensors(directory: Path) -> dict[str, Any]:
     """All tensors of a model directory, read by safetensors' own reader."""
     from safetensors.torch import load_file
 
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for path in sorted(directory.glob("*.safetensors")):
-        found |= load_file(path)
-    return found
+        values |= load_file(path)
+    return values
 
 
-def verdict(base: Path, adapter: Path, out: Path, export: str = "none") -> dict[str, Any]:
+def verdict(base: Path, adapter: Path, out: Path) -> dict[str, Any]:
     """What the checking process of `kodolly merge` says of `out`, without a process of its own."""
-    from kodolly_adapters.merge.verify_child import judge
+    from kodolly_adapters.merge.verify import judge
 
-    paths = {"base": str(base), "adapter": str(adapter), "out": str(out)}
-    return judge({**paths, "dtype": "same", "export": export, "seed": "seed"})
+    return judge(base, adapter, out, "same", "seed")

@@ -1,1 +1,1 @@
-"""`kodolly merge` and `kodolly unmerge-check`: a base and its adapter become one model directory, streamed."""
+"""`kodolly merge`: a base and its adapter become one model directory, streamed."""

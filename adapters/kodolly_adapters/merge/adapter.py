@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Literal
 
 from kodolly_adapters.errors import AdapterError
+from kodolly_adapters.safetensors_io import FLOATS, Checkpoint, Tensor, header
 
-from .settings import CONFIG, Settings
-from .tensors import FLOATS, Checkpoint, Tensor, adapter_tensors
+from .adapter_config import CONFIG, AdapterConfig
 
+WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 # transformers 5 calls GPT-NeoX's output layer lm_head; in the files it is embed_out.
 ALIASES = {"lm_head": "embed_out", "embed_out": "lm_head"}
+INPUTS = ("embed_in.weight", "embed_tokens.weight", "wte.weight")  # ends of input embeddings' names
+# What PEFT adds to the name of a module that it wraps.
 WRAPPERS = (".base_layer", ".token_adapter", ".modules_to_save", ".default")
 # Copies of the base's own values, which PEFT needs for unmerging only.
 COPIES = (".original_module.", ".trainable_tokens_original")
@@ -50,51 +53,52 @@ class Change:
     replaced: Tensor | None = None
     lora: Lora | None = None
     added: tuple[Tensor, float] | None = None  # lora_bias: + scale * tensor
-    tokens: tuple[tuple[int, ...], Tensor] | None = None
-
-    @property
-    def rows(self) -> int:
-        """Rows that the change needs the tensor to have; 0 where it does not say."""
-        if self.replaced is not None:
-            return self.replaced.rows
-        return max(self.tokens[0]) + 1 if self.tokens else 0
+    tokens: tuple[tuple[int, ...], Tensor] | None = None  # (ids, their rows)
 
 
 @dataclass(slots=True)
-class _Parts:
-    """The tensors of one module, by what they are."""
+class _Module:
+    """The adapter's tensors of one module, by what they are."""
 
-    lora: dict[str, Tensor] = field(default_factory=dict)
-    values: dict[str, Tensor] = field(default_factory=dict)  # "weight", "bias", ...
+    lora: dict[str, Tensor] = field(default_factory=dict)  # "A", "B", "B.bias", "embedding_A", ...
+    values: dict[str, Tensor] = field(default_factory=dict)  # "weight", "bias"
     tokens: Tensor | None = None
 
 
-def changes(directory: Path, settings: Settings, base: Checkpoint) -> dict[str, Change]:
-    """Changes by the name of the tensor of `base` they belong to; a head that is not in the file included.
+def read_changes(directory: Path, config: AdapterConfig, base: Checkpoint) -> dict[str, Change]:
+    """Changes by the name of the tensor of `base` they belong to; a tied head that is in no file included.
 
-    Raises AdapterError naming the tensors that match nothing, or do not fit.
+    Raises AdapterError naming the tensors that match nothing in the base.
     """
-    parts = _sort(adapter_tensors(directory), directory)
-    found: dict[str, Change] = {}
+    changes: dict[str, Change] = {}
     unmatched: list[str] = []
-    for module, part in parts.items():
-        if part.lora or part.tokens:
-            name = tensor_name(module, "weight", base)
+    for path, module in _modules(directory).items():
+        trained = [*module.lora.values(), *([module.tokens] if module.tokens else [])]
+        if trained:
+            name = _base_name(path, "weight", base)
             if name is None:
-                unmatched += [t.name for t in (*part.lora.values(), part.tokens) if t is not None]
+                unmatched += [tensor.name for tensor in trained]
                 continue
-            change = found.setdefault(name, Change())
-            if part.lora:
-                change.lora = _lora(module, part.lora, settings, base)
-            if part.tokens:
-                change.tokens = (_indices(module, settings), part.tokens)
-        for leaf, tensor in part.values.items():
-            name = tensor_name(module, leaf, base)
+            change = changes.setdefault(name, Change())
+            if module.lora:
+                change.lora = _lora(path, module.lora, config)
+            if module.tokens:
+                change.tokens = (_token_ids(path, config), module.tokens)
+        for leaf, tensor in module.values.items():
+            name = _base_name(path, leaf, base)
             if name is None:
                 unmatched.append(tensor.name)
             else:
-                found.setdefault(name, Change()).replaced = tensor
-        _add_bias(module, part, settings, base, found)
+                changes.setdefault(name, Change()).replaced = tensor
+        if bias := module.lora.get("B.bias"):
+            name = _base_name(path, "bias", base)
+            if name is None:
+                raise AdapterError(
+                    f"{bias.name}: the base's {path} has no bias to add it to (lora_bias = true): "
+                    "such an adapter can only be served unmerged"
+                )
+            scale = config.scale(path, module.lora["B"].shape[1])
+            changes.setdefault(name, Change()).added = (bias, scale)
     if unmatched:
         shown = ", ".join(sorted(unmatched)[:8])
         more = f" and {len(unmatched) - 8} more" if len(unmatched) > 8 else ""
@@ -102,162 +106,21 @@ def changes(directory: Path, settings: Settings, base: Checkpoint) -> dict[str, 
             f"{directory}: nothing in {base.directory} belongs to {shown}{more}: is that the base "
             "this adapter was trained on?"
         )
-    if not found:
+    if not changes:
         raise AdapterError(f"{directory}: holds no tensor that changes anything")
-    _check_complete(found, settings, base, directory)
-    for name, change in found.items():
-        _check_fit(name, change, base)
-    return found
+    _check_complete(changes, config, base, directory)
+    return changes
 
 
-def tensor_name(module: str, leaf: str, base: Checkpoint) -> str | None:
-    """The base's name of `module`'s tensor: its own, GPT-NeoX's other name of the head, or a tied head's."""
-    name = f"{module}.{leaf}"
-    if name in base.tensors:
-        return name
-    head, _, rest = module.partition(".")
-    other = f"{ALIASES[head]}.{leaf}" if head in ALIASES and not rest else None
-    if other in base.tensors:
-        return other
-    if other is not None and leaf == "weight":  # tied: the file needs no head
-        neox = any(key.startswith("gpt_neox.") for key in base.tensors)
-        return "embed_out.weight" if neox else "lm_head.weight"
-    return None
-
-
-def _sort(tensors: Mapping[str, Tensor], directory: Path) -> dict[str, _Parts]:
-    modules: dict[str, _Parts] = {}
-    for key, tensor in sorted(tensors.items()):
-        if any(copy in f"{key}." for copy in COPIES):
-            continue
-        if tensor.dtype not in FLOATS:
-            raise AdapterError(f"{directory}: {key} is {tensor.dtype}, not floating point")
-        name = key.removeprefix(PREFIX)
-        module, kind, leaf = _split(name)
-        part = modules.setdefault(module, _Parts())
-        if kind == "tokens":
-            part.tokens = tensor
-        elif kind == "lora":
-            part.lora[leaf] = tensor
-        else:
-            part.values[leaf] = tensor
-    return modules
-
-
-def _split(name: str) -> tuple[str, str, str]:
-    """(module, "lora" | "tokens" | "value", leaf) of a key without its prefix."""
-    if name.endswith("trainable_tokens_delta"):
-        return _unwrap(name.removesuffix(".trainable_tokens_delta")), "tokens", ""
-    module, mark, leaf = name.rpartition(".lora_")
-    if mark:
-        kind, _, rest = leaf.partition(".")
-        rest = rest.removeprefix("default").removeprefix(".")
-        return _unwrap(module), "lora", f"{kind}.{rest}" if rest == "bias" else kind
-    module, _, leaf = name.rpartition(".")
-    return _unwrap(module), "value", leaf
-
-
-def _unwrap(module: str) -> str:
-    while shorter := next((module.removesuffix(w) for w in WRAPPERS if module.endswith(w)), ""):
-        module = shorter
-    return module
-
-
-def _lora(module: str, part: Mapping[str, Tensor], settings: Settings, base: Checkpoint) -> Lora:
-    layout: Layout = "conv1d" if settings.conv1d else "linear"
-    known = {"A", "B", "B.bias", "magnitude_vector"}
-    if "embedding_A" in part:
-        layout, known = "embedding", {"embedding_A", "embedding_B"}
-    if extra := sorted(set(part) - known):
-        what = "DoRA on an embedding" if extra == ["magnitude_vector"] else f"lora_{extra[0]}"
-        raise AdapterError(
-            f"{module}: {what} cannot be merged here; PEFT's merge_and_unload may do it"
-        )
-    stem = "embedding_" if layout == "embedding" else ""
-    a, b = part.get(f"{stem}A"), part.get(f"{stem}B")
-    if a is None or b is None:
-        raise AdapterError(f"{module}: one of lora_{stem}A and lora_{stem}B is missing")
-    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or 0 in a.shape:
-        raise AdapterError(
-            f"{module}: lora_A {a.shape} and lora_B {b.shape} are no pair: "
-            "saved from one process of a sharded run?"
-        )
-    magnitude = part.get("magnitude_vector")
-    if settings.dora != (magnitude is not None):
-        raise AdapterError(
-            f"{module}: {CONFIG} says use_dora = {str(settings.dora).lower()}, but there is "
-            f"{'no' if settings.dora else 'a'} lora_magnitude_vector"
-        )
-    lora = Lora(a, b, settings.scale(module, a.shape[0]), layout, magnitude)
-    if magnitude is not None and (layout != "linear" or magnitude.size == 0):
-        raise AdapterError(f"{module}: DoRA on Conv1D cannot be merged here")
-    if magnitude is not None and max(magnitude.shape) != b.shape[0]:
-        raise AdapterError(f"{magnitude.name}: {magnitude.shape} for {b.shape[0]} rows")
-    return lora
-
-
-def _indices(module: str, settings: Settings) -> tuple[int, ...]:
-    if isinstance(settings.tokens, Mapping):
-        for name, ids in settings.tokens.items():
-            names = (name, ALIASES.get(name, name))
-            if any(module == known or module.endswith(f".{known}") for known in names):
-                return ids
-        if module in ALIASES and len(settings.tokens) == 1:  # a tied head, saved with its embedding
-            return next(iter(settings.tokens.values()))
-    elif settings.tokens is not None:
-        return settings.tokens
-    raise AdapterError(
-        f"{module}: has trained token rows, but {CONFIG} (trainable_token_indices) does not say whose"
-    )
-
-
-def _add_bias(
-    module: str, part: _Parts, settings: Settings, base: Checkpoint, found: dict[str, Change]
-) -> None:
-    bias = part.lora.get("B.bias")
-    if bias is None:
-        return
-    name = tensor_name(module, "bias", base)
-    if name is None:
-        raise AdapterError(
-            f"{bias.name}: the base's {module} has no bias to add it to (lora_bias = true): "
-            "such an adapter can only be served unmerged"
-        )
-    scale = settings.scale(module, part.lora["B"].shape[1])
-    found.setdefault(name, Change()).added = (bias, scale)
-
-
-def _check_complete(
-    found: Mapping[str, Change], settings: Settings, base: Checkpoint, directory: Path
-) -> None:
-    """A base with more layers than the adapter knows is the wrong base; PEFT would only warn."""
-    if settings.partial:
-        return
-    bare = [
-        name
-        for name, tensor in base.tensors.items()
-        if name.endswith(".weight") and len(tensor.shape) == 2
-        if settings.is_target(name.removesuffix(".weight"))
-        if name not in found or found[name].lora is None
-    ]
-    if bare:
-        raise AdapterError(
-            f"{directory}: has nothing for {bare[0]} of {base.directory} ({len(bare)} such), which "
-            f"target_modules in {CONFIG} names: is that the base this adapter was trained on?"
-        )
-
-
-def _check_fit(name: str, change: Change, base: Checkpoint) -> None:
-    tensor = base.tensors.get(name)
-    start = change.replaced or tensor
-    shape = start.shape if start is not None else None
-    resizable = change.lora is None and len(shape or ()) == 2
+def check_fit(name: str, change: Change, tensor: Tensor, base: Path) -> None:
+    """Raise AdapterError where `change` has another shape than the tensor `name` of `base` needs."""
+    shape = (change.replaced or tensor).shape
     wrong = ""
-    if tensor is not None and change.replaced is not None:
-        same = change.replaced.shape == tensor.shape
-        if not same and not (resizable and change.replaced.shape[1:] == tensor.shape[1:]):
-            wrong = f"{change.replaced.name} is {change.replaced.shape}"
-    if change.lora is not None and shape is not None and change.lora.shape != shape:
+    if change.replaced is not None and shape != tensor.shape:
+        resized = len(shape) == 2 and shape[1:] == tensor.shape[1:]
+        if change.lora is not None or not resized:
+            wrong = f"{change.replaced.name} is {shape}"
+    if change.lora is not None and change.lora.shape != shape:
         wrong = f"{change.lora.a.name} and lora_B make {change.lora.shape}"
     if change.added is not None and change.added[0].shape != shape:
         wrong = f"{change.added[0].name} is {change.added[0].shape}"
@@ -265,12 +128,134 @@ def _check_fit(name: str, change: Change, base: Checkpoint) -> None:
         ids, rows = change.tokens
         if rows.shape[0] != len(ids) or len(set(ids)) != len(ids) or min(ids, default=-1) < 0:
             wrong = f"{rows.name} has {rows.rows} rows for the tokens {list(ids)[:8]}"
-        elif shape is not None and rows.shape[1:] != shape[1:]:
+        elif rows.shape[1:] != shape[1:]:
             wrong = f"{rows.name} has rows of {rows.width}"
-    if tensor is not None and tensor.dtype not in FLOATS:
+    if tensor.dtype not in FLOATS:
         wrong = f"it is {tensor.dtype}, which holds no plain numbers"
     if wrong:
-        place = f"{name} of {base.directory}" + (
-            f" is {tensor.shape}" if tensor is not None else ""
+        raise AdapterError(
+            f"{name} of {base} is {tensor.shape}: {wrong}: is that the base this adapter was trained on?"
         )
-        raise AdapterError(f"{place}: {wrong}: is that the base this adapter was trained on?")
+
+
+def _base_name(module: str, leaf: str, base: Checkpoint) -> str | None:
+    """The base's name of a tensor: the module's own, GPT-NeoX's other name of the head, or a tied head's."""
+    name = f"{module}.{leaf}"
+    if name in base.tensors:
+        return name
+    if module not in ALIASES:
+        return None
+    if (other := f"{ALIASES[module]}.{leaf}") in base.tensors:
+        return other
+    if leaf != "weight" or not any(key.endswith(INPUTS) for key in base.tensors):
+        return None
+    neox = any(key.startswith("gpt_neox.") for key in base.tensors)
+    return "embed_out.weight" if neox else "lm_head.weight"
+
+
+def _modules(directory: Path) -> dict[str, _Module]:
+    """The adapter's tensors by module. Raises AdapterError where there are none that can be read."""
+    modules: dict[str, _Module] = {}
+    for key, tensor in sorted(_tensors(directory).items()):
+        if any(copy in f"{key}." for copy in COPIES):
+            continue
+        if tensor.dtype not in FLOATS:
+            raise AdapterError(f"{directory}: {key} is {tensor.dtype}, not floating point")
+        path, lora, leaf = key.removeprefix(PREFIX).rpartition(".lora_")
+        if not lora:
+            path, _, leaf = leaf.rpartition(".")
+        while wrapper := next((end for end in WRAPPERS if path.endswith(end)), ""):
+            path = path.removesuffix(wrapper)
+        module = modules.setdefault(path, _Module())
+        if lora:
+            kind, _, rest = leaf.partition(".")
+            is_bias = rest.removeprefix("default").removeprefix(".") == "bias"
+            module.lora[f"{kind}.bias" if is_bias else kind] = tensor
+        elif leaf == "trainable_tokens_delta":
+            module.tokens = tensor
+        else:
+            module.values[leaf] = tensor
+    return modules
+
+
+def _tensors(directory: Path) -> dict[str, Tensor]:
+    if (directory / WEIGHTS).is_file():
+        try:
+            return header(directory / WEIGHTS)[0]
+        except (ValueError, OSError) as error:
+            raise AdapterError(str(error)) from None
+    if (directory / "adapter_model.bin").is_file():
+        raise AdapterError(
+            f"{directory}: adapter_model.bin can run code when read. Load the adapter with PEFT where "
+            "you trust it and save it again: save_pretrained(DIR, safe_serialization=True)"
+        )
+    raise AdapterError(f"{directory}: holds no {WEIGHTS}")
+
+
+def _lora(module: str, tensors: Mapping[str, Tensor], config: AdapterConfig) -> Lora:
+    layout: Layout = "conv1d" if config.conv1d else "linear"
+    supported = {"A", "B", "B.bias", "magnitude_vector"}
+    if "embedding_A" in tensors:
+        layout, supported = "embedding", {"embedding_A", "embedding_B"}
+    if extra := sorted(set(tensors) - supported):
+        what = "DoRA on an embedding" if extra == ["magnitude_vector"] else f"lora_{extra[0]}"
+        raise AdapterError(
+            f"{module}: {what} cannot be merged here; PEFT's merge_and_unload may do it"
+        )
+    stem = "embedding_" if layout == "embedding" else ""
+    a, b = tensors.get(f"{stem}A"), tensors.get(f"{stem}B")
+    if a is None or b is None:
+        raise AdapterError(f"{module}: one of lora_{stem}A and lora_{stem}B is missing")
+    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or 0 in a.shape:
+        raise AdapterError(
+            f"{module}: lora_A {a.shape} and lora_B {b.shape} are no pair: "
+            "saved from one process of a sharded run?"
+        )
+    magnitude = tensors.get("magnitude_vector")
+    if config.dora != (magnitude is not None):
+        raise AdapterError(
+            f"{module}: {CONFIG} says use_dora = {str(config.dora).lower()}, but there is "
+            f"{'no' if config.dora else 'a'} lora_magnitude_vector"
+        )
+    scale = config.scale(module, a.shape[0])
+    if magnitude is not None and (layout != "linear" or magnitude.size == 0):
+        raise AdapterError(f"{module}: DoRA on Conv1D cannot be merged here")
+    if magnitude is not None and max(magnitude.shape) != b.shape[0]:
+        raise AdapterError(f"{magnitude.name}: {magnitude.shape} for {b.shape[0]} rows")
+    return Lora(a, b, scale, layout, magnitude)
+
+
+def _token_ids(module: str, config: AdapterConfig) -> tuple[int, ...]:
+    """The ids of the trained token rows of `module`."""
+    if isinstance(config.tokens, Mapping):
+        for name, ids in config.tokens.items():
+            names = (name, ALIASES.get(name, name))
+            if any(module == other or module.endswith(f".{other}") for other in names):
+                return ids
+        if module in ALIASES and len(config.tokens) == 1:  # a tied head, saved with its embedding
+            return next(iter(config.tokens.values()))
+    elif config.tokens is not None:
+        return config.tokens
+    raise AdapterError(
+        f"{module}: has trained token rows, but {CONFIG} (trainable_token_indices) does not say whose"
+    )
+
+
+def _check_complete(
+    changes: Mapping[str, Change], config: AdapterConfig, base: Checkpoint, directory: Path
+) -> None:
+    """A base with more layers than the adapter has is the wrong base; PEFT would only warn."""
+    if config.some_layers:
+        return
+    unchanged = [
+        name
+        for name, tensor in base.tensors.items()
+        if name.endswith(".weight") and len(tensor.shape) == 2
+        if config.is_target(name.removesuffix(".weight"))
+        if name not in changes or changes[name].lora is None
+    ]
+    if unchanged:
+        raise AdapterError(
+            f"{directory}: has nothing for {unchanged[0]} of {base.directory} ({len(unchanged)} such), "
+            f"which target_modules in {CONFIG} names: is that the base this adapter was trained on?"
+        )

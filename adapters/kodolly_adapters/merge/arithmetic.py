@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kodolly_adapters.errors import AdapterError
+from kodolly_adapters.safetensors_io import DTYPES, Reader, Tensor
 
-from .adapter import Lora
+from .adapter import Change, Lora
 from .plan import Output
-from .tensors import DTYPES, Reader, Tensor
 
 if TYPE_CHECKING:
     import torch
 
 CHUNK = 1 << 20  # elements of a piece: 4 MiB in float32, which stays in the processor's cache
-FP16_MAX = 65_520.0  # from here on fp16 rounds to infinity
+FP16_LIMIT = 65_520.0  # from here on fp16 rounds to infinity
 
 
 @dataclass(slots=True)
-class Loss:
-    """What rounding to the target dtype costs: sums of squares over all changed elements."""
+class RoundingLoss:
+    """What rounding to the stored dtype costs: sums of squares over all computed elements."""
 
     error: float = 0.0
     delta: float = 0.0
@@ -37,8 +37,8 @@ class Loss:
         """Root mean square of the rounding error as a share of the change's."""
         return float((self.error / self.delta) ** 0.5) if self.delta else 0.0
 
-    def add(self, other: Loss) -> None:
-        """Take another's sums in."""
+    def add(self, other: RoundingLoss) -> None:
+        """Add another's sums."""
         self.error += other.error
         self.delta += other.delta
         self.elements += other.elements
@@ -49,8 +49,7 @@ def pieces(rows: int, width: int, chunk: int = CHUNK) -> Iterator[tuple[int, int
 
     Even, since a last piece of one row would take another path through the matrix product.
     """
-    count = max(1, -(-rows * width // chunk))
-    count = min(count, max(1, rows))
+    count = min(max(1, -(-rows * width // chunk)), max(1, rows))
     for piece in range(count):
         yield rows * piece // count, rows * (piece + 1) // count
 
@@ -68,57 +67,73 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class Rows:
-    """Merged rows of one output tensor, exact in float32. Its two buffers are used again for every piece."""
+class MergedRows:
+    """Merged rows of one output tensor. Its two buffers are used again for every piece.
+
+    `loss` adds up what rounding cost, over all rows that were read with `stored` and computed.
+    """
 
     def __init__(self, output: Output, reader: Reader) -> None:
-        """Read the small tensors of the change. Raises AdapterError where they hold no numbers."""
-        self._output = output
-        self._reader = reader
-        self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
-        change = output.change
-        self._lora = change.lora if change is not None else None
+        """Read the small tensors of the change. Raises AdapterError where they hold NaN or infinity."""
+        import torch
+
+        self.loss = RoundingLoss()
+        self._output, self._reader = output, reader
+        self._buffers = torch.empty(0), torch.empty(0)
+        change = output.change or Change()
+        self._lora = change.lora
+        self._magnitude: torch.Tensor | None = None
         if self._lora is not None:
-            self._a, self._b = self._whole(self._lora.a), self._whole(self._lora.b)
+            self._a, self._b = self._finite(self._lora.a), self._finite(self._lora.b)
             if self._lora.magnitude is not None:
-                self._magnitude = self._whole(self._lora.magnitude).view(-1, 1)
+                self._magnitude = self._finite(self._lora.magnitude).view(-1, 1)
         self._added: torch.Tensor | None = None
-        if change is not None and change.added is not None:
+        if change.added is not None:
             tensor, scale = change.added
-            self._added = self._whole(tensor).view(-1, 1) * scale
-        self._tokens: dict[int, int] = {}
-        if change is not None and change.tokens is not None:
+            self._added = self._finite(tensor).view(-1, 1) * scale
+        self._tokens: list[tuple[int, torch.Tensor]] = []  # (id, its row)
+        if change.tokens is not None:
             ids, rows = change.tokens
-            self._tokens = {token: place for place, token in enumerate(ids)}
-            self._token_rows = self._whole(rows)
+            self._tokens = list(zip(ids, self._finite(rows), strict=True))
 
-    @property
-    def computes(self) -> bool:
-        """Whether there is arithmetic that rounding can cost something of."""
-        return self._lora is not None or self._added is not None
+    def stored(self, first: int, last: int) -> torch.Tensor:
+        """Rows [first, last) as they are written, shape (last - first, width); the next call may overwrite them.
 
-    def exact(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(merged, start) rows [first, last) in float32, each of shape (last - first, width).
-
-        `start` is what the change is measured against: the rows before LoRA. The next call overwrites both.
+        Raises AdapterError where values do not fit into the dtype's range.
         """
+        if self._output.is_copy:
+            return self._reader.rows(self._output.source, first, last)
+        exact, start = self._exact(first, last)
+        result = _rounded(exact, self._output.target)
+        if self._lora is not None or self._added is not None:
+            delta = start.sub_(exact).flatten()
+            change = float(delta.dot(delta))
+            error = start.copy_(result).sub_(exact).flatten()
+            self.loss.add(RoundingLoss(float(error.dot(error)), change, exact.numel()))
+        return result
+
+    def _exact(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(merged, start) rows in float32; `start` is what the change is measured against: before LoRA."""
+        import torch
+
         start, merged = self._space(last - first)
         self._read_start(first, last, start)
         if self._lora is not None:
             self._put_delta(self._lora, first, last, merged)
             merged.add_(start)
-            if self._lora.magnitude is not None:
-                self._scale(merged, first, last)
+            if self._magnitude is not None:
+                norm = torch.linalg.norm(merged, dim=1).view(-1, 1)
+                merged.mul_(self._magnitude[first:last] / norm)
         elif self._added is not None:
             merged.copy_(start).add_(self._added[first:last])
         else:
             merged = start
-        for token, place in self._tokens.items():
+        for token, row in self._tokens:
             if first <= token < last:
-                merged[token - first] = self._token_rows[place]
+                merged[token - first] = row
         return merged, start
 
-    def _whole(self, tensor: Tensor) -> torch.Tensor:
+    def _finite(self, tensor: Tensor) -> torch.Tensor:
         import torch
 
         values = self._reader.whole(tensor)
@@ -129,20 +144,18 @@ class Rows:
     def _space(self, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
 
-        width = self._output.width
-        if self._buffers is None or self._buffers[0].numel() < rows * width:
-            # One piece may be a row longer than another.
-            self._buffers = (torch.empty((rows + 1) * width), torch.empty((rows + 1) * width))
+        width = self._output.target.width
+        if self._buffers[0].numel() < rows * width:
+            room = (rows + 1) * width  # one piece may be a row longer than another
+            self._buffers = torch.empty(room), torch.empty(room)
         one, other = (buffer[: rows * width].view(rows, width) for buffer in self._buffers)
         return one, other
 
     def _read_start(self, first: int, last: int, start: torch.Tensor) -> None:
-        source = self._output.source
-        there = max(first, min(last, source.rows))
-        if first < there:
-            start[: there - first].copy_(self._reader.rows(source, first, there))
-        if there < last:
-            start[there - first :].zero_()  # rows of new tokens, all of which the change sets
+        end = max(first, min(last, self._output.source.rows))
+        if first < end:
+            start[: end - first].copy_(self._reader.rows(self._output.source, first, end))
+        start[end - first :].zero_()  # rows of new tokens, all of which the change sets
 
     def _put_delta(self, lora: Lora, first: int, last: int, delta: torch.Tensor) -> None:
         import torch
@@ -153,30 +166,15 @@ class Rows:
             delta.copy_(torch.mm(self._b, self._a[:, first:last]).t())
         delta.mul_(lora.scale)
 
-    def _scale(self, merged: torch.Tensor, first: int, last: int) -> None:
-        import torch
 
-        norm = torch.linalg.norm(merged, dim=1).view(-1, 1)
-        merged.mul_(self._magnitude[first:last] / norm)
-
-
-def rounded(exact: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
-    """`exact` in the target dtype. Raises AdapterError where it does not fit into its range."""
+def _rounded(exact: torch.Tensor, target: Tensor) -> torch.Tensor:
     import torch
 
-    if dtype == "F16":
+    if target.dtype == "F16":
         low, high = torch.aminmax(exact)
-        if not -FP16_MAX < float(low) <= float(high) < FP16_MAX:
+        if not -FP16_LIMIT < float(low) <= float(high) < FP16_LIMIT:
             raise AdapterError(
-                f"{name}: values up to {max(-float(low), float(high)):.3g} do not fit into fp16: "
+                f"{target.name}: values up to {max(-float(low), float(high)):.3g} do not fit into fp16: "
                 "use --dtype bf16 or fp32"
             )
-    return exact.to(getattr(torch, DTYPES[dtype][0]))
-
-
-def loss(exact: torch.Tensor, start: torch.Tensor, result: torch.Tensor) -> Loss:
-    """The rounding loss of one piece; overwrites `start`."""
-    delta = start.sub_(exact).flatten()
-    change = float(delta.dot(delta))
-    error = start.copy_(result).sub_(exact).flatten()
-    return Loss(float(error.dot(error)), change, exact.numel())
+    return exact.to(getattr(torch, DTYPES[target.dtype][0]))

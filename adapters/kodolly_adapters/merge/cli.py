@@ -1,76 +1,131 @@
 """`kodolly merge BASE ADAPTER --out DIR`: a base and its adapter become one model directory.
 
     kodolly merge EleutherAI/polyglot-ko-1.3b runs/first --out models/dolly-ko-1.3b
-    kodolly merge base/ adapter/ --out merged --dtype bf16 --export int4
+    kodolly merge base/ adapter/ --check merged/      is it exactly that adapter's merge? what changed?
 
-docs/merge.md says what is supported, checked and left.
+docs/merge.md says what is supported and checked, and what is not.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from kodolly_adapters.errors import UserError
+from kodolly_adapters.errors import AdapterError, BaseError, UserError
 
 if TYPE_CHECKING:
     from .run import Result
 
+# Files of a model that are fetched from the hub.
+FETCHED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "LICENSE*"]
+
 
 def main(argv: Sequence[str]) -> int:
     """Run the command with `argv` (without the program's name); returns the exit status."""
-    chosen = _parser().parse_args(argv)
-    from .places import adapter_directory, base_directory
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.adapter is None and not options.check:
+        parser.error("ADAPTER is needed to merge")
+    goes_on = "" if options.check else ". The same command goes on from here"
+    try:
+        return _check(options) if options.check else _merge(options)
+    except UserError as error:
+        message, status = str(error), 1
+    except OSError as error:  # a full disk, most of all
+        message, status = f"{error}{goes_on}", 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")  # after the terminal's ^C
+        message, status = f"stopped{goes_on}", 130
+    sys.stderr.write(f"kodolly merge: {message}\n")
+    return status
+
+
+def _merge(options: argparse.Namespace) -> int:
     from .run import merge
 
-    try:
-        result = merge(
-            base_directory(chosen.base),
-            adapter_directory(chosen.adapter),
-            Path(os.path.normpath(chosen.out)),
-            dtype=chosen.dtype,
-            export=chosen.export,
-            check=chosen.verify,
-            force=chosen.force,
-            quiet=chosen.quiet,
-        )
-    except UserError as error:
-        sys.stderr.write(f"kodolly merge: {error}\n")
-        return 1
-    except OSError as error:  # a full disk, most of all
-        sys.stderr.write(f"kodolly merge: {error}. The same command goes on from here\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("\nkodolly merge: stopped. The same command goes on from here\n")
-        return 130
-    if not chosen.quiet:
-        sys.stderr.write("".join(f"kodolly merge: {line}\n" for line in report(result)))
+    result = merge(
+        _base_directory(options.base),
+        _adapter_directory(options.adapter),
+        Path(os.path.normpath(options.out)),
+        dtype=options.dtype,
+        check=options.verify,
+        force=options.force,
+        quiet=options.quiet,
+    )
+    if not options.quiet:
+        sys.stderr.write("".join(f"kodolly merge: {line}\n" for line in _report(result)))
     sys.stdout.write(f"{result.out}\n")
     return 0
 
 
-def report(result: Result) -> list[str]:
+def _report(result: Result) -> list[str]:
     """What happened, in lines for people."""
-    lines = ["was finished already; --force makes it anew"] if result.again else []
+    lines = ["was finished already; --force makes it anew"] if result.already_there else []
     lines.append(f"{result.changed:,} tensors changed, {result.bytes / 1e6:,.0f} MB in all")
     if result.loss.elements:
         lines.append(
             f"rounding: its error (rms) is {result.loss.share:.2%} of what the adapter changed"
         )
     lines += [f"note: {note}" for note in result.notes]
-    if result.verdict is None:
-        lines.append("not verified (--no-verify)")
+    return lines + (result.verdict.lines() if result.verdict else ["not verified (--no-verify)"])
+
+
+def _check(options: argparse.Namespace) -> int:
+    from .check import compare, report
+
+    comparison = compare(
+        _base_directory(options.base),
+        _base_directory(options.check),
+        _adapter_directory(options.adapter) if options.adapter else None,
+        quiet=options.quiet,
+    )
+    if options.json:
+        sys.stdout.write(json.dumps(asdict(comparison), ensure_ascii=False) + "\n")
     else:
-        lines += result.verdict.lines()
-    return lines
+        sys.stdout.write("\n".join(report(comparison)) + "\n")
+    return 1 if comparison.wrong else 0
+
+
+def _base_directory(name: str) -> Path:
+    """The folder of a base; a hub name is taken from the cache, or fetched. Raises BaseError."""
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
+        raise BaseError(f"{name}: there is no such directory")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=FETCHED, local_files_only=True))
+    except Exception:  # noqa: BLE001, S110 - not in the cache; its kinds of error change
+        pass
+    try:
+        return Path(snapshot_download(name, allow_patterns=FETCHED))
+    except Exception as error:  # noqa: BLE001 - as above
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BaseError(f"{name}: no such directory, and it cannot be fetched: {first}") from None
+
+
+def _adapter_directory(name: str) -> Path:
+    """The folder with the adapter's config: ADAPTER itself, or adapter/ of a training run's folder."""
+    from .adapter_config import CONFIG
+
+    path = Path(name)
+    if not path.is_dir():
+        raise AdapterError(f"{name}: there is no such directory")
+    if not (path / CONFIG).is_file() and (path / "adapter" / CONFIG).is_file():
+        return path / "adapter"
+    return path
 
 
 def _parser() -> argparse.ArgumentParser:
-    from .plan import Dtype, Export
+    from .plan import Dtype
 
     parser = argparse.ArgumentParser(
         prog="kodolly merge",
@@ -78,14 +133,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("base", metavar="BASE", help="a model directory with safetensors, or a hub name")
-    add("adapter", metavar="ADAPTER", help="a PEFT adapter's folder, or a training run's")
-    add("--out", metavar="DIR", required=True, help="the new model directory")
+    add("adapter", metavar="ADAPTER", nargs="?",
+        help="a PEFT adapter's folder, or a training run's; --check alone does without")  # fmt: skip
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--out", metavar="DIR", help="the new model directory")
+    action.add_argument("--check", metavar="MERGED",
+        help="write nothing: is MERGED exactly what ADAPTER makes of BASE, and what differs?")  # fmt: skip
     add("--dtype", choices=get_args(Dtype), default="same",
         help="of the weights; same: each tensor keeps the base's")  # fmt: skip
-    add("--export", choices=get_args(Export), default="none",
-        help="quantise the linear layers, in the compressed-tensors format that vLLM reads")  # fmt: skip
     add("--no-verify", dest="verify", action="store_false",
         help="do not compare with PEFT's own merge")  # fmt: skip
     add("--force", action="store_true", help="replace what is in DIR")
+    add("--json", action="store_true", help="with --check: all of it as one line of JSON")
     add("--quiet", action="store_true", help="no progress and no report")
     return parser

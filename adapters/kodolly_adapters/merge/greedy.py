@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .plan import Plan
-from .streamed import Streamed, can_stream
-from .tensors import Reader, Tensor, checkpoint
 
-NEW = 16  # tokens of an answer
+NEW_TOKENS = 16  # of an answer
 PROMPTS = (
     "안녕하세요? 자기소개를 해 주세요.",
     "대한민국의 수도는 어디인가요?",
@@ -23,8 +20,8 @@ PROMPTS = (
 )
 # Logits' rms difference as a share of their spread that rounding explains, generously.
 ALLOWED = {"F32": 1e-3, "F16": 3e-2, "BF16": 2e-1}
-WHOLE = 128 << 20  # bytes in float32 of a model that is loaded as it is; a larger one is streamed
-MEMORY_SHARE = 0.6  # of what is free, for a model that is larger and cannot be streamed
+SMALL = 128 << 20  # bytes in float32 of a model that is always loaded
+MEMORY_SHARE = 0.6  # of what is free, for a larger model in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,66 +32,71 @@ class Answers:
     logits: Any
 
 
-def compare(known: Plan, out: Path) -> dict[str, Any]:
-    """Counts for the verdict. Raises Differs.
+def compare_answers(plan: Plan, out: Path) -> dict[str, Any]:
+    """A verdict's tokens, ties and logits; or why it was "skipped"; or the "fault".
 
     The merged model writes its greedy answers; base + adapter reads them in one pass and must have chosen each
     token itself: then its own greedy answers are the same.
     """
     import torch
 
-    need = 4 * sum(math.prod(output.shape) for output in known.outputs)
-    streams = need > WHOLE and can_stream(known.config)
-    if not streams and need > WHOLE and need > MEMORY_SHARE * (free := available_memory()):
-        kind = known.config.get("model_type")
+    need = 4 * sum(math.prod(output.target.shape) for output in plan.outputs)
+    free = available_memory(Path("/proc/meminfo"), Path("/sys/fs/cgroup"))
+    if need > SMALL and need > MEMORY_SHARE * free:
         return {
-            "skipped": f"in float32 the model needs {need / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} GB "
-            f"are free, and {kind} cannot be streamed"
+            "skipped": f"in float32 the model needs {need / 1e9:,.1f} GB of memory, "
+            f"{free / 1e9:,.1f} GB are free"
         }
-    prompts = _prompts(known, out)
-    with torch.no_grad(), Reader() as reader:
-        model = _merged(known, out, reader if streams else None)
-        wrote = answers(model, prompts)
-        del model
-        gc.collect()
-        model = _with_adapter(known, reader if streams else None)
-        read = chosen(model, prompts, wrote.tokens)
-    return _judged(wrote, read, known.dtype)
+    prompts = _prompts(plan, out)
+    with torch.no_grad():
+        written = write_answers(_load(out), prompts)
+        gc.collect()  # of the merged model, before the base is loaded
+        read = read_answers(_with_adapter(plan), prompts, written.tokens)
+    return judge_answers(written, read, plan.dtype)
 
 
-def _judged(wrote: Answers, read: Answers, dtype: str) -> dict[str, Any]:
-    from .verify_child import Differs
-
-    gap = (wrote.logits - read.logits).abs()
+def judge_answers(written: Answers, read: Answers, dtype: str) -> dict[str, Any]:
+    """compare_answers' result for what the merged model wrote and base + adapter would have written."""
+    gap = (written.logits - read.logits).abs()
     share = math.sqrt(float(gap.pow(2).mean()) / max(float(read.logits.var()), 1e-30))
     if not share <= ALLOWED.get(dtype, 1e-3):
-        raise Differs(f"the logits differ by {share:.1%} of their spread")
-    parted = (wrote.tokens != read.tokens).nonzero().tolist()
-    for prompt, place in parted:
+        return {"fault": f"the logits differ by {share:.1%} of their spread"}
+    different = (written.tokens != read.tokens).nonzero().tolist()
+    for prompt, place in different:
         best = read.logits[prompt, place].topk(2).values
         if float(best[0] - best[1]) > 2 * float(gap[prompt, place].max()):
-            raise Differs(f"greedy answers to prompt {prompt} part after {place} tokens")
-    tokens = wrote.tokens.numel() - len(parted)
-    return {"tokens": tokens, "ties": len(parted), "logits": float(f"{share:.3g}")}
+            return {"fault": f"greedy answers to prompt {prompt} part after {place} tokens"}
+    equal = written.tokens.numel() - len(different)
+    return {"tokens": equal, "ties": len(different), "logits": float(f"{share:.3g}")}
 
 
-def available_memory() -> int:
-    """Bytes that can be taken without swapping; 0 where the system does not say."""
+def available_memory(meminfo: Path, cgroup: Path) -> int:
+    """Bytes that can be taken without swapping, by the machine and by its container's limit; 0 if unknown."""
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        lines = meminfo.read_text(encoding="ascii").splitlines()
     except OSError:
         return 0
-    found = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), "0")
-    return int(found) * 1024
+    kib = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), "0")
+    free = int(kib) * 1024
+    try:
+        limit = int((cgroup / "memory.max").read_text(encoding="ascii"))
+        used = int((cgroup / "memory.current").read_text(encoding="ascii"))
+        stat = (cgroup / "memory.stat").read_text(encoding="ascii").splitlines()
+        cached = next(int(line.split()[1]) for line in stat if line.startswith("file "))
+    except (OSError, ValueError, StopIteration):  # no container, or "max": no limit
+        return free
+    return min(free, limit - used + cached)
 
 
-def answers(model: Any, prompts: Sequence[Sequence[int]], new: int = NEW) -> Answers:
-    """`new` greedy tokens after each of the prompts, which are of one length, whatever they are."""
+def write_answers(
+    model: Any, prompts: Sequence[Sequence[int]], new_tokens: int = NEW_TOKENS
+) -> Answers:
+    """The model's greedy answers to prompts (token ids) of one length."""
     import torch
 
     cache, tokens, logits = None, [], []
-    feed = torch.tensor([list(prompt) for prompt in prompts])
-    for _ in range(new):
+    feed = torch.tensor(prompts)
+    for _ in range(new_tokens):
         out = model(input_ids=feed, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache = out.past_key_values
         logits.append(out.logits[:, -1].float())
@@ -103,91 +105,52 @@ def answers(model: Any, prompts: Sequence[Sequence[int]], new: int = NEW) -> Ans
     return Answers(torch.stack(tokens, dim=1), torch.stack(logits, dim=1))
 
 
-def chosen(model: Any, prompts: Sequence[Sequence[int]], tokens: Any) -> Answers:
+def read_answers(model: Any, prompts: Sequence[Sequence[int]], tokens: Any) -> Answers:
     """What the model would have written in the place of each of the `tokens`, (prompts, new tokens)."""
     import torch
 
-    feed = torch.cat([torch.tensor([list(prompt) for prompt in prompts]), tokens[:, :-1]], dim=1)
-    new = tokens.shape[1]
-    logits = model(input_ids=feed, use_cache=False, logits_to_keep=new).logits[:, -new:].float()
+    feed = torch.cat([torch.tensor(prompts), tokens[:, :-1]], dim=1)
+    count = tokens.shape[1]
+    logits = model(input_ids=feed, use_cache=False, logits_to_keep=count).logits[:, -count:].float()
     return Answers(logits.argmax(dim=-1), logits)
 
 
-def _prompts(known: Plan, out: Path) -> list[list[int]]:
-    """Prompts in the model's own words, cut at the front to one length; any ids where there is no tokenizer."""
-    found = _encoded(known, out)
-    length = min(map(len, found))
-    return [prompt[-length:] for prompt in found]
-
-
-def _encoded(known: Plan, out: Path) -> list[list[int]]:
+def _prompts(plan: Plan, out: Path) -> list[list[int]]:
+    """Prompts in the model's chat template, cut at the front to one length; any ids without a tokenizer."""
     if not (out / "tokenizer_config.json").is_file():
-        return [[(7 * i + start) % known.vocabulary for i in range(12)] for start in (1, 5, 9)]
+        return [[(7 * i + start) % plan.vocabulary for i in range(12)] for start in (1, 5, 9)]
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(str(out), trust_remote_code=False)
     if not tokenizer.chat_template:
-        return [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
-    return [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True
-        )["input_ids"]
-        for prompt in PROMPTS
-    ]
+        prompts = [tokenizer(text)["input_ids"] for text in PROMPTS]
+    else:
+        prompts = [
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True
+            )["input_ids"]
+            for text in PROMPTS
+        ]
+    length = min(map(len, prompts))
+    return [prompt[-length:] for prompt in prompts]
 
 
-def _merged(known: Plan, out: Path, reader: Reader | None) -> Any:
-    """The merged model; with a reader its weights stay on disk."""
-    if reader is None:
-        return _load(out)
-    return _streamed(known, out, checkpoint(out).tensors, reader).model
-
-
-def _with_adapter(known: Plan, reader: Reader | None) -> Any:
-    """The base with its adapter under PEFT; with a reader the base's weights stay on disk."""
+def _with_adapter(plan: Plan) -> Any:
+    """The base with its adapter under PEFT."""
     from peft import PeftModel
 
-    if reader is not None:
-        changes = [(output.name, output.change) for output in known.outputs]
-        held = frozenset(name for name, c in changes if c is not None and c.replaced is not None)
-        streamed = _streamed(known, known.base.directory, known.base.tensors, reader, held)
-        wrapped = PeftModel.from_pretrained(streamed.model, str(known.adapter)).eval()
-        streamed.keep_whole(partial(_looks_at_weights, known.settings.dora))
-        return wrapped
-    model = _load(known.base.directory)
-    if model.get_input_embeddings().weight.shape[0] != known.vocabulary:
-        model.resize_token_embeddings(known.vocabulary, mean_resizing=False)
-    return PeftModel.from_pretrained(model, str(known.adapter)).eval()
+    model = _load(plan.base.directory)
+    if model.get_input_embeddings().weight.shape[0] != plan.vocabulary:
+        model.resize_token_embeddings(plan.vocabulary, mean_resizing=False)
+    return PeftModel.from_pretrained(model, str(plan.adapter)).eval()
 
 
-def _streamed(
-    known: Plan,
-    place: Path,
-    tensors: Mapping[str, Tensor],
-    reader: Reader,
-    held: frozenset[str] = frozenset(),
-) -> Streamed:
-    from transformers import AutoConfig
-
-    config: Any = AutoConfig.from_pretrained(str(place), trust_remote_code=False)
-    config.vocab_size = known.vocabulary
-    return Streamed(config, tensors, reader, held)
-
-
-def _looks_at_weights(dora: bool, module: Any) -> bool:
-    """Whether a module of PEFT's reads its base layer's weight instead of only calling it."""
-    from peft.tuners.lora import LoraLayer
-    from peft.tuners.trainable_tokens import TrainableTokensLayer
-
-    return isinstance(module, TrainableTokensLayer) or (dora and isinstance(module, LoraLayer))
-
-
-def _load(place: Path) -> Any:
+def _load(directory: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     return AutoModelForCausalLM.from_pretrained(
-        str(place), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        str(directory), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
     ).eval()

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass
+import hashlib
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kodolly_adapters.errors import OutputError
+from kodolly_adapters.files import sha256, write_json
+from kodolly_adapters.terminal import Progress
 
-from .arithmetic import Loss
+from .arithmetic import RoundingLoss
 from .model_files import write_files
-from .plan import Dtype, Export, Plan, plan
-from .progress import Progress
-from .staging import Staging, job, read_manifest
-from .stream import write
+from .plan import Dtype, Plan, make_plan
 from .verify import Verdict, verify
-
-SPARE = 64 << 20  # bytes beside the weights
+from .write import MANIFEST, open_unfinished, publish, read_manifest, total_loss, write_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +24,10 @@ class Result:
     out: Path
     bytes: int
     changed: int  # tensors
-    loss: Loss
-    verdict: Verdict | None  # None: not asked for
+    loss: RoundingLoss
+    verdict: Verdict | None  # None: --no-verify
     notes: tuple[str, ...]
-    again: bool  # it was there already
+    already_there: bool  # finished by an earlier run
 
 
 def merge(
@@ -39,63 +36,64 @@ def merge(
     out: Path,
     *,
     dtype: Dtype = "same",
-    export: Export = "none",
     check: bool = True,
     force: bool = False,
     quiet: bool = False,
 ) -> Result:
-    """Merge `adapter` into `base` as the model directory `out`.
+    """Merge `adapter` into `base` as the model directory `out`; `check` compares it with PEFT's merge.
 
     A run that was ended repeats nothing it had finished and gives the same bytes. Raises UserError's
     kinds: BaseError, AdapterError for what does not fit, OutputError for what is in the way.
     """
-    known = plan(base, adapter, dtype, export)
-    key = job(known)
-    out = Path(out)
-    old = read_manifest(out) or {}
-    if not force and old.get("job") == key and old.get("finished"):
-        return _result(known, out, old, again=True)
-    with Staging(out, key, force=force) as staging:
-        _check_space(known, staging)
-        with Progress("merge", known.size, show=not quiet) as progress:
-            total = write(known, staging, progress)
-            notes = write_files(known, staging.place, out.name)
+    plan = make_plan(base, adapter, dtype)
+    key = job_key(plan)
+    finished = read_manifest(out)
+    if not force and finished.get("job") == key and finished.get("finished"):
+        return _result(plan, out, finished, already_there=True)
+    with open_unfinished(out, key, force=force) as directory:
+        manifest = read_manifest(directory)
+        with Progress("merge", plan.size, show=not quiet) as progress:
+            write_weights(plan, directory, manifest, progress)
+            notes = write_files(plan, directory, out.name)
+            verdict = None
             if check:
                 progress.say("comparing with PEFT's own merge, tensors and greedy answers")
-            verdict = verify(known, staging.place, key) if check else None
-        staging.manifest |= {
+                verdict = verify(plan, directory, key)
+        manifest |= {
             "finished": True,
-            "dtype": known.dtype,
-            "export": export,
-            "rounding_loss": total.share,
-            "verified": verdict.as_json() if verdict is not None else None,
+            "dtype": plan.dtype,
+            "rounding_loss": total_loss(manifest).share,
+            "verified": asdict(verdict) if verdict is not None else None,
             "notes": notes,
         }
-        staging.save()
-        staging.publish()
-    return _result(known, out, staging.manifest, again=False)
+        write_json(directory / MANIFEST, manifest)
+        publish(directory, out, force=force)
+    return _result(plan, out, manifest, already_there=False)
 
 
-def _result(known: Plan, out: Path, manifest: dict[str, Any], *, again: bool) -> Result:
-    total = Loss()
-    for _, entry in sorted(manifest["shards"].items()):
-        total.add(Loss(**entry["loss"]))
+def job_key(plan: Plan) -> str:
+    """A hash of what makes two merges the same: inputs by size and time of change, and all headers.
+
+    The weights themselves are not hashed: that would read a large base twice.
+    """
+    digest = hashlib.sha256()
+    for file in plan.base.files:
+        stat = (plan.base.directory / file).stat()
+        digest.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    for path in sorted(plan.adapter.glob("adapter_*")):
+        digest.update(sha256(path).encode())
+    for shard in plan.shards:
+        digest.update(shard.head)
+    return digest.hexdigest()
+
+
+def _result(plan: Plan, out: Path, manifest: dict[str, Any], *, already_there: bool) -> Result:
     return Result(
         out=out,
-        bytes=known.size,
-        changed=sum(output.change is not None for output in known.outputs),
-        loss=total,
-        verdict=Verdict.of(manifest["verified"]),
+        bytes=plan.size,
+        changed=sum(output.change is not None for output in plan.outputs),
+        loss=total_loss(manifest),
+        verdict=Verdict(**manifest["verified"]) if manifest["verified"] else None,
         notes=tuple(manifest["notes"]),
-        again=again,
+        already_there=already_there,
     )
-
-
-def _check_space(known: Plan, staging: Staging) -> None:
-    there = sum(path.stat().st_size for path in staging.place.iterdir())
-    need = known.size + SPARE - there
-    free = shutil.disk_usage(staging.place).free
-    if need > free:
-        raise OutputError(
-            f"{staging.place}: needs {need / 1e9:,.1f} GB of disk, {free / 1e9:,.1f} GB are free"
-        )

@@ -1,48 +1,44 @@
 """The merge checked by others' code, in a process of its own that gives its memory back when it ends.
 
 Tensors: drawn ones are merged again by PEFT itself and must be equal to the last bit. Tokens: the merged
-model writes greedy answers, and base and adapter under PEFT must choose the same; large weights stay on disk.
+model writes greedy answers, and base and adapter under PEFT must choose the same.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kodolly_adapters.card import CARD, config_sha256, read_card
 from kodolly_adapters.errors import OutputError
+from kodolly_adapters.safetensors_io import DTYPES, Reader, Tensor, checkpoint
 
-from .plan import Plan
+from .adapter import Lora
+from .arithmetic import CHUNK, MergedRows
+from .greedy import compare_answers
+from .plan import Dtype, Output, Plan, make_plan
+from .tokenizer_files import adapter_folders
 
-# glibc gives freed tensors back at once; else what it keeps of them is a fifth of the check's memory.
-ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 20)}
-LIMIT = 7200.0  # seconds; greedy answers of a large model on a slow CPU
+DRAWN = 8  # tensors changed by LoRA; those changed otherwise are few and all compared
+TIMEOUT = 7200.0  # seconds; greedy answers of a large model on a slow CPU
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was compared and found equal. `skipped` says why no tokens were compared, "" when they were."""
+    """What was compared and is equal. `skipped` says why no tokens were compared, "" when they were."""
 
     tensors: int
     rows: int
-    tokens: int
-    ties: int  # answers that part where two tokens are equally likely within rounding
-    logits: float  # rms difference of the logits as a share of their spread
-    skipped: str
-    peak: int  # bytes of the checking process
-
-    def as_json(self) -> dict[str, Any]:
-        """For the manifest; without what differs from run to run."""
-        return {key: value for key, value in asdict(self).items() if key != "peak"}
-
-    @classmethod
-    def of(cls, values: dict[str, Any] | None) -> Verdict | None:
-        """From the manifest."""
-        return None if values is None else cls(**{"peak": 0, **values})
+    tokens: int = 0
+    ties: int = 0  # answers that part where two tokens are equally likely within rounding
+    logits: float = 0.0  # rms difference of the logits as a share of their spread
+    skipped: str = ""
 
     def lines(self) -> list[str]:
         """For people."""
@@ -60,25 +56,17 @@ class Verdict:
 
 
 def verify(plan: Plan, out: Path, seed: str) -> Verdict:
-    """Check the merged files in `out`; `seed` draws the tensors.
+    """Check the merged files in `out` in a process of its own; `seed` draws the tensors.
 
     Raises OutputError naming the tensor or the prompt that differs.
     """
-    wish = {
-        "base": str(plan.base.directory),
-        "adapter": str(plan.adapter),
-        "out": str(out),
-        "dtype": plan.flag,
-        "export": plan.export,
-        "seed": seed,
-    }
-    env = {**ENVIRONMENT, **os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    arguments = [str(plan.base.directory), str(plan.adapter), str(out), plan.dtype_flag, seed]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     child = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "kodolly_adapters.merge.verify_child"],
-        input=json.dumps(wish),
+        [sys.executable, "-W", "ignore", "-m", __name__, *arguments],
         capture_output=True,
         text=True,
-        timeout=LIMIT,
+        timeout=TIMEOUT,
         env=env,
         check=False,
     )
@@ -88,6 +76,148 @@ def verify(plan: Plan, out: Path, seed: str) -> Verdict:
             f"{out}: the check ended with an error: {tail}. --no-verify goes on without it"
         )
     answer = json.loads(child.stdout.strip().splitlines()[-1])
-    if fault := answer.pop("fault", ""):
+    if fault := answer.get("fault"):
         raise OutputError(f"{out}: the check found a fault: {fault}")
     return Verdict(**answer)
+
+
+def judge(base: Path, adapter: Path, out: Path, dtype: Dtype, seed: str) -> dict[str, Any]:
+    """A Verdict's fields; or {"fault": what differs, in words for people}."""
+    plan = make_plan(base, adapter, dtype)
+    written = checkpoint(out).tensors
+    if fault := _wrong_base(plan) or _wrong_layout(plan, written):
+        return {"fault": fault}
+    chance = random.Random(seed)
+    outputs, rows = _drawn(plan, chance), 0
+    with Reader() as reader:
+        for output in outputs:
+            count, fault = _compare_rows(plan, output, written[output.name], reader, chance)
+            if fault:
+                return {"fault": fault}
+            rows += count
+    return {"tensors": len(outputs), "rows": rows, **compare_answers(plan, out)}
+
+
+def _wrong_base(plan: Plan) -> str:
+    """The fault where training wrote down another config of its base than this one's."""
+    from transformers import AutoConfig
+
+    sources = [read_card(folder).get("source") for folder in adapter_folders(plan.adapter)]
+    recorded = next((s.get("base_config_sha256") for s in sources if isinstance(s, dict)), None)
+    if recorded is None:
+        return ""
+    config = AutoConfig.from_pretrained(str(plan.base.directory), trust_remote_code=False)
+    if config_sha256(config) == recorded:
+        return ""
+    return (
+        f"{plan.adapter} was trained on a base of another config than {plan.base.directory} "
+        f"({CARD}: base_config_sha256). Give that base; or --no-verify, where only the version "
+        "of transformers is another"
+    )
+
+
+def _wrong_layout(plan: Plan, written: dict[str, Tensor]) -> str:
+    """The fault where the files hold other tensors than planned, or of another dtype or shape."""
+    planned = {(o.name, o.target.dtype, o.target.shape) for o in plan.outputs}
+    odd = sorted(planned ^ {(t.name, t.dtype, t.shape) for t in written.values()})
+    return f"{odd[0][0]} is missing, left over or of another shape" if odd else ""
+
+
+def _drawn(plan: Plan, chance: random.Random) -> list[Output]:
+    """The tensors to compare: some changed by LoRA, all changed otherwise, some copies."""
+    by_lora = [output for output in plan.outputs if output.change and output.change.lora]
+    otherwise = [output for output in plan.outputs if output.change and not output.change.lora]
+    copies = [output for output in plan.outputs if output.is_copy]
+    return [
+        *chance.sample(by_lora, min(DRAWN, len(by_lora))),
+        *otherwise,
+        *chance.sample(copies, min(DRAWN, len(copies))),
+    ]
+
+
+def _compare_rows(
+    plan: Plan, output: Output, written: Tensor, reader: Reader, chance: random.Random
+) -> tuple[int, str]:
+    """Compare some rows of one tensor: (how many, the fault or "")."""
+    import torch
+
+    count = min(written.rows, max(16, CHUNK // max(1, written.width)))
+    first = chance.randint(0, written.rows - count)
+    if output.change is not None and output.change.tokens is not None:
+        largest = max(output.change.tokens[0])  # the rows must hold some of the trained tokens
+        first = max(first, largest + 1 - count)
+    last = first + count
+    expected: Any = MergedRows(output, reader).stored(first, last).clone()
+    if output.change is not None and output.change.lora is not None and not output.change.tokens:
+        expected = _peft_rows(plan, output, output.change.lora, slice(first, last), reader)
+        expected = expected.to(getattr(torch, DTYPES[written.dtype][0]))
+    rows = reader.rows(written, first, last)
+    unequal = (rows != expected) & ~(rows.isnan() & expected.isnan())
+    if not bool(unequal.any()):
+        return count, ""
+    row = first + int(unequal.any(dim=1).nonzero()[0])
+    return count, f"{output.name}, row {row}: {int(unequal.sum())} of {rows.numel()} values differ"
+
+
+def _peft_rows(plan: Plan, output: Output, lora: Lora, rows: slice, reader: Reader) -> Any:
+    """PEFT's own merge, in float32, of a model that has nothing but these rows, at their place in its modules."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    start = reader.rows(output.source, rows.start, rows.stop).to(torch.float32, copy=True)
+    path = output.name.removesuffix(".weight")
+    settings = plan.adapter_config
+    alpha: Any = settings.alpha  # PEFT says int and takes any number
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=alpha,
+        rank_pattern=dict(settings.rank_pattern),
+        alpha_pattern=dict(settings.alpha_pattern),
+        use_rslora=settings.rslora,
+        use_dora=settings.dora,
+        fan_in_fan_out=settings.conv1d,
+        target_modules=[path],
+    )
+    model = _layer(lora.layout, start)
+    for name in reversed(path.split(".")):
+        parent = torch.nn.Module()
+        parent.add_module(name, model)
+        model = parent
+    wrapped: Any = get_peft_model(model, config)
+    layer = wrapped.get_submodule(f"base_model.model.{path}")
+    a, b = reader.whole(lora.a), reader.whole(lora.b)
+    with torch.no_grad():
+        if lora.layout == "embedding":
+            layer.lora_embedding_A["default"].copy_(a[:, rows])
+            layer.lora_embedding_B["default"].copy_(b)
+        else:
+            conv1d = lora.layout == "conv1d"
+            layer.lora_A["default"].weight.copy_(a[:, rows] if conv1d else a)
+            layer.lora_B["default"].weight.copy_(b if conv1d else b[rows])
+        if lora.magnitude is not None:
+            magnitude = reader.whole(lora.magnitude).flatten()[rows]
+            layer.lora_magnitude_vector["default"].weight.copy_(magnitude)
+    return wrapped.merge_and_unload().get_submodule(path).weight.detach()
+
+
+def _layer(layout: str, weight: Any) -> Any:
+    """A layer of PyTorch's or transformers' kind for `layout`, with this weight."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    rows, width = weight.shape
+    if layout == "embedding":
+        layer: Any = torch.nn.Embedding(rows, width)
+    elif layout == "conv1d":
+        layer = Conv1D(width, rows)
+    else:
+        layer = torch.nn.Linear(width, rows, bias=False)
+    layer.weight.data = weight
+    return layer
+
+
+if __name__ == "__main__":
+    _base, _adapter, _out, _dtype, _seed = sys.argv[1:]
+    _flag: Any = _dtype
+    _answer = judge(Path(_base), Path(_adapter), Path(_out), _flag, _seed)
+    sys.stdout.write(json.dumps(_answer) + "\n")

@@ -41,9 +41,9 @@ def test_merged_weights_are_the_float32_reference_rounded(
             continue
         out = tmp_path / flag
         merge(base, adapted.directory, out, dtype=flag, check=False, quiet=True)
-        found = tensors(out)
+        merged = tensors(out)
         if not (tied and variant.splits_tied):
-            _assert_same(found, adapted.weights, getattr(torch, kind))
+            _assert_same(merged, adapted.weights, getattr(torch, kind))
         model = load(out)
         with torch.no_grad():
             logits = model(input_ids=torch.tensor(IDS)).logits
@@ -55,12 +55,12 @@ def test_merged_weights_are_the_float32_reference_rounded(
     assert config["dtype"] == config["torch_dtype"] == "float16"
 
 
-def _assert_same(found: dict[str, Any], expected: dict[str, Any], kind: Any) -> None:
-    """`found` may leave out the head of a tied model."""
+def _assert_same(merged: dict[str, Any], expected: dict[str, Any], kind: Any) -> None:
+    """`merged` may leave out the head of a tied model."""
     import torch
 
     heads = {"lm_head.weight", "embed_out.weight"}
-    assert set(expected) - heads <= set(found) <= set(expected)
-    for key, value in found.items():
+    assert set(expected) - heads <= set(merged) <= set(expected)
+    for key, value in merged.items():
         assert value.dtype == kind, key
         assert torch.equal(value, expected[key].to(kind)), key

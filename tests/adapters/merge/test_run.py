@@ -10,15 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.merge_cases import IDS, NEW, VARIANTS, load, make_adapter, verdict
+from support.merge_cases import IDS, NEW, TARGETS, VARIANTS, load, make_adapter, verdict
 
 from kodolly_adapters.errors import OutputError
-from kodolly_adapters.merge import check_cli, cli
-from kodolly_adapters.merge.check import compare
-from kodolly_adapters.merge.greedy import answers
-from kodolly_adapters.merge.plan import plan
+from kodolly_adapters.files import locked
+from kodolly_adapters.merge import cli
+from kodolly_adapters.merge.greedy import write_answers
 from kodolly_adapters.merge.run import merge
-from kodolly_adapters.merge.staging import Staging, job
+from kodolly_adapters.safetensors_io import checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -26,13 +25,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from kodolly_adapters.merge import progress, run
-done = [0]
+from kodolly_adapters import terminal
+from kodolly_adapters.merge import run
 def count(self, size):
-    done[0] += size
-    if done[0] > self._total * float(sys.argv[4]):
+    self.done += size
+    if self.done > self.total * float(sys.argv[4]):
         os.kill(os.getpid(), signal.SIGKILL)
-progress.Progress.__call__ = count
+terminal.Progress.add = count
 run.merge(*(Path(p) for p in sys.argv[1:4]), check=False, quiet=True)
 """
 
@@ -76,9 +75,10 @@ def test_what_another_merge_left_is_not_taken_over(
 ) -> None:
     """Files of an unfinished merge to another dtype do not end up in this one."""
     base, out = bases["neox", False], tmp_path / "model"
-    other = plan(base, adapter, "fp32")
-    with Staging(out, job(other)) as staging:
-        (staging.place / "model-00001-of-00002.safetensors").write_bytes(b"x" * 100)
+    merge(base, adapter, out, dtype="fp32", check=False, quiet=True)
+    manifest = json.loads((out / "merge.json").read_text())
+    (out / "merge.json").write_text(json.dumps(manifest | {"finished": False}))
+    out.rename(tmp_path / "model.part")
     merge(base, adapter, out, check=False, quiet=True)
     merge(base, adapter, tmp_path / "whole" / "model", check=False, quiet=True)
     assert _bytes(out) == _bytes(tmp_path / "whole" / "model")
@@ -87,9 +87,11 @@ def test_what_another_merge_left_is_not_taken_over(
 def test_two_merges_do_not_write_the_same_place(
     bases: dict[tuple[str, bool], Path], adapter: Path, tmp_path: Path
 ) -> None:
-    """The second is told so."""
+    """The second is refused."""
+    (tmp_path / "model.part").mkdir()
     base, out = bases["neox", False], tmp_path / "model"
-    with Staging(out, job(plan(base, adapter))), pytest.raises(OutputError, match="another merge"):
+    lock = locked(tmp_path / "model.part", wait=False)
+    with lock, pytest.raises(OutputError, match="another merge"):
         merge(base, adapter, out, check=False, quiet=True)
 
 
@@ -113,9 +115,9 @@ def test_the_whole_chain_gives_the_same_greedy_tokens(
         load(again),
     ]
     with torch.no_grad():
-        said = [answers(model, IDS, 24).tokens.tolist() for model in models]
-        assert said[0] == said[1] == said[2]
-        assert said[0] != answers(load(base), IDS, 24).tokens.tolist()
+        texts = [write_answers(model, IDS, 24).tokens.tolist() for model in models]
+        assert texts[0] == texts[1] == texts[2]
+        assert texts[0] != write_answers(load(base), IDS, 24).tokens.tolist()
 
 
 def test_the_command_verifies_itself_and_writes_a_complete_directory(
@@ -130,11 +132,11 @@ def test_the_command_verifies_itself_and_writes_a_complete_directory(
         json.dumps({"template": "dolly-ko", "license": "MIT", "metrics": {"loss": 1.5}})
     )
     assert cli.main([str(bases["neox", False]), str(adapter), "--out", str(out)]) == 0
-    said = capsys.readouterr()
-    assert said.out == f"{out}\n"
-    assert "PEFT's own merge to the last bit" in said.err
-    assert "greedy tokens" in said.err
-    assert "rounding: its error (rms) is 0." in said.err
+    output = capsys.readouterr()
+    assert output.out == f"{out}\n"
+    assert "PEFT's own merge to the last bit" in output.err
+    assert "greedy tokens" in output.err
+    assert "rounding: its error (rms) is 0." in output.err
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in out.iterdir())
     read = {path.name: json.loads(path.read_text()) for path in out.glob("*.json")}
     config = read["config.json"]
@@ -161,14 +163,11 @@ def test_a_damaged_output_does_not_pass_the_check(
     """One wrong bit in a changed tensor is found by PEFT's merge, and the directory is not published."""
     base = bases["neox", False]
     merge(base, adapter, tmp_path / "model", check=False, quiet=True)
-    known = plan(base, adapter)
-    spoiled = next(o for o in known.outputs if o.name == "gpt_neox.embed_in.weight")
-    shard = next(s for s in known.shards if spoiled in s.outputs)
-    place = shard.header()[1][spoiled.name] + NEW[0] * spoiled.width * 2
-    with (tmp_path / "model" / shard.file).open("r+b") as file:
-        file.seek(place)
+    spoiled = checkpoint(tmp_path / "model").tensors["gpt_neox.embed_in.weight"]
+    with spoiled.path.open("r+b") as file:
+        file.seek(spoiled.start + NEW[0] * spoiled.width * 2)
         byte = file.read(1)[0]
-        file.seek(place)
+        file.seek(-1, 1)
         file.write(bytes([byte ^ 1]))
     assert "embed_in" in verdict(base, adapter, tmp_path / "model")["fault"]
 
@@ -186,7 +185,7 @@ def test_a_base_of_another_config_than_recorded_is_refused(
     assert "another config" in verdict(base, copy, out)["fault"]
 
 
-def test_unmerge_check_finds_exactly_what_changed(
+def test_check_lists_exactly_what_changed(
     bases: dict[tuple[str, bool], Path],
     adapter: Path,
     tmp_path: Path,
@@ -194,21 +193,44 @@ def test_unmerge_check_finds_exactly_what_changed(
 ) -> None:
     """The LoRA's tensors with their rank, the embeddings with their rows, nothing else; and whose doing."""
     base, out = bases["neox", False], tmp_path / "model"
-    merge(base, adapter, out, check=False, quiet=True)
-    found = compare(base, out, adapter, lambda _: None)
-    changed = {output.name for output in plan(base, adapter).outputs if output.change}
-    assert {difference.name for difference in found.differences} == changed
-    assert found.wrong == ()
-    for difference in found.differences:
-        ends = difference.name in ("gpt_neox.embed_in.weight", "embed_out.weight")
-        assert difference.rank == (len(NEW) if ends else 4), difference.name
-        assert difference.rows == (len(NEW) if ends else difference.shape[0])
-        assert difference.predicted is True
-    arguments = [str(base), str(out), "--adapter"]
-    assert check_cli.main([*arguments, str(adapter), "--quiet"]) == 0
+    changed = merge(base, adapter, out, check=False, quiet=True).changed
+    check = [str(base), str(adapter), "--check", str(out), "--quiet"]
+
+    assert cli.main([*check, "--json"]) == 0
+
+    comparison = json.loads(capsys.readouterr().out)
+    assert comparison["wrong"] == []
+    assert len(comparison["differences"]) == changed == 2 * len(TARGETS["neox"]) + 2
+    for difference in comparison["differences"]:
+        ends = difference["name"] in ("gpt_neox.embed_in.weight", "embed_out.weight")
+        assert difference["rank"] == (len(NEW) if ends else 4), difference["name"]
+        assert difference["rows"] == (len(NEW) if ends else difference["shape"][0])
+    assert cli.main(check) == 0
     assert "every tensor is what the adapter makes" in capsys.readouterr().out
+
+
+def test_check_tells_another_adapters_merge(
+    bases: dict[tuple[str, bool], Path],
+    adapter: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The exit status is 1 and the first tensors are named; without an adapter only differences are listed."""
+    base, out = bases["neox", False], tmp_path / "model"
+    merge(base, adapter, out, check=False, quiet=True)
     make_adapter(tmp_path / "other", base, "neox", VARIANTS["lora"], tied=False)
-    assert check_cli.main([*arguments, str(tmp_path / "other"), "--quiet"]) == 1
-    assert "NOT what the adapter makes" in capsys.readouterr().out
-    assert check_cli.main([str(base), str(base), "--quiet"]) == 0
+
+    assert cli.main([str(base), str(tmp_path / "other"), "--check", str(out), "--quiet"]) == 1
+    report = capsys.readouterr().out
+    assert "NOT what the adapter makes of the base: embed_out.weight, " in report
+    assert cli.main([str(base), "--check", str(base), "--quiet"]) == 0
     assert "0 tensors differ" in capsys.readouterr().out
+
+
+def test_merging_needs_an_adapter(
+    bases: dict[tuple[str, bool], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """BASE alone is for --check."""
+    with pytest.raises(SystemExit):
+        cli.main([str(bases["neox", False]), "--out", str(tmp_path / "out")])
+    assert "ADAPTER is needed" in capsys.readouterr().err

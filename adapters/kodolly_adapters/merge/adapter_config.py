@@ -1,4 +1,4 @@
-"""adapter_config.json, read strictly: what decides the arithmetic, and a refusal of all that is unknown."""
+"""adapter_config.json, read strictly: what decides the arithmetic; every setting not understood is refused."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 from kodolly_adapters.errors import AdapterError
 
 CONFIG = "adapter_config.json"
-# Ways to begin that leave the base's weights as they are.
-PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")
-# Conv1D keeps its weight the other way round: (in, out).
+# Values of init_lora_weights that leave the base's weights as they are.
+STARTS_FROM_BASE = (True, False, "gaussian", "eva", "orthogonal")
+# Architectures whose Conv1D layers keep their weight the other way round: (in, out).
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-# Keys that do not decide the merged weights, or are read below.
+# Keys that are read below, or do not change the merged weights.
 # fmt: off
-KNOWN = frozenset((
+SUPPORTED_KEYS = frozenset((
     "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias",
     "ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out",
     "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform",
@@ -33,10 +33,10 @@ KNOWN = frozenset((
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class AdapterConfig:
     """What an adapter's config says, as far as merging needs it."""
 
-    base: str  # the base's name as recorded; "" when it is not
+    base: str  # the base's name as recorded; "" where none is
     rank: int
     alpha: float
     rank_pattern: Mapping[str, int]
@@ -45,29 +45,29 @@ class Settings:
     dora: bool
     conv1d: bool
     targets: tuple[str, ...] | str  # names, or one regular expression
-    partial: bool  # only some layers are meant
-    tokens: Mapping[str, tuple[int, ...]] | tuple[int, ...] | None
+    some_layers: bool  # the adapter is meant for some layers only
+    tokens: Mapping[str, tuple[int, ...]] | tuple[int, ...] | None  # ids, by module or for all
 
     def scale(self, module: str, rank: int) -> float:
-        """What B @ A of `module` is multiplied with. Raises AdapterError for a rank the config denies."""
-        meant = _pattern(self.rank_pattern, module, self.rank)
-        if meant != rank:
+        """The factor of B @ A in `module`. Raises AdapterError where the config gives it another rank."""
+        configured = _pattern(self.rank_pattern, module, self.rank)
+        if configured != rank:
             raise AdapterError(
-                f"{module}: its lora_A has rank {rank}, {CONFIG} says {meant}: "
+                f"{module}: its lora_A has rank {rank}, {CONFIG} says {configured}: "
                 "files of two adapters are mixed"
             )
         alpha: float = _pattern(self.alpha_pattern, module, self.alpha)
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
 
     def is_target(self, module: str) -> bool:
-        """Whether the config means `module`, by PEFT's rules."""
+        """Whether target_modules names `module`, by PEFT's rules."""
         if isinstance(self.targets, str):
             return re.fullmatch(self.targets, module) is not None
         return any(module == name or module.endswith(f".{name}") for name in self.targets)
 
 
-def settings(directory: Path, model_type: str) -> Settings:
-    """The settings of the adapter in `directory` for a base of `model_type`.
+def read_adapter_config(directory: Path, model_type: str) -> AdapterConfig:
+    """The config of the adapter in `directory`, for a base of `model_type`.
 
     Raises AdapterError naming the key that cannot be merged, and what to do instead.
     """
@@ -85,8 +85,9 @@ def settings(directory: Path, model_type: str) -> Settings:
     if not isinstance(config, dict):
         raise AdapterError(f"{path}: no JSON object")
     _refuse(config, path, model_type)
+    targets = config.get("target_modules") or ()
     try:
-        return Settings(
+        return AdapterConfig(
             base=config.get("base_model_name_or_path") or "",
             rank=int(config["r"]),
             alpha=config["lora_alpha"],
@@ -95,20 +96,19 @@ def settings(directory: Path, model_type: str) -> Settings:
             rslora=bool(config.get("use_rslora")),
             dora=bool(config.get("use_dora")),
             conv1d=bool(config.get("fan_in_fan_out")),
-            targets=_targets(config.get("target_modules")),
-            partial=any(config.get(key) for key in ("layers_to_transform", "exclude_modules")),
-            tokens=_tokens(config.get("trainable_token_indices")),
+            targets=targets if isinstance(targets, str) else tuple(targets),
+            some_layers=any(config.get(key) for key in ("layers_to_transform", "exclude_modules")),
+            tokens=_token_ids(config.get("trainable_token_indices")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise AdapterError(f"{path}: {error!r} cannot be used") from None
 
 
 def _refuse(config: Mapping[str, Any], path: Path, model_type: str) -> None:
-    kind = config.get("peft_type")
-    if kind != "LORA":
+    if (kind := config.get("peft_type")) != "LORA":
         raise AdapterError(f"{path}: peft_type is {kind}; only LORA adapters can be merged")
     start = config.get("init_lora_weights", True)
-    if start not in PLAIN_STARTS:
+    if start not in STARTS_FROM_BASE:
         raise AdapterError(
             f'{path}: init_lora_weights "{start}" changed the base before training, so this adapter '
             "fits no base as published. Save it again with PEFT's "
@@ -120,15 +120,11 @@ def _refuse(config: Mapping[str, Any], path: Path, model_type: str) -> None:
             "Set it to false (PEFT itself ignores it there)"
         )
     for key, value in config.items():
-        if key not in KNOWN and value:
+        if key not in SUPPORTED_KEYS and value:
             raise AdapterError(f"{path}: {key} = {json.dumps(value)[:80]} cannot be merged here")
 
 
-def _targets(value: Any) -> tuple[str, ...] | str:
-    return value if isinstance(value, str) else tuple(value or ())
-
-
-def _tokens(value: Any) -> Mapping[str, tuple[int, ...]] | tuple[int, ...] | None:
+def _token_ids(value: Any) -> Mapping[str, tuple[int, ...]] | tuple[int, ...] | None:
     if value is None:
         return None
     if isinstance(value, dict):
@@ -137,7 +133,7 @@ def _tokens(value: Any) -> Mapping[str, tuple[int, ...]] | tuple[int, ...] | Non
 
 
 def _pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    """The value of the first pattern that means `module`, PEFT's way: it matches the end of the name."""
+    """The value of the first pattern that matches the end of `module`'s name, as PEFT chooses it."""
     for pattern, value in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", module):
             return value

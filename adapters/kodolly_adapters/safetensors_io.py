@@ -1,17 +1,17 @@
-"""safetensors files read by their headers: where every tensor lies, and its rows, never a whole file."""
+"""safetensors files by their headers: where every tensor lies, and its rows, never a whole file."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from kodolly_adapters.errors import AdapterError, BaseError
+from kodolly_adapters.errors import BaseError
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +81,26 @@ def header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def new_header(
+    path: Path, tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> tuple[bytes, list[Tensor]]:
+    """(the first bytes of a new file, its tensors in the order they are to be written after them).
+
+    `tensors` are (name, dtype, shape). Wide dtypes come first, which keeps all aligned. Nothing is written.
+    """
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
+    start = 0
+    for name, dtype, shape in sorted(tensors, key=lambda tensor: -DTYPES[tensor[1]][1]):
+        end = start + math.prod(shape) * DTYPES[dtype][1]
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    head = len(text).to_bytes(8, "little") + text
+    del entries["__metadata__"]
+    return head, [_tensor(name, entry, path, len(head)) for name, entry in entries.items()]
+
+
 def _tensor(name: str, entry: Mapping[str, Any], path: Path, data: int) -> Tensor:
     first, last = entry["data_offsets"]
     shape = tuple(entry["shape"])
@@ -126,35 +146,21 @@ def checkpoint(directory: Path) -> Checkpoint:
 
 def _sharded(directory: Path) -> Checkpoint:
     index = json.loads((directory / INDEX).read_text(encoding="utf-8"))
-    places: dict[str, str] = index["weight_map"]
-    files = tuple(sorted(set(places.values())))
+    files_by_name: dict[str, str] = index["weight_map"]
+    files = tuple(sorted(set(files_by_name.values())))
     for name in files:
         if Path(name).name != name or not (directory / name).is_file():
             raise ValueError(f"{directory / INDEX}: names {name}, which is not there")
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
     for name in files:
-        found, metadata = header(directory / name)
-        tensors |= {key: tensor for key, tensor in found.items() if places.get(key) == name}
-    if missing := sorted(set(places) - set(tensors)):
+        in_file, metadata = header(directory / name)
+        tensors |= {
+            key: tensor for key, tensor in in_file.items() if files_by_name.get(key) == name
+        }
+    if missing := sorted(set(files_by_name) - set(tensors)):
         raise ValueError(f"{directory / INDEX}: {missing[0]} is in no file ({len(missing)} such)")
     return Checkpoint(directory, files, tensors, metadata)
-
-
-def adapter_tensors(directory: Path) -> dict[str, Tensor]:
-    """The adapter's tensors by name. Raises AdapterError saying what to do."""
-    path = directory / "adapter_model.safetensors"
-    if path.is_file():
-        try:
-            return header(path)[0]
-        except (ValueError, OSError) as error:
-            raise AdapterError(str(error)) from None
-    if (directory / "adapter_model.bin").is_file():
-        raise AdapterError(
-            f"{directory}: adapter_model.bin can run code when read. Load the adapter with PEFT where "
-            "you trust it and save it again: save_pretrained(DIR, safe_serialization=True)"
-        )
-    raise AdapterError(f"{directory}: holds no adapter_model.safetensors")
 
 
 class Reader:
@@ -177,8 +183,7 @@ class Reader:
             os.close(file)
         self._files.clear()
 
-    def file(self, path: Path) -> int:
-        """The descriptor of `path`, open for reading."""
+    def _file(self, path: Path) -> int:
         if path not in self._files:
             self._files[path] = os.open(path, os.O_RDONLY)
         return self._files[path]
@@ -191,23 +196,22 @@ class Reader:
         import torch
 
         last = tensor.rows if last is None else last
-        kind, itemsize = DTYPES[tensor.dtype]
+        dtype, itemsize = DTYPES[tensor.dtype]
         stride = tensor.width * itemsize
         size = (last - first) * stride
         if not size:
-            return torch.empty((last - first, tensor.width), dtype=getattr(torch, kind))
+            return torch.empty((last - first, tensor.width), dtype=getattr(torch, dtype))
         if len(self._buffer) < size:
             self._buffer = bytearray(size)
         view = memoryview(self._buffer)[:size]
         done = 0
         while done < size:
-            got = os.preadv(
-                self.file(tensor.path), [view[done:]], tensor.start + first * stride + done
-            )
-            if not got:
+            place = tensor.start + first * stride + done
+            count = os.preadv(self._file(tensor.path), [view[done:]], place)
+            if not count:
                 raise OSError(f"{tensor.path}: ended while {tensor.name} was read")
-            done += got
-        flat = torch.frombuffer(view, dtype=getattr(torch, kind))
+            done += count
+        flat = torch.frombuffer(view, dtype=getattr(torch, dtype))
         return flat.view(last - first, tensor.width)
 
     def whole(self, tensor: Tensor) -> torch.Tensor:
@@ -216,3 +220,19 @@ class Reader:
 
         rows = self.rows(tensor)
         return rows.to(torch.float32, copy=True).view(tensor.shape)
+
+
+def equal(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors have the same dtype, shape and bytes, read piece by piece."""
+    import torch
+
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    step = max(1, (1 << 20) // max(1, first.width))  # rows
+    with Reader() as one, Reader() as other:
+        for row in range(0, first.rows, step):
+            last = min(row + step, first.rows)
+            left, right = one.rows(first, row, last), other.rows(second, row, last)
+            if not torch.equal(left.view(torch.uint8), right.view(torch.uint8)):
+                return False
+    return True
