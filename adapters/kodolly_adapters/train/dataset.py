@@ -24,8 +24,7 @@ from kodolly_adapters.files import locked, replacing
 from kodolly_templates.definition import Template
 from kodolly_templates.tokenizer import TokenizerTemplate
 
-from .encode import Encoder, Tokens
-from .fit import Fitter
+from .encode import Encoder, Fitter, Tokens
 from .recipe import Data, Recipe
 from .rows import DataFile, Row, Section, read_rows, read_text, survey
 

@@ -6,9 +6,10 @@ JSON lines and Parquet, as `kodolly convert` writes them; plain .txt for running
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -115,14 +116,14 @@ def read_text(path: str) -> Iterator[Section]:
     Raises DataError naming file and line.
     """
     if path.endswith(".txt"):
-        yield from _sections(_text_file(path), path, 1)
+        yield from _text_file(path)
         return
     for line, record in _records(path):
         if isinstance(record.text, UnsetType):
             raise DataError(
                 f'{path}:{line}: no "text"; for rows and dialogues set data.format = "rows"'
             )
-        yield from _sections(_cut(record.text or ""), path, line)
+        yield from _sections(StringIO(record.text or ""), path, line)
 
 
 def _survey(path: str, key: str) -> DataFile:
@@ -196,12 +197,10 @@ def _message(role: str, content: str | None, context: str | None) -> dict[str, A
     return message
 
 
-def _text_file(path: str) -> Iterator[str]:
-    """A .txt in stretches of about SECTION characters that end with a line."""
+def _text_file(path: str) -> Iterator[Section]:
     try:
         with Path(path).open(encoding="utf-8-sig") as file:
-            while text := file.read(SECTION):
-                yield text + file.readline(SECTION)
+            yield from _sections(file, path, 1)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}:{_bad_line(path)}: not UTF-8: {error.reason}") from None
 
@@ -217,23 +216,10 @@ def _bad_line(path: str) -> int:
     return 0
 
 
-def _cut(text: str) -> Iterator[str]:
-    """The same stretches of a text that is in memory already; one, "", of an empty text."""
-    start = 0
-    while len(text) - start > SECTION:
-        end = text.find("\n", start + SECTION, start + 2 * SECTION) + 1 or start + 2 * SECTION
-        yield text[start:end]
-        start = end
-    if start < len(text) or not start:
-        yield text[start:]
-
-
-def _sections(texts: Iterable[str], file: str, line: int) -> Iterator[Section]:
-    """The stretches of one document; each waits for the next, so that the last is marked."""
-    section: Section | None = None
-    for text in texts:
-        if section is not None:
-            yield section
-        section = Section(text, section is None, False, file, line)
-    if section is not None:
-        yield section._replace(last=True)
+def _sections(file: TextIO, path: str, line: int) -> Iterator[Section]:
+    """One document in stretches of about SECTION characters that end with a line; one, "", of an empty one."""
+    first, text = True, file.read(SECTION) + file.readline(SECTION)
+    while following := file.read(SECTION):  # read ahead, so that the last stretch is known as such
+        yield Section(text, first, False, path, line)
+        first, text = False, following + file.readline(SECTION)
+    yield Section(text, first, True, path, line)

@@ -7,7 +7,6 @@ answer ever ends.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ def load_tokenizer(recipe: Recipe) -> tuple[Any, tuple[str, ...]]:
     """
     tokenizer = _open(recipe, {})
     repairs: list[str] = []
-    names = _named_tokens(recipe)
+    names = {role: getattr(tokenizer, role) for role in ROLES}
     if fixes := _fixes(recipe, tokenizer, names):
         tokenizer = _open(recipe, fixes)
         repairs += [
@@ -94,7 +93,9 @@ def _open(recipe: Recipe, fixes: Mapping[str, str | None]) -> Any:
     return tokenizer
 
 
-def _fixes(recipe: Recipe, tokenizer: Any, names: Mapping[str, str]) -> dict[str, str | None]:
+def _fixes(
+    recipe: Recipe, tokenizer: Any, names: Mapping[str, str | None]
+) -> dict[str, str | None]:
     """What to call named tokens that the vocabulary does not hold: {role: token, or None for none}."""
     file = _file(recipe, "tokenizer.json")
     if file is None:
@@ -130,17 +131,6 @@ def _fix_llama(tokenizer: Any) -> list[str]:
     tokenizer.update_post_processor()
     pairs = ", ".join(f"{role} {old!r} is {LLAMA_TOKENS[role]!r}" for role, old in wrong.items())
     return [f"LLaMA's marks have lost their names: {pairs}"]
-
-
-def _named_tokens(recipe: Recipe) -> dict[str, str]:
-    """{role: token} of the tokenizer's files, written as text or as {"content": ...} there."""
-    values: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (file := _file(recipe, name)) is not None:
-            values |= json.loads(file.read_text(encoding="utf-8"))
-    tokens = {role: values.get(role) for role in ROLES}
-    plain = {r: t.get("content") if isinstance(t, dict) else t for r, t in tokens.items()}
-    return {role: token for role, token in plain.items() if isinstance(token, str)}
 
 
 def _file(recipe: Recipe, name: str) -> Path | None:

@@ -285,5 +285,4 @@ def test_stretches_are_the_whole_text(
         assert "".join(section.content for section in sections) == text
         assert all(len(section.content) <= 2 * SECTION for section in sections)
         assert [section.first for section in sections] == [i == 0 for i in range(len(sections))]
-        assert [section.last for section in sections][:-1] == [False] * (len(sections) - 1)
-        assert all(section.last for section in sections[-1:])
+        assert [section.last for section in sections] == [*[False] * (len(sections) - 1), True]

@@ -21,8 +21,7 @@ from support.tuning_rows import (
 )
 
 from kodolly_adapters.train.dataset import OUTCOMES, Prepared, prepare
-from kodolly_adapters.train.encode import IGNORED, Encoder
-from kodolly_adapters.train.fit import GAP, Fitter
+from kodolly_adapters.train.encode import GAP, IGNORED, Encoder, Fitter
 from kodolly_templates import get_template
 
 LONG = "서울에는 한강이 흐르고 다리가 여러 개 있습니다. "
