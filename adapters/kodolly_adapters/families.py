@@ -109,5 +109,5 @@ def _layers(model: Any, linear: list[str]) -> tuple[str, str]:
     ]
     if not lists:
         return "", ""
-    _, name, layer = max(lists, key=lambda found: found[0])
+    _, name, layer = max(lists, key=lambda entry: entry[0])
     return name, layer
