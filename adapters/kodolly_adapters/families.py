@@ -1,4 +1,4 @@
-"""What a base model's config says: which modules LoRA adapts, where the embeddings are, and a hash of it.
+"""Which modules of an architecture LoRA adapts, and where its embeddings are.
 
 GPT-NeoX and LLaMA are known by name; any other decoder is looked at on the meta device, where a
 model of any size takes no memory.
@@ -109,5 +109,5 @@ def _layers(model: Any, linear: list[str]) -> tuple[str, str]:
     ]
     if not lists:
         return "", ""
-    _, name, layer = max(lists, key=lambda found: found[0])
+    _, name, layer = max(lists, key=lambda entry: entry[0])
     return name, layer

@@ -6,9 +6,7 @@ TRL is given texts that are rendered already, no length limit and no packing: it
 (tokenize, labels) and nothing else. Ours is the whole of `prepare()`: read, render, tokenize, mask, count,
 write. The ids and labels of both are compared, row by row. CPU seconds are of all threads.
 
-Made-up Korean repeats its words more often than people do, which flatters the memory of words
-(kodolly_adapters.train.words). So `without memory` does every word anew, which is the lower bound, and --data takes
-Dolly rows that people wrote.
+--data takes Dolly rows that people wrote.
 """
 
 from __future__ import annotations
@@ -20,8 +18,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -33,14 +30,13 @@ from typing import Any
 import orjson
 
 from benchmarks.convert.rows import Conversations
-from kodolly_adapters.train.prepare import prepare
+from kodolly_adapters.train.dataset import prepare
 from kodolly_adapters.train.recipe import Recipe
-from kodolly_adapters.train.words import Words
 from kodolly_templates import get_template
 
 STUDY_ROWS = 923_590
 VOCABULARY = 30_000  # Polyglot-Ko's size
-OURS, ANEW, TRL = "kodolly", "kodolly, without memory", "TRL"
+OURS, TRL = "kodolly", "TRL"
 TARGET = 2
 Spent = dict[str, list[tuple[float, float]]]  # way: (CPU, wall) seconds a round
 RESULTS = Path(__file__).with_name("results")
@@ -128,17 +124,6 @@ def same(ours: Any, theirs: Any) -> int:
     return tokens
 
 
-@contextmanager
-def without_memory() -> Iterator[None]:
-    """Every word tokenized anew while the block runs."""
-    known = Words.of
-    Words.of = staticmethod(lambda *_: None)  # type: ignore[assignment, method-assign]
-    try:
-        yield
-    finally:
-        Words.of = known  # type: ignore[method-assign]
-
-
 def run(rows: list[dict[str, str]], rounds: int, scratch: Path) -> tuple[int, Spent]:
     """(tokens of the rows, seconds of every way), the ways in turns, `rounds` times."""
     import datasets
@@ -158,19 +143,15 @@ def run(rows: list[dict[str, str]], rounds: int, scratch: Path) -> tuple[int, Sp
     )
     texts = [split(template, row, tokenizer.eos_token) for row in rows]
     with_trl(texts[:1], tokenizer, scratch)  # its imports are not its work
-    spent: Spent = {OURS: [], ANEW: [], TRL: []}
+    spent: Spent = {OURS: [], TRL: []}
     tokens = 0
     for number in range(rounds):
         ours = partial(prepare, recipe, tokenizer, template)
         made, *seconds = timed(partial(ours, scratch / f"cache{number}"))
         spent[OURS].append((seconds[0], seconds[1]))
-        with without_memory():
-            anew, *seconds = timed(partial(ours, scratch / f"anew{number}"))
-        spent[ANEW].append((seconds[0], seconds[1]))
         theirs, *seconds = timed(partial(with_trl, texts, tokenizer, scratch))
         spent[TRL].append((seconds[0], seconds[1]))
         tokens = same(made.train, theirs)
-        same(anew.train, theirs)
     return tokens, spent
 
 

@@ -119,7 +119,7 @@ def _sequences(model: Path, rows: Path) -> list[dict[str, list[int]]]:
     """The rows' ids and labels, as `kodolly train` makes them."""
     from transformers import AutoTokenizer
 
-    from kodolly_adapters.train.prepare import prepare
+    from kodolly_adapters.train.dataset import prepare
     from kodolly_adapters.train.recipe import Recipe
     from kodolly_templates import get_template
 

@@ -1,14 +1,13 @@
-"""What happens around the steps: progress, metrics.jsonl, marks on checkpoints, and a stop that keeps the work."""
+"""What happens around the steps: progress, metrics.jsonl and its curve, marked checkpoints, and an early end."""
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import os
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -17,15 +16,17 @@ from typing import Any
 from transformers import TrainerCallback
 
 from kodolly_adapters.errors import RecipeError
+from kodolly_adapters.files import write_bytes
+from kodolly_adapters.terminal import Progress
 
-from . import checkpoints, curve
+from . import run_folder
 
-EVERY = 10.0  # seconds between lines where standard error is no terminal
-DRAWN_EVERY = 60.0  # seconds between pictures of the curve
+DRAW_INTERVAL = 60.0  # seconds between pictures of the curve
+SMOOTHING = 0.9  # weight of the past in the smoothed loss
 
 
-class Progress(TrainerCallback):  # type: ignore[misc]
-    """A bar where a person watches, a line now and then where nobody does: loss, tokens a second, time left.
+class StepProgress(TrainerCallback):  # type: ignore[misc]
+    """A bar or lines: steps of this process, loss, tokens a second, time left.
 
     `tokens` gives the real (unpadded) tokens of the run so far, all processes together.
     """
@@ -33,20 +34,14 @@ class Progress(TrainerCallback):  # type: ignore[misc]
     def __init__(self, tokens: Callable[[], int], *, show: bool) -> None:
         self._tokens = tokens
         self._show = show
-        self._bar: Any = None
-        self._started = self._said = 0.0
-        self._first = (0, 0)  # (step, tokens) when this process began
+        self._progress = Progress("train", unit="step", show=show)
+        self._first_tokens = 0
         self._loss = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._started = self._said = time.monotonic()
-        self._first = (state.global_step, self._tokens())
-        if self._show and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc="training", unit="step"
-            )
+        steps = state.max_steps - state.global_step
+        self._progress = Progress("train", steps, unit="step", show=self._show)
+        self._first_tokens = self._tokens()
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any
@@ -54,58 +49,29 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         if "loss" in logs:
             self._loss = f"loss {logs['loss']:.3f}"
         if "eval_loss" in logs:
-            self._say(state, f"held-out loss {logs['eval_loss']:.4f}")
+            step = f"step {state.global_step}/{state.max_steps}"
+            self._progress.say(f"{step}, held-out loss {logs['eval_loss']:.4f}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._bar is not None:
-            self._bar.update(state.global_step - self._bar.n)
-            self._bar.set_postfix_str(f"{self._loss}, {self._rate():,.0f} tokens/s", refresh=False)
-        elif self._show and time.monotonic() - self._said >= EVERY:
-            self._said = time.monotonic()
-            self._say(
-                state, f"{self._loss}, {self._rate():,.0f} tokens/s, {self._left(state)} left"
-            )
+        rate = (self._tokens() - self._first_tokens) / max(self._progress.seconds, 1e-9)
+        self._progress.note(f"{self._loss}, {rate:,.0f} tokens/s")
+        self._progress.add(1)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-    def _rate(self) -> float:
-        seconds = time.monotonic() - self._started
-        return (self._tokens() - self._first[1]) / seconds if seconds else 0.0
-
-    def _left(self, state: Any) -> str:
-        done = state.global_step - self._first[0]
-        seconds = (time.monotonic() - self._started) * (state.max_steps - state.global_step)
-        minutes, rest = divmod(round(seconds / max(done, 1)), 60)
-        return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-
-    def _say(self, state: Any, text: str) -> None:
-        if not self._show:
-            return
-        line = f"kodolly train: step {state.global_step}/{state.max_steps}, {text}"
-        if self._bar is not None:
-            self._bar.write(line, file=sys.stderr)
-        else:
-            sys.stderr.write(f"{line}\n")
-            sys.stderr.flush()
+        self._progress.close()
 
 
 class Metrics(TrainerCallback):  # type: ignore[misc]
-    """metrics.jsonl, one line a step or evaluation; after a kill it goes on where the checkpoint was."""
+    """metrics.jsonl, one line a step or evaluation, and curve.png; after a kill both go on from the checkpoint."""
 
     def __init__(self, path: Path, title: str) -> None:
         self._path = path
         self._title = title
-        self._drawn = time.monotonic()
+        self._last_drawing = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not state.is_world_process_zero:
-            return
-        unfinished = self._path.with_name(f".{self._path.name}.tmp")
-        unfinished.write_text("".join(map(_line, state.log_history)), encoding="utf-8")
-        os.replace(unfinished, self._path)
+        if state.is_world_process_zero:
+            write_bytes(self._path, "".join(map(_line, state.log_history)).encode())
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any
@@ -116,24 +82,23 @@ class Metrics(TrainerCallback):  # type: ignore[misc]
                 'lower rate, more train.warmup_ratio, or train.precision "bf16" instead of "fp16"'
             )
         if state.is_world_process_zero:
-            with self._path.open("a", encoding="utf-8") as sink:
-                sink.write(_line({**logs, "step": state.global_step}))
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(_line({**logs, "step": state.global_step}))
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero and time.monotonic() - self._drawn >= DRAWN_EVERY:
-            self.draw()
+        if time.monotonic() - self._last_drawing >= DRAW_INTERVAL:
+            self._draw(state)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._draw(state)
+
+    def _draw(self, state: Any) -> None:
         if state.is_world_process_zero:
-            self.draw()
-
-    def draw(self) -> None:
-        """Draw the curve as it is now."""
-        self._drawn = time.monotonic()
-        curve.draw(curve.read(self._path), self._path.with_name("curve.png"), self._title)
+            self._last_drawing = time.monotonic()
+            draw_curve(state.log_history, self._path.with_name("curve.png"), self._title)
 
 
-class Marks(TrainerCallback):  # type: ignore[misc]
+class Checkpoints(TrainerCallback):  # type: ignore[misc]
     """Marks each checkpoint when all processes have written their part of it, then removes the oldest."""
 
     def __init__(self, folder: Path, keep: int, wait: Callable[[], None]) -> None:
@@ -142,7 +107,7 @@ class Marks(TrainerCallback):  # type: ignore[misc]
         self._wait = wait
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        best = self._folder / f"{checkpoints.PREFIX}{state.best_global_step}"
+        best = self._folder / f"{run_folder.PREFIX}{state.best_global_step}"
         if state.best_global_step and best.is_dir():
             state.best_model_checkpoint = str(best)  # the folder may have moved since
 
@@ -150,22 +115,22 @@ class Marks(TrainerCallback):  # type: ignore[misc]
         self._wait()
         if not state.is_world_process_zero:
             return
-        checkpoints.finish(self._folder / f"{checkpoints.PREFIX}{state.global_step}")
+        run_folder.finish_checkpoint(self._folder / f"{run_folder.PREFIX}{state.global_step}")
         best = Path(state.best_model_checkpoint) if state.best_model_checkpoint else None
-        checkpoints.rotate(self._folder, self._keep, best)
+        run_folder.rotate_checkpoints(self._folder, self._keep, best)
 
 
 class Stop(TrainerCallback):  # type: ignore[misc]
     """Ends the run after a step, with a checkpoint, once Ctrl-C or SIGTERM has come. A second one ends it at once."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Catch the signals while the block runs."""
-        caught = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self._on_signal) for number in caught}
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self._on_signal) for number in signals}
         try:
             yield
         finally:
@@ -173,18 +138,62 @@ class Stop(TrainerCallback):  # type: ignore[misc]
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if _anywhere(self.asked):
-            self.asked = True
+        if _in_any_process(self.requested):
+            self.requested = True
             control.should_save = control.should_training_stop = True
 
 
-def _anywhere(flag: bool) -> bool:
-    """Whether any process says so: all must stop after the same step."""
+def draw_curve(records: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+    """Draw the loss on training and held-out rows and, below, the learning rate into the PNG `path`.
+
+    `records` are transformers' log history: {"step": ..., "loss" or "eval_loss": ..., "learning_rate": ...}.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    steps, losses = _series(records, "loss")
+    upper.plot(steps, losses, color="0.7", linewidth=0.8, label="training, each step")
+    upper.plot(steps, _smooth(losses), color="C0", label="training, smoothed")
+    if any("eval_loss" in record for record in records):
+        upper.plot(*_series(records, "eval_loss"), color="C1", marker="o", label="held-out rows")
+    upper.set_title(title)
+    upper.set_ylabel("loss (nats a token)")
+    upper.legend()
+    lower.plot(*_series(records, "learning_rate"), color="C2")
+    lower.set_ylabel("learning rate")
+    lower.set_xlabel("step")
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    write_bytes(path, picture.getvalue())
+
+
+def _series(records: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    points = [(int(record["step"]), float(record[key])) for record in records if key in record]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """An exponential mean whose start is corrected, so that it does not lag at first."""
+    smoothed, total, scale = [], 0.0, 0.0
+    for value in values:
+        total = SMOOTHING * total + (1 - SMOOTHING) * value
+        scale = SMOOTHING * scale + (1 - SMOOTHING)
+        smoothed.append(total / scale)
+    return smoothed
+
+
+def _in_any_process(flag: bool) -> bool:
+    """Whether any process has the flag: all must stop after the same step."""
     import torch
 
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
@@ -195,6 +204,5 @@ def _anywhere(flag: bool) -> bool:
     return bool(count.item())
 
 
-def _line(record: dict[str, Any]) -> str:
-    ordered = {"step": record.get("step")} | record
-    return json.dumps(ordered, ensure_ascii=False) + "\n"
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps({"step": record.get("step"), **record}, ensure_ascii=False) + "\n"

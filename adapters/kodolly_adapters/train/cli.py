@@ -17,28 +17,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kodolly_adapters.errors import UserError
+from kodolly_adapters.terminal import Progress
 
 from .recipe import Recipe, built_in, load, overrides
 
 if TYPE_CHECKING:
-    from .setup import Run
+    from .run import Run
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command with `argv` (without the program's name); returns the exit status."""
     parser = _parser()
-    chosen = parser.parse_args(argv)
-    if chosen.list:
+    args = parser.parse_args(argv)
+    if args.list:
         sys.stdout.write("".join(f"{name}\n" for name in built_in()))
         return 0
-    if chosen.recipe is None or (chosen.out is None and not chosen.dry_run):
+    if args.recipe is None or (args.out is None and not args.dry_run):
         parser.error("give a RECIPE, and --out DIR")
     try:
-        changes = overrides(chosen.set)
+        changes = overrides(args.set)
     except ValueError as error:
         parser.error(str(error))
     try:
-        return _train(load(chosen.recipe, changes), chosen)
+        return _train(load(args.recipe, changes), args)
     except UserError as error:
         return _fail(str(error), 1)
     except OSError as error:  # a full disk, most of all
@@ -47,63 +48,73 @@ def main(argv: Sequence[str]) -> int:
         return _fail("stopped. The same command goes on from its last checkpoint", 130)
 
 
-def _train(recipe: Recipe, chosen: argparse.Namespace) -> int:
+def _train(recipe: Recipe, args: argparse.Namespace) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    show = not chosen.quiet
-    say = _say if show and os.environ.get("RANK", "0") == "0" else _nothing
     _quiet_libraries()
-    if chosen.dry_run:
-        from .setup import set_up
+    from .run import Interrupted, set_up, train
 
+    if args.dry_run:
         with tempfile.TemporaryDirectory() as cache:
-            sys.stdout.write(_plan(set_up(recipe, Path(cache))))
+            sys.stdout.write(_description(set_up(recipe, Path(cache))))
         return 0
-    from .progress import Preparing
-    from .run import Interrupted, train
+    show = _is_main() and not args.quiet
+    with Progress("train", unit="row", show=show) as progress:
 
-    try:
-        with Preparing(show=say is _say) as report:
-            metrics = train(recipe, chosen.out, say=say, report=report, show=show)
-    except Interrupted as ended:
-        return _fail(f"{ended}. The same command goes on from here", 130)
-    say(_summary(metrics))
-    if os.environ.get("RANK", "0") == "0":
-        sys.stdout.write(f"{chosen.out}\n")
+        def report(rows: int, total: int) -> None:
+            progress.total = total
+            progress.add(rows - progress.done)
+            if rows >= total:
+                progress.close()
+
+        try:
+            metrics = train(recipe, args.out, say=progress.say, report=report, show=show)
+        except Interrupted as error:
+            return _fail(f"{error}. The same command goes on from here", 130)
+        progress.say(_summary(metrics))
+    if _is_main():
+        sys.stdout.write(f"{args.out}\n")
     return 0
 
 
-def _plan(run: Run) -> str:
+def _is_main() -> bool:
+    """Whether this is the first of torchrun's processes, the one that writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _description(run: Run) -> str:
     """What a run would do, for --dry-run."""
-    steps = run.schedule
-    sequences = f"{len(run.train):,} for training, {len(run.held_out or ()):,} held out"
-    looks = f"every {steps.evaluate} steps" if steps.evaluate else "none: no row is held out"
-    effective = steps.batch * steps.accumulation * run.machine.world
+    schedule, hardware = run.schedule, run.hardware
+    sequences = f"{len(run.train):,} for training, {len(run.validation or ()):,} held out"
+    evaluation = (
+        f"every {schedule.evaluate} steps" if schedule.evaluate else "none: no row is held out"
+    )
+    effective = schedule.batch * schedule.accumulation * hardware.world
     lines = [
         f"recipe       {run.recipe.name}: {run.recipe.method}, {run.recipe.start} of {run.recipe.base}",
-        f"device       {run.machine.device}, {run.machine.world} processes, {run.precision}",
+        f"device       {hardware.device}, {hardware.world} processes, {run.precision}",
         f"sequences    {sequences}, of at most {run.recipe.data.max_length} tokens",
-        f"steps        {steps.steps:,} of {effective} sequences",
-        f"evaluation   {looks}; a checkpoint every {steps.save} steps",
+        f"steps        {schedule.steps:,} of {effective} sequences",
+        f"evaluation   {evaluation}; a checkpoint every {schedule.save} steps",
         *(f"tokenizer    {repair}" for repair in run.repairs),
-        *([f"new tokens   {len(run.new_tokens)}, trained"] if run.new_tokens else []),
+        *([f"new tokens   {len(run.new_ids)}, trained"] if run.new_ids else []),
         "",
-        run.prepared.fates.table(),
+        run.prepared.outcomes.table(),
         "",
     ]
     return "\n".join(lines)
 
 
 def _summary(metrics: dict[str, Any]) -> str:
-    held = f", held-out loss {metrics['eval_loss']:.4f}" if "eval_loss" in metrics else ""
+    evaluation = f", held-out loss {metrics['eval_loss']:.4f}" if "eval_loss" in metrics else ""
     best = f" (step {metrics['best_step']})" if metrics.get("best_step") else ""
     return (
         f"{metrics['steps']:,} steps, {metrics['tokens']:,} tokens, "
-        f"loss {metrics.get('train_loss', float('nan')):.4f}{held}{best}, {metrics['seconds']:,.0f} s"
+        f"loss {metrics.get('train_loss', float('nan')):.4f}{evaluation}{best}, {metrics['seconds']:,.0f} s"
     )
 
 
 def _quiet_libraries() -> None:
-    """Let libraries speak of errors only: what a person should know is said here."""
+    """Let libraries report errors only: what a person should know is said here."""
     import logging
 
     import transformers
@@ -114,17 +125,8 @@ def _quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _say(text: str) -> None:
-    sys.stderr.write(f"kodolly train: {text}\n")
-    sys.stderr.flush()
-
-
-def _nothing(text: str) -> None:
-    """Said by the first process only."""
-
-
 def _fail(text: str, status: int) -> int:
-    if os.environ.get("RANK", "0") == "0":
+    if _is_main():
         sys.stderr.write(f"kodolly train: {text}\n")
     return status
 

@@ -1,21 +1,85 @@
-"""The base: its config, its weights in the precision of the run, and the adapter around them."""
+"""The base model on this machine: its config, its weights in the precision of the run, and the adapter around them."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import os
+import platform
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from kodolly_adapters import families
 from kodolly_adapters.errors import BaseError, RecipeError
 
-from .hardware import Hardware
 from .recipe import Recipe
 
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 SAFE = ("model.safetensors", "model.safetensors.index.json")
+ROUND_TO = 64  # rows of a grown embedding, for tensor cores and tensor parallelism
+NOISE = 0.1  # of a new row, in standard deviations of the old rows
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """The devices of one run. `world` processes share it; this one is `rank`."""
+
+    device: str  # "cuda" or "cpu"
+    names: tuple[str, ...]  # of this machine's devices
+    world: int
+    rank: int
+    bf16: bool  # in hardware
+    flash: bool  # FlashAttention 2 can be used
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes files and messages."""
+        return self.rank == 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For run.json."""
+        return asdict(self) | {"names": list(self.names), "machine": platform.machine()}
+
+
+def find_hardware() -> Hardware:
+    """The hardware of this process. WORLD_SIZE and RANK are torchrun's."""
+    import torch
+
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if torch.cuda.is_available():
+        names = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        flash = bf16 and importlib.util.find_spec("flash_attn") is not None
+        return Hardware("cuda", names, world, rank, bf16, flash)
+    cpu = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return Hardware("cpu", (cpu,), world, rank, bf16=False, flash=False)
+
+
+def choose_precision(setting: str, hardware: Hardware) -> str:
+    """ "fp32", "bf16" or "fp16": what train.precision says, or the hardware's best for "auto".
+
+    bf16 on a CPU is done where a recipe says so but never chosen: without AMX it is some twenty times slower than
+    fp32. Raises RecipeError for what the hardware cannot do.
+    """
+    if setting == "auto":
+        return ("bf16" if hardware.bf16 else "fp16") if hardware.device == "cuda" else "fp32"
+    if setting == "fp16" and hardware.device == "cpu":
+        raise RecipeError('train.precision: "fp16" needs a GPU; on a CPU use "auto" or "fp32"')
+    if setting == "bf16" and hardware.device == "cuda" and not hardware.bf16:
+        raise RecipeError(
+            f'train.precision: {hardware.names[0]} has no bf16; use "auto", "fp16" or "fp32"'
+        )
+    return setting
+
+
+def check_method(recipe: Recipe, hardware: Hardware) -> None:
+    """Raise RecipeError where the method cannot run on this machine."""
+    if recipe.method == "qlora" and hardware.device != "cuda":
+        raise RecipeError('method: "qlora" needs a GPU; on a CPU use "lora"')
+    if recipe.method == "qlora" and importlib.util.find_spec("bitsandbytes") is None:
+        raise RecipeError('method: "qlora" needs bitsandbytes: pip install bitsandbytes')
 
 
 def load_config(recipe: Recipe) -> Any:
@@ -38,7 +102,7 @@ def load_model(recipe: Recipe, config: Any, precision: str, hardware: Hardware) 
     precision itself. Raises BaseError where weights are missing, pickled or of another shape than the config says.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     attention = "flash_attention_2" if hardware.flash else "sdpa"
     if recipe.start == "random":
@@ -46,13 +110,16 @@ def load_model(recipe: Recipe, config: Any, precision: str, hardware: Hardware) 
         return AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation=attention, trust_remote_code=False
         )
-    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    options: dict[str, Any] = {
-        "dtype": torch.float32 if recipe.method == "full" else kinds[precision],
-        "attn_implementation": attention,
-    }
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    dtype = torch.float32 if recipe.method == "full" else dtypes[precision]
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
     if recipe.method == "qlora":
-        options |= _four_bits(options["dtype"])
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             recipe.base,
@@ -73,26 +140,38 @@ def load_model(recipe: Recipe, config: Any, precision: str, hardware: Hardware) 
     return model
 
 
-def check_method(recipe: Recipe, hardware: Hardware) -> None:
-    """Raise RecipeError where the method cannot run here: known before rows are prepared."""
-    if recipe.method == "qlora" and hardware.device != "cuda":
-        raise RecipeError('method: "qlora" needs a GPU; on a CPU use "lora"')
-    if recipe.method == "qlora" and importlib.util.find_spec("bitsandbytes") is None:
-        raise RecipeError('method: "qlora" needs bitsandbytes: pip install bitsandbytes')
+def grow(model: Any, tokenizer: Any, new_ids: Sequence[int], seed: int) -> int:
+    """Give every token a row in the embeddings, and those of `new_ids` a start; returns the number of rows.
+
+    Never takes rows away: Polyglot has 30,080 for 30,003 tokens. A new row starts at the mean of the old ones
+    with a little noise, the same for the same seed.
+    """
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    if len(tokenizer) > rows:
+        size = -(-len(tokenizer) // ROUND_TO) * ROUND_TO
+        model.resize_token_embeddings(size, mean_resizing=False)
+    total = int(model.get_input_embeddings().weight.shape[0])
+    if fresh := sorted({*new_ids, *range(rows, total)}):
+        for shift, layer in enumerate([model.get_input_embeddings(), _own_head(model)]):
+            if layer is not None:
+                _start_rows(layer.weight, fresh, seed + shift)
+    return total
 
 
-def wrap(model: Any, recipe: Recipe, new_tokens: Sequence[int]) -> Any:
-    """`model` with a fresh adapter by the recipe; rows of `new_tokens` are trained beside it.
+def wrap(model: Any, recipe: Recipe, new_ids: Sequence[int]) -> Any:
+    """`model` with a fresh adapter by the recipe; rows of the tokens `new_ids` are trained beside it.
 
-    Raises RecipeError naming a target module that the model has not.
+    Raises RecipeError naming a target module that the model does not have.
     """
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     family, lora = families.of(model.config), recipe.lora
     targets = lora.targets or list(family.targets)
-    _check_targets(model, targets)
+    _check_targets(model, family, targets)
     if recipe.method == "qlora":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    entry, head = (name.rpartition(".")[2] for name in family.embeddings)
+    layers = [entry, head] if _own_head(model) is not None else [entry]
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -102,10 +181,10 @@ def wrap(model: Any, recipe: Recipe, new_tokens: Sequence[int]) -> Any:
         use_dora=lora.dora,
         bias="none",
         task_type="CAUSAL_LM",
-        trainable_token_indices=_trained_rows(model, family, new_tokens),
+        trainable_token_indices={layer: list(new_ids) for layer in layers} if new_ids else None,
     )
     wrapped = get_peft_model(model, config)
-    # Trained rows are kept by themselves. "auto" would ask a hub about the base at every checkpoint, and add
+    # Trained rows are saved by themselves. "auto" would ask a hub about the base at every checkpoint, and add
     # the whole matrix.
     wrapped.save_pretrained = functools.partial(
         wrapped.save_pretrained, save_embedding_layers=False
@@ -115,50 +194,65 @@ def wrap(model: Any, recipe: Recipe, new_tokens: Sequence[int]) -> Any:
     return wrapped
 
 
-def output_embeddings(model: Any) -> Any | None:
-    """The output head where it has weights of its own; None where they are the input's."""
+def check_new_tokens(model: Any, tokenizer: Any, new_ids: Sequence[int]) -> None:
+    """Raise RecipeError when a row of `new_ids` would not be trained.
+
+    LoRA freezes the embeddings. Rows of new tokens would stay as random as they were made: the model could
+    neither read its own keys nor write the one that ends an answer. That was the study's flaw.
+    """
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        if layer is None or not new_ids:
+            continue
+        indices = getattr(layer, "token_indices", {})
+        if layer.weight.requires_grad and not indices:  # the whole matrix is trained
+            continue
+        if frozen := sorted(set(new_ids) - {i for ids in indices.values() for i in ids}):
+            names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(frozen)))
+            raise RecipeError(f"rows of new tokens would stay untrained: {names}")
+
+
+def _own_head(model: Any) -> Any | None:
+    """The output embeddings where they have weights of their own; None where they share the input's."""
     head, entry = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None or head.weight is entry.weight or model.config.tie_word_embeddings:
         return None
     return head
 
 
-def _trained_rows(
-    model: Any, family: families.Family, new_tokens: Sequence[int]
-) -> dict[str, list[int]] | None:
-    """PEFT's trainable_token_indices: by the last part of a module's name. A tied head follows its input."""
-    if not new_tokens:
-        return None
-    entry, head = (name.rpartition(".")[2] for name in family.embeddings)
-    rows = {entry: list(new_tokens)}
-    if output_embeddings(model) is not None:
-        rows[head] = list(new_tokens)
-    return rows
+def _start_rows(weight: Any, fresh: Sequence[int], seed: int) -> None:
+    """Fill rows `fresh` (ascending) of `weight` (vocabulary, hidden) from the rows before the first."""
+    import torch
+
+    with torch.no_grad():
+        rows = weight[: fresh[0]].float()
+        mean, deviation = rows.mean(dim=0), rows.std(dim=0)
+        source = torch.Generator().manual_seed(seed)
+        noise = torch.randn(len(fresh), rows.shape[1], generator=source).to(rows.device)
+        weight[list(fresh)] = (mean + NOISE * deviation * noise).to(weight.dtype)
 
 
-def _check_targets(model: Any, targets: Sequence[str]) -> None:
+def _check_targets(model: Any, family: families.Family, targets: Sequence[str]) -> None:
     names = [name for name, _ in model.named_modules()]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
-            known = ", ".join(families.of(model.config).targets)
             raise RecipeError(
                 f"lora.targets: {type(model).__name__} has no module {target!r}; "
-                f"its linear layers are {known}"
+                f"its linear layers are {', '.join(family.targets)}"
             )
 
 
 def _check_directory(recipe: Recipe) -> None:
     """Refuse a directory without config or safe weights before anything is loaded."""
-    place = Path(recipe.base)
-    if not place.is_dir():
-        if place.exists() or recipe.base.startswith((".", "/", "~")):
+    folder = Path(recipe.base)
+    if not folder.is_dir():
+        if folder.exists() or recipe.base.startswith((".", "/", "~")):
             raise BaseError(f"base {recipe.base}: no such directory")
         return
-    if not (place / "config.json").is_file():
+    if not (folder / "config.json").is_file():
         raise BaseError(f"base {recipe.base}: it holds no config.json")
-    if recipe.start == "random" or any((place / name).is_file() for name in SAFE):
+    if recipe.start == "random" or any((folder / name).is_file() for name in SAFE):
         return
-    if any((place / name).is_file() for name in PICKLED):
+    if any((folder / name).is_file() for name in PICKLED):
         raise BaseError(
             f"base {recipe.base}: it holds only pickled weights (.bin), and reading those can run code "
             "hidden in them. Take the model's safetensors revision, or convert one you trust: "
@@ -167,20 +261,6 @@ def _check_directory(recipe: Recipe) -> None:
     raise BaseError(f"base {recipe.base}: it holds no model.safetensors")
 
 
-def _four_bits(compute: Any) -> dict[str, Any]:
-    """Options for NF4 weights."""
-    from transformers import BitsAndBytesConfig
-
-    return {
-        "quantization_config": BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=compute,
-        )
-    }
-
-
 def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

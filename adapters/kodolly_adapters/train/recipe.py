@@ -46,7 +46,7 @@ class Data(_Strict):
 
 
 class Lora(_Strict):
-    """The adapter. `targets` empty: all linear layers of the family (train.families).."""
+    """The adapter. `targets` empty: all linear layers of the family."""
 
     r: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)
@@ -142,23 +142,23 @@ def overrides(pairs: Sequence[str]) -> dict[str, Any]:
 
     Raises ValueError naming the flag for a pair that is none.
     """
-    found: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
             raise ValueError(f"--set {pair}: write KEY=VALUE, for example train.epochs=1")
         try:
-            found[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+            changes[key.strip()] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
-            found[key.strip()] = value
-    return found
+            changes[key.strip()] = value
+    return changes
 
 
 def built_in() -> list[str]:
     """Names of the recipes that come with KoDolly."""
-    found = resources.files("kodolly_adapters.recipes").iterdir()
+    files = resources.files("kodolly_adapters.recipes").iterdir()
     return sorted(
-        place.name.removesuffix(".toml") for place in found if place.name.endswith(".toml")
+        place.name.removesuffix(".toml") for place in files if place.name.endswith(".toml")
     )
 
 
@@ -169,8 +169,8 @@ def _read(name: str) -> tuple[str, str]:
     try:
         return Path(name).read_text(encoding="utf-8"), name
     except FileNotFoundError:
-        known = ", ".join(built_in())
-        raise RecipeError(f"{name}: no such file, nor a built-in recipe ({known})") from None
+        names = ", ".join(built_in())
+        raise RecipeError(f"{name}: no such file, nor a built-in recipe ({names})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{name}: {error}") from None
 

@@ -1,4 +1,4 @@
-"""What the files of a recipe hold: Dolly rows, dialogues and running text, each with its place.
+"""What the files of a recipe hold: Dolly rows, dialogues and running text, each with file and line.
 
 JSON lines and Parquet, as `kodolly convert` writes them; plain .txt for running text.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from kodolly_adapters.errors import DataError
 
@@ -24,12 +26,12 @@ class DataFile(NamedTuple):
 
     path: str
     rows: int
-    size: int
+    size: int  # bytes
     sha256: str
 
 
 class Row(NamedTuple):
-    """A dialogue in OpenAI's shape (a Dolly row is one of two messages) and where it stands.
+    """A dialogue in OpenAI's shape (a Dolly row is one of two messages) and its place.
 
     `line` counts from 1; in Parquet it is the number of the row.
     """
@@ -40,15 +42,14 @@ class Row(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Whether a question or an answer of it says nothing."""
-        said = (message for message in self.messages if message["role"] != "system")
-        return any(not message["content"].strip() for message in said)
+        """Whether a question or an answer of it has no text."""
+        texts = (one["content"] for one in self.messages if one["role"] != "system")
+        return any(not text.strip() for text in texts)
 
     @property
     def content(self) -> str:
         """All of it as one text, for hashing: the same from JSON lines and from Parquet."""
-        parts = (part for message in self.messages for part in message.values())
-        return "\x1f".join(parts)
+        return "\x1f".join(part for message in self.messages for part in message.values())
 
 
 class Section(NamedTuple):
@@ -66,33 +67,46 @@ class Section(NamedTuple):
         return self.first and self.last and not self.content.strip()
 
 
-class _Said(msgspec.Struct, gc=False):
+class _Message(msgspec.Struct, gc=False):
     role: str
     content: str | None
     context: str | None = None
 
 
 class _Record(msgspec.Struct, gc=False):
-    """A line of either shape; fields of other names (category, id) are passed over."""
+    """A line of any shape; other fields (category, id) are skipped."""
 
-    instruction: str | msgspec.UnsetType | None = msgspec.UNSET
+    instruction: str | UnsetType | None = UNSET
     context: str | None = None
-    response: str | msgspec.UnsetType | None = msgspec.UNSET
-    messages: list[_Said] | None = None
-    text: str | msgspec.UnsetType | None = msgspec.UNSET
+    response: str | UnsetType | None = UNSET
+    messages: list[_Message] | None = None
+    text: str | UnsetType | None = UNSET
 
 
 def survey(paths: Sequence[str], key: str) -> list[DataFile]:
-    """Size, hash and number of rows of every file. `key` is the recipe's, for DataError."""
-    return [_surveyed(path, key) for path in paths]
+    """Size, hash and number of rows of every file. `key` is the recipe's ("train"), for DataError."""
+    return [_survey(path, key) for path in paths]
 
 
 def read_rows(path: str) -> Iterator[Row]:
     """The dialogues of one file, in order. Raises DataError naming file and line."""
     for line, record in _records(path):
-        messages = _messages(record)
-        if messages is None:
-            raise DataError(f"{path}:{line}: {_complaint(record)}")
+        if record.messages is not None:
+            messages = [_message(one.role, one.content, one.context) for one in record.messages]
+        elif not isinstance(record.instruction, UnsetType) and not isinstance(
+            record.response, UnsetType
+        ):
+            messages = [
+                _message("user", record.instruction, record.context),
+                _message("assistant", record.response, None),
+            ]
+        elif not isinstance(record.text, UnsetType):
+            raise DataError(f'{path}:{line}: running text ("text"); set data.format = "text"')
+        else:
+            raise DataError(
+                f'{path}:{line}: neither a Dolly row ("instruction", "response") nor a dialogue '
+                '("messages")'
+            )
         yield Row(messages, path, line)
 
 
@@ -102,40 +116,38 @@ def read_text(path: str) -> Iterator[Section]:
     Raises DataError naming file and line.
     """
     if path.endswith(".txt"):
-        yield from _sections(_plain(path), path, 1)
+        yield from _text_file(path)
         return
     for line, record in _records(path):
-        if isinstance(record.text, msgspec.UnsetType):
+        if isinstance(record.text, UnsetType):
             raise DataError(
                 f'{path}:{line}: no "text"; for rows and dialogues set data.format = "rows"'
             )
-        yield from _sections(_cut(record.text or ""), path, line)
+        yield from _sections(StringIO(record.text or ""), path, line)
 
 
-def _surveyed(path: str, key: str) -> DataFile:
-    sha, lines, size = hashlib.sha256(), 0, 0
+def _survey(path: str, key: str) -> DataFile:
+    sha, lines, size, block = hashlib.sha256(), 0, 0, b"\n"
     try:
         with Path(path).open("rb") as file:
-            while block := file.read(BLOCK):
+            while data := file.read(BLOCK):
+                block = data
                 sha.update(block)
                 lines += block.count(b"\n")
                 size += len(block)
-                ends = block.endswith(b"\n")
     except OSError as error:
         raise DataError(f"data.{key}: {path}: {error.strerror or error}") from None
     if path.endswith(".parquet"):
         lines = _parquet(path).metadata.num_rows
     elif path.endswith(".txt"):
         lines = size // SECTION + 1
-    elif size and not ends:
+    elif not block.endswith(b"\n"):
         lines += 1
     return DataFile(path, lines, size, sha.hexdigest())
 
 
 def _records(path: str) -> Iterator[tuple[int, _Record]]:
-    if path.endswith(".parquet"):
-        return _from_parquet(path)
-    return _from_lines(path)
+    return _from_parquet(path) if path.endswith(".parquet") else _from_lines(path)
 
 
 def _from_lines(path: str) -> Iterator[tuple[int, _Record]]:
@@ -153,8 +165,7 @@ def _from_lines(path: str) -> Iterator[tuple[int, _Record]]:
 
 
 def _from_parquet(path: str) -> Iterator[tuple[int, _Record]]:
-    number = 0
-    file = _parquet(path)
+    file, number = _parquet(path), 0
     columns = [name for name in _Record.__struct_fields__ if name in file.schema_arrow.names]
     for batch in file.iter_batches(batch_size=1_000, columns=columns):
         try:
@@ -178,40 +189,24 @@ def _parquet(path: str) -> Any:
         raise DataError(f"{path}: not a Parquet file: {error}") from None
 
 
-def _messages(record: _Record) -> list[dict[str, Any]] | None:
-    """The record as messages, None when it is neither row nor dialogue; null reads as no text."""
-    if record.messages is not None:
-        return [_message(said.role, said.content, said.context) for said in record.messages]
-    asked, answered = record.instruction, record.response
-    if isinstance(asked, msgspec.UnsetType) or isinstance(answered, msgspec.UnsetType):
-        return None
-    return [_message("user", asked, record.context), _message("assistant", answered, None)]
-
-
 def _message(role: str, content: str | None, context: str | None) -> dict[str, Any]:
+    """A message as templates read it; null reads as no text."""
     message = {"role": role, "content": content or ""}
     if context and not context.isspace():
         message["context"] = context
     return message
 
 
-def _complaint(record: _Record) -> str:
-    if not isinstance(record.text, msgspec.UnsetType):
-        return 'running text ("text"); set data.format = "text"'
-    return 'neither a Dolly row ("instruction", "response") nor a dialogue ("messages")'
-
-
-def _plain(path: str) -> Iterator[str]:
-    """A .txt in stretches of about SECTION characters that end with a line."""
+def _text_file(path: str) -> Iterator[Section]:
     try:
         with Path(path).open(encoding="utf-8-sig") as file:
-            while text := file.read(SECTION):
-                yield text + file.readline(SECTION)
+            yield from _sections(file, path, 1)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}:{_bad_line(path)}: not UTF-8: {error.reason}") from None
 
 
 def _bad_line(path: str) -> int:
+    """The first line that is not UTF-8, from 1."""
     with Path(path).open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -221,22 +216,10 @@ def _bad_line(path: str) -> int:
     return 0
 
 
-def _cut(text: str) -> Iterator[str]:
-    """The same stretches of a text that is in memory already; one, "", of an empty text."""
-    start = 0
-    while len(text) - start > SECTION:
-        end = text.find("\n", start + SECTION, start + 2 * SECTION) + 1 or start + 2 * SECTION
-        yield text[start:end]
-        start = end
-    if start < len(text) or not start:
-        yield text[start:]
-
-
-def _sections(texts: Iterator[str], file: str, line: int) -> Iterator[Section]:
-    held: Section | None = None
-    for text in texts:
-        if held is not None:
-            yield held
-        held = Section(text, held is None, False, file, line)
-    if held is not None:
-        yield held._replace(last=True)
+def _sections(file: TextIO, path: str, line: int) -> Iterator[Section]:
+    """One document in stretches of about SECTION characters that end with a line; one, "", of an empty one."""
+    first, text = True, file.read(SECTION) + file.readline(SECTION)
+    while following := file.read(SECTION):  # read ahead, so that the last stretch is known as such
+        yield Section(text, first, False, path, line)
+        first, text = False, following + file.readline(SECTION)
+    yield Section(text, first, True, path, line)

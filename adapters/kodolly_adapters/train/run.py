@@ -2,28 +2,121 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from kodolly_adapters.card import config_sha256, read_card
 from kodolly_adapters.errors import RecipeError, UserError
+from kodolly_adapters.files import write_json
+from kodolly_templates import Template, TemplateError, TokenizerTemplate, get_template, load
+from kodolly_templates.tokenizer import TOKENIZER
 
-from . import checkpoints, keys, manifest, model, outputs
+from . import model, run_folder
+from .dataset import Prepared, Report, pack, prepare
+from .model import Hardware
 from .recipe import Recipe
-from .setup import Report, Run, set_up
+from .run_folder import CHECKPOINTS, RECORD
+from .tokenizer import add_template_tokens, load_tokenizer
+from .trainer import Schedule, Trainer, arguments, make_schedule, micro_batches
 
 CACHE = ".cache"  # prepared rows, in the run's folder until it is finished
-Say = Callable[[str], None]
+Say = Callable[[str], None]  # called with what a person should know
 
 
 class Interrupted(Exception):
-    """The run was asked to end early, and did, with a checkpoint."""
+    """Somebody ended the run early, and it left a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run ready to load its weights. `train` and `validation` are packed where the recipe says so."""
+
+    recipe: Recipe
+    template: Template | TokenizerTemplate
+    config: Any
+    use_cache: bool  # the base's; training turns the config's off
+    tokenizer: Any
+    repairs: tuple[str, ...]  # of the tokenizer
+    new_ids: tuple[int, ...]  # of tokens that the template adds
+    prepared: Prepared
+    train: Any  # datasets.Dataset
+    validation: Any  # datasets.Dataset, or None
+    schedule: Schedule
+    hardware: Hardware
+    precision: str
+
+    @property
+    def stored_dtype(self) -> str:
+        """The dtype of the base's files, "float16" for Polyglot."""
+        return str(getattr(self.config, "dtype", None) or "float32").removeprefix("torch.")
+
+    @property
+    def new_tokens(self) -> list[str]:
+        """The tokens that the template adds."""
+        return list(self.tokenizer.convert_ids_to_tokens(list(self.new_ids)))
+
+    def decisive(self) -> dict[str, Any]:
+        """What two runs must share to be one."""
+        return {
+            "recipe": self.recipe.model_dump(mode="json", exclude={"study", "notes"}),
+            "base_config_sha256": config_sha256(self.config),
+            "data": [{"sha256": file.sha256, "bytes": file.size} for file in self.prepared.files],
+            "tokenizer_repairs": list(self.repairs),
+            "new_tokens": self.new_tokens,
+            "processes": self.hardware.world,
+            "precision": self.precision,
+        }
+
+
+def set_up(recipe: Recipe, cache: Path, report: Report = lambda done, total: None) -> Run:
+    """Config, tokenizer, data and schedule of a run; prepared data is kept in `cache`. Raises a UserError."""
+    hardware = model.find_hardware()
+    precision = model.choose_precision(recipe.train.precision, hardware)
+    model.check_method(recipe, hardware)
+    _check_optimizer_name(recipe)
+    dialect = None if recipe.template == TOKENIZER else _dialect(recipe)
+    config = model.load_config(recipe)
+    context = getattr(config, "max_position_embeddings", None)
+    if context and recipe.data.max_length > context:
+        raise RecipeError(
+            f"data.max_length: {recipe.data.max_length} tokens are more than the base's context of {context}"
+        )
+    tokenizer, repairs = load_tokenizer(recipe)
+    template = dialect or _own_template(recipe, tokenizer)
+    new_ids = add_template_tokens(tokenizer, template, recipe)
+    prepared = prepare(recipe, tokenizer, template, cache, report)
+    train = pack(prepared.train, recipe, prepared.folder / "train")
+    validation = None
+    if prepared.validation is not None:
+        validation = pack(prepared.validation, recipe, prepared.folder / "validation")
+    return Run(
+        recipe=recipe,
+        template=template,
+        config=config,
+        use_cache=bool(getattr(config, "use_cache", True)),
+        tokenizer=tokenizer,
+        repairs=repairs,
+        new_ids=new_ids,
+        prepared=prepared,
+        train=train,
+        validation=validation,
+        schedule=make_schedule(
+            recipe.train,
+            len(train),
+            validation=validation is not None,
+            micro=micro_batches(recipe, flash=hardware.flash),
+            world=hardware.world,
+        ),
+        hardware=hardware,
+        precision=precision,
+    )
 
 
 def train(
@@ -36,104 +129,132 @@ def train(
 ) -> dict[str, Any]:
     """Train by `recipe` into `out`, or go on with the unfinished run there; returns the final metrics.
 
-    `say` is told what a person should know, `report` the rows prepared so far; `show` draws the progress.
-    Raises a UserError, or Interrupted when a signal asked for the end.
+    `show` draws the progress. Raises a UserError, or Interrupted when a signal asked for the end.
     """
     from transformers import set_seed
 
     from .callbacks import Stop
-    from .trainer import arguments
 
-    began = time.monotonic()
-    manifest.check_free(out)
-    started = manifest.started(out)
+    started = time.monotonic()
+    run_folder.check_free(out)
+    started_at = run_folder.start_time(out)
     run = set_up(recipe, out / CACHE, report)
-    folder = out.resolve() / checkpoints.FOLDER
-    args = arguments(recipe, run.schedule, run.precision, run.machine, folder)
+    main, decisive = run.hardware.main, run.decisive()
+    folder = out.resolve() / CHECKPOINTS
+    args = arguments(recipe, run.schedule, run.precision, run.hardware, folder)
+    record = _record(run, decisive, started_at)
     with args.main_process_first(local=False):
-        if run.machine.main:
-            _begin(run, out, folder, started, say)
+        if main:
+            for repair in run.repairs:
+                say(f"tokenizer: {repair}")
+            say(f"{len(run.train):,} sequences of these rows\n{run.prepared.outcomes.table()}")
+            run_folder.check_same_run(out, decisive)
+            folder.mkdir(parents=True, exist_ok=True)
+            run_folder.sweep_checkpoints(folder)
+            write_json(out / RECORD, record | {"state": "unfinished"})
     set_seed(recipe.train.seed)
     stop = Stop()
     try:
-        with _without_old_names():
-            trainer = _trainer(run, args, out, stop, show=show and run.machine.main)
+        with _without_deprecations():
+            trainer = make_trainer(run, args, out, stop, show=show and main)
     except UserError:
-        if run.machine.main and not checkpoints.finished(folder):
-            manifest.release(out)
+        if main and not run_folder.finished_checkpoints(folder):
+            run_folder.release(out)
         raise
-    last = next(reversed(checkpoints.finished(folder)), None)
+    last = next(reversed(run_folder.finished_checkpoints(folder)), None)
     if last is not None:
-        say(f"going on after step {checkpoints.step_of(last)}")
-    with stop.listening(), _without_old_names(), _memory_told():
+        say(f"going on after step {run_folder.step_of(last)}")
+    with stop.listening(), _without_deprecations(), _explained_memory_errors():
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
-    if stop.asked:
+    if stop.requested:
         raise Interrupted(f"stopped after step {trainer.state.global_step}, with a checkpoint")
-    metrics = _metrics(trainer, time.monotonic() - began)
-    final = outputs.place(trainer, run, out, _card(run, trainer.model, metrics))
-    if run.machine.main:
-        result = {"state": "finished", "metrics": metrics, "output": final.name}
-        result |= {"finished_at": manifest.now()}
-        manifest.write(out / manifest.NAME, _record(run, started) | result)
+    metrics = _metrics(trainer, time.monotonic() - started)
+    card = _card(run, decisive, trainer.model, metrics)
+    output = run_folder.Output(
+        recipe, run.tokenizer, run.template, run.stored_dtype, run.use_cache, card
+    )
+    final = run_folder.place(trainer, out, output)
+    if main:
+        end = {"state": "finished", "metrics": metrics, "output": final.name}
+        write_json(out / RECORD, record | end | {"finished_at": run_folder.now()})
         shutil.rmtree(out / CACHE)
     return metrics
 
 
-def _begin(run: Run, out: Path, folder: Path, started: str, say: Say) -> None:
-    """Claim the folder, and clear away what a killed run left half written. Raises OutputError."""
-    for repair in run.repairs:
-        say(f"tokenizer: {repair}")
-    say(f"{len(run.train):,} sequences of these rows\n{run.prepared.fates.table()}")
-    manifest.check(out, run.decisive)
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoints.sweep(folder)
-    manifest.write(out / manifest.NAME, _record(run, started) | {"state": "unfinished"})
-
-
-def _trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> Any:
+def make_trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> Any:
+    """The trainer of a run before its first step: weights loaded, adapter and callbacks in place."""
     from transformers import EarlyStoppingCallback
     from transformers.trainer_callback import PrinterCallback
 
-    from .callbacks import Marks, Metrics, Progress
-    from .trainer import Trainer
+    from .callbacks import Checkpoints, Metrics, StepProgress
 
     recipe = run.recipe
-    net = model.load_model(recipe, run.config, run.precision, run.machine)
-    keys.grow(net, run.tokenizer, run.new_tokens, recipe.train.seed)
+    net = model.load_model(recipe, run.config, run.precision, run.hardware)
+    model.grow(net, run.tokenizer, run.new_ids, recipe.train.seed)
     if recipe.method != "full":
-        net = model.wrap(net, recipe, run.new_tokens)
-    keys.check_trained(net, run.tokenizer, run.new_tokens)
+        net = model.wrap(net, recipe, run.new_ids)
+    model.check_new_tokens(net, run.tokenizer, run.new_ids)
     trainer = Trainer(
         model=net,
         args=args,
         train_dataset=run.train,
-        eval_dataset=run.held_out,
+        eval_dataset=run.validation,
         processing_class=run.tokenizer,
     )
-    _check_optimizer(trainer)
+    try:
+        trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+    except (ImportError, ValueError) as error:  # it needs a package that is not here
+        raise RecipeError(f"train.optimizer: {str(error).strip().splitlines()[0]}") from None
     trainer.remove_callback(PrinterCallback)
-    if recipe.train.early_stopping and run.held_out is not None:
+    if recipe.train.early_stopping and run.validation is not None:
         trainer.add_callback(EarlyStoppingCallback(recipe.train.early_stopping))
-    trainer.add_callback(stop)
-    trainer.add_callback(Progress(lambda: trainer.tokens, show=show))
-    trainer.add_callback(Metrics(out / "metrics.jsonl", recipe.name))
     wait = trainer.accelerator.wait_for_everyone
-    trainer.add_callback(Marks(out.resolve() / checkpoints.FOLDER, recipe.train.keep, wait))
-    if "tensorboard" in recipe.train.report_to and run.machine.main:
-        trainer.add_callback(_tensorboard(out))
+    trainer.add_callback(stop)
+    trainer.add_callback(StepProgress(lambda: trainer.tokens, show=show))
+    trainer.add_callback(Metrics(out / "metrics.jsonl", recipe.name))
+    trainer.add_callback(Checkpoints(out.resolve() / CHECKPOINTS, recipe.train.keep, wait))
+    if "tensorboard" in recipe.train.report_to and run.hardware.main:
+        from torch.utils.tensorboard import SummaryWriter
+        from transformers.integrations import TensorBoardCallback
+
+        trainer.add_callback(TensorBoardCallback(SummaryWriter(str(out / "tensorboard"))))
     return trainer
 
 
-def _check_optimizer(trainer: Any) -> None:
-    """Raise RecipeError where the optimizer needs a package that is not here."""
+def _dialect(recipe: Recipe) -> Template:
     try:
-        trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
-    except (ImportError, ValueError) as error:
-        raise RecipeError(f"train.optimizer: {str(error).strip().splitlines()[0]}") from None
+        return get_template(recipe.template)
+    except TemplateError as error:
+        raise RecipeError(f"template: {error}") from None
+
+
+def _own_template(recipe: Recipe, tokenizer: Any) -> TokenizerTemplate:
+    """The base's chat template, read as a worker will read it beside the trained weights."""
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        try:
+            template = load(folder, TOKENIZER)
+        except TemplateError:
+            raise RecipeError(
+                f'template = "{TOKENIZER}": the tokenizer of {recipe.base} has no chat template. '
+                'Choose a dialect, such as "dolly-ko"'
+            ) from None
+    assert isinstance(template, TokenizerTemplate)
+    return template
+
+
+def _check_optimizer_name(recipe: Recipe) -> None:
+    from transformers.training_args import OptimizerNames
+
+    names = [str(name.value) for name in OptimizerNames]
+    if recipe.train.optimizer not in names:
+        raise RecipeError(
+            f"train.optimizer: transformers has no {recipe.train.optimizer!r}; it has {', '.join(names)}"
+        )
 
 
 @contextmanager
-def _without_old_names() -> Iterator[None]:
+def _without_deprecations() -> Iterator[None]:
     """Let TRL and PEFT use names that transformers will drop: that is between their versions."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl|peft")
@@ -141,7 +262,7 @@ def _without_old_names() -> Iterator[None]:
 
 
 @contextmanager
-def _memory_told() -> Iterator[None]:
+def _explained_memory_errors() -> Iterator[None]:
     """Turn a GPU that is full into an error that says what helps."""
     import torch
 
@@ -154,75 +275,62 @@ def _memory_told() -> Iterator[None]:
         ) from None
 
 
-def _tensorboard(out: Path) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-    from transformers.integrations import TensorBoardCallback
-
-    return TensorBoardCallback(SummaryWriter(str(out / "tensorboard")))
-
-
 def _metrics(trainer: Any, seconds: float) -> dict[str, Any]:
-    """What the run came to. `seconds` and the rate are this process's; all else is the whole run's."""
+    """Figures of the whole run, but `seconds` and `train_seconds`, which are this process's."""
     history = trainer.state.log_history
     losses = [record["loss"] for record in history if "loss" in record]
     last = losses[-max(1, len(losses) // 10) :]
-    rates = [r for r in history if "train_runtime" in r]
-    found = {
+    runtimes = [record["train_runtime"] for record in history if "train_runtime" in record]
+    values = {
         "steps": trainer.state.global_step,
         "tokens": trainer.tokens,
         "train_loss": sum(last) / len(last) if last else None,  # of the last tenth
         "eval_loss": trainer.state.best_metric,
         "best_step": trainer.state.best_global_step,
         "seconds": round(seconds, 1),
-        "train_seconds": rates[-1]["train_runtime"] if rates else None,
+        "train_seconds": runtimes[-1] if runtimes else None,
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return {key: value for key, value in values.items() if value is not None}
 
 
-def _record(run: Run, started: str) -> dict[str, Any]:
+def _record(run: Run, decisive: dict[str, Any], started_at: str) -> dict[str, Any]:
     """run.json but for its state: what decided the run, and where, when and how it ran."""
     return {
-        "decisive": run.decisive,
+        "decisive": decisive,
         "recipe": run.recipe.model_dump(mode="json"),
         "files": [file._asdict() for file in run.prepared.files],
-        "fates": run.prepared.fates.as_dict(),
-        "sequences": {"train": len(run.train), "held_out": len(run.held_out or ())},
+        "outcomes": run.prepared.outcomes.as_dict(),
+        "sequences": {"train": len(run.train), "held_out": len(run.validation or ())},
         "schedule": asdict(run.schedule),
         "precision": run.precision,
-        "hardware": run.machine.described(),
-        "versions": manifest.versions(),
-        "started_at": started,
+        "hardware": run.hardware.as_dict(),
+        "versions": run_folder.versions(),
+        "started_at": started_at,
     }
 
 
-def _card(run: Run, net: Any, metrics: dict[str, Any]) -> dict[str, Any]:
+def _card(run: Run, decisive: dict[str, Any], net: Any, metrics: dict[str, Any]) -> dict[str, Any]:
     """model_card.json, as the workers read it."""
-    recipe, known = run.recipe, _base_card(run.recipe.base)
-    full = recipe.method == "full"
-    plain = known.get("template", "tokenizer")
+    recipe, base = run.recipe, read_card(Path(run.recipe.base))
     return {
         "name": recipe.name,
         "base": recipe.base,
         "architecture": (run.config.architectures or [type(net).__name__])[0],
-        "template": recipe.template if recipe.data.format == "rows" else plain,
-        "license": known.get("license", "that of the base and of the data"),
+        "template": recipe.template
+        if recipe.data.format == "rows"
+        else base.get("template", "tokenizer"),
+        "license": base.get("license", "that of the base and of the data"),
         "source": {
             "recipe": recipe.name,
             "method": recipe.method,
             "start": recipe.start,
-            "base_config_sha256": run.decisive["base_config_sha256"],
+            "base_config_sha256": decisive["base_config_sha256"],
             "data_sha256": [file.sha256 for file in run.prepared.files],
         },
         "created_by": "kodolly train",
-        "created_at": manifest.now(),
-        "dtype": run.stored_dtype if full else "float32",
+        "created_at": run_folder.now(),
+        "dtype": run.stored_dtype if recipe.method == "full" else "float32",
         "context_length": getattr(run.config, "max_position_embeddings", None),
-        "new_tokens": run.decisive["new_tokens"],
+        "new_tokens": decisive["new_tokens"],
         "metrics": metrics,
     }
-
-
-def _base_card(base: str) -> dict[str, Any]:
-    path = Path(base) / "model_card.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return known if isinstance(known, dict) else {}

@@ -2,7 +2,7 @@
 
 - Logits are computed for learned tokens only. On a CPU TRL computes all of them, twice.
 - A GPT-NeoX checkpoint is read back with its head, whose name on disk is another.
-- The held-out loss is a mean over tokens, not over batches.
+- The loss on validation rows is a mean over tokens, not over batches.
 - No telemetry, and no model card in every checkpoint.
 """
 
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,39 @@ from trl import SFTConfig, SFTTrainer
 
 from kodolly_adapters.errors import BaseError, RecipeError
 
-from .hardware import Hardware
-from .recipe import Distributed, Recipe
-from .schedule import Schedule
+from .encode import IGNORED
+from .model import Hardware
+from .recipe import Distributed, Recipe, Train
 
-IGNORED = -100
 HEADS_ON_DISK = {"embed_out.weight": "lm_head.weight"}  # GPT-NeoX's, before transformers 5
+EVALUATIONS = 10  # a run, where the recipe does not say
+# On scaled-dot-product attention a packed micro-batch is one sequence whose cost grows with its square.
+DENSE_TOKENS = 2048
+
+# DeepSpeed's optimiser states and gradients in shards; "auto" is filled in from the arguments below.
+ZERO_2 = {
+    "zero_optimization": {"stage": 2, "overlap_comm": True, "contiguous_gradients": True},
+    "bf16": {"enabled": "auto"},
+    "fp16": {"enabled": "auto"},
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How many steps of the optimiser a run has, and after how many of them it evaluates and saves.
+
+    `evaluate` is None without validation rows.
+    """
+
+    steps: int
+    evaluate: int | None
+    save: int
+    batch: int  # sequences a forward pass and device
+    accumulation: int  # passes a step
 
 
 class Trainer(SFTTrainer):  # type: ignore[misc]
@@ -33,7 +62,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         head = self.accelerator.unwrap_model(self.model).get_output_embeddings()
         # TRL's fused head needs Triton, and a plain layer: PEFT's trained rows have no bias attribute.
         self._fused = self.accelerator.device.type == "cuda" and hasattr(head, "bias")
-        self._held = [0.0, 0.0]  # (loss summed over tokens, tokens) of an evaluation
+        self._eval_sums = [0.0, 0.0]  # (loss summed over tokens, tokens) of an evaluation
         self.model.register_load_state_dict_pre_hook(_rename_head)
 
     @property
@@ -70,8 +99,8 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
             self._count(inputs, logits, target)
         if not self.model.training:
             tokens = float(learned.sum())
-            self._held[0] += float(loss.detach()) * tokens
-            self._held[1] += tokens
+            self._eval_sums[0] += float(loss.detach()) * tokens
+            self._eval_sums[1] += tokens
         return result
 
     def _count(self, inputs: dict[str, Any], logits: Any, target: Any) -> None:
@@ -93,9 +122,9 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         """transformers' loop; its loss, a mean over batches, becomes one over tokens."""
         import torch
 
-        self._held = [0.0, 0.0]
+        self._eval_sums = [0.0, 0.0]
         output = super().evaluation_loop(*args, **kwargs)
-        mine = torch.tensor([self._held], dtype=torch.float64)
+        mine = torch.tensor([self._eval_sums], dtype=torch.float64)
         total, tokens = self.accelerator.gather(mine.to(self.accelerator.device)).sum(0).tolist()
         if "eval_loss" in output.metrics and tokens:
             output.metrics["eval_loss"] = total / tokens
@@ -106,8 +135,8 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         if resume_from_checkpoint is not None:
             state = Path(resume_from_checkpoint) / "trainer_state.json"
             history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
-            counted = [int(record["num_tokens"]) for record in history if "num_tokens" in record]
-            self._total_train_tokens = counted[-1] if counted else 0
+            counts = [int(record["num_tokens"]) for record in history if "num_tokens" in record]
+            self._total_train_tokens = counts[-1] if counts else 0
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -125,12 +154,49 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
             raise BaseError(f"the checkpoint does not fit the model: {odd}")
 
 
+def micro_batches(recipe: Recipe, *, flash: bool) -> tuple[int, int]:
+    """(sequences a forward pass, passes a step): the recipe's effective batch, in shapes that are fast.
+
+    A packed batch is flattened into one sequence with a block-diagonal mask. Without FlashAttention the mask is
+    dense, so a long one is computed in pieces; the loss is a mean over the tokens of all pieces either way.
+    """
+    batch, accumulation = recipe.train.batch_size, recipe.train.accumulation
+    if not recipe.data.packing or flash:
+        return batch, accumulation
+    most = max(1, DENSE_TOKENS // recipe.data.max_length)
+    size = max(part for part in range(1, min(batch, most) + 1) if batch % part == 0)
+    return size, accumulation * (batch // size)
+
+
+def make_schedule(
+    train: Train, sequences: int, *, validation: bool, micro: tuple[int, int], world: int
+) -> Schedule:
+    """The schedule of `sequences` training sequences over `world` processes, as transformers will run it.
+
+    `micro` is micro_batches'. Raises RecipeError where saving and evaluating do not meet, because the best
+    checkpoint could then not be kept.
+    """
+    batch, accumulation = micro
+    passes = math.ceil(math.ceil(sequences / batch) / world)
+    steps = math.ceil(train.epochs * math.ceil(passes / accumulation))
+    if train.max_steps > 0:
+        steps = train.max_steps
+    evaluate = train.eval_steps or train.save_steps or max(1, math.ceil(steps / EVALUATIONS))
+    save = train.save_steps or evaluate
+    if validation and save % evaluate:
+        raise RecipeError(
+            f"train.save_steps: {save} is no multiple of train.eval_steps, {evaluate}: the best of the "
+            "evaluated states could not be kept"
+        )
+    return Schedule(steps, evaluate if validation else None, save, batch, accumulation)
+
+
 def arguments(
     recipe: Recipe, schedule: Schedule, precision: str, hardware: Hardware, folder: Path
 ) -> Any:
     """The SFTConfig of a run whose checkpoints go to `folder`."""
     train = recipe.train
-    held_out = schedule.evaluate is not None
+    validation = schedule.evaluate is not None
     return SFTConfig(
         output_dir=str(folder),
         run_name=recipe.name,
@@ -156,13 +222,13 @@ def arguments(
         logging_strategy="steps",
         logging_steps=1,
         logging_nan_inf_filter=False,  # a loss that is no number ends the run (callbacks.Metrics)
-        eval_strategy="steps" if held_out else "no",
+        eval_strategy="steps" if validation else "no",
         eval_steps=schedule.evaluate,
         save_strategy="steps",
         save_steps=schedule.save,
-        load_best_model_at_end=held_out,
-        metric_for_best_model="eval_loss" if held_out else None,
-        greater_is_better=False if held_out else None,
+        load_best_model_at_end=validation,
+        metric_for_best_model="eval_loss" if validation else None,
+        greater_is_better=False if validation else None,
         prediction_loss_only=True,
         restore_callback_states_from_checkpoint=True,
         max_length=recipe.data.max_length,
@@ -173,25 +239,25 @@ def arguments(
         disable_tqdm=True,
         log_level="error",
         ddp_find_unused_parameters=False if hardware.world > 1 else None,
-        **_across(recipe.distributed, hardware),
+        **_distributed(recipe.distributed, hardware),
     )
 
 
-def _across(chosen: Distributed, hardware: Hardware) -> dict[str, Any]:
+def _distributed(chosen: Distributed, hardware: Hardware) -> dict[str, Any]:
     """The arguments of DDP, FSDP or DeepSpeed. Raises RecipeError for a config that is not there."""
     if chosen.strategy == "none" and chosen.config:
         raise RecipeError('distributed.config: give distributed.strategy "fsdp" or "deepspeed" too')
     _check_processes(chosen, hardware)
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     if hardware.world > 1 and hardware.device == "cpu":
-        found["ddp_backend"] = "gloo"
+        values["ddp_backend"] = "gloo"
     if chosen.strategy == "fsdp":
-        found |= {"fsdp": True, "fsdp_config": _read(chosen.config) if chosen.config else {}}
+        values |= {"fsdp": True, "fsdp_config": _read(chosen.config) if chosen.config else {}}
     if chosen.strategy == "deepspeed":
         if importlib.util.find_spec("deepspeed") is None:
             raise RecipeError('distributed.strategy: "deepspeed" needs it: pip install deepspeed')
-        found["deepspeed"] = _read(chosen.config) if chosen.config else ZERO_2
-    return found
+        values["deepspeed"] = _read(chosen.config) if chosen.config else ZERO_2
+    return values
 
 
 def _check_processes(chosen: Distributed, hardware: Hardware) -> None:
@@ -206,21 +272,9 @@ def _check_processes(chosen: Distributed, hardware: Hardware) -> None:
     if hardware.world == 1 and (gpus > 1 or sharded):
         raise RecipeError(
             f'distributed.strategy: "{chosen.strategy}" in one process with {gpus} GPUs: start it as '
-            f"torchrun --nproc-per-node {max(gpus, 2)} -m kodolly train ..., or show it one GPU by "
+            f"torchrun --nproc-per-node {max(gpus, 2)} -m kodolly_adapters.train ..., or show it one GPU by "
             "CUDA_VISIBLE_DEVICES=0"
         )
-
-
-# DeepSpeed's optimiser states and gradients shared out; "auto" is filled in from the arguments above.
-ZERO_2 = {
-    "zero_optimization": {"stage": 2, "overlap_comm": True, "contiguous_gradients": True},
-    "bf16": {"enabled": "auto"},
-    "fp16": {"enabled": "auto"},
-    "train_batch_size": "auto",
-    "train_micro_batch_size_per_gpu": "auto",
-    "gradient_accumulation_steps": "auto",
-    "gradient_clipping": "auto",
-}
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from support.tuning_rows import QUIET, dolly, recipe, tokenizer, write_lines
 
 from kodolly_adapters.errors import DataError
-from kodolly_adapters.train import prepare as module
-from kodolly_adapters.train.prepare import Prepared, prepare
+from kodolly_adapters.train.dataset import COUNTS, Prepared, prepare
 from kodolly_adapters.train.rows import SECTION, read_text
 from kodolly_templates import get_template
 
@@ -54,7 +53,7 @@ def test_parquet_is_read_as_json_lines_are(tmp_path: Path) -> None:
 
         assert one.folder != other.folder
         assert one.train.to_list() == other.train.to_list()
-        assert one.fates == other.fates
+        assert one.outcomes == other.outcomes
         assert [file.rows for file in (*one.files, *other.files)] == [len(rows)] * 2
 
 
@@ -67,7 +66,7 @@ def test_what_convert_writes_is_read(tmp_path: Path) -> None:
 
     prepared = made(str(path), tmp_path / "cache")
 
-    assert prepared.fates.rows == len(prepared.train) == 3
+    assert prepared.outcomes.rows == len(prepared.train) == 3
     assert shown(prepared.train)[2].count("### 응답:") == 2
 
 
@@ -110,7 +109,7 @@ def test_a_file_that_is_not_there_is_named_with_its_key(tmp_path: Path) -> None:
 
 
 def test_nothing_to_learn_from_is_an_error_that_says_why(tmp_path: Path) -> None:
-    """When no row is left, the fates are in the message."""
+    """When no row is left, the counts are in the message."""
     path = write_lines(tmp_path / "a.jsonl", [dolly("가", ""), dolly("가", "나" * 90)])
 
     with pytest.raises(DataError, match=r"no row is left(.|\n)*too-long +1(.|\n)*empty +1"):
@@ -134,7 +133,7 @@ def test_the_share_set_aside_follows_from_the_rows_alone(tmp_path: Path) -> None
     assert 2 * len(aside) == len(first.validation)
     assert set(shown(second.validation)) <= aside
     assert set(shown(second.train)) <= learned
-    assert first.fates.rows == 2 * len(ROWS)
+    assert first.outcomes.rows == 2 * len(ROWS)
 
 
 def test_validation_files_win_over_the_share(tmp_path: Path) -> None:
@@ -148,7 +147,7 @@ def test_validation_files_win_over_the_share(tmp_path: Path) -> None:
 
     assert len(prepared.train) == len(ROWS)
     assert prepared.validation is not None
-    assert len(prepared.validation) == prepared.fates.total("validation").rows == 1
+    assert len(prepared.validation) == prepared.outcomes.validation["kept"].rows == 1
 
 
 def test_rows_are_limited_and_repeated(tmp_path: Path) -> None:
@@ -157,14 +156,12 @@ def test_rows_are_limited_and_repeated(tmp_path: Path) -> None:
 
     prepared = made(path, tmp_path / "cache", max_rows=7, repeat=3)
 
-    assert prepared.fates.rows == 7
+    assert prepared.outcomes.rows == 7
     assert len(prepared.train) == 21
     assert shown(prepared.train)[:7] == shown(prepared.train)[14:]
 
 
-def test_a_second_start_finds_the_first_ones_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_start_finds_the_first_ones_work(tmp_path: Path) -> None:
     """The same data under any name is prepared once; another tokenizer, template, limit or row is not the same."""
     path = write_lines(tmp_path / "a.jsonl", ROWS)
     cache = tmp_path / "cache"
@@ -179,22 +176,23 @@ def test_a_second_start_finds_the_first_ones_work(
     }
     assert len(others | {first.folder}) == 5
 
-    monkeypatch.setattr(module, "_Preparation", None)  # any work would fail
+    written = (first.folder / COUNTS).stat().st_mtime_ns
     calls: list[tuple[int, int]] = []
     again = prepare(
         recipe(str(tmp_path / "copy.jsonl")), kept, template, cache, lambda *now: calls.append(now)
     )
 
     assert again.train.to_list() == first.train.to_list()
-    assert (again.folder, again.fates, calls) == (first.folder, first.fates, [(40, 40)])
+    assert (first.folder / COUNTS).stat().st_mtime_ns == written
+    assert (again.folder, again.outcomes, calls) == (first.folder, first.outcomes, [(40, 40)])
 
 
 def test_what_a_killed_run_left_is_swept_away(tmp_path: Path) -> None:
     """A half-written folder of either name is no obstacle and is not taken for a whole one."""
     path = write_lines(tmp_path / "a.jsonl", ROWS)
     folder = made(path, tmp_path / "cache").folder
-    (folder / "fates.json").unlink()
-    part = folder.with_name(folder.name + ".part")
+    (folder / COUNTS).unlink()
+    part = folder.with_name(f".{folder.name}.partial")
     part.mkdir()
     (part / "train.arrow").write_bytes(b"torn")
 
@@ -237,7 +235,7 @@ def test_running_text_is_learned_whole(tmp_path: Path) -> None:
     assert min(row["length"] for row in rows[:-2]) > 32
     assert stream.count(words.eos_token_id) == 3
     assert str(words.decode(stream)) == "<|im_end|>".join([texts[0], texts[1], texts[3], ""])
-    assert {fate: count.rows for fate, count in prepared.fates.train.items()} == {
+    assert {name: count.rows for name, count in prepared.outcomes.train.items()} == {
         "split": 1,
         "kept": 2,
         "empty": 1,
@@ -254,7 +252,7 @@ def test_a_plain_text_file_is_one_document(tmp_path: Path) -> None:
     prepared = prepare(chosen, words, get_template("dolly-ko"), tmp_path / "cache")
 
     stream = [token for row in prepared.train.to_list() for token in row["input_ids"]]
-    assert prepared.fates.rows == 2  # stretches
+    assert prepared.outcomes.rows == 2  # stretches
     assert (stream[0], stream[-1]) == (words.bos_token_id, words.eos_token_id)
     assert stream.count(words.eos_token_id) == stream.count(words.bos_token_id) == 1
     assert words.decode(stream, skip_special_tokens=True).replace(" ", "") == text.replace(" ", "")
@@ -287,5 +285,4 @@ def test_stretches_are_the_whole_text(
         assert "".join(section.content for section in sections) == text
         assert all(len(section.content) <= 2 * SECTION for section in sections)
         assert [section.first for section in sections] == [i == 0 for i in range(len(sections))]
-        assert [section.last for section in sections][:-1] == [False] * (len(sections) - 1)
-        assert all(section.last for section in sections[-1:])
+        assert [section.last for section in sections] == [*[False] * (len(sections) - 1), True]

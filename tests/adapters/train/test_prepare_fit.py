@@ -1,4 +1,4 @@
-"""The length policy: every row has one fate, nothing is longer than allowed, no answer loses a token."""
+"""The length policy: every row has one outcome, nothing is longer than allowed, no answer loses a token."""
 
 from __future__ import annotations
 
@@ -20,11 +20,8 @@ from support.tuning_rows import (
     write_lines,
 )
 
-from kodolly_adapters.train.fates import MEANINGS
-from kodolly_adapters.train.fit import GAP, Fitter
-from kodolly_adapters.train.mask import IGNORED, Encoder
-from kodolly_adapters.train.prepare import Prepared, prepare
-from kodolly_adapters.train.render import Renderer, guarded
+from kodolly_adapters.train.dataset import OUTCOMES, Prepared, prepare
+from kodolly_adapters.train.encode import GAP, IGNORED, Encoder, Fitter
 from kodolly_templates import get_template
 
 LONG = "서울에는 한강이 흐르고 다리가 여러 개 있습니다. "
@@ -60,19 +57,20 @@ rows = st.lists(
 @pytest.mark.parametrize("kind", ["neox", "llama"])
 @settings(QUIET, max_examples=25)
 @given(rows=rows, limit=st.integers(16, 300))
-def test_fates_add_up(kind: str, rows: list[Any], limit: int) -> None:
-    """Whatever the limit, the fates' sum is the rows read, and every kept row fits and ends as an answer does."""
+def test_outcomes_add_up(kind: str, rows: list[Any], limit: int) -> None:
+    """Whatever the limit, the outcomes add up to the rows read, and every kept row fits and ends as an answer does."""
     sentinel = dolly("가", "나")  # always fits, so that something is left to learn from
     with tempfile.TemporaryDirectory() as name:
         prepared = made([*rows, sentinel], Path(name), kind, max_length=limit + 48)
-        fates, made_rows = prepared.fates, prepared.train.to_list()
+        outcomes, made_rows = prepared.outcomes, prepared.train.to_list()
 
-    total = fates.total("train")
-    assert fates.rows == total.rows == len(rows) + 1
-    assert set(fates.train) <= set(MEANINGS)
-    assert total.sequences == len(made_rows)
-    assert total.kept == sum(row["length"] for row in made_rows)
-    assert total.learned == sum(label != IGNORED for row in made_rows for label in row["labels"])
+    counts = outcomes.train.values()
+    assert outcomes.rows == sum(count.rows for count in counts) == len(rows) + 1
+    assert set(outcomes.train) <= set(OUTCOMES)
+    assert sum(count.sequences for count in counts) == len(made_rows)
+    assert sum(count.kept for count in counts) == sum(row["length"] for row in made_rows)
+    learned = sum(label != IGNORED for row in made_rows for label in row["labels"])
+    assert sum(count.learned for count in counts) == learned
     for row in made_rows:
         assert len(row["input_ids"]) == len(row["labels"]) == row["length"] <= limit + 48
         assert row["labels"][-1] == row["input_ids"][-1] == tokenizer(kind).eos_token_id
@@ -86,27 +84,25 @@ def test_fates_add_up(kind: str, rows: list[Any], limit: int) -> None:
 @given(messages=dialogues(turns=4), limit=st.integers(24, 200), times=st.integers(1, 30))
 def test_answers_that_stay_are_whole(messages: Messages, limit: int, times: int) -> None:
     """Of a row that is cut, the last answers stand unchanged and learned; a refused one could not fit."""
-    made = tokenizer("neox")
-    encoder = Encoder(made)
-    renderer = Renderer(guarded(get_template("koalpaca"), made), encoder)
+    encoder = Encoder(tokenizer("neox"), get_template("koalpaca"))
     messages = [
         {**one, "context": LONG * times} if one["role"] == "user" else one for one in messages
     ]
-    (whole,) = encoder.encode([renderer.text(messages)])
+    whole = encoder.encode_dialogue(messages)
 
-    fate, left = Fitter(renderer, encoder, limit).fit(messages)
+    outcome, left = Fitter(encoder, limit).fit(messages)
 
     if left is None:
-        assert fate == "too-long"
+        assert outcome == "too-long"
         system = [one for one in messages[:1] if one["role"] == "system"]
         bare = [*system, *({**one, "context": ""} for one in messages[-2:])]
-        (least,) = encoder.encode([renderer.text(bare)])
+        least = encoder.encode_dialogue(bare)
         assert len(least) > limit - limit // 8 - 16  # room for the least of a context, and its key
         return
     assert len(left) <= limit
     parts = [[tokens.ids[a:b] for a, b in tokens.learned] for tokens in (whole, left)]
     assert parts[0][-len(parts[1]) :] == parts[1]
-    assert (len(parts[1]) == len(parts[0])) == (fate == "context-cut" or len(parts[0]) == 1)
+    assert (len(parts[1]) == len(parts[0])) == (outcome == "context-cut" or len(parts[0]) == 1)
 
 
 def test_a_context_is_cut_at_its_end_to_fill_the_room(tmp_path: Path) -> None:
@@ -115,7 +111,7 @@ def test_a_context_is_cut_at_its_end_to_fill_the_room(tmp_path: Path) -> None:
 
     prepared = made(rows, tmp_path, max_length=200)
 
-    assert list(prepared.fates.train) == ["context-cut"]
+    assert list(prepared.outcomes.train) == ["context-cut"]
     assert 190 <= prepared.train[0]["length"] <= 200
     shown = text(prepared, 0)
     assert shown.startswith("### 질문: 요약하세요.\n\n### 맥락: 서울에는 한강이")
@@ -148,7 +144,7 @@ def test_the_oldest_exchanges_go_first(tmp_path: Path) -> None:
 
     prepared = made(rows, tmp_path, max_length=200)
 
-    assert list(prepared.fates.train) == ["turns-dropped"]
+    assert list(prepared.outcomes.train) == ["turns-dropped"]
     shown = text(prepared, 0)
     assert shown.startswith("짧게.\n\n### 질문: ")
     kept = [turn for turn in range(12) if f"질문{turn}?" in shown]
@@ -164,7 +160,7 @@ def test_an_instruction_loses_its_middle(tmp_path: Path) -> None:
 
     prepared = made(rows, tmp_path, max_length=160)
 
-    assert list(prepared.fates.train) == ["instruction-cut"]
+    assert list(prepared.outcomes.train) == ["instruction-cut"]
     shown = text(prepared, 0)
     assert shown.startswith("### 질문: 다음 글을 요약하세요. 서울에는")
     assert "한 줄로 쓰세요.\n\n### 답변: 한강 이야기" in shown
@@ -177,16 +173,16 @@ def test_an_answer_is_never_cut(tmp_path: Path) -> None:
 
     prepared = made(rows, tmp_path, max_length=128)
 
-    counts = {fate: count.rows for fate, count in prepared.fates.train.items()}
+    counts = {name: count.rows for name, count in prepared.outcomes.train.items()}
     assert counts == {"too-long": 1, "empty": 2, "kept": 1}
-    assert prepared.fates.train["too-long"].tokens > 128
-    assert prepared.fates.train["too-long"].kept == 0
+    assert prepared.outcomes.train["too-long"].tokens > 128
+    assert prepared.outcomes.train["too-long"].kept == 0
     assert len(prepared.train) == 1
 
 
-def test_the_table_tells_every_fate(tmp_path: Path) -> None:
-    """People read one line a fate: rows, tokens before, after and learned, and what it means."""
-    table = made([dolly("가", "나"), dolly("", "답")], tmp_path).fates.table().splitlines()
+def test_the_table_has_every_outcome(tmp_path: Path) -> None:
+    """People read one line an outcome: rows, tokens before, after and learned, and what it means."""
+    table = made([dolly("가", "나"), dolly("", "답")], tmp_path).outcomes.table().splitlines()
 
     assert [line.split()[:3] for line in table[1:]] == [
         ["train", "kept", "1"],

@@ -25,10 +25,8 @@ from support.tuning_rows import (
 )
 
 from kodolly_adapters.errors import BaseError, RecipeError
-from kodolly_adapters.train.mask import IGNORED, Encoder, Tokens
-from kodolly_adapters.train.prepare import prepare
-from kodolly_adapters.train.render import Renderer, guarded
-from kodolly_adapters.train.words import flat
+from kodolly_adapters.train.dataset import prepare
+from kodolly_adapters.train.encode import IGNORED, Encoder, guarded
 from kodolly_templates import get_template
 from kodolly_templates.tokenizer import TokenizerTemplate
 from kodolly_templates.training import TrainingText
@@ -36,13 +34,6 @@ from kodolly_templates.training import TrainingText
 ROOT = Path(__file__).resolve().parents[3]
 KINDS = ("neox", "llama")
 ODD = ("Zs", "Zl", "Zp", "Cc", "Cf", "Cn")
-
-
-def labels(tokens: Tokens) -> list[int]:
-    made = [IGNORED] * len(tokens)
-    for start, end in tokens.learned:
-        made[start:end] = tokens.ids[start:end]
-    return made
 
 
 def reference(template: Any, messages: Messages, made: Any) -> tuple[list[int], list[int]]:
@@ -61,15 +52,14 @@ def test_a_batch_is_the_reference_row_by_row(name: str, kind: str, chats: list[M
     """Ids and labels of any dialogues in one call are those of TrainingText.encode for each."""
     made = tokenizer_for(kind, name)
     template = guarded(get_template(name), made)
-    encoder = Encoder(made)
-    renderer = Renderer(template, encoder)
+    encoder = Encoder(made, get_template(name))
 
-    found = encoder.encode([renderer.text(messages) for messages in chats])
+    encoded = encoder.encode([encoder.text(messages) for messages in chats])
 
-    for tokens, messages in zip(found, chats, strict=True):
-        assert (tokens.ids, labels(tokens)) == reference(template, messages, made)
-        assert tokens.learned_count == sum(label != IGNORED for label in labels(tokens))
-        assert labels(tokens)[-1] == made.eos_token_id
+    for tokens, messages in zip(encoded, chats, strict=True):
+        assert (tokens.ids, tokens.labels) == reference(template, messages, made)
+        assert tokens.learned_count == sum(label != IGNORED for label in tokens.labels)
+        assert tokens.labels[-1] == made.eos_token_id
         assert len(tokens.learned) == sum(message["role"] == "assistant" for message in messages)
 
 
@@ -81,9 +71,9 @@ def test_any_span_is_the_references(kind: str) -> None:
     spans = list(combinations_with_replacement(range(len(text) + 1), 2))
     trainings = [TrainingText(text, (span,)) for span in spans]
 
-    found = Encoder(made).encode(trainings)
+    encoded = Encoder(made, get_template("dolly-ko")).encode(trainings)
 
-    for training, tokens in zip(trainings, found, strict=True):
+    for training, tokens in zip(trainings, encoded, strict=True):
         ids, learned = training.encode(made, add_special_tokens=False)
         (start, end), marks = tokens.learned[0], [False] * len(tokens)
         marks[start:end] = [True] * (end - start)
@@ -95,7 +85,7 @@ def test_every_kind_of_whitespace_is_cut_as_the_tokenizer_cuts(kind: str) -> Non
     """Spaces, controls and invisible marks of all sorts, alone and in runs, give the reference's tokens."""
     made = tokenizer(kind)
     template = guarded(get_template("dolly-ko"), made)
-    encoder = Encoder(made)
+    encoder = Encoder(made, template)
     marks = [mark for mark in map(chr, range(0x3001)) if unicodedata.category(mark) in ODD]
     chats = [
         [
@@ -105,33 +95,11 @@ def test_every_kind_of_whitespace_is_cut_as_the_tokenizer_cuts(kind: str) -> Non
         for mark in marks
     ]
 
-    found = encoder.encode([Renderer(template, encoder).text(chat) for chat in chats])
+    encoded = encoder.encode([encoder.text(chat) for chat in chats])
 
     assert len(marks) > 100
-    for tokens, chat in zip(found, chats, strict=True):
-        assert (tokens.ids, labels(tokens)) == reference(template, chat, made)
-
-
-def test_words_are_remembered_where_they_stand_alone() -> None:
-    """The quick way is taken for GPT-NeoX's kind and not for LLaMA's, and forgets before it grows too large."""
-    made = tokenizer("neox")
-    encoder = Encoder(made)
-    text = get_template("dolly-ko").training(
-        [{"role": "user", "content": "가 나"}, {"role": "assistant", "content": "다"}],
-        made.eos_token,
-    )
-
-    (quick,) = encoder._by_words([text])
-    assert quick is not None
-    assert Encoder(tokenizer("llama"))._by_words([text]) == [None]
-
-    assert encoder._words is not None
-    encoder._words.most = 5
-    many = [f"{number} 가" for number in range(30)]
-    cut = [encoder._words.cut(text) or [] for text in many]
-    assert [flat(ids) for ids in encoder._words.ids(cut)] == encoder.ids(many)
-    assert [flat(ids) for ids in encoder._words.ids([["새", " 말"]])] == encoder.ids(["새 말"])
-    assert len(encoder._words) == 2
+    for tokens, chat in zip(encoded, chats, strict=True):
+        assert (tokens.ids, tokens.labels) == reference(template, chat, made)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "metaspace"])
@@ -141,10 +109,10 @@ def test_ids_begin_with_the_served_prompt(kind: str, messages: Messages) -> None
     """What comes before the first answer is what a server makes of the same messages, bos and all."""
     made = tokenizer(kind)
     template = guarded(get_template("dolly-ko"), made)
-    encoder = Encoder(made)
+    encoder = Encoder(made, template)
     first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
 
-    (tokens,) = encoder.encode([Renderer(template, encoder).text(messages)])
+    tokens = encoder.encode_dialogue(messages)
 
     served = made.apply_chat_template(
         messages[:first],
@@ -166,12 +134,11 @@ def test_the_models_own_chat_template_is_masked_too(messages: Messages) -> None:
     """With `tokenizer` as template every answer is learned through its end token, contexts included."""
     made = tokenizer("neox")
     template = guarded(tokenizer_template(), made)
-    encoder = Encoder(made)
 
-    (tokens,) = encoder.encode([Renderer(template, encoder).text(messages)])
+    tokens = Encoder(made, template).encode_dialogue(messages)
 
-    assert (tokens.ids, labels(tokens)) == reference(template, template.flatten(messages), made)
-    assert labels(tokens).count(made.eos_token_id) == len(tokens.learned)
+    assert (tokens.ids, tokens.labels) == reference(template, template.flatten(messages), made)
+    assert tokens.labels.count(made.eos_token_id) == len(tokens.learned)
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> None:
@@ -207,7 +174,7 @@ def test_a_tokenizer_without_a_usable_end_is_refused(eos: str | None, shown: str
     made._special_tokens_map["eos_token"] = eos
 
     with pytest.raises(BaseError, match=f"eos_token is {shown}.*set eos_token"):
-        Encoder(made)
+        Encoder(made, get_template("dolly-ko"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,8 +9,8 @@ import pytest
 from support.tiny_models import make_tiny_llama, make_tiny_neox
 from support.tuning_rows import dolly, recipe, tokenizer, write_lines
 
-from kodolly_adapters.train.mask import IGNORED
-from kodolly_adapters.train.prepare import prepare
+from kodolly_adapters.train.dataset import prepare
+from kodolly_adapters.train.encode import IGNORED
 from kodolly_templates import get_template
 
 LIMIT = 192

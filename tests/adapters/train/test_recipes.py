@@ -14,8 +14,8 @@ import pytest
 from support.merge_cases import verdict
 from support.tuning_rows import dolly, tokenizer, write_lines
 
-from kodolly_adapters.plan.bases import table
 from kodolly_adapters.train.recipe import built_in, load
+from kodolly_adapters.train.shapes import table
 
 # The recipes for a CPU have no base of their own.
 STAND_INS = {

@@ -16,11 +16,9 @@ from safetensors.torch import load_file
 from support.processes import free_port
 from support.tiny_runs import MAKERS, losses_of, toy
 
-from kodolly_adapters.train import run as runs
-from kodolly_adapters.train import setup
 from kodolly_adapters.train.callbacks import Stop
 from kodolly_adapters.train.recipe import Recipe
-from kodolly_adapters.train.run import train
+from kodolly_adapters.train.run import Interrupted, make_trainer, set_up, train
 from kodolly_adapters.train.trainer import arguments
 
 Sequences = Sequence[dict[str, list[int]]]
@@ -28,9 +26,9 @@ Sequences = Sequence[dict[str, list[int]]]
 
 def opened(recipe: Recipe, out: Path) -> Any:
     """A run's trainer before its first step."""
-    run = setup.set_up(recipe, out)
-    args = arguments(recipe, run.schedule, run.precision, run.machine, out / "checkpoints")
-    return runs._trainer(run, args, out, Stop(), show=False)
+    run = set_up(recipe, out)
+    args = arguments(recipe, run.schedule, run.precision, run.hardware, out / "checkpoints")
+    return make_trainer(run, args, out, Stop(), show=False)
 
 
 def plain_loss(model: Any, sequences: Sequences) -> torch.Tensor:
@@ -102,7 +100,7 @@ def test_pieces_of_a_step_give_the_step(
         train__eval_steps=3,
     )  # fmt: skip
     train(recipe, tmp_path / "whole")
-    monkeypatch.setattr("kodolly_adapters.train.hardware.FOLD_TOKENS", 256)
+    monkeypatch.setattr("kodolly_adapters.train.trainer.DENSE_TOKENS", 256)
     train(recipe, tmp_path / "pieces")
     states = [json.loads((tmp_path / n / "run.json").read_text()) for n in ("whole", "pieces")]
     assert [state["schedule"]["batch"] for state in states] == [4, 1]
@@ -180,7 +178,7 @@ def test_asking_for_the_end_keeps_the_work(
     """Ctrl-C ends the run after its step with a checkpoint there, from which it goes on to the same losses."""
     recipe = toy(place / "llama", rows, train__max_steps=6, train__eval_steps=6)
     monkeypatch.setattr(Stop, "on_step_begin", ctrl_c_in_third_step, raising=False)
-    with pytest.raises(runs.Interrupted, match="after step 3, with a checkpoint"):
+    with pytest.raises(Interrupted, match="after step 3, with a checkpoint"):
         train(recipe, tmp_path / "stopped")
     monkeypatch.undo()
     train(recipe, tmp_path / "stopped")

@@ -13,11 +13,13 @@ from support.tiny_models import make_tiny_llama, make_tiny_neox
 from support.tiny_runs import rows_file, toy
 
 from kodolly_adapters.errors import BaseError, RecipeError
-from kodolly_adapters.train import checkpoints, cli, curve, hardware, model, tokens
-from kodolly_adapters.train.hardware import Hardware
+from kodolly_adapters.train import cli, model, run_folder
+from kodolly_adapters.train.callbacks import draw_curve
+from kodolly_adapters.train.model import Hardware, choose_precision
 from kodolly_adapters.train.recipe import Train
-from kodolly_adapters.train.schedule import plan
-from kodolly_adapters.train.trainer import arguments
+from kodolly_adapters.train.run_folder import finish_checkpoint, finished_checkpoints
+from kodolly_adapters.train.tokenizer import add_template_tokens, load_tokenizer
+from kodolly_adapters.train.trainer import arguments, make_schedule, micro_batches
 
 CPU = Hardware("cpu", ("some",), 1, 0, bf16=False, flash=False)
 OLD_GPU = Hardware("cuda", ("V100",), 1, 0, bf16=False, flash=False)
@@ -30,45 +32,49 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("asked", "machine", "found"),
+    ("setting", "machine", "precision"),
     [
         ("auto", CPU, "fp32"), ("auto", OLD_GPU, "fp16"), ("auto", GPU, "bf16"),
         ("bf16", CPU, "bf16"), ("fp16", GPU, "fp16"),
     ],
 )  # fmt: skip
-def test_precision_follows_the_hardware(asked: str, machine: Hardware, found: str) -> None:
-    """ "auto" takes the fastest that the device has; what is asked for is taken as it is."""
-    assert hardware.precision(asked, machine) == found
+def test_precision_follows_the_hardware(setting: str, machine: Hardware, precision: str) -> None:
+    """ "auto" takes the fastest that the device has; any other setting is taken as it is."""
+    assert choose_precision(setting, machine) == precision
 
 
 def test_precision_that_is_not_there_is_refused() -> None:
     """fp16 on a CPU and bf16 on a GPU without it: the key and a way out."""
     with pytest.raises(RecipeError, match=r'train\.precision: "fp16" needs a GPU'):
-        hardware.precision("fp16", CPU)
+        choose_precision("fp16", CPU)
     with pytest.raises(RecipeError, match=r"V100 has no bf16"):
-        hardware.precision("bf16", OLD_GPU)
+        choose_precision("bf16", OLD_GPU)
 
 
 @pytest.mark.parametrize(
-    ("batch", "length", "found"), [(8, 256, (8, 2)), (8, 512, (4, 4)), (6, 512, (3, 4)), (4, 4096, (1, 8))]
+    ("batch", "length", "expected"), [(8, 256, (8, 2)), (8, 512, (4, 4)), (6, 512, (3, 4)), (4, 4096, (1, 8))]
 )  # fmt: skip
 def test_packed_batches_are_computed_in_pieces(
-    batch: int, length: int, found: tuple[int, int]
+    batch: int, length: int, expected: tuple[int, int]
 ) -> None:
     """A dense mask is never over much more than 2,048 tokens, and a step keeps its sequences."""
-    size, passes = hardware.micro_batches(batch, 2, length, packing=True, flash=False)
-    assert (size, passes) == found
+    recipe = toy(Path("base"), "rows", data__max_length=length, train__batch_size=batch,
+                 train__accumulation=2)  # fmt: skip
+    size, passes = micro_batches(recipe, flash=False)
+    assert (size, passes) == expected
     assert size * passes == batch * 2
-    assert hardware.micro_batches(batch, 2, length, packing=True, flash=True) == (batch, 2)
+    assert micro_batches(recipe, flash=True) == (batch, 2)
 
 
 def test_a_schedule_looks_ten_times() -> None:
     """Without a word evaluations and checkpoints come ten times; epochs are counted as transformers does."""
-    found = plan(Train.model_validate({"epochs": 3}), 1000, held_out=True, micro=(4, 8), world=2)
-    assert (found.steps, found.evaluate, found.save) == (48, 5, 5)
+    schedule = make_schedule(
+        Train.model_validate({"epochs": 3}), 1000, validation=True, micro=(4, 8), world=2
+    )
+    assert (schedule.steps, schedule.evaluate, schedule.save) == (48, 5, 5)
     assert (
-        plan(
-            Train.model_validate({"epochs": 3}), 1000, held_out=False, micro=(4, 8), world=2
+        make_schedule(
+            Train.model_validate({"epochs": 3}), 1000, validation=False, micro=(4, 8), world=2
         ).evaluate
         is None
     )
@@ -77,10 +83,10 @@ def test_a_schedule_looks_ten_times() -> None:
 def test_a_schedule_that_would_lose_the_best_is_refused() -> None:
     """Saving between evaluations could not keep the best of them."""
     with pytest.raises(RecipeError, match=r"train\.save_steps: 7 is no multiple .* 5"):
-        plan(
+        make_schedule(
             Train.model_validate({"eval_steps": 5, "save_steps": 7}),
             100,
-            held_out=True,
+            validation=True,
             micro=(1, 1),
             world=1,
         )
@@ -90,7 +96,7 @@ def checkpoint(folder: Path, step: int) -> Path:
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
     (path / "weights").write_bytes(b"w" * 100)
-    checkpoints.finish(path)
+    finish_checkpoint(path)
     return path
 
 
@@ -98,9 +104,9 @@ def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
     """One without a mark, and one with a file cut short, are no checkpoints and are swept away."""
     whole, cut, bare = (checkpoint(tmp_path, step) for step in (2, 10, 9))
     (cut / "weights").write_bytes(b"w")
-    (bare / checkpoints.MARK).unlink()
-    assert checkpoints.finished(tmp_path) == [whole]
-    checkpoints.sweep(tmp_path)
+    (bare / run_folder.MARK).unlink()
+    assert finished_checkpoints(tmp_path) == [whole]
+    run_folder.sweep_checkpoints(tmp_path)
     assert sorted(tmp_path.iterdir()) == [whole]
 
 
@@ -110,17 +116,14 @@ def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
 def test_old_checkpoints_go(tmp_path: Path, keep: int, best: int | None, left: set[int]) -> None:
     """The newest stays to go on from, the best to end with; the rest goes beyond `keep`."""
     paths = {step: checkpoint(tmp_path, step) for step in (2, 4, 8, 10)}
-    checkpoints.rotate(tmp_path, keep, paths[best] if best else None)
-    assert set(map(checkpoints.step_of, checkpoints.finished(tmp_path))) == left
+    run_folder.rotate_checkpoints(tmp_path, keep, paths[best] if best else None)
+    assert set(map(run_folder.step_of, finished_checkpoints(tmp_path))) == left
 
 
 def test_a_curve_needs_no_evaluations(tmp_path: Path) -> None:
-    """A picture comes out of losses alone, and a last line cut short is passed over."""
-    file = tmp_path / "metrics.jsonl"
-    file.write_text('{"step": 1, "loss": 3.0, "learning_rate": 0.1}\n{"step": 2, "lo')
-    records = curve.read(file)
-    assert records == [{"step": 1, "loss": 3.0, "learning_rate": 0.1}]
-    curve.draw(records, tmp_path / "curve.png", "my run")
+    """A picture comes out of losses alone."""
+    records = [{"step": 1, "loss": 3.0, "learning_rate": 0.1}]
+    draw_curve(records, tmp_path / "curve.png", "my run")
     assert (tmp_path / "curve.png").stat().st_size > 1000
 
 
@@ -131,14 +134,14 @@ def change(path: Path, **values: Any) -> None:
 def test_polyglots_misspelt_padding_becomes_no_new_token(tmp_path: Path) -> None:
     """A padding token that no vocabulary holds is replaced by the end token; the vocabulary keeps its size."""
     base = make_tiny_neox(tmp_path / "base")
-    size = len(tokens.load_tokenizer(toy(base, "rows")).tokenizer)
+    size = len(load_tokenizer(toy(base, "rows"))[0])
     change(base / "tokenizer_config.json", pad_token="<|endoftext|>>", eos_token="<eos>",
            model_input_names=["input_ids", "token_type_ids", "attention_mask"])  # fmt: skip
-    words = tokens.load_tokenizer(toy(base, "rows"))
-    assert len(words.tokenizer) == size
-    assert (words.tokenizer.pad_token, words.tokenizer.eos_token) == ("<|endoftext|>",) * 2
-    assert "token_type_ids" not in words.tokenizer("안녕하세요")
-    assert len(words.repairs) == 3
+    tokenizer, repairs = load_tokenizer(toy(base, "rows"))
+    assert len(tokenizer) == size
+    assert (tokenizer.pad_token, tokenizer.eos_token) == ("<|endoftext|>",) * 2
+    assert "token_type_ids" not in tokenizer("안녕하세요")
+    assert len(repairs) == 3
 
 
 def test_llama_gets_the_names_of_its_marks_back(tmp_path: Path) -> None:
@@ -151,11 +154,11 @@ def test_llama_gets_the_names_of_its_marks_back(tmp_path: Path) -> None:
     raw = Tokenizer(models.BPE(vocabulary, [("a", "b")], unk_token="<unk>"))
     PreTrainedTokenizerFast(tokenizer_object=raw).save_pretrained(str(base))
     change(base / "tokenizer_config.json", bos_token="", eos_token="", unk_token="")
-    words = tokens.load_tokenizer(toy(base, "rows"))
-    ids = (words.tokenizer.unk_token_id, words.tokenizer.bos_token_id, words.tokenizer.eos_token_id)
+    tokenizer, repairs = load_tokenizer(toy(base, "rows"))
+    ids = (tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id)
     assert ids == (0, 1, 2)
-    assert words.tokenizer("ab")["input_ids"] == [1, 5]
-    assert "LLaMA's marks" in words.repairs[0]
+    assert tokenizer("ab")["input_ids"] == [1, 5]
+    assert "LLaMA's marks" in repairs[0]
 
 
 def test_an_end_that_is_the_unknown_token_too_is_an_end(tmp_path: Path) -> None:
@@ -163,9 +166,9 @@ def test_an_end_that_is_the_unknown_token_too_is_an_end(tmp_path: Path) -> None:
     base = make_tiny_neox(tmp_path / "base")
     end = "<|endoftext|>"
     change(base / "tokenizer_config.json", eos_token=end, unk_token=end, bos_token=end)
-    words = tokens.load_tokenizer(toy(base, "rows"))
-    assert (words.tokenizer.eos_token, words.tokenizer.unk_token) == (end, end)
-    assert words.repairs == ()
+    tokenizer, repairs = load_tokenizer(toy(base, "rows"))
+    assert (tokenizer.eos_token, tokenizer.unk_token) == (end, end)
+    assert repairs == ()
 
 
 @pytest.mark.parametrize("end", ["", "<unk>"])
@@ -180,21 +183,20 @@ def test_a_tokenizer_that_has_lost_its_end_is_refused(tmp_path: Path, end: str) 
     PreTrainedTokenizerFast(tokenizer_object=raw).save_pretrained(str(base))
     change(base / "tokenizer_config.json", eos_token=end, unk_token="<unk>")
     with pytest.raises(BaseError, match="names no end token"):
-        tokens.load_tokenizer(toy(base, "rows"))
+        load_tokenizer(toy(base, "rows"))
 
 
 def test_padded_vocabularies_never_shrink(llama: Path) -> None:
     """Polyglot has more rows than tokens; new tokens take spare rows, whose start is near the others."""
-    from kodolly_adapters.train import keys
     from kodolly_templates import get_template
 
     recipe = toy(llama, "rows", template="dolly-v2-special")
     config = model.load_config(recipe)
     config.vocab_size = 704
     net = model.load_model(toy(llama, "rows", method="full", start="random"), config, "fp32", CPU)
-    words = tokens.load_tokenizer(recipe)
-    new = keys.add_keys(words.tokenizer, get_template("dolly-v2-special"), recipe)
-    assert keys.grow(net, words.tokenizer, new, 1) == 704
+    tokenizer, _ = load_tokenizer(recipe)
+    new = add_template_tokens(tokenizer, get_template("dolly-v2-special"), recipe)
+    assert model.grow(net, tokenizer, new, 1) == 704
     for layer in (net.get_input_embeddings(), net.get_output_embeddings()):
         known, fresh = layer.weight[: new[0]], layer.weight[list(new)]
         assert (fresh - known.mean(0)).norm(dim=1).max() < 0.2 * known.norm(dim=1).mean()
@@ -250,7 +252,7 @@ def test_processes_that_do_not_fit_are_refused(
 ) -> None:
     """Sharding on CPUs, and several GPUs in one process, would silently be something else."""
     recipe = toy(llama, "rows", distributed__strategy=strategy)
-    steps = plan(recipe.train, 8, held_out=False, micro=(1, 1), world=1)
+    steps = make_schedule(recipe.train, 8, validation=False, micro=(1, 1), world=1)
     with pytest.raises(RecipeError, match=said):
         arguments(recipe, steps, "fp32", machine, tmp_path)
 

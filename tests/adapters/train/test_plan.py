@@ -12,26 +12,23 @@ from typing import Any
 
 import pytest
 
-from kodolly_adapters.plan.bases import table
-from kodolly_adapters.plan.cli import main
-from kodolly_adapters.plan.docs import BLOCK, refresh
-from kodolly_adapters.plan.fit import chosen, fits, largest, ways
-from kodolly_adapters.plan.gpus import GIB, GPUS, Gpu
-from kodolly_adapters.plan.setup import Setup, setup_of
-from kodolly_adapters.plan.shapes import Shapes, shapes_of
-from kodolly_adapters.train.recipe import load
+from kodolly_adapters.train.estimate import GIB, Memory, Setup, setup_of
+from kodolly_adapters.train.plan import GPUS, Gpu, Options, Plan, choose, fits, largest, plan, ways
+from kodolly_adapters.train.plan_cli import duration, gib, main
+from kodolly_adapters.train.recipe import built_in, load
+from kodolly_adapters.train.shapes import Shapes, shapes_of, table
 
 ROOT = Path(__file__).parents[3]
 LORA = "polyglot-ko-5.8b-lora"
 
 
-def _told(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
+def _answer(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
     assert main([*argv, "--json"]) == 0
-    told: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return told
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return answer
 
 
-def _known(name: str) -> tuple[Shapes, Setup]:
+def _shapes_and_setup(name: str) -> tuple[Shapes, Setup]:
     recipe = load(name)
     return shapes_of(table()[recipe.base]["config"]), setup_of(recipe)
 
@@ -59,10 +56,10 @@ def test_bad_use_is_named(
 ) -> None:
     """A bad flag, key or name ends in one line that names it, and in the right status."""
     assert main(argv) == status
-    told = capsys.readouterr()
-    assert said in told.err
-    assert "Traceback" not in told.err
-    assert told.out == ""
+    answer = capsys.readouterr()
+    assert said in answer.err
+    assert "Traceback" not in answer.err
+    assert answer.out == ""
 
 
 def test_no_recipe_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,10 +111,10 @@ def test_plan_of_a_folder_of_any_decoder(
         "eos_token_id": 1,
     }
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    told = _told(capsys, LORA, "--set", f"base={tmp_path}", "--set", "lora.targets=[]")
+    answer = _answer(capsys, LORA, "--set", f"base={tmp_path}", "--set", "lora.targets=[]")
     # 2 x (64 x 64 x 2 + 64 x 32 x 2 + 64 x 96 x 3, biases 64 + 32 + 32, norms 128) + 64 + 2 x 512 x 64
-    assert told["parameters"] == 2 * (8_192 + 4_096 + 18_432 + 128 + 128) + 64 + 65_536
-    assert told["shapes"]["family"]["targets"][0] == "q_proj"
+    assert answer["parameters"] == 2 * (8_192 + 4_096 + 18_432 + 128 + 128) + 64 + 65_536
+    assert answer["shapes"]["family"]["targets"][0] == "q_proj"
 
 
 def test_unknown_hub_name_says_what_to_do_offline(tmp_path: Path) -> None:
@@ -126,7 +123,7 @@ def test_unknown_hub_name_says_what_to_do_offline(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys; from kodolly_adapters.plan.cli import main; sys.exit(main(sys.argv[1:]))",
+            "import sys; from kodolly_adapters.train.plan_cli import main; sys.exit(main(sys.argv[1:]))",
             *(LORA, "--set", "base=someone/some-model"),
         ],
         env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
@@ -143,7 +140,7 @@ def test_unknown_hub_name_says_what_to_do_offline(tmp_path: Path) -> None:
 def test_built_in_plans_import_no_torch() -> None:
     """The plan of a known family is arithmetic alone: torch and transformers stay unloaded."""
     code = (
-        "import sys; from kodolly_adapters.plan.cli import main; assert main(sys.argv[1:]) == 0; "
+        "import sys; from kodolly_adapters.train.plan_cli import main; assert main(sys.argv[1:]) == 0; "
         "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, LORA], check=True, timeout=300, capture_output=True)
@@ -152,15 +149,17 @@ def test_built_in_plans_import_no_torch() -> None:
 def test_flags_change_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
     """Rows, tokens, price, utilisation, GPUs and --set all reach the figures."""
     flags = ["--rows", "1000", "--tokens-per-row", "490", "--price", "7", "--mfu", "0.5"]
-    told = _told(capsys, LORA, *flags, "--gpus", "2", "--gpu", "a100-40", "--set", "train.epochs=1")
-    assert told["rows"]["tokens"] == 490_000
-    (machine,) = told["machines"]
+    answer = _answer(
+        capsys, LORA, *flags, "--gpus", "2", "--gpu", "a100-40", "--set", "train.epochs=1"
+    )
+    assert answer["rows"]["tokens"] == 490_000
+    (machine,) = answer["machines"]
     assert (machine["gpu"]["name"], machine["gpus"]) == ("a100-40", 2)
     assert machine["cost"]["tokens"] == 490_000
     assert machine["cost"]["price"] == pytest.approx(machine["cost"]["hours"] * 2 * 7)
     # a pass is 2 GPUs x 8 x 2,048 x accumulation 2 = 65,536 places, 0.98 of them filled: 7.6 steps
     assert machine["cost"]["steps"] == 8
-    work = told["flops_per_token"]["total"]
+    work = answer["flops_per_token"]["total"]
     assert machine["cost"]["tokens_per_second"] == pytest.approx(
         312e12 * 0.5 * 0.95 * 2 / work * 0.98
     )
@@ -168,7 +167,7 @@ def test_flags_change_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_max_steps_and_max_rows_end_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     """train.max_steps is the run's length; data.max_rows caps the rows."""
-    few = _told(capsys, LORA, "--set", "train.max_steps=10", "--set", "data.max_rows=50")
+    few = _answer(capsys, LORA, "--set", "train.max_steps=10", "--set", "data.max_rows=50")
     assert few["rows"]["rows"] == 50
     assert all(machine["cost"]["steps"] == 10 for machine in few["machines"])
 
@@ -179,10 +178,10 @@ def test_rows_at_hand_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[
     row = {"instruction": "가" * 40, "context": "", "response": "나" * 60, "category": "open_qa"}
     talk = {"messages": [{"role": "user", "content": "다" * 100}, {"role": "assistant"}]}
     rows.write_text(f"{json.dumps(row)}\n{json.dumps(talk)}\n\nbroken\n", encoding="utf-8")
-    told = _told(capsys, LORA, "--set", f'data.train=["{rows}"]')
+    answer = _answer(capsys, LORA, "--set", f'data.train=["{rows}"]')
     # 100 characters and 100 of the template, at half a token each; the broken line is a row still
-    assert (told["rows"]["rows"], told["rows"]["per_row"]) == (3, 100)
-    assert told["rows"]["measured"] == {"rows": 3, "characters": 100}
+    assert (answer["rows"]["rows"], answer["rows"]["per_row"]) == (3, 100)
+    assert answer["rows"]["measured"] == {"rows": 3, "characters": 100}
 
 
 def test_too_large_a_model_is_said_not_to_fit(
@@ -197,16 +196,16 @@ def test_too_large_a_model_is_said_not_to_fit(
     }
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     assert main(["open-llama-13b-lora", "--set", f"base={tmp_path}", "--gpu", "h100"]) == 0
-    told = capsys.readouterr().out
-    assert "1 x H100 80 GB  does not fit" in told
-    assert "LoRA none / none" in told
+    answer = capsys.readouterr().out
+    assert "1 x H100 80 GB  does not fit" in answer
+    assert "LoRA none / none" in answer
 
 
 @pytest.mark.parametrize("name", ["polyglot-ko-1.3b-full", "polyglot-ko-12.8b-lora"])
 @pytest.mark.parametrize("kind", GPUS)
 def test_largest_batch_fits_and_one_more_does_not(name: str, kind: str) -> None:
     """The largest batch is exactly that, in every way to run."""
-    shapes, setup = _known(name)
+    shapes, setup = _shapes_and_setup(name)
     for way in ways(shapes, setup, GPUS[kind], 8, ("ddp", "fsdp")):
         run = replace(setup, method=way.method, strategy=way.strategy, gpus=8)
         for checkpointing, batch in ((True, way.checkpointed), (False, way.plain)):
@@ -218,11 +217,11 @@ def test_largest_batch_fits_and_one_more_does_not(name: str, kind: str) -> None:
 
 def test_choice_changes_as_little_as_it_can() -> None:
     """As the GPU shrinks: smaller batches at the same effective size, then QLoRA, then nothing."""
-    shapes, setup = _known("polyglot-ko-12.8b-lora")
+    shapes, setup = _shapes_and_setup("polyglot-ko-12.8b-lora")
 
     def on(gib: float) -> Setup | None:
         gpu = Gpu("x", "x", int(gib * GIB), 1e12, 1e12, 0.4, 1.0)
-        return chosen(shapes, setup, gpu, 1, ("none",))
+        return choose(shapes, setup, gpu, 1, ("none",))
 
     assert on(40) == setup
     assert on(34) == replace(setup, batch=2, accumulation=8)
@@ -234,15 +233,36 @@ def test_choice_changes_as_little_as_it_can() -> None:
 def test_printed_lines_fit_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """The text for people is no wider than 120 columns and ends in a newline."""
     assert main(["polyglot-ko-1.3b-full"]) == 0
-    told = capsys.readouterr().out
-    assert told.endswith("\n")
-    assert max(map(len, told.splitlines())) <= 120
+    answer = capsys.readouterr().out
+    assert answer.endswith("\n")
+    assert max(map(len, answer.splitlines())) <= 120
 
 
-def test_docs_show_what_the_command_prints() -> None:
-    """docs/plan.md holds the plan of each of the study's recipes, exactly as printed now."""
-    document = (ROOT / "docs" / "plan.md").read_text(encoding="utf-8")
-    shown = [found[2] for found in BLOCK.finditer(document)]
-    assert len(shown) == len(set(shown)) == 8
-    assert all(load(name).study for name in shown)
-    assert refresh(document) == document, "run: python -m kodolly_adapters.plan.docs docs/plan.md"
+def test_docs_show_the_plan_of_every_recipe_of_the_study() -> None:
+    """docs/plan.md has one table of them, as computed now; the message of a failure is the table to paste."""
+    lines = []
+    for name in built_in():
+        recipe = load(name)
+        if not recipe.study:
+            continue
+        options = Options(gpus=(1, 8), kinds=("a100-80", "h100"), measure=False)
+        answer = plan(recipe, options)
+        cells = [name, f"{answer.shapes.parameters:,}", f"{answer.trainable:,}"]
+        cells += [gib(memory.total) for memory in _memories(answer)]
+        for machine in answer.machines:
+            assert machine.cost is not None
+            cells.append(f"{duration(machine.cost.hours)}, {machine.cost.price:,.0f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    document = (ROOT / "docs" / "plan.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 8
+    assert [
+        line for line in document if line.split(" ")[1:2] and line.split(" ")[1] in built_in()
+    ] == lines
+
+
+def _memories(answer: Plan) -> list[Memory]:
+    """On one GPU as the recipe is, on eight by DDP and by FSDP."""
+    method = answer.recipe.method
+    runs = [(1, "none"), (8, "ddp"), (8, "fsdp")]
+    by_run = {(c.gpus, c.strategy): c.memory for c in answer.columns if c.method == method}
+    return [by_run[run] for run in runs]

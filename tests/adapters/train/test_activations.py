@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from kodolly_adapters.families import of
-from kodolly_adapters.plan.memory import INSIDE, inside_of
-from kodolly_adapters.plan.setup import setup_of
-from kodolly_adapters.plan.shapes import shapes_of
+from kodolly_adapters.train.estimate import INSIDE, inside_of, setup_of
 from kodolly_adapters.train.recipe import Recipe
+from kodolly_adapters.train.shapes import shapes_of
 
 SHORT, LONG = 64, 192  # tokens: their difference leaves out what does not grow with a text
 

@@ -9,14 +9,10 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from kodolly_adapters.plan.bases import table
-from kodolly_adapters.plan.compute import Flops, Rows, cost, flops
-from kodolly_adapters.plan.gpus import GPUS
-from kodolly_adapters.plan.memory import memory, trainable
-from kodolly_adapters.plan.plan import Asked, plan
-from kodolly_adapters.plan.setup import setup_of
-from kodolly_adapters.plan.shapes import shapes_of
+from kodolly_adapters.train.estimate import Flops, flops, memory, setup_of, trainable
+from kodolly_adapters.train.plan import GPUS, Options, Rows, cost, plan
 from kodolly_adapters.train.recipe import load
+from kodolly_adapters.train.shapes import shapes_of, table
 
 # polyglot-ko-12.8b-lora: h 5,120; 40 layers; feed-forward 4h = 20,480; vocabulary 30,080; r 32.
 # A layer's matrices: 3h x h, h x h, 4h x h, h x 4h = 12 h^2                            = 314,572,800
@@ -99,8 +95,8 @@ def test_time_of_lora_on_eight_a100s() -> None:
     A step is 8 x 8,192 x 4 x 0.98 = 256,901.12 tokens: 2,877 steps.
     """
     (line,) = plan(
-        load("polyglot-ko-12.8b-lora"), Asked(gpus=(8,), kinds=("a100-80",), measure=False)
-    ).lines
+        load("polyglot-ko-12.8b-lora"), Options(gpus=(8,), kinds=("a100-80",), measure=False)
+    ).machines
     assert line.cost is not None
     assert line.cost.tokens_per_second == pytest.approx(11_110.1, rel=1e-5)
     assert line.cost.tokens == 738_872_000

@@ -8,8 +8,7 @@ import pytest
 
 from kodolly_adapters.errors import BaseError, RecipeError
 from kodolly_adapters.families import look, of, on_meta
-from kodolly_adapters.plan.bases import table
-from kodolly_adapters.plan.shapes import shapes_of
+from kodolly_adapters.train.shapes import shapes_of, table
 
 SMALL: dict[str, Any] = {
     "hidden_size": 64,

@@ -1,0 +1,332 @@
+"""Rows to sequences of tokens: read, encoded, cut where too long, counted, packed, and kept on disk.
+
+    prepared = prepare(recipe, tokenizer, template, Path("cache"))
+    prepared.train[0]  # {"input_ids": [...], "labels": [-100, ...], "length": 314}
+
+A second call with the same files, tokenizer, template and settings finds the first one's work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import msgspec
+
+from kodolly_adapters.errors import DataError
+from kodolly_adapters.files import locked, replacing
+from kodolly_templates.definition import Template
+from kodolly_templates.tokenizer import TokenizerTemplate
+
+from .encode import Encoder, Fitter, Tokens
+from .recipe import Data, Recipe
+from .rows import DataFile, Row, Section, read_rows, read_text, survey
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+VERSION = "2"  # of what is written; caches of another one are not used
+BATCH_ROWS, BATCH_CHARACTERS = 512, 1 << 20  # tokenized at once, whichever comes first
+FLUSH = 1 << 16  # tokens of a record batch
+COUNTS = "outcomes.json"  # written last: a folder with it is whole
+SPLITS = ("train", "validation")
+OUTCOMES = {
+    "kept": "whole",
+    "context-cut": "the end of the context cut off",
+    "turns-dropped": "the oldest exchanges dropped",
+    "instruction-cut": "the middle of the instruction cut out",
+    "split": "running text in several sequences",
+    "too-long": "refused: does not fit even so",
+    "empty": "refused: a question or an answer without text",
+}
+
+Report = Callable[[int, int], None]  # called with rows done and rows in all, about that
+
+
+class Count(msgspec.Struct):
+    """Rows of one outcome. `tokens` before anything was cut (0 for empty rows), `kept` after; `learned` of those."""
+
+    rows: int = 0
+    sequences: int = 0
+    tokens: int = 0
+    kept: int = 0
+    learned: int = 0
+
+
+class Outcomes(msgspec.Struct):
+    """Counts of every row that was read, by split and outcome (OUTCOMES). `repeat` is not counted in."""
+
+    train: dict[str, Count] = {}
+    validation: dict[str, Count] = {}
+
+    @property
+    def rows(self) -> int:
+        """Rows read."""
+        return sum(count.rows for split in SPLITS for count in getattr(self, split).values())
+
+    def add(self, split: str, result: Result) -> None:
+        """Count one more row of a split."""
+        count = getattr(self, split).setdefault(result.outcome, Count())
+        count.rows += 1
+        count.sequences += len(result.sequences)
+        count.tokens += result.tokens
+        count.kept += sum(map(len, result.sequences))
+        count.learned += sum(tokens.learned_count for tokens in result.sequences)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: {"train": {"kept": {"rows": ...}}, "validation": {...}}, in the order of OUTCOMES."""
+        return {
+            split: {name: msgspec.to_builtins(counts[name]) for name in OUTCOMES if name in counts}
+            for split, counts in (("train", self.train), ("validation", self.validation))
+        }
+
+    def table(self) -> str:
+        """Lines for people, one an outcome, without a newline at the end."""
+        columns = ("rows", "tokens", "kept", "learned")
+        lines = [f"{'':<10}  {'outcome':<15}" + "".join(f"{column:>15}" for column in columns)]
+        for split, counts in self.as_dict().items():
+            for outcome, count in counts.items():
+                figures = "".join(f"{count[column]:>15,}" for column in columns)
+                lines.append(f"{split:<10}  {outcome:<15}{figures}  {OUTCOMES[outcome]}")
+        return "\n".join(lines)
+
+
+class Result(NamedTuple):
+    """What a row becomes. `tokens` is its length before anything was cut."""
+
+    outcome: str
+    tokens: int
+    sequences: list[Tokens]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Sequences for the trainer: columns input_ids, labels (-100 where not learned), length.
+
+    `validation` is None when no row was set aside. `folder` is the cache's, named by all that decided it.
+    """
+
+    train: Dataset
+    validation: Dataset | None
+    outcomes: Outcomes
+    files: tuple[DataFile, ...]
+    folder: Path
+
+
+def prepare(
+    recipe: Recipe,
+    tokenizer: Any,
+    template: Template | TokenizerTemplate,
+    cache: Path,
+    report: Report = lambda done, total: None,
+) -> Prepared:
+    """Prepare the recipe's data, or find it prepared in `cache`.
+
+    `tokenizer` is a fast transformers tokenizer that has the template's special tokens already.
+
+    Raises DataError for a file or row that cannot be read (naming file and line) and when nothing is left
+    to learn from, BaseError for a tokenizer that cannot be used, RecipeError for a template that cannot.
+    """
+    from datasets import Dataset, concatenate_datasets
+
+    data, encoder = recipe.data, Encoder(tokenizer, template)
+    files = {split: survey(getattr(data, split), split) for split in SPLITS}
+    key = _key(data, files, encoder)
+    folder = cache / key
+    cache.mkdir(parents=True, exist_ok=True)
+    with locked(cache / f"{key}.lock", wait=True):  # torchrun's processes wait here for the first
+        if not (folder / COUNTS).is_file():
+            with replacing(folder) as part:
+                _Preparation(data, encoder, report).write(part, files)
+    outcomes = msgspec.json.decode((folder / COUNTS).read_bytes(), type=Outcomes)
+    report(outcomes.rows, outcomes.rows)
+    train, validation = (
+        Dataset.from_file(str(path)) if path.is_file() else None
+        for path in (folder / f"{split}.arrow" for split in SPLITS)
+    )
+    if data.repeat > 1:
+        train = concatenate_datasets([train] * data.repeat)
+    return Prepared(train, validation, outcomes, (*files["train"], *files["validation"]), folder)
+
+
+def pack(dataset: Dataset, recipe: Recipe, stem: Path) -> Dataset:
+    """Several sequences to one of at most max_length, each still apart (seq_lengths), where the recipe packs.
+
+    Kept beside `stem`. Packed by TRL, once a machine.
+    """
+    plain = dataset.select_columns(["input_ids", "labels"])
+    if not recipe.data.packing:
+        return plain
+    from datasets.utils.logging import disable_progress_bar
+    from trl import pack_dataset
+
+    disable_progress_bar()
+    seed, length = recipe.train.seed, recipe.data.max_length
+    file = Path(f"{stem}-packed-{length}-{seed}-{recipe.data.repeat}.arrow")
+    # Neighbours in a file are alike (one source after another); a packed sequence should not be.
+    mixed = plain.shuffle(seed=seed, keep_in_memory=True)
+    with locked(file.with_suffix(".lock"), wait=True):
+        return pack_dataset(mixed, length, "bfd", {"cache_file_name": str(file)})
+
+
+class _Preparation:
+    """One pass over the files of a recipe."""
+
+    def __init__(self, data: Data, encoder: Encoder, report: Report) -> None:
+        self._data = data
+        self._encoder = encoder
+        self._report = report
+        self._fitter = Fitter(encoder, data.max_length)
+        self._outcomes = Outcomes()
+
+    def write(self, folder: Path, files: dict[str, list[DataFile]]) -> None:
+        """Both splits and the counts into `folder`. Raises DataError when there is nothing to learn."""
+        limit = self._data.max_rows or 1 << 62
+        total = sum(min(sum(file.rows for file in files[split]), limit) for split in SPLITS)
+        share = 0.0 if files["validation"] else self._data.validation_share
+        read: Callable[[str], Iterator[Row | Section]]
+        read = read_text if self._data.format == "text" else read_rows
+        with ExitStack() as stack:
+            writers = {s: stack.enter_context(_Writer(folder / f"{s}.arrow")) for s in SPLITS}
+            for split in SPLITS:
+                rows = (row for file in files[split] for row in read(file.path))
+                for batch in _batches(islice(rows, limit)):
+                    self._add(batch, writers, split, share)
+                    self._report(self._outcomes.rows, max(total, self._outcomes.rows))
+        if not writers["train"].rows:
+            table = (
+                f":\n{self._outcomes.table()}" if self._outcomes.rows else ": the files are empty"
+            )
+            raise DataError(f"data.train: no row is left to learn from{table}")
+        if not writers["validation"].rows:
+            (folder / "validation.arrow").unlink()
+        (folder / COUNTS).write_bytes(msgspec.json.encode(self._outcomes))
+
+    def _add(self, batch: list[Any], writers: dict[str, _Writer], split: str, share: float) -> None:
+        results = self._texts(batch) if self._data.format == "text" else self._rows(batch)
+        for row, result in zip(batch, results, strict=True):
+            target = "validation" if share and _position(row.content) < share else split
+            for tokens in result.sequences:
+                writers[target].add(tokens)
+            self._outcomes.add(target, result)
+
+    def _rows(self, rows: list[Row]) -> Iterator[Result]:
+        """Dolly rows and dialogues, of which the answers are learned; a row is one sequence."""
+        encoded = iter(self._encoder.encode_rows([row for row in rows if not row.is_empty]))
+        for row in rows:
+            if row.is_empty:
+                yield Result("empty", 0, [])
+                continue
+            tokens = next(encoded)
+            outcome, rest = (
+                ("kept", tokens)
+                if len(tokens) <= self._data.max_length
+                else self._fitter.fit(row.messages)
+            )
+            yield Result(outcome, len(tokens), [] if rest is None else [rest])
+
+    def _texts(self, sections: list[Section]) -> Iterator[Result]:
+        """Running text, every token of which is learned, in as few sequences as can be, of even lengths.
+
+        A document begins as the tokenizer begins a text and ends with its end token.
+        """
+        encoded = self._encoder.plain_ids([section.content for section in sections])
+        for section, ids in zip(sections, encoded, strict=True):
+            if section.is_empty:
+                yield Result("empty", 0, [])
+                continue
+            before = self._encoder.bos_ids if section.first else []
+            whole = [*before, *ids, *([self._encoder.eos_id] if section.last else [])]
+            count = -(-len(whole) // self._data.max_length)
+            borders = [len(whole) * number // count for number in range(count + 1)]
+            pieces = [Tokens(whole[a:b], [(0, b - a)]) for a, b in pairwise(borders)]
+            yield Result("kept" if count == 1 else "split", len(whole), pieces)
+
+
+class _Writer:
+    """Writes sequences to an Arrow stream, which datasets maps into memory as it is.
+
+    Columns: input_ids and labels (lists of int32), length (int32).
+    """
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow
+
+        numbers = pyarrow.list_(pyarrow.int32())
+        self._schema = pyarrow.schema(
+            {"input_ids": numbers, "labels": numbers, "length": pyarrow.int32()}
+        )
+        self._file = pyarrow.OSFile(str(path), "wb")
+        self._stream = pyarrow.ipc.new_stream(self._file, self._schema)
+        self._buffer: list[Tokens] = []
+        self._buffer_tokens = self.rows = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._file, self._stream:
+            if error is None:
+                self._flush()
+
+    def add(self, tokens: Tokens) -> None:
+        """One more sequence."""
+        self._buffer.append(tokens)
+        self._buffer_tokens += len(tokens)
+        self.rows += 1
+        if self._buffer_tokens >= FLUSH:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow
+
+        columns = {
+            "input_ids": [tokens.ids for tokens in self._buffer],
+            "labels": [tokens.labels for tokens in self._buffer],
+            "length": [len(tokens) for tokens in self._buffer],
+        }
+        self._stream.write_batch(pyarrow.record_batch(columns, schema=self._schema))
+        self._buffer, self._buffer_tokens = [], 0
+
+
+def _batches(rows: Iterable[Row | Section]) -> Iterator[list[Row | Section]]:
+    """Rows in lists that are worth a call of the tokenizer and keep memory flat."""
+    batch: list[Row | Section] = []
+    characters = 0
+    for row in rows:
+        batch.append(row)
+        characters += len(row.content)
+        if len(batch) >= BATCH_ROWS or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _position(content: str) -> float:
+    """A number from 0 to below 1 that follows from the row alone: the same row is always in the same split."""
+    import xxhash
+
+    return xxhash.xxh3_64_intdigest(content.encode()) / 2.0**64
+
+
+def _key(data: Data, files: dict[str, list[DataFile]], encoder: Encoder) -> str:
+    """A name for everything that decides the sequences."""
+    hashes = [f"{s} {file.sha256} {Path(file.path).suffix}" for s in SPLITS for file in files[s]]
+    settings = data.model_dump_json(exclude={"train", "validation", "packing", "repeat"})
+    sha = hashlib.sha256()
+    for part in (VERSION, *hashes, settings, encoder.definition):
+        encoded = part.encode(errors="surrogatepass")
+        sha.update(len(encoded).to_bytes(8, "big") + encoded)
+    return sha.hexdigest()[:24]

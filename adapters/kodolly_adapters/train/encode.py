@@ -1,0 +1,306 @@
+"""Dialogues to token ids, which of them are learned (exact to the token), and how too long ones are cut."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+from kodolly_adapters.errors import BaseError, DataError, RecipeError
+from kodolly_templates.definition import Template
+from kodolly_templates.errors import TemplateError
+from kodolly_templates.guard import is_key
+from kodolly_templates.messages import Messages, read_dialogue
+from kodolly_templates.tokenizer import TokenizerTemplate
+from kodolly_templates.training import TrainingText
+
+from .rows import Row
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+IGNORED = -100  # the label of a token that is not learned, torch's own
+GAP = " … "  # stands for what is gone from the middle of an instruction
+CHARACTERS = 4  # a token, at the first guess of how much of a text must be tokenized
+
+Message = dict[str, Any]
+
+# A dialogue whose rendering stands for the template's code in the cache's key.
+SAMPLE = (
+    {"role": "user", "content": "무엇?", "context": "글"},
+    {"role": "assistant", "content": "답"},
+    {"role": "user", "content": "왜?"},
+    {"role": "assistant", "content": "그래서"},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token ids of shape (tokens,) and the half-open ranges of them that are learned, in order."""
+
+    ids: list[int]
+    learned: list[tuple[int, int]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def learned_count(self) -> int:
+        """How many tokens are learned."""
+        return sum(end - start for start, end in self.learned)
+
+    @property
+    def labels(self) -> list[int]:
+        """The ids where they are learned, IGNORED elsewhere; shape (tokens,)."""
+        labels = [IGNORED] * len(self.ids)
+        for start, end in self.learned:
+            labels[start:end] = self.ids[start:end]
+        return labels
+
+
+class Encoder:
+    """Dialogues of one template to tokens of one tokenizer, a fast one of transformers.
+
+    A text begins with what the tokenizer itself puts before one (`bos`), since the served prompt does: training
+    ids are the served prompt's ids, then the answer's. `eos` is the end token. Special tokens of the tokenizer
+    are guarded: no row can forge one. Raises BaseError for a slow tokenizer and for one that cannot write its
+    own end token.
+    """
+
+    def __init__(self, tokenizer: Any, template: Template | TokenizerTemplate) -> None:
+        from tokenizers import Tokenizer
+
+        if not getattr(tokenizer, "is_fast", False):
+            raise BaseError("the base's tokenizer is not a fast one: it has no tokenizer.json")
+        # A copy: the caller's tokenizer keeps its padding and truncation.
+        self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._backend.no_padding()
+        self._backend.no_truncation()
+        self._backend.encode_special_tokens = False
+        self.bos_ids = self._leading()
+        self.bos = "".join(self._backend.id_to_token(token) or "" for token in self.bos_ids)
+        self.eos = str(tokenizer.eos_token or "")
+        self.eos_id = -1 if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
+        if not self.eos or [e.ids for e in self._batch([self.eos])] != [[self.eos_id]]:
+            raise BaseError(
+                f"the base's tokenizer has no usable end token (eos_token is {self.eos!r}): "
+                "no answer could ever stop; set eos_token in its tokenizer_config.json"
+            )
+        self._template = guarded(template, tokenizer)
+
+    @property
+    def definition(self) -> str:
+        """Everything that decides texts and ids, for the cache's key."""
+        try:
+            sample = repr(self.text(SAMPLE))
+        except TemplateError as error:
+            sample = str(error)
+        return f"{self._backend.to_str()}{self.bos}{self.eos}{self._template!r} {sample}"
+
+    def text(self, messages: Messages) -> TrainingText:
+        """The training text of a dialogue. Raises TemplateError naming the message that is out of order."""
+        if isinstance(self._template, TokenizerTemplate):  # writes its own bos
+            return self._template.training(self._template.flatten(messages), self.eos)
+        training = self._template.training(messages, self.eos)
+        shift = len(self.bos)
+        spans = tuple((start + shift, end + shift) for start, end in training.spans)
+        return TrainingText(self.bos + training.text, spans)
+
+    def encode(self, texts: Sequence[TrainingText]) -> list[Tokens]:
+        """Ids and learned ranges of every text; a bos must be in the text already."""
+        encodings = self._batch([text.text for text in texts])
+        return [
+            Tokens(encoding.ids, [_range(encoding, *span) for span in text.spans])
+            for text, encoding in zip(texts, encodings, strict=True)
+        ]
+
+    def encode_dialogue(self, messages: Messages) -> Tokens:
+        """One dialogue's tokens. Raises TemplateError."""
+        return self.encode([self.text(messages)])[0]
+
+    def encode_rows(self, rows: Sequence[Row]) -> list[Tokens]:
+        """Every row's tokens, in order.
+
+        Raises DataError naming file and line where the row is at fault, RecipeError where the model's own chat
+        template is.
+        """
+        texts = []
+        for row in rows:
+            try:
+                texts.append(self.text(row.messages))
+            except TemplateError as error:
+                raise self._row_error(row, error) from None
+        return self.encode(texts)
+
+    def plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of every text, in which a special token's name (an HTML `</s>`) is text as any other."""
+        self._backend.encode_special_tokens = True
+        try:
+            return [encoding.ids for encoding in self._batch(texts)]
+        finally:
+            self._backend.encode_special_tokens = False
+
+    def starts(self, text: str) -> list[int]:
+        """The character at which each token of the text begins."""
+        return [start for start, _ in self._batch([text])[0].offsets]
+
+    def _batch(self, texts: Sequence[str]) -> list[Encoding]:
+        return self._backend.encode_batch(list(texts), add_special_tokens=False)
+
+    def _leading(self) -> list[int]:
+        """Ids of what the tokenizer puts before every text."""
+        encoding = self._backend.encode("가", add_special_tokens=True)
+        count = sum(takewhile(bool, encoding.special_tokens_mask))
+        return list(encoding.ids[:count])
+
+    def _row_error(self, row: Row, error: TemplateError) -> DataError | RecipeError:
+        place = f"{row.file}:{row.line}: {error}"
+        try:
+            is_complete = not read_dialogue(row.messages).is_open
+        except TemplateError:
+            is_complete = False
+        if is_complete and isinstance(self._template, TokenizerTemplate):
+            return RecipeError(
+                f'template = "{self._template.name}" cannot mask {place}. Choose a dialect, '
+                'such as "dolly-ko"'
+            )
+        return DataError(place)
+
+
+class Fitter:
+    """What becomes of a row that is longer than `limit` tokens.
+
+    In this order, and only as far as needed:
+    1. its context is cut from the end;
+    2. the oldest exchanges of a dialogue are dropped;
+    3. the last instruction is cut in its middle: the question is at its beginning or its end;
+    4. it is refused. An answer is never cut: that would teach to stop, or to go on, in mid-sentence.
+    What is cut keeps at least an eighth of `limit`, so that a little of it never stands for all.
+    """
+
+    def __init__(self, encoder: Encoder, limit: int) -> None:
+        self._encoder = encoder
+        self._limit = limit
+        self._least = max(1, limit // 8)
+
+    def fit(self, messages: list[Message]) -> tuple[str, Tokens | None]:
+        """(outcome, tokens of what is left) of a valid dialogue that does not fit; None when it is refused.
+
+        The outcome is a name in dataset.OUTCOMES.
+        """
+        system = 1 if messages[0]["role"] == "system" else 0
+        exchanges = (len(messages) - system) // 2
+
+        def rest(dropped: int) -> list[Message]:
+            return messages[:system] + messages[system + 2 * dropped :]
+
+        def fits(dropped: int) -> bool:
+            return self._fits(self._least_contexts(rest(dropped)))
+
+        dropped = bisect_left(range(exchanges), True, key=fits)
+        if dropped < exchanges:
+            left = self._widened(rest(dropped))
+            return ("turns-dropped" if dropped else "context-cut"), self._encoder.encode_dialogue(
+                left
+            )
+        last = self._least_contexts(rest(exchanges - 1))
+        shorter = self._shortened(last, len(last) - 2, "content", self._without_middle)
+        if shorter is None:
+            return "too-long", None
+        return "instruction-cut", self._encoder.encode_dialogue(shorter)
+
+    def _length(self, messages: list[Message]) -> int:
+        return len(self._encoder.encode_dialogue(messages))
+
+    def _fits(self, messages: list[Message]) -> bool:
+        return self._length(messages) <= self._limit
+
+    def _least_contexts(self, messages: list[Message]) -> list[Message]:
+        """Every context cut to the least."""
+        return [
+            {**message, "context": self._beginning(message["context"], self._least)}
+            if "context" in message
+            else message
+            for message in messages
+        ]
+
+    def _widened(self, messages: list[Message]) -> list[Message]:
+        """Contexts as long as fits, the newest first; the least of all of them does."""
+        left = self._least_contexts(messages)
+        for index in reversed(range(len(messages))):
+            if "context" not in messages[index]:
+                continue
+            whole = [*left[:index], messages[index], *left[index + 1 :]]
+            left = self._shortened(whole, index, "context", self._beginning) or left
+        return left
+
+    def _shortened(
+        self,
+        messages: list[Message],
+        index: int,
+        field: str,
+        cut: Callable[[str, int], str],
+    ) -> list[Message] | None:
+        """The messages with one field cut until all fits, as they are if it does, None if it cannot."""
+        if self._fits(messages):
+            return messages
+
+        def with_field(tokens: int) -> list[Message]:
+            text = cut(messages[index][field], tokens)
+            return [*messages[:index], {**messages[index], field: text}, *messages[index + 1 :]]
+
+        keep = self._least + self._limit - self._length(with_field(self._least))
+        while keep >= self._least:
+            shorter = with_field(keep)
+            excess = self._length(shorter) - self._limit
+            if excess <= 0:
+                return shorter
+            keep -= excess
+        return None
+
+    def _beginning(self, text: str, tokens: int) -> str:
+        """The first `tokens` tokens of the text, cut before a character."""
+        length = tokens * CHARACTERS
+        while True:
+            starts = self._encoder.starts(text[:length])
+            if len(starts) > tokens + 1:  # the last token of a torn text may be another
+                return text[: starts[tokens]].rstrip()
+            if length >= len(text):
+                return text if len(starts) <= tokens else text[: starts[tokens]].rstrip()
+            length *= 2
+
+    def _without_middle(self, text: str, tokens: int) -> str:
+        """The first and last tokens of the text, `tokens` in all with the gap."""
+        starts = self._encoder.starts(text)
+        if len(starts) <= tokens:
+            return text
+        room = max(2, tokens - len(self._encoder.starts(GAP)))
+        head, tail = room - room // 2, room // 2
+        return text[: starts[head]].rstrip() + GAP + text[starts[-tail] :].lstrip()
+
+
+def guarded(template: Template | TokenizerTemplate, tokenizer: Any) -> Template | TokenizerTemplate:
+    """The template with every special token of the tokenizer guarded."""
+    added = tokenizer.added_tokens_decoder.values()
+    special = [*(token.content for token in added if token.special), *tokenizer.all_special_tokens]
+    return template.with_guard([token for token in dict.fromkeys(special) if is_key(token)])
+
+
+def _range(encoding: Encoding, first: int, last: int) -> tuple[int, int]:
+    """The tokens that lie wholly in the characters first..last.
+
+    A token never begins or ends before the one before it does, so both ends are found by bisection:
+    making every offset a Python object costs more than all the rest of the mask.
+    """
+    tokens = range(len(encoding))
+    start = bisect_left(tokens, first, key=lambda token: _characters(encoding, token)[0])
+    end = bisect_right(tokens, last, lo=start, key=lambda token: _characters(encoding, token)[1])
+    return start, end
+
+
+def _characters(encoding: Encoding, token: int) -> tuple[int, int]:
+    characters = encoding.token_to_chars(token)
+    assert characters is not None, "a token the tokenizer added by itself"
+    return characters

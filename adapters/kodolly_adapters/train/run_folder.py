@@ -1,0 +1,280 @@
+"""The folder of a run: run.json, checkpoints that a kill cannot spoil, and the finished model or adapter.
+
+run.json holds everything that decided the run; with it a folder holds one run only.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from kodolly_adapters.card import write_card
+from kodolly_adapters.errors import OutputError
+from kodolly_adapters.files import read_json, replacing, write_json
+from kodolly_templates import Template, TokenizerTemplate, load
+
+from .recipe import Recipe
+
+RECORD = "run.json"
+CHECKPOINTS = "checkpoints"
+PREFIX = "checkpoint-"
+MARK = "finished.json"  # {file: bytes} of everything a checkpoint holds
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers")
+# Pickles, makers' cards and copies that the finished folder is better without.
+UNWANTED = ("training_args.bin", "README.md", "optimizer.pt", "scheduler.pt")
+OWN_TOKENIZER_KEYS = ("is_local", "local_files_only", "backend")  # of the loader, not the tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What the finished folder holds beside the weights."""
+
+    recipe: Recipe
+    tokenizer: Any
+    template: Template | TokenizerTemplate
+    dtype: str  # of a fully trained model's weights, such as "float16"
+    use_cache: bool  # the base's; training turns the model's off
+    card: Mapping[str, Any]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes, for the record."""
+    values = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            values[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return values
+
+
+def now() -> str:
+    """The time as records have it, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def start_time(out: Path) -> str:
+    """When the unfinished run in `out` began, by its record; now where there is none."""
+    value = (read_json(out / RECORD) or {}).get("started_at")
+    return value if isinstance(value, str) else now()
+
+
+def check_free(out: Path) -> None:
+    """Raise OutputError when `out` holds a finished run, or something that is no run."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise OutputError(f"--out {out}: this is no folder")
+    record = read_json(out / RECORD)
+    if record is None and any(not path.name.startswith(".") for path in out.iterdir()):
+        raise OutputError(f"--out {out}: there is something else in it; choose a new folder")
+    if record is not None and record.get("state") == "finished":
+        raise OutputError(
+            f"--out {out}: a finished run is in it. Choose a new folder, or remove this one"
+        )
+
+
+def check_same_run(out: Path, decisive: Mapping[str, Any]) -> None:
+    """Raise OutputError when the unfinished run in `out` has other `decisive` values, naming them."""
+    record = read_json(out / RECORD)
+    if record is None:
+        return
+    plain = json.loads(json.dumps(decisive, default=str))
+    changes = [
+        f"{key}: {_short(old)} there, {_short(new)} now"
+        for key, old, new in _differences(record.get("decisive", {}), plain)
+    ]
+    if changes:
+        shown = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if changes[5:] else "")
+        raise OutputError(
+            f"--out {out}: an unfinished run of another recipe is in it ({shown}). "
+            "Give the same recipe to go on, or choose a new folder"
+        )
+
+
+def release(out: Path) -> None:
+    """Forget a run that was refused before its first step, so that the corrected recipe can have `out`.
+
+    Prepared rows stay in their hidden folder: they are found again by what decided them.
+    """
+    (out / RECORD).unlink(missing_ok=True)
+    for folder in (out / CHECKPOINTS, out):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def finish_checkpoint(checkpoint: Path) -> None:
+    """Write the mark: the last act of saving."""
+    sizes = {
+        str(path.relative_to(checkpoint)): path.stat().st_size
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file() and path.name != MARK
+    }
+    write_json(checkpoint / MARK, sizes)
+
+
+def finished_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints that have a mark and every file of it in full, oldest step first."""
+    return [path for path in _checkpoints(folder) if _is_finished(path)]
+
+
+def sweep_checkpoints(folder: Path) -> None:
+    """Remove what a killed run left half written."""
+    for path in _checkpoints(folder):
+        if not _is_finished(path):
+            shutil.rmtree(path)
+
+
+def rotate_checkpoints(folder: Path, keep: int, best: Path | None) -> None:
+    """Remove the oldest finished checkpoints beyond `keep`, but never the newest nor `best`."""
+    finished = finished_checkpoints(folder)
+    others = [path for path in finished if path != best]
+    for path in others[: -max(1, keep - (len(finished) - len(others)))]:
+        (path / MARK).unlink()  # first, so that a kill in between leaves nothing that counts
+        shutil.rmtree(path)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which it was saved."""
+    return int(checkpoint.name.removeprefix(PREFIX))
+
+
+def place(trainer: Any, out: Path, output: Output) -> Path:
+    """Write the trained weights and all that serving them needs; returns the folder ("model" or "adapter").
+
+    All processes must call it: sharded weights are gathered. Only the first writes.
+    """
+    final = out / ("model" if output.recipe.method == "full" else "adapter")
+    main = trainer.is_world_process_zero()
+    with replacing(final) if main else nullcontext(final) as folder:
+        trainer.accelerator.wait_for_everyone()
+        _save_weights(trainer, output, folder)
+        if main:
+            _save_rest(trainer, output, folder)
+    trainer.accelerator.wait_for_everyone()
+    return final
+
+
+def stop_ids(model: Any, output: Output) -> list[int]:
+    """Stop ids: the template's end where that is one token, the tokenizer's, and those the base had beside it."""
+    tokenizer, template = output.tokenizer, output.template
+    end = tokenizer.eos_token_id
+    before = getattr(model.generation_config, "eos_token_id", None)
+    base_ids = before if isinstance(before, list) else [before]
+    ids = [end, *(token for token in base_ids if end in base_ids and token is not None)]
+    if output.recipe.data.format == "rows" and isinstance(template, Template):
+        special = [t for t in template.special_tokens if t == template.end.strip()]
+        ids = [*(tokenizer.convert_tokens_to_ids(t) for t in special), *ids]
+    return list(dict.fromkeys(ids))
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    paths = [
+        path
+        for path in folder.glob(f"{PREFIX}*")
+        if path.is_dir() and path.name.removeprefix(PREFIX).isdigit()
+    ]
+    return sorted(paths, key=step_of)
+
+
+def _is_finished(checkpoint: Path) -> bool:
+    sizes = read_json(checkpoint / MARK)
+    try:
+        return sizes is not None and all(
+            (checkpoint / name).stat().st_size == size for name, size in sizes.items()
+        )
+    except OSError:
+        return False
+
+
+def _save_weights(trainer: Any, output: Output, folder: Path) -> None:
+    import torch
+
+    if trainer.is_fsdp_enabled:
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        trainer.save_model(str(folder))
+    elif trainer.is_world_process_zero():
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if output.recipe.method == "full":
+            model = model.to(getattr(torch, output.dtype))
+        model.save_pretrained(str(folder))
+
+
+def _save_rest(trainer: Any, output: Output, folder: Path) -> None:
+    """Tokenizer, chat template, generation config and card, as every server of these models reads them."""
+    tokenizer = output.tokenizer
+    tokenizer.save_pretrained(str(folder))
+    for name in UNWANTED:
+        (folder / name).unlink(missing_ok=True)
+    _fix_tokenizer_config(folder / "tokenizer_config.json")
+    if (folder / "config.json").is_file():
+        _fix_config(folder / "config.json", output)
+    if output.recipe.data.format == "rows":
+        template = load(folder, override=output.recipe.template).jinja()
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    stops = stop_ids(trainer.model, output)
+    generation = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": stops if len(stops) > 1 else stops[0],
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    plain = {key: value for key, value in generation.items() if value is not None}
+    write_json(folder / "generation_config.json", plain)
+    write_card(folder, output.card)
+
+
+def _fix_tokenizer_config(path: Path) -> None:
+    """Let every transformers since 4.57 read it: the class has its older name there."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for key in OWN_TOKENIZER_KEYS:
+        config.pop(key, None)
+    if config.get("tokenizer_class") in ("TokenizersBackend", None):
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if names := config.get("model_input_names"):
+        config["model_input_names"] = [name for name in names if name != "token_type_ids"]
+    write_json(path, config)
+
+
+def _fix_config(path: Path, output: Output) -> None:
+    """What serving needs: the base's use_cache, which training turns off, and the tokenizer's special tokens.
+
+    Rotary settings stand under both names: versions before 5 take 0.25 for Polyglot's 0.5.
+    """
+    tokenizer = output.tokenizer
+    config = json.loads(path.read_text(encoding="utf-8"))
+    rotary = config.get("rope_parameters") or {}
+    if config.get("model_type") == "gpt_neox" and "partial_rotary_factor" in rotary:
+        config["rotary_pct"] = rotary["partial_rotary_factor"]
+        config["rotary_emb_base"] = rotary.get("rope_theta", 10000)
+    config["eos_token_id"] = tokenizer.eos_token_id
+    if tokenizer.bos_token_id is not None:
+        config["bos_token_id"] = tokenizer.bos_token_id
+    config["use_cache"] = output.use_cache
+    config.pop("_name_or_path", None)
+    write_json(path, config)
+
+
+def _differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, old, new) of every value that is not the same."""
+    for key in sorted({*old, *new}):
+        one, other = old.get(key), new.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from _differences(one, other, f"{prefix}{key}.")
+        elif one != other:
+            yield f"{prefix}{key}", one, other
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

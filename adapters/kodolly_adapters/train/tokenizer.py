@@ -1,0 +1,148 @@
+"""The base's tokenizer, with the traps of the study's models repaired and the template's own tokens added.
+
+Polyglot and Pythia: token_type_ids, which generation refuses. Polyglot's first uploads: a padding token that is
+misspelt, and would silently become a new row. decapoda's LLaMA: empty names for its special tokens, so that no
+answer ever ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kodolly_adapters.errors import BaseError, RecipeError
+from kodolly_templates import Template, TokenizerTemplate
+
+from .recipe import Recipe
+
+NO_END = ("", "<unk>")  # eos_token of uploads that have lost LLaMA's end
+ENDS = ("<|endoftext|>", "</s>")  # what GPT-NeoX's and LLaMA's tokenizers call the end of a text
+LLAMA_TOKENS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}  # ids 0, 1, 2
+ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+
+def load_tokenizer(recipe: Recipe) -> tuple[Any, tuple[str, ...]]:
+    """(the base's fast tokenizer, what had to be repaired in it).
+
+    It has an end token, a padding token, and no token that the base does not have. Raises BaseError where there is
+    none, or none that can mark the end of an answer.
+    """
+    tokenizer = _open(recipe, {})
+    repairs: list[str] = []
+    names = {role: getattr(tokenizer, role) for role in ROLES}
+    if fixes := _fixes(recipe, tokenizer, names):
+        tokenizer = _open(recipe, fixes)
+        repairs += [
+            f"{role} {names[role]!r} is in no vocabulary; {token!r} is used"
+            for role, token in fixes.items()
+        ]
+    repairs += _fix_llama(tokenizer)
+    end = tokenizer.eos_token
+    if (end or "") in NO_END or tokenizer.eos_token_id is None:
+        raise BaseError(
+            f"base {recipe.base}: its tokenizer names no end token (eos_token {end!r}), so no answer could "
+            'end. Name one in tokenizer_config.json, for example "eos_token": "</s>"'
+        )
+    if tokenizer.pad_token is None or tokenizer.pad_token_id is None:
+        tokenizer.pad_token = end  # labels mask the padding, so the end is still learned
+        repairs.append(f"no padding token; {end!r} is used")
+    if "token_type_ids" in tokenizer.model_input_names:
+        inputs = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+        tokenizer.model_input_names = inputs
+        repairs.append("token_type_ids, which the model does not read, are left out")
+    return tokenizer, tuple(repairs)
+
+
+def add_template_tokens(
+    tokenizer: Any, template: Template | TokenizerTemplate, recipe: Recipe
+) -> tuple[int, ...]:
+    """Add the template's special tokens; returns the ids of those that are new to the tokenizer.
+
+    Raises RecipeError naming the tokens when the recipe would leave their rows untrained (see model.grow).
+    """
+    vocabulary = tokenizer.get_vocab()
+    new = [token for token in template.special_tokens if token not in vocabulary]
+    if recipe.data.format != "rows" or not new:
+        return ()
+    if recipe.method != "full" and not recipe.lora.train_new_tokens:
+        names = ", ".join(map(repr, new))
+        raise RecipeError(
+            f"lora.train_new_tokens = false: the template {template.name} adds {names} to the vocabulary, "
+            "and their rows would stay random: the model could neither know its keys nor stop. Set it to "
+            'true, or use a template whose keys are plain text, such as "dolly-ko" or "dolly-v2"'
+        )
+    tokenizer.add_special_tokens({"extra_special_tokens": new}, replace_extra_special_tokens=False)
+    return tuple(tokenizer.convert_tokens_to_ids(new))
+
+
+def _open(recipe: Recipe, fixes: Mapping[str, str | None]) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            recipe.base, revision=recipe.revision, trust_remote_code=False, **fixes
+        )
+    except Exception as error:  # noqa: BLE001 - its readers raise whatever the file made them raise
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BaseError(f"base {recipe.base}: no tokenizer: {first}") from None
+    if not tokenizer.is_fast:
+        raise BaseError(
+            f"base {recipe.base}: its tokenizer has no tokenizer.json, which the response mask needs"
+        )
+    return tokenizer
+
+
+def _fixes(
+    recipe: Recipe, tokenizer: Any, names: Mapping[str, str | None]
+) -> dict[str, str | None]:
+    """What to call named tokens that the vocabulary does not hold: {role: token, or None for none}."""
+    file = _file(recipe, "tokenizer.json")
+    if file is None:
+        return {}
+    from tokenizers import Tokenizer
+
+    vocabulary = Tokenizer.from_file(str(file))
+    end = next((token for token in ENDS if vocabulary.token_to_id(token) is not None), None)
+    fixes: dict[str, str | None] = {
+        role: end if role in {"eos_token", "pad_token"} else None
+        for role, token in names.items()
+        if token and vocabulary.token_to_id(token) is None
+    }
+    if "pad_token" in fixes and "eos_token" not in fixes:
+        fixes["pad_token"] = tokenizer.eos_token or end
+    return fixes
+
+
+def _fix_llama(tokenizer: Any) -> list[str]:
+    """Give LLaMA's special tokens their names where the upload lost them, by the ids they always have."""
+    if tokenizer.convert_ids_to_tokens([0, 1, 2]) != list(LLAMA_TOKENS.values()):
+        return []
+    wrong = {
+        role: getattr(tokenizer, role)
+        for role, token in LLAMA_TOKENS.items()
+        if (getattr(tokenizer, role) or "") in NO_END and token != getattr(tokenizer, role)
+    }
+    if "eos_token" not in wrong:
+        return []
+    for role in wrong:
+        setattr(tokenizer, role, LLAMA_TOKENS[role])
+    tokenizer.add_bos_token = True  # as LLaMA was trained; it was off for want of a name
+    tokenizer.update_post_processor()
+    pairs = ", ".join(f"{role} {old!r} is {LLAMA_TOKENS[role]!r}" for role, old in wrong.items())
+    return [f"LLaMA's marks have lost their names: {pairs}"]
+
+
+def _file(recipe: Recipe, name: str) -> Path | None:
+    """A file of the base's folder or of the hub's cache; None where it has none."""
+    from transformers.utils import cached_file
+
+    path = cached_file(
+        recipe.base,
+        name,
+        revision=recipe.revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return None if path is None else Path(path)
