@@ -22,11 +22,11 @@ from kodolly.protocol.wire import Extension, Registration, Snapshot, WorkerRow, 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reconnects and returns to a primary sooner than in life."""
-    monkeypatch.setattr("kodolly.api.follower.RECONNECT", 0.05)
-    monkeypatch.setattr("kodolly.api.follower.STEADY", 0.3)
+    monkeypatch.setattr("kodolly.api.routing.follower.RECONNECT", 0.05)
+    monkeypatch.setattr("kodolly.api.routing.follower.STEADY", 0.3)
     # A pause of the test's own must not pass for a controller's silence.
-    monkeypatch.setattr("kodolly.api.follower.SILENCE", 30.0)
-    monkeypatch.setattr("kodolly.api.follower.CONNECT", 30.0)
+    monkeypatch.setattr("kodolly.api.routing.follower.SILENCE", 30.0)
+    monkeypatch.setattr("kodolly.api.routing.follower.CONNECT", 30.0)
 
 
 class Followed:
@@ -134,7 +134,7 @@ async def test_a_primary_that_comes_back_empty_is_not_believed_at_once(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A controller just started knows nobody: the standby's table is kept until it is steady."""
-    monkeypatch.setattr("kodolly.api.follower.STEADY", 600.0)
+    monkeypatch.setattr("kodolly.api.routing.follower.STEADY", 600.0)
     first, second = free_port(), free_port()
     await followed.start(first, "a")
     await followed.start(second, "a", "b")
@@ -153,7 +153,9 @@ async def test_a_frozen_primary_is_given_up(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A controller that keeps the line and says nothing is as good as dead."""
-    monkeypatch.setattr("kodolly.api.follower.SILENCE", 0.6)  # beyond the keep-alive of a live one
+    monkeypatch.setattr(
+        "kodolly.api.routing.follower.SILENCE", 0.6
+    )  # beyond the keep-alive of a live one
     second = free_port()
     await followed.start(second, "b")
     async with frozen("a") as url:
