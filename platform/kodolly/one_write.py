@@ -24,12 +24,14 @@ from kodolly.errors import ApiError, BadRequest, OutOfDescriptors
 
 HIGH_WATER = 64 * 1024  # bytes for a client that it has not taken yet
 UNASKED = 0.7  # seconds the first request of a connection may still take once the server ends
-MAX_HEAD = (
-    64 * 1024
-)  # bytes of a request line with its headers; of trailers; of one chunk's extensions
-MAX_FIELDS = 100  # headers of a request, and its trailers
+# Bytes of a request line with its headers; of one chunk's extensions; of the trailers.
+MAX_HEAD = 64 * 1024
+MAX_FIELDS = 100  # headers of a request; trailers
 PIECE = 16 * 1024  # bytes parsed at a time where a bound is near
-BEYOND = f"The request's head may have {MAX_HEAD // 1024} KiB and {MAX_FIELDS} fields, and so may its trailers."
+BEYOND = (
+    f"A request may have at most {MAX_HEAD // 1024} KiB of headers in {MAX_FIELDS} fields, "
+    "and as much of trailers."
+)
 
 
 class HeadTooLarge(Exception):
