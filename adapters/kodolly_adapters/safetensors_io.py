@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from kodolly_adapters.errors import BaseError
 
@@ -163,30 +163,13 @@ def _sharded(directory: Path) -> Checkpoint:
     return Checkpoint(directory, files, tensors, metadata)
 
 
-class Reader:
-    """Rows of tensors, read at their place in the file; keeps files open and one buffer."""
+class Reader(ExitStack):
+    """Rows of tensors, read at their place in the file; keeps files open until its block ends, and one buffer."""
 
     def __init__(self) -> None:
-        self._files: dict[Path, int] = {}
+        super().__init__()
+        self._files: dict[Path, BufferedReader] = {}
         self._buffer = bytearray()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for file in self._files.values():
-            os.close(file)
-        self._files.clear()
-
-    def _file(self, path: Path) -> int:
-        if path not in self._files:
-            self._files[path] = os.open(path, os.O_RDONLY)
-        return self._files[path]
 
     def rows(self, tensor: Tensor, first: int = 0, last: int | None = None) -> torch.Tensor:
         """Rows [first, last) as a tensor of shape (last - first, width) in the file's dtype.
@@ -196,23 +179,21 @@ class Reader:
         import torch
 
         last = tensor.rows if last is None else last
-        dtype, itemsize = DTYPES[tensor.dtype]
+        name, itemsize = DTYPES[tensor.dtype]
+        dtype = getattr(torch, name)
         stride = tensor.width * itemsize
         size = (last - first) * stride
         if not size:
-            return torch.empty((last - first, tensor.width), dtype=getattr(torch, dtype))
+            return torch.empty((last - first, tensor.width), dtype=dtype)
         if len(self._buffer) < size:
             self._buffer = bytearray(size)
-        view = memoryview(self._buffer)[:size]
-        done = 0
-        while done < size:
-            place = tensor.start + first * stride + done
-            count = os.preadv(self._file(tensor.path), [view[done:]], place)
-            if not count:
-                raise OSError(f"{tensor.path}: ended while {tensor.name} was read")
-            done += count
-        flat = torch.frombuffer(view, dtype=getattr(torch, dtype))
-        return flat.view(last - first, tensor.width)
+        if tensor.path not in self._files:
+            self._files[tensor.path] = self.enter_context(tensor.path.open("rb"))
+        file, view = self._files[tensor.path], memoryview(self._buffer)[:size]
+        file.seek(tensor.start + first * stride)
+        if file.readinto(view) < size:
+            raise OSError(f"{tensor.path}: ended while {tensor.name} was read")
+        return torch.frombuffer(view, dtype=dtype).view(last - first, tensor.width)
 
     def whole(self, tensor: Tensor) -> torch.Tensor:
         """All of a small tensor in float32 and its own shape, in memory of its own."""
@@ -222,10 +203,12 @@ class Reader:
         return rows.to(torch.float32, copy=True).view(tensor.shape)
 
 
-def equal(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors have the same dtype, shape and bytes, read piece by piece."""
+def equal(first: Tensor | None, second: Tensor | None) -> bool:
+    """Whether two tensors have the same dtype, shape and bytes, read piece by piece, or there are none."""
     import torch
 
+    if first is None or second is None:
+        return first is second
     if first.shape != second.shape or first.dtype != second.dtype:
         return False
     step = max(1, (1 << 20) // max(1, first.width))  # rows

@@ -24,7 +24,7 @@ CHUNK = 1 << 20  # elements of a piece: 4 MiB in float32, which stays in the pro
 FP16_LIMIT = 65_520.0  # from here on fp16 rounds to infinity
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RoundingLoss:
     """What rounding to the stored dtype costs: sums of squares over all computed elements."""
 
@@ -37,11 +37,10 @@ class RoundingLoss:
         """Root mean square of the rounding error as a share of the change's."""
         return float((self.error / self.delta) ** 0.5) if self.delta else 0.0
 
-    def add(self, other: RoundingLoss) -> None:
-        """Add another's sums."""
-        self.error += other.error
-        self.delta += other.delta
-        self.elements += other.elements
+    def __add__(self, other: RoundingLoss) -> RoundingLoss:
+        return RoundingLoss(
+            self.error + other.error, self.delta + other.delta, self.elements + other.elements
+        )
 
 
 def pieces(rows: int, width: int, chunk: int = CHUNK) -> Iterator[tuple[int, int]]:
@@ -109,7 +108,7 @@ class MergedRows:
             delta = start.sub_(exact).flatten()
             change = float(delta.dot(delta))
             error = start.copy_(result).sub_(exact).flatten()
-            self.loss.add(RoundingLoss(float(error.dot(error)), change, exact.numel()))
+            self.loss += RoundingLoss(float(error.dot(error)), change, exact.numel())
         return result
 
     def _exact(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -93,15 +93,15 @@ def _base_directory(name: str) -> Path:
         raise BaseError(f"{name}: there is no such directory")
     from huggingface_hub import snapshot_download
 
-    try:
-        return Path(snapshot_download(name, allow_patterns=FETCHED, local_files_only=True))
-    except Exception:  # noqa: BLE001, S110 - not in the cache; its kinds of error change
-        pass
-    try:
-        return Path(snapshot_download(name, allow_patterns=FETCHED))
-    except Exception as error:  # noqa: BLE001 - as above
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BaseError(f"{name}: no such directory, and it cannot be fetched: {first}") from None
+    reason = ""
+    for from_cache in (True, False):
+        try:
+            return Path(
+                snapshot_download(name, allow_patterns=FETCHED, local_files_only=from_cache)
+            )
+        except Exception as error:  # noqa: BLE001 - its kinds of error change
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    raise BaseError(f"{name}: no such directory, and it cannot be fetched: {reason}")
 
 
 def _adapter_directory(name: str) -> Path:

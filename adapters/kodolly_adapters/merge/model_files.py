@@ -4,24 +4,46 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kodolly_adapters.card import read_card, read_object, write_card
 from kodolly_adapters.errors import AdapterError
 from kodolly_adapters.files import sha256, write_json
-from kodolly_adapters.model_config import add_both_rotary_forms
+from kodolly_adapters.model_config import add_both_rotary_forms, portable_tokenizer_config
 from kodolly_adapters.safetensors_io import DTYPES
 
 from .adapter import WEIGHTS
+from .adapter_config import adapter_folders
 from .plan import Plan
-from .tokenizer_files import CONFIG as TOKENIZER_CONFIG
-from .tokenizer_files import TokenizerInfo, adapter_folders, copy_tokenizer, find_tokenizer
 
+TOKENIZER_CONFIG = "tokenizer_config.json"
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+COPIED = (
+    *VOCABULARIES,
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+ROLES = ("bos_token", "eos_token", "pad_token")
 GENERATION = "generation_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 NOTICES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
 TOKENIZERS_OWN = "tokenizer"  # a card's template: the tokenizer's own chat template
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerInfo:
+    """A tokenizer on disk."""
+
+    directory: Path
+    from_adapter: bool  # else it is the base's
+    ids: Mapping[str, int]  # of special and added tokens
+    special_ids: Mapping[str, int]  # "eos_token_id" and its like, where the tokenizer names one
+    size: int  # the largest id + 1; 0 where it is not known
 
 
 def write_files(plan: Plan, out: Path, name: str) -> list[str]:
@@ -29,12 +51,12 @@ def write_files(plan: Plan, out: Path, name: str) -> list[str]:
 
     Raises AdapterError where the adapter's tokenizer does not fit the model, InputError for unreadable files.
     """
-    tokenizer = find_tokenizer(plan.base.directory, plan.adapter)
+    tokenizer = _find_tokenizer(plan.base.directory, plan.adapter)
     card = _card(plan, name)
     notes = _notes(plan, tokenizer)
     write_json(out / "config.json", _config(plan, tokenizer))
     if tokenizer is not None:
-        copy_tokenizer(tokenizer, out)
+        _copy_tokenizer(tokenizer, out)
     write_card(out, card)
     _write_chat_template(plan, tokenizer, card["template"], out)
     if generation := _generation(plan, tokenizer, card["template"]):
@@ -43,6 +65,64 @@ def write_files(plan: Plan, out: Path, name: str) -> list[str]:
         if (plan.base.directory / notice).is_file():
             shutil.copyfile(plan.base.directory / notice, out / notice)
     return notes
+
+
+def _find_tokenizer(base: Path, adapter: Path) -> TokenizerInfo | None:
+    """The adapter's tokenizer, else the base's; None where neither has one.
+
+    Raises AdapterError where tokenizer.json cannot be read, InputError for other files.
+    """
+    folders = adapter_folders(adapter)
+    for directory in (*folders, base):
+        if any((directory / name).is_file() for name in VOCABULARIES):
+            return _read_tokenizer(directory, directory in folders)
+    return None
+
+
+def _read_tokenizer(directory: Path, from_adapter: bool) -> TokenizerInfo:
+    config = read_object(directory / "special_tokens_map.json") | read_object(
+        directory / TOKENIZER_CONFIG
+    )
+    names = {key: text for key in config if key.endswith("_token") if (text := _text(config[key]))}
+    ids = {
+        str(entry["content"]): int(number)
+        for number, entry in (config.get("added_tokens_decoder") or {}).items()
+        if isinstance(entry, dict) and "content" in entry
+    }
+    size = 0
+    if (directory / "tokenizer.json").is_file():
+        from tokenizers import Tokenizer
+
+        try:
+            tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        except Exception as error:  # noqa: BLE001 - the library raises no narrower kind
+            raise AdapterError(f"{directory / 'tokenizer.json'}: {error}") from None
+        added = tokenizer.get_added_tokens_decoder()
+        ids |= {token.content: number for number, token in added.items()}
+        size = max([tokenizer.get_vocab_size(with_added_tokens=False) - 1, *added], default=-1) + 1
+        for text in names.values():
+            if (number := tokenizer.token_to_id(text)) is not None:
+                ids[text] = number
+    special = {f"{role}_id": ids[names[role]] for role in ROLES if names.get(role) in ids}
+    return TokenizerInfo(directory, from_adapter, ids, special, size)
+
+
+def _text(token: Any) -> str:
+    """A token as the configs write it: a string, or an object with its content."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else ""
+
+
+def _copy_tokenizer(tokenizer: TokenizerInfo, out: Path) -> None:
+    """Copy its files into `out`; its config becomes one that every version of transformers reads."""
+    for name in COPIED:
+        if (tokenizer.directory / name).is_file():
+            shutil.copyfile(tokenizer.directory / name, out / name)
+    fast = (out / "tokenizer.json").is_file()
+    config = portable_tokenizer_config(
+        read_object(tokenizer.directory / TOKENIZER_CONFIG), fast=fast
+    )
+    write_json(out / TOKENIZER_CONFIG, config)
 
 
 def _notes(plan: Plan, tokenizer: TokenizerInfo | None) -> list[str]:
@@ -143,7 +223,7 @@ def _card(plan: Plan, name: str) -> dict[str, Any]:
     card: dict[str, Any] = {}
     for folder in reversed(adapter_folders(plan.adapter)):
         card |= read_card(folder)
-    base_name = str(card.get("base") or plan.adapter_config.base)
+    base_name = str(card.get("base") or plan.adapter_config.base_model_name_or_path)
     if not base_name or Path(base_name).is_absolute():  # a path of the machine that trained
         base_name = str(base_card.get("name") or plan.base.directory.name)
     source = card.get("source")
