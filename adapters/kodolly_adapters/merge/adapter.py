@@ -142,8 +142,15 @@ def _base_name(module: str, leaf: str, base: Checkpoint) -> str | None:
 
 def _modules(directory: Path) -> dict[str, dict[str, Tensor]]:
     """The adapter's tensors by module and part: "lora_A", "lora_B.bias", "weight", "bias", TOKENS, ..."""
+    if not (directory / WEIGHTS).is_file():
+        if (directory / "adapter_model.bin").is_file():
+            raise AdapterError(
+                f"{directory}: adapter_model.bin can run code when read. Load the adapter with PEFT where "
+                "you trust it and save it again: save_pretrained(DIR, safe_serialization=True)"
+            )
+        raise AdapterError(f"{directory}: holds no {WEIGHTS}")
     modules: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in sorted(_tensors(directory).items()):
+    for key, tensor in sorted(header(directory / WEIGHTS)[0].items()):
         if any(copy in f"{key}." for copy in COPIES):
             continue
         if tensor.dtype not in FLOATS:
@@ -157,20 +164,6 @@ def _modules(directory: Path) -> dict[str, dict[str, Tensor]]:
             path = path.removesuffix(wrapper)
         modules.setdefault(path, {})[part] = tensor
     return modules
-
-
-def _tensors(directory: Path) -> dict[str, Tensor]:
-    if (directory / WEIGHTS).is_file():
-        try:
-            return header(directory / WEIGHTS)[0]
-        except (ValueError, OSError) as error:
-            raise AdapterError(str(error)) from None
-    if (directory / "adapter_model.bin").is_file():
-        raise AdapterError(
-            f"{directory}: adapter_model.bin can run code when read. Load the adapter with PEFT where "
-            "you trust it and save it again: save_pretrained(DIR, safe_serialization=True)"
-        )
-    raise AdapterError(f"{directory}: holds no {WEIGHTS}")
 
 
 def _lora(module: str, parts: Mapping[str, Tensor], config: AdapterConfig) -> Lora:

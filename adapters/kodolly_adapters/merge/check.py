@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from kodolly_adapters.card import read_object
 from kodolly_adapters.errors import BaseError
@@ -15,9 +16,6 @@ from kodolly_adapters.terminal import Progress
 
 from .arithmetic import MergedRows, one_thread, pieces
 from .plan import STORED, Dtype, Output, make_plan
-
-if TYPE_CHECKING:
-    import torch
 
 SKETCH = 160  # columns of the random projection: ranks up to about this can be measured
 MARGIN = 1.6  # a direction counts when it is this much above what rounding alone makes
@@ -85,36 +83,31 @@ def compare(base: Path, merged: Path, adapter: Path | None, *, quiet: bool = Fal
 
 def report(comparison: Comparison) -> list[str]:
     """The comparison in lines for people."""
+    differences, wrong = comparison.differences, comparison.wrong
     lines = []
-    if comparison.differences:
+    if differences:
         columns = ("change rms", "of base", "largest", "rows", "rank")
         lines.append("{:>10} {:>8} {:>8} {:>7} {:>5}  tensor".format(*columns))
-    for difference in comparison.differences:
-        lines.append(_line(difference, difference.name in comparison.wrong))
-    lines.append(
-        f"{len(comparison.differences):,} tensors differ, {comparison.equal:,} are equal to the last bit"
-    )
-    if comparison.wrong:
-        names = ", ".join(comparison.wrong[:5])
-        lines.append(
-            f"NOT what the adapter makes of the base: {names} ({len(comparison.wrong):,} in all)"
+    for one in differences:
+        no_rank = "full" if len(one.shape) == 2 else "-"
+        figures = (
+            f"{one.delta:>10.3g} {one.share:>8.2%} {one.largest:>8.3g} {one.rows:>7,} "
+            f"{no_rank if one.rank is None else one.rank:>5}"
         )
+        if one.kind in ("new", "gone", "cast"):
+            figures = f"{one.kind:>42}"
+        resized = " resized" if one.kind == "resized" else ""
+        mark = "  (not the adapter's)" if one.name in wrong else ""
+        lines.append(f"{figures}  {one.name} {list(one.shape)}{resized}{mark}")
+    lines.append(
+        f"{len(differences):,} tensors differ, {comparison.equal:,} are equal to the last bit"
+    )
+    if wrong:
+        names = ", ".join(wrong[:5])
+        lines.append(f"NOT what the adapter makes of the base: {names} ({len(wrong):,} in all)")
     elif comparison.with_adapter:
         lines.append("every tensor is what the adapter makes of the base, to the last bit")
     return lines
-
-
-def _line(one: Difference, wrong: bool) -> str:
-    mark = "  (not the adapter's)" if wrong else ""
-    if one.kind in ("new", "gone", "cast"):
-        return f"{one.kind:>42}  {one.name} {list(one.shape)}{mark}"
-    no_rank = "full" if len(one.shape) == 2 else "-"
-    rank = no_rank if one.rank is None else one.rank
-    resized = " resized" if one.kind == "resized" else ""
-    return (
-        f"{one.delta:>10.3g} {one.share:>8.2%} {one.largest:>8.3g} {one.rows:>7,} {rank:>5}  "
-        f"{one.name} {list(one.shape)}{resized}{mark}"
-    )
 
 
 def _dtype_flag(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Dtype:
@@ -127,8 +120,6 @@ def _is_predicted(
     output: Output | None, tensor: Tensor | None, reads_base: Reader, reads_merged: Reader
 ) -> bool:
     """Whether `tensor` holds exactly what merging makes; both None: no tensor is right."""
-    import torch
-
     if output is None or tensor is None:
         return output is None and tensor is None
     target = output.target
@@ -148,8 +139,6 @@ def _difference(
     name: str, old: Tensor | None, new: Tensor | None, reads_base: Reader, reads_merged: Reader
 ) -> Difference | None:
     """What differs between a tensor of the base and of the merged model; None where nothing does."""
-    import torch
-
     if new is None or old is None:
         shape = new.shape if new else old.shape if old else ()
         return Difference(name, shape, "new" if new else "gone")
@@ -189,8 +178,6 @@ def _difference(
 
 def _projection(tensor: Tensor) -> torch.Tensor | None:
     """A thin random matrix, (width, columns): a change times this keeps its rank. None for no matrix of floats."""
-    import torch
-
     if len(tensor.shape) != 2 or tensor.dtype not in FLOATS:
         return None
     seed = torch.Generator().manual_seed(0)
@@ -199,8 +186,6 @@ def _projection(tensor: Tensor) -> torch.Tensor | None:
 
 def _rounding_noise(values: torch.Tensor, dtype: str) -> float:
     """The sum of squares of the errors that rounding `values` to `dtype` makes on average."""
-    import torch
-
     _, exponent = torch.frexp(values)  # value = fraction in [0.5, 1) * 2^exponent
     step = torch.exp2((exponent - 1 - FRACTION.get(dtype, 23)).to(torch.float32))
     return float(step.flatten().dot(step.flatten())) / 12
@@ -212,8 +197,6 @@ def _rank(sketch: torch.Tensor, noise: float, rows: int) -> int | None:
     `sketch` is the change times `_projection`; `noise` a row's sum of squares. Noise of deviation e in every value
     makes singular values of at most about e * sqrt(width) * (sqrt(rows) + sqrt(columns)) in the sketch.
     """
-    import torch
-
     values = torch.linalg.svdvals(sketch)
     floor = MARGIN * math.sqrt(noise) * (math.sqrt(rows) + math.sqrt(sketch.shape[1]))
     floor = max(floor, float(values[0]) * 1e-5)

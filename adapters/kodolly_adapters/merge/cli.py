@@ -15,13 +15,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from kodolly_adapters.command import GOES_ON, run, say
 from kodolly_adapters.errors import AdapterError, BaseError
 
-if TYPE_CHECKING:
-    from .run import Result
+from .adapter_config import CONFIG
+from .plan import Dtype
 
 # Files of a model that are fetched from the hub.
 FETCHED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "LICENSE*"]
@@ -50,22 +50,16 @@ def _merge(options: argparse.Namespace) -> None:
         force=options.force,
         quiet=options.quiet,
     )
-    if not options.quiet:
-        for line in _report(result):
-            say("merge", line)
-    sys.stdout.write(f"{result.out}\n")
-
-
-def _report(result: Result) -> list[str]:
-    """What happened, in lines for people."""
     lines = ["was finished already; --force makes it anew"] if result.already_there else []
     lines.append(f"{result.changed:,} tensors changed, {result.bytes / 1e6:,.0f} MB in all")
     if result.loss.elements:
-        lines.append(
-            f"rounding: its error (rms) is {result.loss.share:.2%} of what the adapter changed"
-        )
+        share = result.loss.share
+        lines.append(f"rounding: its error (rms) is {share:.2%} of what the adapter changed")
     lines += [f"note: {note}" for note in result.notes]
-    return lines + (result.verdict.lines() if result.verdict else ["not verified (--no-verify)"])
+    lines += result.verdict.lines() if result.verdict else ["not verified (--no-verify)"]
+    for line in [] if options.quiet else lines:
+        say("merge", line)
+    sys.stdout.write(f"{result.out}\n")
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -106,8 +100,6 @@ def _base_directory(name: str) -> Path:
 
 def _adapter_directory(name: str) -> Path:
     """The folder with the adapter's config: ADAPTER itself, or adapter/ of a training run's folder."""
-    from .adapter_config import CONFIG
-
     path = Path(name)
     if not path.is_dir():
         raise AdapterError(f"{name}: there is no such directory")
@@ -117,8 +109,6 @@ def _adapter_directory(name: str) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from .plan import Dtype
-
     parser = argparse.ArgumentParser(
         prog="kodolly merge",
         description="Merge an adapter into its base, streamed: memory does not grow with the model.",

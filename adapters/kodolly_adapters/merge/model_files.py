@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,13 @@ TOKENIZERS_OWN = "tokenizer"  # a card's template: the tokenizer's own chat temp
 
 @dataclass(frozen=True, slots=True)
 class TokenizerInfo:
-    """A tokenizer on disk."""
+    """A tokenizer on disk, or none."""
 
-    directory: Path
-    from_adapter: bool  # else it is the base's
-    ids: Mapping[str, int]  # of special and added tokens
-    special_ids: Mapping[str, int]  # "eos_token_id" and its like, where the tokenizer names one
-    size: int  # the largest id + 1; 0 where it is not known
+    directory: Path | None = None
+    from_adapter: bool = False  # else it is the base's
+    ids: Mapping[str, int] = field(default_factory=dict)  # of special and added tokens
+    special_ids: Mapping[str, int] = field(default_factory=dict)  # "eos_token_id", ...
+    size: int = 0  # the largest id + 1; 0 where it is not known
 
 
 def write_files(plan: Plan, out: Path, name: str) -> list[str]:
@@ -55,8 +55,8 @@ def write_files(plan: Plan, out: Path, name: str) -> list[str]:
     card = _card(plan, name)
     notes = _notes(plan, tokenizer)
     write_json(out / "config.json", _config(plan, tokenizer))
-    if tokenizer is not None:
-        _copy_tokenizer(tokenizer, out)
+    if tokenizer.directory is not None:
+        _copy_tokenizer(tokenizer.directory, out)
     write_card(out, card)
     _write_chat_template(plan, tokenizer, card["template"], out)
     if generation := _generation(plan, tokenizer, card["template"]):
@@ -67,8 +67,8 @@ def write_files(plan: Plan, out: Path, name: str) -> list[str]:
     return notes
 
 
-def _find_tokenizer(base: Path, adapter: Path) -> TokenizerInfo | None:
-    """The adapter's tokenizer, else the base's; None where neither has one.
+def _find_tokenizer(base: Path, adapter: Path) -> TokenizerInfo:
+    """The adapter's tokenizer, else the base's, else none.
 
     Raises AdapterError where tokenizer.json cannot be read, InputError for other files.
     """
@@ -76,13 +76,12 @@ def _find_tokenizer(base: Path, adapter: Path) -> TokenizerInfo | None:
     for directory in (*folders, base):
         if any((directory / name).is_file() for name in VOCABULARIES):
             return _read_tokenizer(directory, directory in folders)
-    return None
+    return TokenizerInfo()
 
 
 def _read_tokenizer(directory: Path, from_adapter: bool) -> TokenizerInfo:
-    config = read_object(directory / "special_tokens_map.json") | read_object(
-        directory / TOKENIZER_CONFIG
-    )
+    config = read_object(directory / "special_tokens_map.json")
+    config |= read_object(directory / TOKENIZER_CONFIG)
     names = {key: text for key in config if key.endswith("_token") if (text := _text(config[key]))}
     ids = {
         str(entry["content"]): int(number)
@@ -113,20 +112,18 @@ def _text(token: Any) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _copy_tokenizer(tokenizer: TokenizerInfo, out: Path) -> None:
+def _copy_tokenizer(directory: Path, out: Path) -> None:
     """Copy its files into `out`; its config becomes one that every version of transformers reads."""
     for name in COPIED:
-        if (tokenizer.directory / name).is_file():
-            shutil.copyfile(tokenizer.directory / name, out / name)
+        if (directory / name).is_file():
+            shutil.copyfile(directory / name, out / name)
     fast = (out / "tokenizer.json").is_file()
-    config = portable_tokenizer_config(
-        read_object(tokenizer.directory / TOKENIZER_CONFIG), fast=fast
-    )
+    config = portable_tokenizer_config(read_object(directory / TOKENIZER_CONFIG), fast=fast)
     write_json(out / TOKENIZER_CONFIG, config)
 
 
-def _notes(plan: Plan, tokenizer: TokenizerInfo | None) -> list[str]:
-    if tokenizer is None:
+def _notes(plan: Plan, tokenizer: TokenizerInfo) -> list[str]:
+    if tokenizer.directory is None:
         return ["neither the adapter nor the base has a tokenizer: the model has none"]
     if tokenizer.size <= plan.vocabulary:
         return []
@@ -139,7 +136,7 @@ def _notes(plan: Plan, tokenizer: TokenizerInfo | None) -> list[str]:
     return [text]
 
 
-def _config(plan: Plan, tokenizer: TokenizerInfo | None) -> dict[str, Any]:
+def _config(plan: Plan, tokenizer: TokenizerInfo) -> dict[str, Any]:
     config = dict(plan.config)
     dtype = DTYPES[plan.dtype][0]
     config |= {"dtype": dtype, "torch_dtype": dtype}  # transformers 5 reads the one, 4 the other
@@ -148,14 +145,14 @@ def _config(plan: Plan, tokenizer: TokenizerInfo | None) -> dict[str, Any]:
         if "tie_word_embeddings" in config or not plan.tied:
             config["tie_word_embeddings"] = plan.tied
     add_both_rotary_forms(config)
-    config |= tokenizer.special_ids if tokenizer is not None else {}
+    config |= tokenizer.special_ids
     if isinstance(config.get("pad_token_id"), int) and config["pad_token_id"] < 0:
         config["pad_token_id"] = None  # LLaMA's first uploads
     config.pop("_name_or_path", None)
     return config
 
 
-def _generation(plan: Plan, tokenizer: TokenizerInfo | None, template: str) -> dict[str, Any]:
+def _generation(plan: Plan, tokenizer: TokenizerInfo, template: str) -> dict[str, Any]:
     """The base's generation settings with the stop ids of the tokenizer and the template.
 
     Sampling settings of the base stay; an adapter's own file wins over all.
@@ -165,14 +162,14 @@ def _generation(plan: Plan, tokenizer: TokenizerInfo | None, template: str) -> d
             return own
     settings = read_object(plan.base.directory / GENERATION)
     settings.pop("transformers_version", None)
-    special = tokenizer.special_ids if tokenizer is not None else {}
+    special = tokenizer.special_ids
     stops = _template_stops(tokenizer, template)
     if "eos_token_id" in special:
         stops.append(special["eos_token_id"])
     base_stops = settings.get("eos_token_id", plan.config.get("eos_token_id"))
     for stop in [base_stops] if isinstance(base_stops, int) else base_stops or []:
         # A wrong id of an early upload is worse than none: with a tokenizer, only special tokens can stop.
-        if tokenizer is None or not stops or stop in tokenizer.ids.values():
+        if not tokenizer.directory or not stops or stop in tokenizer.ids.values():
             stops.append(int(stop))
     if stops := list(dict.fromkeys(stops)):
         settings["eos_token_id"] = stops if len(stops) > 1 else stops[0]
@@ -182,28 +179,24 @@ def _generation(plan: Plan, tokenizer: TokenizerInfo | None, template: str) -> d
     return settings
 
 
-def _template_stops(tokenizer: TokenizerInfo | None, template: str) -> list[int]:
+def _template_stops(tokenizer: TokenizerInfo, template: str) -> list[int]:
     """Ids of those stops of the chat template that are one token: `### End` where it was added as one."""
-    if tokenizer is None or template == TOKENIZERS_OWN:
-        return []
     from kodolly_templates import TemplateError, get_template
 
     try:
         stops = get_template(template).stop
-    except TemplateError:
+    except TemplateError:  # of no such name: the tokenizer's own
         return []
     return [tokenizer.ids[stop.strip()] for stop in stops if stop.strip() in tokenizer.ids]
 
 
-def _write_chat_template(
-    plan: Plan, tokenizer: TokenizerInfo | None, template: str, out: Path
-) -> None:
+def _write_chat_template(plan: Plan, tokenizer: TokenizerInfo, template: str, out: Path) -> None:
     """The adapter's own template; else the dialect it was trained with; else what the tokenizer has."""
     for folder in adapter_folders(plan.adapter):
         if (folder / CHAT_TEMPLATE).is_file():
             shutil.copyfile(folder / CHAT_TEMPLATE, out / CHAT_TEMPLATE)
             return
-    if template == TOKENIZERS_OWN or tokenizer is None:
+    if template == TOKENIZERS_OWN or tokenizer.directory is None:
         return
     from kodolly_templates import Template, TemplateError, load
 

@@ -91,7 +91,20 @@ def make_plan(base: Path, adapter: Path, dtype: Dtype = "same") -> Plan:
         sources.setdefault(head, sources[embedding])
     for name, change in changes.items():
         check_fit(name, change, sources[name], base)
-    tied = _tie(config, sources, changes, embedding, head, weights)
+    first, second = changes.get(embedding), changes.get(head)
+    was_tied = bool(embedding) and (
+        head not in weights.tensors
+        or (config.get("tie_word_embeddings", False) and equal(sources[head], sources[embedding]))
+    )
+    # PEFT's own merge keeps one tensor where the adapter changes one end only, and so changes the other end unasked.
+    tied = was_tied and _same_for_both(first, second, sources[embedding])
+    if tied and (shared := first or second):
+        changes |= {embedding: shared, head: shared}
+    if tied and head not in weights.tensors:
+        changes.pop(head, None)
+        sources.pop(head, None)
+    elif was_tied:
+        sources.setdefault(head, sources[embedding])
     heads: dict[str, bytes] = {}
     outputs: list[Output] = []
     for file in weights.files:
@@ -130,40 +143,6 @@ def _ends(weights: Checkpoint, changes: Mapping[str, Change]) -> tuple[str, str]
     if embedding and not head:
         head = HEADS[0] if embedding.startswith("gpt_neox.") else HEADS[1]
     return embedding, head
-
-
-def _tie(
-    config: Mapping[str, Any],
-    sources: dict[str, Tensor],
-    changes: dict[str, Change],
-    embedding: str,
-    head: str,
-    weights: Checkpoint,
-) -> bool:
-    """Whether the merged model's embeddings are one tensor; `sources` and `changes` are made to say so.
-
-    A model stays tied as long as the adapter means the same for both ends. PEFT's own merge keeps
-    one tensor where the adapter changes one end only, and so changes the other end unasked.
-    """
-    if not embedding:
-        return False
-    in_file = head in weights.tensors
-    if in_file and not (
-        config.get("tie_word_embeddings") and equal(sources[head], sources[embedding])
-    ):
-        return False
-    first, second = changes.get(embedding), changes.get(head)
-    if not _same_for_both(first, second, sources[embedding]):
-        sources.setdefault(head, sources[embedding])
-        return False
-    changes.pop(head, None)
-    if not in_file:
-        sources.pop(head, None)
-    if shared := first or second:
-        changes[embedding] = shared
-        if in_file:
-            changes[head] = shared
-    return True
 
 
 def _same_for_both(first: Change | None, second: Change | None, embedding: Tensor) -> bool:

@@ -60,29 +60,36 @@ def merge(
     kinds: BaseError, AdapterError for what does not fit, OutputError for what is in the way.
     """
     plan = make_plan(base, adapter, dtype)
-    key = _job_key(plan)
-    finished = _read_manifest(out)
-    if not force and finished.get("job") == key and finished.get("finished"):
-        return _result(plan, out, finished, already_there=True)
-    with _unfinished(out, key, force=force) as directory:
-        manifest = _read_manifest(directory)
-        with Progress("merge", plan.size, show=not quiet) as progress:
-            _write_weights(plan, directory, manifest, progress)
-            notes = write_files(plan, directory, out.name)
-            verdict = None
-            if check:
-                progress.say("comparing with PEFT's own merge, tensors and greedy answers")
-                verdict = verify(plan, directory, key)
-        manifest |= {
-            "finished": True,
-            "dtype": plan.dtype,
-            "rounding_loss": _total_loss(manifest).share,
-            "verified": asdict(verdict) if verdict is not None else None,
-            "notes": notes,
-        }
-        write_json(directory / MANIFEST, manifest)
-        _publish(directory, out, force=force)
-    return _result(plan, out, manifest, already_there=False)
+    job = _job_key(plan)
+    manifest = _read_manifest(out)
+    already_there = not force and manifest.get("job") == job and manifest.get("finished", False)
+    if not already_there:
+        with _unfinished(out, job, force=force) as (directory, manifest):
+            with Progress("merge", plan.size, show=not quiet) as progress:
+                _write_weights(plan, directory, manifest, progress)
+                notes = write_files(plan, directory, out.name)
+                verdict = None
+                if check:
+                    progress.say("comparing with PEFT's own merge, tensors and greedy answers")
+                    verdict = verify(plan, directory, job)
+            manifest |= {
+                "finished": True,
+                "dtype": plan.dtype,
+                "rounding_loss": _total_loss(manifest).share,
+                "verified": asdict(verdict) if verdict else None,
+                "notes": notes,
+            }
+            write_json(directory / MANIFEST, manifest)
+            _publish(directory, out, force=force)
+    return Result(
+        out=out,
+        bytes=plan.size,
+        changed=sum(output.change is not None for output in plan.outputs),
+        loss=_total_loss(manifest),
+        verdict=Verdict(**manifest["verified"]) if manifest["verified"] else None,
+        notes=tuple(manifest["notes"]),
+        already_there=already_there,
+    )
 
 
 def _job_key(plan: Plan) -> str:
@@ -101,18 +108,6 @@ def _job_key(plan: Plan) -> str:
     return digest.hexdigest()
 
 
-def _result(plan: Plan, out: Path, manifest: dict[str, Any], *, already_there: bool) -> Result:
-    return Result(
-        out=out,
-        bytes=plan.size,
-        changed=sum(output.change is not None for output in plan.outputs),
-        loss=_total_loss(manifest),
-        verdict=Verdict(**manifest["verified"]) if manifest["verified"] else None,
-        notes=tuple(manifest["notes"]),
-        already_there=already_there,
-    )
-
-
 def _read_manifest(directory: Path) -> dict[str, Any]:
     """merge.json in `directory`; {} where there is none of this format."""
     manifest = read_json(directory / MANIFEST) or {}
@@ -120,12 +115,12 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _unfinished(out: Path, job: str, *, force: bool) -> Iterator[Path]:
-    """OUT.part for this process alone, with a manifest of `job`; what another merge left there is removed.
+def _unfinished(out: Path, job: str, *, force: bool) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """OUT.part for this process alone and its manifest for `job`; what another merge left there is removed.
 
     Raises OutputError where something else is in the way, OSError where there can be no such folder.
     """
-    directory, replaced = _beside(out, "part"), _beside(out, "old")
+    directory, replaced = out.with_name(f"{out.name}.part"), out.with_name(f"{out.name}.old")
     if out.is_file() or (force and replaced.exists()):
         raise OutputError(f"{out if out.is_file() else replaced}: is in the way")
     if out.is_dir() and any(out.iterdir()) and not force:
@@ -135,22 +130,15 @@ def _unfinished(out: Path, job: str, *, force: bool) -> Iterator[Path]:
         with locked(directory, wait=False):
             manifest = _read_manifest(directory)
             if manifest.get("job") != job:
-                _remove_files(directory, ours=bool(manifest) or force)
-                write_json(directory / MANIFEST, {"format": FORMAT, "job": job, "shards": {}})
-            yield directory
+                for path in directory.iterdir():
+                    if path.is_dir() or not (manifest or force or path.name == MANIFEST):
+                        raise OutputError(f"{path}: is not of an unfinished merge; move it away")
+                    path.unlink()
+                manifest = {"format": FORMAT, "job": job, "shards": {}}
+                write_json(directory / MANIFEST, manifest)
+            yield directory, manifest
     except BlockingIOError:
         raise OutputError(f"{directory}: another merge is writing it") from None
-
-
-def _remove_files(directory: Path, *, ours: bool) -> None:
-    for path in directory.iterdir():
-        if not ours and path.name != MANIFEST:
-            raise OutputError(
-                f"{directory}: holds something else than an unfinished merge; move it away"
-            )
-        if path.is_dir():
-            raise OutputError(f"{path}: is not of a merge; move it away")
-        path.unlink()
 
 
 def _write_weights(
@@ -208,7 +196,7 @@ def _write_file(
 
 def _publish(directory: Path, out: Path, *, force: bool) -> None:
     """Give the directory its final name. Raises OutputError; what was there stays then."""
-    replaced = _beside(out, "old")
+    replaced = out.with_name(f"{out.name}.old")
     try:
         for path in directory.iterdir():
             path.chmod(0o644)
@@ -237,7 +225,3 @@ def _total_loss(manifest: dict[str, Any]) -> RoundingLoss:
     """The rounding loss of all finished files."""
     losses = [RoundingLoss(**entry["loss"]) for _, entry in sorted(manifest["shards"].items())]
     return sum(losses, start=RoundingLoss())
-
-
-def _beside(out: Path, ending: str) -> Path:
-    return out.with_name(f"{out.name}.{ending}")

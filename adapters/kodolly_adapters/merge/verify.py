@@ -28,6 +28,7 @@ from .greedy import compare_answers
 from .plan import Dtype, Output, Plan, make_plan
 
 DRAWN = 8  # tensors changed by LoRA; those changed otherwise are few and all compared
+HINT = "--no-verify goes on without it"
 TIMEOUT = 7200.0  # seconds; greedy answers of a large model on a slow CPU
 
 
@@ -64,19 +65,16 @@ def verify(plan: Plan, out: Path, seed: str) -> Verdict:
     """
     arguments = [str(plan.base.directory), str(plan.adapter), str(out), plan.dtype_flag, seed]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    child = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", __name__, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        env=env,
-        check=False,
-    )
+    command = [sys.executable, "-W", "ignore", "-m", __name__, *arguments]
+    try:
+        child = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT, env=env, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise OutputError(f"{out}: the check took more than {TIMEOUT:,.0f} s. {HINT}") from None
     if child.returncode != 0:
         tail = (child.stderr.strip().splitlines() or ["it was killed: out of memory?"])[-1]
-        raise OutputError(
-            f"{out}: the check ended with an error: {tail}. --no-verify goes on without it"
-        )
+        raise OutputError(f"{out}: the check ended with an error: {tail}. {HINT}")
     answer = json.loads(child.stdout.strip().splitlines()[-1])
     if fault := answer.get("fault"):
         raise OutputError(f"{out}: the check found a fault: {fault}")
@@ -125,11 +123,8 @@ def _drawn(plan: Plan, chance: random.Random) -> list[Output]:
     by_lora = [output for output in plan.outputs if output.change and output.change.lora]
     otherwise = [output for output in plan.outputs if output.change and not output.change.lora]
     copies = [output for output in plan.outputs if output.is_copy]
-    return [
-        *chance.sample(by_lora, min(DRAWN, len(by_lora))),
-        *otherwise,
-        *chance.sample(copies, min(DRAWN, len(copies))),
-    ]
+    first, last = (chance.sample(some, min(DRAWN, len(some))) for some in (by_lora, copies))
+    return [*first, *otherwise, *last]
 
 
 def _check_rows(
@@ -163,13 +158,22 @@ def _peft_rows(plan: Plan, output: Output, lora: Lora, rows: slice, reader: Read
     """PEFT's own merge, in float32, of a model that has nothing but these rows, at their place in its modules."""
     import torch
     from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
     start = reader.rows(output.source, rows.start, rows.stop).to(torch.float32, copy=True)
+    count, width = start.shape
+    model: Any
+    if lora.layout == "embedding":
+        model = torch.nn.Embedding(count, width)
+    elif lora.layout == "conv1d":
+        model = Conv1D(width, count)
+    else:
+        model = torch.nn.Linear(width, count, bias=False)
+    model.weight.data = start
     path = output.name.removesuffix(".weight")
     settings = msgspec.structs.asdict(plan.adapter_config) | {"target_modules": [path]}
     for other in ("layers_to_transform", "exclude_modules", "trainable_token_indices"):
         del settings[other]
-    model = _layer(lora.layout, start)
     for name in reversed(path.split(".")):
         parent = torch.nn.Module()
         parent.add_module(name, model)
@@ -189,22 +193,6 @@ def _peft_rows(plan: Plan, output: Output, lora: Lora, rows: slice, reader: Read
             magnitude = reader.whole(lora.magnitude).flatten()[rows]
             layer.lora_magnitude_vector["default"].weight.copy_(magnitude)
     return wrapped.merge_and_unload().get_submodule(path).weight.detach()
-
-
-def _layer(layout: str, weight: Any) -> Any:
-    """A layer of PyTorch's or transformers' kind for `layout`, with this weight."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    rows, width = weight.shape
-    if layout == "embedding":
-        layer: Any = torch.nn.Embedding(rows, width)
-    elif layout == "conv1d":
-        layer = Conv1D(width, rows)
-    else:
-        layer = torch.nn.Linear(width, rows, bias=False)
-    layer.weight.data = weight
-    return layer
 
 
 if __name__ == "__main__":
