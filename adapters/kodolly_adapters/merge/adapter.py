@@ -54,9 +54,9 @@ class Lora:
 class Change:
     """What happens to one tensor, in this order: replaced, LoRA or a bias added, single rows set."""
 
-    replaced: Tensor | None = None
+    replacement: Tensor | None = None
     lora: Lora | None = None
-    added: tuple[Tensor, float] | None = None  # lora_bias: + scale * tensor
+    lora_bias: tuple[Tensor, float] | None = None  # (tensor, scale), whose product is added
     tokens: tuple[tuple[int, ...], Tensor] | None = None  # (ids, their rows)
 
 
@@ -66,7 +66,7 @@ def read_changes(directory: Path, config: AdapterConfig, base: Checkpoint) -> di
     Raises AdapterError naming the tensors that match nothing in the base.
     """
     changes: dict[str, Change] = {}
-    unmatched: list[str] = []
+    strangers: list[str] = []
     for module, parts in _modules(directory).items():
         for part, tensor in parts.items():
             of_weight = part == TOKENS or part.startswith("lora_")
@@ -78,21 +78,21 @@ def read_changes(directory: Path, config: AdapterConfig, base: Checkpoint) -> di
                     "such an adapter can only be served unmerged"
                 )
             if name is None:
-                unmatched.append(tensor.name)
+                strangers.append(tensor.name)
                 continue
             change = changes.setdefault(name, Change())
             if part == LORA_BIAS:
-                change.added = (tensor, _lora(module, parts, config).scale)
+                change.lora_bias = (tensor, _lora(module, parts, config).scale)
             elif part == TOKENS:
                 change.tokens = (_token_ids(module, config), tensor)
             elif part.startswith("lora_"):
                 change.lora = change.lora or _lora(module, parts, config)
             else:
-                change.replaced = tensor
-    if unmatched:
-        more = f" and {len(unmatched) - 8} more" if len(unmatched) > 8 else ""
+                change.replacement = tensor
+    if strangers:
+        more = f" and {len(strangers) - 8} more" if len(strangers) > 8 else ""
         raise AdapterError(
-            f"{directory}: nothing in {base.directory} belongs to {', '.join(sorted(unmatched)[:8])}{more}: "
+            f"{directory}: nothing in {base.directory} belongs to {', '.join(sorted(strangers)[:8])}{more}: "
             f"{WRONG_BASE}"
         )
     if not changes:
@@ -103,16 +103,16 @@ def read_changes(directory: Path, config: AdapterConfig, base: Checkpoint) -> di
 
 def check_fit(name: str, change: Change, tensor: Tensor, base: Path) -> None:
     """Raise AdapterError where `change` has another shape than the tensor `name` of `base` needs."""
-    shape = (change.replaced or tensor).shape
+    shape = (change.replacement or tensor).shape
     wrong = ""
-    if change.replaced is not None and shape != tensor.shape:
+    if change.replacement is not None and shape != tensor.shape:
         resized = len(shape) == 2 and shape[1:] == tensor.shape[1:]
         if change.lora is not None or not resized:
-            wrong = f"{change.replaced.name} is {shape}"
+            wrong = f"{change.replacement.name} is {shape}"
     if change.lora is not None and change.lora.shape != shape:
         wrong = f"{change.lora.a.name} and lora_B make {change.lora.shape}"
-    if change.added is not None and change.added[0].shape != shape:
-        wrong = f"{change.added[0].name} is {change.added[0].shape}"
+    if change.lora_bias is not None and change.lora_bias[0].shape != shape:
+        wrong = f"{change.lora_bias[0].name} is {change.lora_bias[0].shape}"
     if change.tokens is not None:
         ids, rows = change.tokens
         if rows.shape[0] != len(ids) or len(set(ids)) != len(ids) or min(ids, default=-1) < 0:

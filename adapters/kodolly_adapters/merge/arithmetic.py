@@ -69,7 +69,7 @@ def one_thread() -> Iterator[None]:
 class MergedRows:
     """Merged rows of one output tensor. Its two buffers are used again for every piece.
 
-    `loss` adds up what rounding cost, over all rows that were read with `stored` and computed.
+    `loss` adds up what rounding cost, over all rows that were read with `rows` and computed.
     """
 
     def __init__(self, output: Output, reader: Reader) -> None:
@@ -86,16 +86,16 @@ class MergedRows:
             self._a, self._b = self._finite(self._lora.a), self._finite(self._lora.b)
             if self._lora.magnitude is not None:
                 self._magnitude = self._finite(self._lora.magnitude).view(-1, 1)
-        self._added: torch.Tensor | None = None
-        if change.added is not None:
-            tensor, scale = change.added
-            self._added = self._finite(tensor).view(-1, 1) * scale
+        self._bias: torch.Tensor | None = None
+        if change.lora_bias is not None:
+            tensor, scale = change.lora_bias
+            self._bias = self._finite(tensor).view(-1, 1) * scale
         self._tokens: list[tuple[int, torch.Tensor]] = []  # (id, its row)
         if change.tokens is not None:
             ids, rows = change.tokens
             self._tokens = list(zip(ids, self._finite(rows), strict=True))
 
-    def stored(self, first: int, last: int) -> torch.Tensor:
+    def rows(self, first: int, last: int) -> torch.Tensor:
         """Rows [first, last) as they are written, shape (last - first, width); the next call may overwrite them.
 
         Raises AdapterError where values do not fit into the dtype's range.
@@ -104,7 +104,7 @@ class MergedRows:
             return self._reader.rows(self._output.source, first, last)
         exact, start = self._exact(first, last)
         result = _rounded(exact, self._output.target)
-        if self._lora is not None or self._added is not None:
+        if self._lora is not None or self._bias is not None:
             delta = start.sub_(exact).flatten()
             change = float(delta.dot(delta))
             error = start.copy_(result).sub_(exact).flatten()
@@ -133,8 +133,8 @@ class MergedRows:
             if self._magnitude is not None:
                 norm = torch.linalg.norm(merged, dim=1).view(-1, 1)
                 merged.mul_(self._magnitude[first:last] / norm)
-        elif self._added is not None:
-            merged.copy_(start).add_(self._added[first:last])
+        elif self._bias is not None:
+            merged.copy_(start).add_(self._bias[first:last])
         else:
             merged = start
         for token, row in self._tokens:

@@ -15,7 +15,7 @@ from kodolly_adapters.safetensors_io import FLOATS, Reader, Tensor, checkpoint
 from kodolly_adapters.terminal import Progress
 
 from .arithmetic import MergedRows, one_thread, pieces
-from .plan import STORED, Dtype, Output, make_plan
+from .plan import FLAGS, Dtype, Output, make_plan
 
 SKETCH = 160  # columns of the random projection: ranks up to about this can be measured
 MARGIN = 1.6  # a direction counts when it is this much above what rounding alone makes
@@ -113,7 +113,7 @@ def report(comparison: Comparison) -> list[str]:
 def _dtype_flag(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Dtype:
     """The --dtype that the merged model was made with, by its tensors."""
     cast = {new.dtype for name, new in after.items() if new.dtype != before.get(name, new).dtype}
-    return next((flag for flag, stored in STORED.items() if stored in cast), "same")
+    return next((flag for flag, dtype in FLAGS.items() if dtype in cast), "same")
 
 
 def _is_predicted(
@@ -125,10 +125,10 @@ def _is_predicted(
     target = output.target
     if (target.shape, target.dtype) != (tensor.shape, tensor.dtype):
         return False
-    rows = MergedRows(output, reads_base)
+    merged = MergedRows(output, reads_base)
     return all(
         torch.equal(
-            rows.stored(first, last).view(torch.uint8),
+            merged.rows(first, last).view(torch.uint8),
             reads_merged.rows(tensor, first, last).view(torch.uint8),
         )
         for first, last in pieces(target.rows, target.width)

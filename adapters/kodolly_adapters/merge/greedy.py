@@ -50,32 +50,32 @@ def compare_answers(plan: Plan, out: Path) -> dict[str, Any]:
             "skipped": f"in float32 the model needs {need / 1e9:,.1f} GB of memory, "
             f"{free / 1e9:,.1f} GB are free"
         }
-    prompts = _prompts(plan, out)
     from peft import PeftModel
 
+    prompts = _prompts(plan, out)
     with torch.no_grad():
-        written = write_answers(_load(out), prompts)
+        merged = write_answers(_load(out), prompts)
         gc.collect()  # of the merged model, before the base is loaded
         base = _load(plan.base.directory)
         if base.get_input_embeddings().weight.shape[0] != plan.vocabulary:
             base.resize_token_embeddings(plan.vocabulary, mean_resizing=False)
-        adapted = PeftModel.from_pretrained(base, str(plan.adapter)).eval()
-        read = read_answers(adapted, prompts, written.tokens)
-    return judge_answers(written, read, plan.dtype)
+        model = PeftModel.from_pretrained(base, str(plan.adapter)).eval()
+        adapted = read_answers(model, prompts, merged.tokens)
+    return judge_answers(merged, adapted, plan.dtype)
 
 
-def judge_answers(written: Answers, read: Answers, dtype: str) -> dict[str, Any]:
+def judge_answers(merged: Answers, adapted: Answers, dtype: str) -> dict[str, Any]:
     """compare_answers for what the merged model wrote and base + adapter would have written."""
-    gap = (written.logits - read.logits).abs()
-    share = math.sqrt(float(gap.pow(2).mean()) / max(float(read.logits.var()), 1e-30))
+    gap = (merged.logits - adapted.logits).abs()
+    share = math.sqrt(float(gap.pow(2).mean()) / max(float(adapted.logits.var()), 1e-30))
     if not share <= ALLOWED.get(dtype, 1e-3):
         raise OutputError(f"the logits differ by {share:.1%} of their spread")
-    different = (written.tokens != read.tokens).nonzero().tolist()
+    different = (merged.tokens != adapted.tokens).nonzero().tolist()
     for prompt, place in different:
-        best = read.logits[prompt, place].topk(2).values
+        best = adapted.logits[prompt, place].topk(2).values
         if float(best[0] - best[1]) > 2 * float(gap[prompt, place].max()):
             raise OutputError(f"greedy answers to prompt {prompt} part after {place} tokens")
-    equal = written.tokens.numel() - len(different)
+    equal = merged.tokens.numel() - len(different)
     return {"tokens": equal, "ties": len(different), "logits": float(f"{share:.3g}")}
 
 

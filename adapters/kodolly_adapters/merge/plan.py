@@ -24,7 +24,7 @@ from .adapter import INPUTS, Change, check_fit, read_changes
 from .adapter_config import AdapterConfig, read_adapter_config
 
 Dtype = Literal["same", "fp32", "bf16", "fp16"]
-STORED: dict[Dtype, str] = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}  # safetensors' names
+FLAGS: dict[Dtype, str] = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}  # safetensors' names
 HEADS = ("embed_out.weight", "lm_head.weight")
 # Buffers of old checkpoints: never cast; transformers computes them anew in float32.
 BUFFERS = ("inv_freq", "masked_bias")
@@ -150,8 +150,8 @@ def _same_for_both(first: Change | None, second: Change | None, embedding: Tenso
     if first is None or first.lora is not None:
         return first is second
     if second is None:
-        return first.replaced is None or first.replaced.shape != embedding.shape
-    if second.lora is not None or not equal(first.replaced, second.replaced):
+        return first.replacement is None or first.replacement.shape != embedding.shape
+    if second.lora is not None or not equal(first.replacement, second.replacement):
         return False
     if first.tokens is None or second.tokens is None:
         return second.tokens is None
@@ -174,11 +174,11 @@ def _outputs(
     tensors = []
     for name in names:
         change = changes.get(name) or Change()
-        starts[name] = change.replaced or sources[name]
-        stored = sources[name].dtype
-        if dtype != "same" and stored in FLOATS and not name.endswith(BUFFERS):
-            stored = STORED[dtype]
-        tensors.append((name, stored, _shape(name, starts[name], change, base.directory)))
+        starts[name] = change.replacement or sources[name]
+        kind = sources[name].dtype
+        if dtype != "same" and kind in FLOATS and not name.endswith(BUFFERS):
+            kind = FLAGS[dtype]
+        tensors.append((name, kind, _shape(name, starts[name], change, base.directory)))
     head, targets = new_header(Path(file), tensors, base.metadata)
     return head, [Output(t, starts[t.name], changes.get(t.name)) for t in targets]
 

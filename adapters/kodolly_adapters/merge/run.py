@@ -181,12 +181,12 @@ def _write_file(
     with unfinished.open("wb") as file:
         file.write(head)
         for output in outputs:
-            rows = MergedRows(output, reader)
+            merged = MergedRows(output, reader)
             for first, last in pieces(output.target.rows, output.target.width):
-                block = rows.stored(first, last).view(torch.uint8).flatten().numpy()
+                block = merged.rows(first, last).view(torch.uint8).flatten().numpy()
                 file.write(block)
                 progress.add(block.size)
-            total += rows.loss
+            total += merged.loss
         file.flush()
         os.fsync(file.fileno())
     unfinished.chmod(0o644)
@@ -212,8 +212,8 @@ def _publish(directory: Path, out: Path, *, force: bool) -> None:
 
 
 def _check_space(plan: Plan, directory: Path) -> None:
-    written = sum(path.stat().st_size for path in directory.iterdir())
-    need = plan.size + SPARE - written
+    on_disk = sum(path.stat().st_size for path in directory.iterdir())
+    need = plan.size + SPARE - on_disk
     free = shutil.disk_usage(directory).free
     if need > free:
         raise OutputError(

@@ -84,13 +84,13 @@ def verify(plan: Plan, out: Path, seed: str) -> Verdict:
 def judge(base: Path, adapter: Path, out: Path, dtype: Dtype, seed: str) -> Verdict:
     """The comparison itself. Raises OutputError saying what differs."""
     plan = make_plan(base, adapter, dtype)
-    written = checkpoint(out).tensors
+    tensors = checkpoint(out).tensors
     _check_base(plan)
-    _check_layout(plan, written)
+    _check_layout(plan, tensors)
     chance = random.Random(seed)
     outputs = _drawn(plan, chance)
     with Reader() as reader:
-        rows = sum(_check_rows(plan, one, written[one.name], reader, chance) for one in outputs)
+        rows = sum(_check_rows(plan, one, tensors[one.name], reader, chance) for one in outputs)
     return Verdict(len(outputs), rows, **compare_answers(plan, out))
 
 
@@ -99,11 +99,11 @@ def _check_base(plan: Plan) -> None:
     from transformers import AutoConfig
 
     sources = [read_card(folder).get("source") for folder in adapter_folders(plan.adapter)]
-    recorded = next((s.get("base_config_sha256") for s in sources if isinstance(s, dict)), None)
-    if recorded is None:
+    base_hash = next((s.get("base_config_sha256") for s in sources if isinstance(s, dict)), None)
+    if base_hash is None:
         return
     config = AutoConfig.from_pretrained(str(plan.base.directory), trust_remote_code=False)
-    if config_sha256(config) != recorded:
+    if config_sha256(config) != base_hash:
         raise OutputError(
             f"{plan.adapter} was trained on a base of another config than {plan.base.directory} "
             f"({CARD}: base_config_sha256). Give that base; or --no-verify, where only the version "
@@ -111,10 +111,10 @@ def _check_base(plan: Plan) -> None:
         )
 
 
-def _check_layout(plan: Plan, written: dict[str, Tensor]) -> None:
+def _check_layout(plan: Plan, tensors: dict[str, Tensor]) -> None:
     """Raise OutputError where the files hold other tensors than planned, or of another dtype or shape."""
     planned = {(o.name, o.target.dtype, o.target.shape) for o in plan.outputs}
-    if odd := sorted(planned ^ {(t.name, t.dtype, t.shape) for t in written.values()}):
+    if odd := sorted(planned ^ {(t.name, t.dtype, t.shape) for t in tensors.values()}):
         raise OutputError(f"{odd[0][0]} is missing, left over or of another shape")
 
 
@@ -128,23 +128,23 @@ def _drawn(plan: Plan, chance: random.Random) -> list[Output]:
 
 
 def _check_rows(
-    plan: Plan, output: Output, written: Tensor, reader: Reader, chance: random.Random
+    plan: Plan, output: Output, tensor: Tensor, reader: Reader, chance: random.Random
 ) -> int:
     """Compare some rows of one tensor and return how many. Raises OutputError naming the first that differs."""
     import torch
 
     change = output.change or Change()
-    count = min(written.rows, max(16, CHUNK // max(1, written.width)))
-    first = chance.randint(0, written.rows - count)
+    count = min(tensor.rows, max(16, CHUNK // max(1, tensor.width)))
+    first = chance.randint(0, tensor.rows - count)
     if change.tokens is not None:  # the rows must hold some of the trained tokens
         first = max(first, max(change.tokens[0]) + 1 - count)
     last = first + count
     if change.lora is not None and not change.tokens:
         expected: Any = _peft_rows(plan, output, change.lora, slice(first, last), reader)
-        expected = expected.to(getattr(torch, DTYPES[written.dtype][0]))
+        expected = expected.to(getattr(torch, DTYPES[tensor.dtype][0]))
     else:
-        expected = MergedRows(output, reader).stored(first, last).clone()
-    rows = reader.rows(written, first, last)
+        expected = MergedRows(output, reader).rows(first, last).clone()
+    rows = reader.rows(tensor, first, last)
     unequal = (rows != expected) & ~(rows.isnan() & expected.isnan())
     if bool(unequal.any()):
         row = first + int(unequal.any(dim=1).nonzero()[0])
