@@ -79,7 +79,7 @@ class Plan:
 def make_plan(base: Path, adapter: Path, dtype: Dtype = "same") -> Plan:
     """What merging `adapter` into `base` will write.
 
-    Raises BaseError and AdapterError naming what does not fit, and what to do.
+    Raises BaseError and AdapterError naming what does not fit and what to do, InputError for broken files.
     """
     config = _read_config(base)
     weights = checkpoint(base)
@@ -96,7 +96,8 @@ def make_plan(base: Path, adapter: Path, dtype: Dtype = "same") -> Plan:
         head not in weights.tensors
         or (config.get("tie_word_embeddings", False) and equal(sources[head], sources[embedding]))
     )
-    # PEFT's own merge keeps one tensor where the adapter changes one end only, and so changes the other end unasked.
+    # A model stays tied as long as the adapter means the same for both ends. PEFT's own merge keeps one tensor
+    # in any case, and so changes the other end too where the adapter changes one only.
     tied = was_tied and _same_for_both(first, second, sources[embedding])
     if tied and (shared := first or second):
         changes |= {embedding: shared, head: shared}

@@ -57,7 +57,8 @@ def merge(
     """Merge `adapter` into `base` as the model directory `out`; `check` compares it with PEFT's merge.
 
     A run that was ended repeats nothing it had finished and gives the same bytes. Raises UserError's
-    kinds: BaseError, AdapterError for what does not fit, OutputError for what is in the way.
+    kinds: BaseError, AdapterError for what does not fit, InputError for broken files, OutputError for what is
+    in the way or is not what PEFT makes.
     """
     plan = make_plan(base, adapter, dtype)
     job = _job_key(plan)
