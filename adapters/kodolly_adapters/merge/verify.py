@@ -27,6 +27,8 @@ from .arithmetic import CHUNK, MergedRows
 from .greedy import compare_answers
 from .plan import Dtype, Output, Plan, make_plan
 
+# Settings of AdapterConfig that do not belong to the merge of one tensor.
+WHOLE_MODEL = "base_model_name_or_path layers_to_transform exclude_modules trainable_token_indices"
 DRAWN = 8  # tensors changed by LoRA; those changed otherwise are few and all compared
 HINT = "--no-verify goes on without it"
 TIMEOUT = 7200.0  # seconds; greedy answers of a large model on a slow CPU
@@ -172,8 +174,8 @@ def _peft_rows(plan: Plan, output: Output, lora: Lora, rows: slice, reader: Read
     model.weight.data = start
     path = output.name.removesuffix(".weight")
     settings = msgspec.structs.asdict(plan.adapter_config) | {"target_modules": [path]}
-    for other in ("layers_to_transform", "exclude_modules", "trainable_token_indices"):
-        del settings[other]
+    for key in WHOLE_MODEL.split():
+        del settings[key]
     for name in reversed(path.split(".")):
         parent = torch.nn.Module()
         parent.add_module(name, model)
