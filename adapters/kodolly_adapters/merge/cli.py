@@ -17,7 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from kodolly_adapters.errors import AdapterError, BaseError, UserError
+from kodolly_adapters.command import GOES_ON, run, say
+from kodolly_adapters.errors import AdapterError, BaseError
 
 if TYPE_CHECKING:
     from .run import Result
@@ -32,21 +33,12 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if options.adapter is None and not options.check:
         parser.error("ADAPTER is needed to merge")
-    goes_on = "" if options.check else ". The same command goes on from here"
-    try:
-        return _check(options) if options.check else _merge(options)
-    except UserError as error:
-        message, status = str(error), 1
-    except OSError as error:  # a full disk, most of all
-        message, status = f"{error}{goes_on}", 1
-    except KeyboardInterrupt:
-        sys.stderr.write("\n")  # after the terminal's ^C
-        message, status = f"stopped{goes_on}", 130
-    sys.stderr.write(f"kodolly merge: {message}\n")
-    return status
+    if options.check:
+        return run("merge", lambda: _check(options))
+    return run("merge", lambda: _merge(options), repeat=GOES_ON)
 
 
-def _merge(options: argparse.Namespace) -> int:
+def _merge(options: argparse.Namespace) -> None:
     from .run import merge
 
     result = merge(
@@ -59,9 +51,9 @@ def _merge(options: argparse.Namespace) -> int:
         quiet=options.quiet,
     )
     if not options.quiet:
-        sys.stderr.write("".join(f"kodolly merge: {line}\n" for line in _report(result)))
+        for line in _report(result):
+            say("merge", line)
     sys.stdout.write(f"{result.out}\n")
-    return 0
 
 
 def _report(result: Result) -> list[str]:
