@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from kodolly_adapters.errors import RecipeError
-
 from .recipe import Recipe
 from .shapes import Shapes
 
@@ -85,6 +83,10 @@ class Memory:
         """All of them."""
         return sum(asdict(self).values())
 
+    def as_dict(self) -> dict[str, int]:
+        """Every item and the total, by name."""
+        return asdict(self) | {"total": self.total}
+
 
 @dataclass(frozen=True, slots=True)
 class Flops:
@@ -105,7 +107,7 @@ def setup_of(recipe: Recipe) -> Setup:
 
     Raises RecipeError for a template that does not exist.
     """
-    train, lora = recipe.train, recipe.lora
+    train, lora, dialect = recipe.train, recipe.lora, recipe.dialect()
     return Setup(
         method=recipe.method,
         precision="fp32" if train.precision == "fp32" else "bf16",
@@ -113,7 +115,7 @@ def setup_of(recipe: Recipe) -> Setup:
         dora=lora.dora,
         dropout=lora.dropout,
         targets=tuple(lora.targets),
-        new_tokens=_new_tokens(recipe) if lora.train_new_tokens else 0,
+        new_tokens=len(dialect.special_tokens) if dialect and lora.train_new_tokens else 0,
         optimizer=train.optimizer,
         batch=train.batch_size,
         accumulation=train.accumulation,
@@ -175,19 +177,6 @@ def inside_of(shapes: Shapes, setup: Setup) -> float:
         inputs = sum(linear.inputs * linear.count for linear in shapes.targeted(setup.targets))
         size += inputs / shapes.layers * (setup.width + 1)
     return size
-
-
-def _new_tokens(recipe: Recipe) -> int:
-    """How many tokens the template adds; the base's own template adds none."""
-    from kodolly_templates import TemplateError, get_template
-    from kodolly_templates.tokenizer import TOKENIZER
-
-    if recipe.template == TOKENIZER:
-        return 0
-    try:
-        return len(get_template(recipe.template).special_tokens)
-    except TemplateError as error:
-        raise RecipeError(f"template: {error}") from None
 
 
 def _weights(shapes: Shapes, setup: Setup, trained: int) -> int:

@@ -19,7 +19,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kodolly_adapters.errors import RecipeError
+from kodolly_adapters.errors import OptionError, RecipeError
+from kodolly_templates import Template, TemplateError, get_template
+from kodolly_templates.tokenizer import TOKENIZER
 
 Method = Literal["full", "lora", "qlora"]
 
@@ -114,6 +116,15 @@ class Recipe(_Strict):
             )
         return self
 
+    def dialect(self) -> Template | None:
+        """The dialect of the template; None for the base's own. Raises RecipeError for an unknown name."""
+        if self.template == TOKENIZER:
+            return None
+        try:
+            return get_template(self.template)
+        except TemplateError as error:
+            raise RecipeError(f"template: {error}") from None
+
 
 def load(path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe in `path`, or the built-in one of that name; `changes` are dotted keys, {"train.epochs": 1}.
@@ -140,13 +151,13 @@ def load(path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
 def overrides(pairs: Sequence[str]) -> dict[str, Any]:
     """`--set KEY=VALUE` pairs for load(). VALUE is read as TOML; what is no TOML is taken as text.
 
-    Raises ValueError naming the flag for a pair that is none.
+    Raises OptionError naming the flag for a pair that is none.
     """
     changes: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
-            raise ValueError(f"--set {pair}: write KEY=VALUE, for example train.epochs=1")
+            raise OptionError(f"--set {pair}: write KEY=VALUE, for example train.epochs=1")
         try:
             changes[key.strip()] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
