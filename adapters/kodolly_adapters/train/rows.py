@@ -93,14 +93,12 @@ def read_rows(path: str) -> Iterator[Row]:
     for line, record in _records(path):
         if record.messages is not None:
             messages = [_message(one.role, one.content, one.context) for one in record.messages]
-        elif not isinstance(record.instruction, UnsetType) and not isinstance(
-            record.response, UnsetType
-        ):
+        elif record.instruction is not UNSET and record.response is not UNSET:
             messages = [
                 _message("user", record.instruction, record.context),
                 _message("assistant", record.response, None),
             ]
-        elif not isinstance(record.text, UnsetType):
+        elif record.text is not UNSET:
             raise DataError(f'{path}:{line}: running text ("text"); set data.format = "text"')
         else:
             raise DataError(
@@ -119,7 +117,7 @@ def read_text(path: str) -> Iterator[Section]:
         yield from _text_file(path)
         return
     for line, record in _records(path):
-        if isinstance(record.text, UnsetType):
+        if record.text is UNSET:
             raise DataError(
                 f'{path}:{line}: no "text"; for rows and dialogues set data.format = "rows"'
             )
@@ -147,6 +145,7 @@ def _survey(path: str, key: str) -> DataFile:
 
 
 def _records(path: str) -> Iterator[tuple[int, _Record]]:
+    """(line, record) of every row; a Parquet's line is the number of its row."""
     return _from_parquet(path) if path.endswith(".parquet") else _from_lines(path)
 
 

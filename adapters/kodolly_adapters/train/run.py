@@ -15,7 +15,7 @@ from typing import Any
 from kodolly_adapters.card import config_sha256, read_card
 from kodolly_adapters.errors import RecipeError, UserError
 from kodolly_adapters.files import write_json
-from kodolly_templates import Template, TemplateError, TokenizerTemplate, get_template, load
+from kodolly_templates import Template, TemplateError, TokenizerTemplate, load
 from kodolly_templates.tokenizer import TOKENIZER
 
 from . import model, run_folder
@@ -81,7 +81,7 @@ def set_up(recipe: Recipe, cache: Path, report: Report = lambda done, total: Non
     precision = model.choose_precision(recipe.train.precision, hardware)
     model.check_method(recipe, hardware)
     _check_optimizer_name(recipe)
-    dialect = None if recipe.template == TOKENIZER else _dialect(recipe)
+    dialect = recipe.dialect()
     config = model.load_config(recipe)
     context = getattr(config, "max_position_embeddings", None)
     if context and recipe.data.max_length > context:
@@ -93,9 +93,9 @@ def set_up(recipe: Recipe, cache: Path, report: Report = lambda done, total: Non
     new_ids = add_template_tokens(tokenizer, template, recipe)
     prepared = prepare(recipe, tokenizer, template, cache, report)
     train = pack(prepared.train, recipe, prepared.folder / "train")
-    validation = None
-    if prepared.validation is not None:
-        validation = pack(prepared.validation, recipe, prepared.folder / "validation")
+    validation = prepared.validation
+    if validation is not None:
+        validation = pack(validation, recipe, prepared.folder / "validation")
     return Run(
         recipe=recipe,
         template=template,
@@ -155,7 +155,7 @@ def train(
     set_seed(recipe.train.seed)
     stop = Stop()
     try:
-        with _without_deprecations():
+        with _with_libraries():
             trainer = make_trainer(run, args, out, stop, show=show and main)
     except UserError:
         if main and not run_folder.finished_checkpoints(folder):
@@ -164,7 +164,7 @@ def train(
     last = next(reversed(run_folder.finished_checkpoints(folder)), None)
     if last is not None:
         say(f"going on after step {run_folder.step_of(last)}")
-    with stop.listening(), _without_deprecations(), _explained_memory_errors():
+    with stop.listening(), _with_libraries():
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
     if stop.requested:
         raise Interrupted(f"stopped after step {trainer.state.global_step}, with a checkpoint")
@@ -221,13 +221,6 @@ def make_trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> An
     return trainer
 
 
-def _dialect(recipe: Recipe) -> Template:
-    try:
-        return get_template(recipe.template)
-    except TemplateError as error:
-        raise RecipeError(f"template: {error}") from None
-
-
 def _own_template(recipe: Recipe, tokenizer: Any) -> TokenizerTemplate:
     """The base's chat template, read as a worker will read it beside the trained weights."""
     with TemporaryDirectory() as folder:
@@ -254,41 +247,34 @@ def _check_optimizer_name(recipe: Recipe) -> None:
 
 
 @contextmanager
-def _without_deprecations() -> Iterator[None]:
-    """Let TRL and PEFT use names that transformers will drop: that is between their versions."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl|peft")
-        yield
-
-
-@contextmanager
-def _explained_memory_errors() -> Iterator[None]:
-    """Turn a GPU that is full into an error that says what helps."""
+def _with_libraries() -> Iterator[None]:
+    """Let TRL and PEFT use names that transformers will drop, and say what helps where a GPU is full."""
     import torch
 
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise RecipeError(
-            f"train.batch_size: {str(error).splitlines()[0]} Halve it and double train.accumulation, lower "
-            "data.max_length, or ask `kodolly plan` which settings fit this GPU"
-        ) from None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl|peft")
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise RecipeError(
+                f"train.batch_size: {str(error).splitlines()[0]} Halve it and double train.accumulation, "
+                "lower data.max_length, or ask `kodolly plan` which settings fit this GPU"
+            ) from None
 
 
 def _metrics(trainer: Any, seconds: float) -> dict[str, Any]:
     """Figures of the whole run, but `seconds` and `train_seconds`, which are this process's."""
-    history = trainer.state.log_history
-    losses = [record["loss"] for record in history if "loss" in record]
+    state = trainer.state
+    losses = [record["loss"] for record in state.log_history if "loss" in record]
     last = losses[-max(1, len(losses) // 10) :]
-    runtimes = [record["train_runtime"] for record in history if "train_runtime" in record]
     values = {
-        "steps": trainer.state.global_step,
+        "steps": state.global_step,
         "tokens": trainer.tokens,
         "train_loss": sum(last) / len(last) if last else None,  # of the last tenth
-        "eval_loss": trainer.state.best_metric,
-        "best_step": trainer.state.best_global_step,
+        "eval_loss": state.best_metric,
+        "best_step": state.best_global_step,
         "seconds": round(seconds, 1),
-        "train_seconds": runtimes[-1] if runtimes else None,
+        "train_seconds": state.log_history[-1].get("train_runtime"),
     }
     return {key: value for key, value in values.items() if value is not None}
 
