@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+import xxhash
 
 from kodolly_adapters.errors import DataError
 from kodolly_adapters.files import locked, replacing
@@ -231,7 +232,9 @@ class _Preparation:
         sequences: dict[str, list[Tokens]] = defaultdict(list)
         results = self._texts(batch) if self._data.format == "text" else self._rows(batch)
         for row, result in zip(batch, results, strict=True):
-            target = "validation" if share and _position(row.content) < share else split
+            # By a hash of the row alone: the same row is always in the same split.
+            aside = share and xxhash.xxh3_64_intdigest(row.content.encode()) / 2.0**64 < share
+            target = "validation" if aside else split
             sequences[target] += result.sequences
             self._outcomes.add(target, result)
         return sequences
@@ -281,13 +284,6 @@ def _batches(rows: Iterable[Row | Section]) -> Iterator[list[Row | Section]]:
             batch, characters = [], 0
     if batch:
         yield batch
-
-
-def _position(content: str) -> float:
-    """A number from 0 to below 1 that follows from the row alone: the same row is always in the same split."""
-    import xxhash
-
-    return xxhash.xxh3_64_intdigest(content.encode()) / 2.0**64
 
 
 def _key(data: Data, files: dict[str, list[DataFile]], encoder: Encoder) -> str:

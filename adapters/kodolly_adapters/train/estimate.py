@@ -16,6 +16,8 @@ Strategy = Literal["none", "ddp", "fsdp"]
 
 GIB = 2**30
 FP32 = 4  # bytes
+# Bytes of the optimiser's state for a trained parameter, by what its name holds; else two moments in fp32.
+STATE = {"8bit": 2, "sgd": 0, "adafactor": 0.1}
 # NF4: half a byte a weight; its scales, one of 8 bits for 64 weights and one of 32 for 256 scales.
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 # TRL never makes all logits: it goes through tiles of this many tokens by entries of the vocabulary.
@@ -151,11 +153,12 @@ def flops(shapes: Shapes, setup: Setup) -> Flops:
 def memory(shapes: Shapes, setup: Setup) -> Memory:
     """What one GPU of this setup needs at its fullest moment."""
     shards = setup.gpus if setup.strategy == "fsdp" else 1
+    state = next((size for name, size in STATE.items() if name in setup.optimizer), 2 * FP32)
     trained = trainable(shapes, setup)
     items = {
         "weights": _weights(shapes, setup, trained) // shards,
         "gradients": FP32 * trained // shards,
-        "optimizer": int(_optimizer_bytes(setup.optimizer) * trained) // shards,
+        "optimizer": int(state * trained) // shards,
         "activations": _activations(shapes, setup),
         "loss": _loss(shapes, setup),
         "communication": _communication(shapes, setup, trained),
@@ -189,15 +192,6 @@ def _weights(shapes: Shapes, setup: Setup, trained: int) -> int:
         packed = sum(linear.weights for linear in shapes.linears)
         return int(NF4 * packed) + FP32 * (shapes.parameters - packed) + FP32 * trained
     return setup.width * shapes.parameters + FP32 * trained
-
-
-def _optimizer_bytes(optimizer: str) -> float:
-    """Bytes of state for one trained parameter: two moments, unless the name says less."""
-    if "8bit" in optimizer:
-        return 2
-    if optimizer == "sgd":
-        return 0
-    return 0.1 if "adafactor" in optimizer else 2 * FP32
 
 
 def _activations(shapes: Shapes, setup: Setup) -> int:

@@ -76,9 +76,11 @@ def choose_precision(setting: str, hardware: Hardware) -> str:
 
 def check_method(recipe: Recipe, hardware: Hardware) -> None:
     """Raise RecipeError where the method cannot run on this machine."""
-    if recipe.method == "qlora" and hardware.device != "cuda":
+    if recipe.method != "qlora":
+        return
+    if hardware.device != "cuda":
         raise RecipeError('method: "qlora" needs a GPU; on a CPU use "lora"')
-    if recipe.method == "qlora" and importlib.util.find_spec("bitsandbytes") is None:
+    if importlib.util.find_spec("bitsandbytes") is None:
         raise RecipeError('method: "qlora" needs bitsandbytes: pip install bitsandbytes')
 
 
@@ -167,7 +169,13 @@ def wrap(model: Any, recipe: Recipe, new_ids: Sequence[int]) -> Any:
 
     family, lora = families.of(model.config), recipe.lora
     targets = lora.targets or list(family.targets)
-    _check_targets(model, family, targets)
+    names = [f".{name}" for name, _ in model.named_modules()]
+    for target in targets:
+        if not any(name.endswith(f".{target}") for name in names):
+            raise RecipeError(
+                f"lora.targets: {type(model).__name__} has no module {target!r}; "
+                f"its linear layers are {', '.join(family.targets)}"
+            )
     if recipe.method == "qlora":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     entry, head = (name.rpartition(".")[2] for name in family.embeddings)
@@ -189,8 +197,7 @@ def wrap(model: Any, recipe: Recipe, new_ids: Sequence[int]) -> Any:
     wrapped.save_pretrained = functools.partial(
         wrapped.save_pretrained, save_embedding_layers=False
     )
-    wrapped.peft_config["default"].base_model_name_or_path = recipe.base
-    wrapped.peft_config["default"].revision = recipe.revision
+    config.base_model_name_or_path, config.revision = recipe.base, recipe.revision
     return wrapped
 
 
@@ -229,16 +236,6 @@ def _start_rows(weight: Any, fresh: Sequence[int], seed: int) -> None:
         source = torch.Generator().manual_seed(seed)
         noise = torch.randn(len(fresh), rows.shape[1], generator=source).to(rows.device)
         weight[list(fresh)] = (mean + NOISE * deviation * noise).to(weight.dtype)
-
-
-def _check_targets(model: Any, family: families.Family, targets: Sequence[str]) -> None:
-    names = [name for name, _ in model.named_modules()]
-    for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise RecipeError(
-                f"lora.targets: {type(model).__name__} has no module {target!r}; "
-                f"its linear layers are {', '.join(family.targets)}"
-            )
 
 
 def _check_directory(recipe: Recipe) -> None:

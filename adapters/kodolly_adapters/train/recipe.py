@@ -126,26 +126,32 @@ class Recipe(_Strict):
             raise RecipeError(f"template: {error}") from None
 
 
-def load(path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe in `path`, or the built-in one of that name; `changes` are dotted keys, {"train.epochs": 1}.
+def load(name: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """The built-in recipe `name`, or the file of that path; `changes` are dotted keys, {"train.epochs": 1}.
 
     Paths in it are left as written: relative to where the command runs. Raises RecipeError naming file and key.
     """
-    text, origin = _read(str(path))
+    place: Any = resources.files("kodolly_adapters.recipes").joinpath(f"{name}.toml")
+    origin = f"recipe {name}"
+    if "/" in str(name) or not place.is_file():
+        place, origin = Path(name), str(name)
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{origin}: {error}") from None
-    for key, value in (changes or {}).items():
-        _put(values, key, value)
-    try:
+        values = tomllib.loads(place.read_text(encoding="utf-8"))
+        for key, value in (changes or {}).items():
+            _put(values, key, value)
         return Recipe.model_validate(values)
+    except FileNotFoundError:
+        names = ", ".join(built_in())
+        raise RecipeError(f"{name}: no such file, nor a built-in recipe ({names})") from None
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: {_fault(fault)}"
+        faults = [
+            f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: "
+            + ("there is no such key" if fault["type"] == "extra_forbidden" else fault["msg"])
             for fault in error.errors()
-        )
-        raise RecipeError(f"{origin}: {faults}") from None
+        ]
+        raise RecipeError(f"{origin}: {'; '.join(faults)}") from None
+    except (OSError, ValueError) as error:  # no TOML, or no text
+        raise RecipeError(f"{origin}: {error}") from None
 
 
 def overrides(pairs: Sequence[str]) -> dict[str, Any]:
@@ -171,24 +177,6 @@ def built_in() -> list[str]:
     return sorted(
         place.name.removesuffix(".toml") for place in files if place.name.endswith(".toml")
     )
-
-
-def _read(name: str) -> tuple[str, str]:
-    place = resources.files("kodolly_adapters.recipes").joinpath(f"{name}.toml")
-    if "/" not in name and place.is_file():
-        return place.read_text(encoding="utf-8"), f"recipe {name}"
-    try:
-        return Path(name).read_text(encoding="utf-8"), name
-    except FileNotFoundError:
-        names = ", ".join(built_in())
-        raise RecipeError(f"{name}: no such file, nor a built-in recipe ({names})") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{name}: {error}") from None
-
-
-def _fault(fault: Mapping[str, Any]) -> str:
-    """pydantic's words, but for a key that is misspelt."""
-    return "there is no such key" if fault["type"] == "extra_forbidden" else str(fault["msg"])
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:

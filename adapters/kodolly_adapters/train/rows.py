@@ -85,7 +85,26 @@ class _Record(msgspec.Struct, gc=False):
 
 def survey(paths: Sequence[str], key: str) -> list[DataFile]:
     """Size, hash and number of rows of every file. `key` is the recipe's ("train"), for DataError."""
-    return [_survey(path, key) for path in paths]
+    files = []
+    for path in paths:
+        sha, lines, size, block = hashlib.sha256(), 0, 0, b"\n"
+        try:
+            with Path(path).open("rb") as file:
+                while data := file.read(BLOCK):
+                    block = data
+                    sha.update(block)
+                    lines += block.count(b"\n")
+                    size += len(block)
+        except OSError as error:
+            raise DataError(f"data.{key}: {path}: {error.strerror or error}") from None
+        if path.endswith(".parquet"):
+            lines = _parquet(path).metadata.num_rows
+        elif path.endswith(".txt"):
+            lines = size // SECTION + 1
+        elif not block.endswith(b"\n"):
+            lines += 1
+        files.append(DataFile(path, lines, size, sha.hexdigest()))
+    return files
 
 
 def read_rows(path: str) -> Iterator[Row]:
@@ -122,26 +141,6 @@ def read_text(path: str) -> Iterator[Section]:
                 f'{path}:{line}: no "text"; for rows and dialogues set data.format = "rows"'
             )
         yield from _sections(StringIO(record.text or ""), path, line)
-
-
-def _survey(path: str, key: str) -> DataFile:
-    sha, lines, size, block = hashlib.sha256(), 0, 0, b"\n"
-    try:
-        with Path(path).open("rb") as file:
-            while data := file.read(BLOCK):
-                block = data
-                sha.update(block)
-                lines += block.count(b"\n")
-                size += len(block)
-    except OSError as error:
-        raise DataError(f"data.{key}: {path}: {error.strerror or error}") from None
-    if path.endswith(".parquet"):
-        lines = _parquet(path).metadata.num_rows
-    elif path.endswith(".txt"):
-        lines = size // SECTION + 1
-    elif not block.endswith(b"\n"):
-        lines += 1
-    return DataFile(path, lines, size, sha.hexdigest())
 
 
 def _records(path: str) -> Iterator[tuple[int, _Record]]:
@@ -201,18 +200,14 @@ def _text_file(path: str) -> Iterator[Section]:
         with Path(path).open(encoding="utf-8-sig") as file:
             yield from _sections(file, path, 1)
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}:{_bad_line(path)}: not UTF-8: {error.reason}") from None
+        with Path(path).open(encoding="utf-8", errors="surrogateescape") as file:
+            bad = (n for n, line in enumerate(file, 1) if not line.isascii() and _is_torn(line))
+            raise DataError(f"{path}:{next(bad)}: not UTF-8: {error.reason}") from None
 
 
-def _bad_line(path: str) -> int:
-    """The first line that is not UTF-8, from 1."""
-    with Path(path).open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return number
-    return 0
+def _is_torn(line: str) -> bool:
+    """Whether a byte of the line was no UTF-8 (surrogateescape)."""
+    return any("\udc80" <= character <= "\udcff" for character in line)
 
 
 def _sections(file: TextIO, path: str, line: int) -> Iterator[Section]:

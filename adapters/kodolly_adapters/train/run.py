@@ -77,10 +77,16 @@ class Run:
 
 def set_up(recipe: Recipe, cache: Path, report: Report = lambda done, total: None) -> Run:
     """Config, tokenizer, data and schedule of a run; prepared data is kept in `cache`. Raises a UserError."""
+    from transformers.training_args import OptimizerNames
+
     hardware = model.find_hardware()
     precision = model.choose_precision(recipe.train.precision, hardware)
     model.check_method(recipe, hardware)
-    _check_optimizer_name(recipe)
+    optimizers = [str(name.value) for name in OptimizerNames]
+    if recipe.train.optimizer not in optimizers:
+        raise RecipeError(
+            f"train.optimizer: transformers has no {recipe.train.optimizer!r}; it has {', '.join(optimizers)}"
+        )
     dialect = recipe.dialect()
     config = model.load_config(recipe)
     context = getattr(config, "max_position_embeddings", None)
@@ -234,16 +240,6 @@ def _own_template(recipe: Recipe, tokenizer: Any) -> TokenizerTemplate:
             ) from None
     assert isinstance(template, TokenizerTemplate)
     return template
-
-
-def _check_optimizer_name(recipe: Recipe) -> None:
-    from transformers.training_args import OptimizerNames
-
-    names = [str(name.value) for name in OptimizerNames]
-    if recipe.train.optimizer not in names:
-        raise RecipeError(
-            f"train.optimizer: transformers has no {recipe.train.optimizer!r}; it has {', '.join(names)}"
-        )
 
 
 @contextmanager
