@@ -26,10 +26,7 @@ SMOOTHING = 0.9  # weight of the past in the smoothed loss
 
 
 class StepProgress(TrainerCallback):  # type: ignore[misc]
-    """A bar or lines: steps of this process, loss, tokens a second, time left.
-
-    `tokens` gives the real (unpadded) tokens of the run so far, all processes together.
-    """
+    """A bar or lines: steps of this process, loss, tokens a second (`tokens` gives the run's so far), time left."""
 
     def __init__(self, tokens: Callable[[], int], *, show: bool) -> None:
         self._tokens = tokens
@@ -143,10 +140,7 @@ class Stop(TrainerCallback):  # type: ignore[misc]
 
 
 def draw_curve(records: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Draw the loss on training and held-out rows and, below, the learning rate into the PNG `path`.
-
-    `records` are transformers' log history: {"step": ..., "loss" or "eval_loss": ..., "learning_rate": ...}.
-    """
+    """Draw transformers' log history into the PNG `path`: the losses and, below, the learning rate."""
     import pandas  # type: ignore[import-untyped]
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -180,7 +174,8 @@ def _in_any_process(flag: bool) -> bool:
     from accelerate import PartialState
     from accelerate.utils import reduce
 
-    return bool(reduce(torch.tensor(int(flag), device=PartialState().device)).item())
+    flags = torch.tensor(int(flag), device=PartialState().device)
+    return bool(reduce(flags, "sum").item())
 
 
 def _line(record: Mapping[str, Any]) -> str:

@@ -1,8 +1,5 @@
 """`kodolly train RECIPE --out DIR`: a tuned model or adapter from a recipe and Dolly rows.
 
-    kodolly train polyglot-ko-5.8b-lora --set data.train='["rows/train.jsonl"]' --out runs/first
-    torchrun --nproc-per-node 4 -m kodolly_adapters.train my.toml --out runs/second
-
 The same command goes on after a kill. docs/train.md explains every key of a recipe.
 """
 

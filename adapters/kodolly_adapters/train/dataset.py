@@ -1,8 +1,5 @@
 """Rows to sequences of tokens: read, encoded, cut where too long, counted, packed, and kept on disk.
 
-    prepared = prepare(recipe, tokenizer, template, Path("cache"))
-    prepared.train[0]  # {"input_ids": [...], "labels": [-100, ...], "length": 314}
-
 A second call with the same files, tokenizer, template and settings finds the first one's work.
 """
 
@@ -132,9 +129,7 @@ def prepare(
     cache: Path,
     report: Report = lambda done, total: None,
 ) -> Prepared:
-    """Prepare the recipe's data, or find it prepared in `cache`.
-
-    `tokenizer` is a fast transformers tokenizer that has the template's special tokens already.
+    """Prepare the recipe's data, or find it prepared in `cache`; the tokenizer has the template's tokens already.
 
     Raises DataError for a file or row that cannot be read (naming file and line) and when nothing is left
     to learn from, BaseError for a tokenizer that cannot be used, RecipeError for a template that cannot.
@@ -162,10 +157,7 @@ def prepare(
 
 
 def pack(dataset: Dataset, recipe: Recipe, stem: Path) -> Dataset:
-    """Several sequences to one of at most max_length, each still apart (seq_lengths), where the recipe packs.
-
-    Kept beside `stem`. Packed by TRL, once a machine.
-    """
+    """Where the recipe packs: several sequences in one, still apart (seq_lengths); by TRL, kept beside `stem`."""
     plain = dataset.select_columns(["input_ids", "labels"])
     if not recipe.data.packing:
         return plain

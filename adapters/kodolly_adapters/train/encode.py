@@ -122,11 +122,7 @@ class Encoder:
         return self.encode([self.text(messages)])[0]
 
     def encode_rows(self, rows: Sequence[Row]) -> list[Tokens]:
-        """Every row's tokens, in order.
-
-        Raises DataError naming file and line where the row is at fault, RecipeError where the model's own chat
-        template is.
-        """
+        """Every row's tokens. Raises DataError naming file and line, RecipeError where the chat template is at fault."""
         texts = []
         for row in rows:
             try:
@@ -186,10 +182,7 @@ class Fitter:
         self._least = max(1, limit // 8)
 
     def fit(self, messages: list[Message]) -> tuple[str, Tokens | None]:
-        """(outcome, tokens of what is left) of a valid dialogue that does not fit; None when it is refused.
-
-        The outcome is a name in dataset.OUTCOMES.
-        """
+        """(name in dataset.OUTCOMES, tokens of what is left or None) of a valid dialogue that does not fit."""
         system = 1 if messages[0]["role"] == "system" else 0
         exchanges = (len(messages) - system) // 2
 

@@ -105,10 +105,7 @@ class Flops:
 
 
 def setup_of(recipe: Recipe) -> Setup:
-    """The recipe as it is written, on one GPU. fp16 is planned as bf16: both take two bytes.
-
-    Raises RecipeError for a template that does not exist.
-    """
+    """The recipe as it is written, on one GPU (fp16 is planned as bf16: both take two bytes). Raises RecipeError."""
     train, lora, dialect = recipe.train, recipe.lora, recipe.dialect()
     return Setup(
         method=recipe.method,

@@ -161,10 +161,7 @@ def grow(model: Any, tokenizer: Any, new_ids: Sequence[int], seed: int) -> int:
 
 
 def wrap(model: Any, recipe: Recipe, new_ids: Sequence[int]) -> Any:
-    """`model` with a fresh adapter by the recipe; rows of the tokens `new_ids` are trained beside it.
-
-    Raises RecipeError naming a target module that the model does not have.
-    """
+    """`model` with a fresh adapter, and rows of `new_ids` trained beside it. Raises RecipeError for unknown targets."""
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     family, lora = families.of(model.config), recipe.lora

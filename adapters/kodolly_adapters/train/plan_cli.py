@@ -1,7 +1,5 @@
 """`kodolly plan RECIPE`: memory, time and cost of a recipe, from its base's config alone.
 
-    kodolly plan my.toml --gpus 2 --gpu a100-40 --rows 50000 --tokens-per-row 300 --price 1.10
-
 docs/plan.md explains every figure and works one plan out by hand; plan.txt.jinja is the printed page.
 """
 

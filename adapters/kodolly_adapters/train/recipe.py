@@ -1,11 +1,5 @@
 """A recipe: everything that decides a training run, as one TOML file.
 
-    name = "polyglot-ko-1.3b-lora"
-    base = "EleutherAI/polyglot-ko-1.3b"
-    method = "lora"
-    [data]
-    train = ["rows/train.jsonl"]
-
 docs/train.md explains every key. Unknown keys and values out of range are refused with their place.
 """
 
@@ -155,10 +149,7 @@ def load(name: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
 
 
 def overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """`--set KEY=VALUE` pairs for load(). VALUE is read as TOML; what is no TOML is taken as text.
-
-    Raises OptionError naming the flag for a pair that is none.
-    """
+    """`--set KEY=VALUE` pairs for load(); a VALUE that is no TOML is taken as text. Raises OptionError."""
     changes: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

@@ -128,10 +128,7 @@ def read_rows(path: str) -> Iterator[Row]:
 
 
 def read_text(path: str) -> Iterator[Section]:
-    """The running text of one file in sections; a .txt is one document, else every line is one.
-
-    Raises DataError naming file and line.
-    """
+    """The running text of one file; a .txt is one document, else every line is. Raises DataError naming file and line."""
     if path.endswith(".txt"):
         yield from _text_file(path)
         return

@@ -88,10 +88,7 @@ class Shapes:
         return sum(linear.weights for linear in self.linears) + self.embedding
 
     def targeted(self, targets: Iterable[str]) -> tuple[Linear, ...]:
-        """The linear layers of these names, or all of them for no names.
-
-        Raises RecipeError for a name that the model does not have.
-        """
+        """The linear layers of these names, or all for no names. Raises RecipeError for one that is not there."""
         chosen = tuple(targets) or self.family.targets
         names = [linear.name for linear in self.linears]
         for target in chosen:

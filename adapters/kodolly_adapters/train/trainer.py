@@ -242,11 +242,7 @@ def arguments(
 
 
 def _distributed(chosen: Distributed, hardware: Hardware) -> dict[str, Any]:
-    """The arguments of DDP, FSDP or DeepSpeed.
-
-    Raises RecipeError for a config that is not there, and for what accelerate would silently do another way or
-    TRL end with a traceback.
-    """
+    """The arguments of DDP, FSDP or DeepSpeed. Raises RecipeError for what would silently be something else."""
     sharded = chosen.strategy in ("fsdp", "deepspeed")
     gpus = len(hardware.names) if hardware.device == "cuda" else 0
     place = f'distributed.strategy: "{chosen.strategy}"'
