@@ -7,12 +7,12 @@ import importlib.util
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kodolly_adapters import families
-from kodolly_adapters.errors import BaseError, RecipeError
+from kodolly_adapters.errors import BaseError, RecipeError, first_line
 
 from .recipe import Recipe
 
@@ -37,10 +37,6 @@ class Hardware:
     def main(self) -> bool:
         """Whether this process is the one that writes files and messages."""
         return self.rank == 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """For run.json."""
-        return asdict(self) | {"names": list(self.names), "machine": platform.machine()}
 
 
 def find_hardware() -> Hardware:
@@ -94,7 +90,7 @@ def load_config(recipe: Recipe) -> Any:
             recipe.base, revision=recipe.revision, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError) as error:
-        raise BaseError(f"base {recipe.base}: {_first_line(error)}") from None
+        raise BaseError(f"base {recipe.base}: {first_line(error)}") from None
 
 
 def load_model(recipe: Recipe, config: Any, precision: str, hardware: Hardware) -> Any:
@@ -133,7 +129,7 @@ def load_model(recipe: Recipe, config: Any, precision: str, hardware: Hardware) 
             **options,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise BaseError(f"base {recipe.base}: {_first_line(error)}") from None
+        raise BaseError(f"base {recipe.base}: {first_line(error)}") from None
     if missing := sorted(report["missing_keys"]):
         raise BaseError(
             f"base {recipe.base}: its files hold no {missing[0]} ({len(missing)} tensors are missing): "
@@ -253,8 +249,3 @@ def _check_directory(recipe: Recipe) -> None:
             "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)"
         )
     raise BaseError(f"base {recipe.base}: it holds no model.safetensors")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import time
 import warnings
@@ -13,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from kodolly_adapters.card import config_sha256, read_card
-from kodolly_adapters.errors import RecipeError, UserError
+from kodolly_adapters.errors import RecipeError, UserError, first_line
 from kodolly_adapters.files import write_json
 from kodolly_templates import Template, TemplateError, TokenizerTemplate, load
 from kodolly_templates.tokenizer import TOKENIZER
@@ -210,7 +211,7 @@ def make_trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> An
     try:
         trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
     except (ImportError, ValueError) as error:  # it needs a package that is not here
-        raise RecipeError(f"train.optimizer: {str(error).strip().splitlines()[0]}") from None
+        raise RecipeError(f"train.optimizer: {first_line(error)}") from None
     trainer.remove_callback(PrinterCallback)
     if recipe.train.early_stopping and run.validation is not None:
         trainer.add_callback(EarlyStoppingCallback(recipe.train.early_stopping))
@@ -253,7 +254,7 @@ def _with_libraries() -> Iterator[None]:
             yield
         except torch.OutOfMemoryError as error:
             raise RecipeError(
-                f"train.batch_size: {str(error).splitlines()[0]} Halve it and double train.accumulation, "
+                f"train.batch_size: {first_line(error)} Halve it and double train.accumulation, "
                 "lower data.max_length, or ask `kodolly plan` which settings fit this GPU"
             ) from None
 
@@ -285,7 +286,7 @@ def _record(run: Run, decisive: dict[str, Any], started_at: str) -> dict[str, An
         "sequences": {"train": len(run.train), "held_out": len(run.validation or ())},
         "schedule": asdict(run.schedule),
         "precision": run.precision,
-        "hardware": run.hardware.as_dict(),
+        "hardware": asdict(run.hardware) | {"machine": platform.machine()},
         "versions": run_folder.versions(),
         "started_at": started_at,
     }

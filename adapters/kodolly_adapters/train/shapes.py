@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from kodolly_adapters.errors import BaseError, RecipeError
+from kodolly_adapters.errors import BaseError, RecipeError, first_line
 from kodolly_adapters.families import Family, look, of, on_meta
 
 TOKENS_PER_CHARACTER = 1.0  # of Korean, for a tokenizer nobody measured; --tokens-per-row is better
@@ -155,9 +155,8 @@ def _fetch_config(name: str, revision: str | None) -> dict[str, Any]:
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        first = str(error).strip().split("\n")[0]
         raise BaseError(
-            f"{name}: {first} Without a network: put the base's config.json into a folder and give "
+            f"{name}: {first_line(error)} Without a network: put the base's config.json into a folder and give "
             "--set base=FOLDER; no weights are needed"
         ) from None
     values: dict[str, Any] = config.to_dict()

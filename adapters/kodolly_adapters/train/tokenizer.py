@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kodolly_adapters.errors import BaseError, RecipeError
+from kodolly_adapters.errors import BaseError, RecipeError, first_line
 from kodolly_templates import Template, TokenizerTemplate
 
 from .recipe import Recipe
@@ -83,8 +83,7 @@ def _open(recipe: Recipe, fixes: Mapping[str, str | None]) -> Any:
             recipe.base, revision=recipe.revision, trust_remote_code=False, **fixes
         )
     except Exception as error:  # noqa: BLE001 - its readers raise whatever the file made them raise
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BaseError(f"base {recipe.base}: no tokenizer: {first}") from None
+        raise BaseError(f"base {recipe.base}: no tokenizer: {first_line(error)}") from None
     if not tokenizer.is_fast:
         raise BaseError(
             f"base {recipe.base}: its tokenizer has no tokenizer.json, which the response mask needs"
