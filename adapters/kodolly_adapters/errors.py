@@ -68,3 +68,8 @@ class OutputError(UserError):
 
 class EngineError(UserError):
     """A worker process died, or the engine asked for is not installed."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's error, which often is a page long; its kind where it has no text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

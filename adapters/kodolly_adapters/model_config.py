@@ -37,7 +37,7 @@ def portable_tokenizer_config(config: Mapping[str, Any], *, fast: bool) -> dict[
 
     `fast`: there is a tokenizer.json, which is to be read.
     """
-    local = ("is_local", "local_files_only", "name_or_path", "auto_map")
+    local = ("is_local", "local_files_only", "name_or_path", "auto_map", "backend")
     portable = {key: value for key, value in config.items() if key not in local}
     if fast:
         portable["tokenizer_class"] = FAST

@@ -19,12 +19,10 @@ class Progress:
     def __init__(
         self, command: str, total: int | None = None, *, unit: str = "B", show: bool = True
     ) -> None:
-        self.total = total
-        self.done = 0
         self._command, self._unit, self._show = command, unit, show
         self._bar: Any = None
         self._note = ""
-        self._started = self._last_line = time.monotonic()
+        self.restart(total)
 
     def __enter__(self) -> Self:
         return self
@@ -36,6 +34,11 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def restart(self, total: int | None) -> None:
+        """Count from nothing again, to `total`."""
+        self.total, self.done = total, 0
+        self._started = self._last_line = time.monotonic()
 
     @property
     def seconds(self) -> float:
@@ -97,4 +100,8 @@ class Progress:
         return ", ".join([*parts, *([self._note] if self._note else [])])
 
     def _amount(self, count: float) -> str:
-        return f"{count / 1e6:,.0f} MB" if self._unit == "B" else f"{count:,.0f} {self._unit}s"
+        number, name = (count / 1e6, "MB") if self._unit == "B" else (count, f"{self._unit}s")
+        slow = (
+            isinstance(count, float) and number < 10
+        )  # a rate, of which the whole part says little
+        return f"{number:,.{int(slow)}f} {name}"

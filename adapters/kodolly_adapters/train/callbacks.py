@@ -26,26 +26,19 @@ SMOOTHING = 0.9  # weight of the past in the smoothed loss
 
 
 class StepProgress(TrainerCallback):  # type: ignore[misc]
-    """A bar or lines: steps of this process, loss, tokens a second, time left.
-
-    `tokens` gives the real (unpadded) tokens of the run so far, all processes together.
-    """
+    """A bar or lines: steps of this process, loss, tokens a second (`tokens` gives the run's so far), time left."""
 
     def __init__(self, tokens: Callable[[], int], *, show: bool) -> None:
         self._tokens = tokens
-        self._show = show
         self._progress = Progress("train", unit="step", show=show)
         self._first_tokens = 0
         self._loss = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        steps = state.max_steps - state.global_step
-        self._progress = Progress("train", steps, unit="step", show=self._show)
+        self._progress.restart(state.max_steps - state.global_step)
         self._first_tokens = self._tokens()
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> None:
         if "loss" in logs:
             self._loss = f"loss {logs['loss']:.3f}"
         if "eval_loss" in logs:
@@ -73,9 +66,7 @@ class Metrics(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero:
             write_bytes(self._path, "".join(map(_line, state.log_history)).encode())
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> None:
         if not math.isfinite(logs.get("loss", 0.0)):
             raise RecipeError(
                 f"train.learning_rate: the loss is {logs['loss']} at step {state.global_step}: give a "
@@ -149,25 +140,25 @@ class Stop(TrainerCallback):  # type: ignore[misc]
 
 
 def draw_curve(records: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Draw the loss on training and held-out rows and, below, the learning rate into the PNG `path`.
-
-    `records` are transformers' log history: {"step": ..., "loss" or "eval_loss": ..., "learning_rate": ...}.
-    """
+    """Draw transformers' log history into the PNG `path`: the losses and, below, the learning rate."""
+    import pandas  # type: ignore[import-untyped]
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    columns = ["step", "loss", "eval_loss", "learning_rate"]
+    frame = pandas.DataFrame(records).reindex(columns=columns).set_index("step").astype(float)
+    loss, held_out, rate = (frame[name].dropna() for name in columns[1:])
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-    steps, losses = _series(records, "loss")
-    upper.plot(steps, losses, color="0.7", linewidth=0.8, label="training, each step")
-    upper.plot(steps, _smooth(losses), color="C0", label="training, smoothed")
-    if any("eval_loss" in record for record in records):
-        upper.plot(*_series(records, "eval_loss"), color="C1", marker="o", label="held-out rows")
+    upper.plot(loss, color="0.7", linewidth=0.8, label="training, each step")
+    upper.plot(loss.ewm(alpha=1 - SMOOTHING).mean(), color="C0", label="training, smoothed")
+    if not held_out.empty:
+        upper.plot(held_out, color="C1", marker="o", label="held-out rows")
     upper.set_title(title)
     upper.set_ylabel("loss (nats a token)")
     upper.legend()
-    lower.plot(*_series(records, "learning_rate"), color="C2")
+    lower.plot(rate, color="C2")
     lower.set_ylabel("learning rate")
     lower.set_xlabel("step")
     for axes in (upper, lower):
@@ -177,31 +168,14 @@ def draw_curve(records: Sequence[Mapping[str, Any]], path: Path, title: str) -> 
     write_bytes(path, picture.getvalue())
 
 
-def _series(records: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
-    points = [(int(record["step"]), float(record[key])) for record in records if key in record]
-    return [step for step, _ in points], [value for _, value in points]
-
-
-def _smooth(values: Sequence[float]) -> list[float]:
-    """An exponential mean whose start is corrected, so that it does not lag at first."""
-    smoothed, total, scale = [], 0.0, 0.0
-    for value in values:
-        total = SMOOTHING * total + (1 - SMOOTHING) * value
-        scale = SMOOTHING * scale + (1 - SMOOTHING)
-        smoothed.append(total / scale)
-    return smoothed
-
-
 def _in_any_process(flag: bool) -> bool:
     """Whether any process has the flag: all must stop after the same step."""
     import torch
+    from accelerate import PartialState
+    from accelerate.utils import reduce
 
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return flag
-    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-    count = torch.tensor(int(flag), device=device)
-    torch.distributed.all_reduce(count)
-    return bool(count.item())
+    flags = torch.tensor(int(flag), device=PartialState().device)
+    return bool(reduce(flags, "sum").item())
 
 
 def _line(record: Mapping[str, Any]) -> str:

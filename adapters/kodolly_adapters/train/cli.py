@@ -1,8 +1,5 @@
 """`kodolly train RECIPE --out DIR`: a tuned model or adapter from a recipe and Dolly rows.
 
-    kodolly train polyglot-ko-5.8b-lora --set data.train='["rows/train.jsonl"]' --out runs/first
-    torchrun --nproc-per-node 4 -m kodolly_adapters.train my.toml --out runs/second
-
 The same command goes on after a kill. docs/train.md explains every key of a recipe.
 """
 
@@ -16,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kodolly_adapters.errors import UserError
+from kodolly_adapters.command import GOES_ON, run, say
 from kodolly_adapters.terminal import Progress
 
-from .recipe import Recipe, built_in, load, overrides
+from .recipe import built_in, load, overrides
 
 if TYPE_CHECKING:
     from .run import Run
@@ -27,28 +24,38 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command with `argv` (without the program's name); returns the exit status."""
-    parser = _parser()
+    parser = recipe_parser("train", "Train a model, or an adapter for one, by a recipe.")
+    add = parser.add_argument
+    add("--out", type=Path, metavar="DIR", help="a new folder for the run, or its own to go on")
+    add("--dry-run", action="store_true", help="prepare the rows, say what would happen, and end")
+    add("--quiet", action="store_true", help="no progress")
     args = parser.parse_args(argv)
     if args.list:
-        sys.stdout.write("".join(f"{name}\n" for name in built_in()))
-        return 0
+        return write_list()
     if args.recipe is None or (args.out is None and not args.dry_run):
         parser.error("give a RECIPE, and --out DIR")
-    try:
-        changes = overrides(args.set)
-    except ValueError as error:
-        parser.error(str(error))
-    try:
-        return _train(load(args.recipe, changes), args)
-    except UserError as error:
-        return _fail(str(error), 1)
-    except OSError as error:  # a full disk, most of all
-        return _fail(f"{error}. The same command goes on from here", 1)
-    except KeyboardInterrupt:
-        return _fail("stopped. The same command goes on from its last checkpoint", 130)
+    return run("train", lambda: _train(args), repeat=GOES_ON, show=_is_main())
 
 
-def _train(recipe: Recipe, args: argparse.Namespace) -> int:
+def recipe_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """The arguments of every command that reads a recipe."""
+    parser = argparse.ArgumentParser(prog=f"kodolly {command}", description=description)
+    add = parser.add_argument
+    add("recipe", nargs="?", metavar="RECIPE", help="a TOML file, or the name of a built-in recipe")
+    add("--list", action="store_true", help="the built-in recipes, and end")
+    add("--set", action="append", default=[], metavar="KEY=VALUE",
+        help="change one key of the recipe, for example train.batch_size=2")  # fmt: skip
+    return parser
+
+
+def write_list() -> int:
+    """Print the built-in recipes for --list, one a line; returns the exit status."""
+    sys.stdout.write("".join(f"{name}\n" for name in built_in()))
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    recipe = load(args.recipe, overrides(args.set))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     _quiet_libraries()
     from .run import Interrupted, set_up, train
@@ -69,7 +76,9 @@ def _train(recipe: Recipe, args: argparse.Namespace) -> int:
         try:
             metrics = train(recipe, args.out, say=progress.say, report=report, show=show)
         except Interrupted as error:
-            return _fail(f"{error}. The same command goes on from here", 130)
+            if _is_main():
+                say("train", f"{error}{GOES_ON}")
+            return 130
         progress.say(_summary(metrics))
     if _is_main():
         sys.stdout.write(f"{args.out}\n")
@@ -123,24 +132,3 @@ def _quiet_libraries() -> None:
     transformers.logging.disable_progress_bar()
     for name in ("trl", "peft", "accelerate", "datasets", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def _fail(text: str, status: int) -> int:
-    if _is_main():
-        sys.stderr.write(f"kodolly train: {text}\n")
-    return status
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="kodolly train", description="Train a model, or an adapter for one, by a recipe."
-    )
-    add = parser.add_argument
-    add("recipe", nargs="?", metavar="RECIPE", help="a TOML file, or the name of a built-in recipe")
-    add("--out", type=Path, metavar="DIR", help="a new folder for the run, or its own to go on")
-    add("--set", action="append", default=[], metavar="KEY=VALUE",
-        help="one key of the recipe, for example train.epochs=1")  # fmt: skip
-    add("--dry-run", action="store_true", help="prepare the rows, say what would happen, and end")
-    add("--list", action="store_true", help="the built-in recipes, and end")
-    add("--quiet", action="store_true", help="no progress")
-    return parser

@@ -1,23 +1,21 @@
 """Rows to sequences of tokens: read, encoded, cut where too long, counted, packed, and kept on disk.
 
-    prepared = prepare(recipe, tokenizer, template, Path("cache"))
-    prepared.train[0]  # {"input_ids": [...], "labels": [-100, ...], "length": 314}
-
 A second call with the same files, tokenizer, template and settings finds the first one's work.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+import xxhash
 
 from kodolly_adapters.errors import DataError
 from kodolly_adapters.files import locked, replacing
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 
 VERSION = "2"  # of what is written; caches of another one are not used
 BATCH_ROWS, BATCH_CHARACTERS = 512, 1 << 20  # tokenized at once, whichever comes first
-FLUSH = 1 << 16  # tokens of a record batch
 COUNTS = "outcomes.json"  # written last: a folder with it is whole
 SPLITS = ("train", "validation")
 OUTCOMES = {
@@ -65,34 +62,40 @@ class Outcomes(msgspec.Struct):
     train: dict[str, Count] = {}
     validation: dict[str, Count] = {}
 
+    def of(self, split: str) -> dict[str, Count]:
+        """The counts of "train" or "validation" by outcome."""
+        return self.train if split == "train" else self.validation
+
     @property
     def rows(self) -> int:
         """Rows read."""
-        return sum(count.rows for split in SPLITS for count in getattr(self, split).values())
+        return sum(count.rows for split in SPLITS for count in self.of(split).values())
+
+    def sequences(self, split: str) -> int:
+        """Sequences of a split."""
+        return sum(count.sequences for count in self.of(split).values())
 
     def add(self, split: str, result: Result) -> None:
         """Count one more row of a split."""
-        count = getattr(self, split).setdefault(result.outcome, Count())
+        count = self.of(split).setdefault(result.outcome, Count())
         count.rows += 1
         count.sequences += len(result.sequences)
         count.tokens += result.tokens
         count.kept += sum(map(len, result.sequences))
         count.learned += sum(tokens.learned_count for tokens in result.sequences)
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: {"train": {"kept": {"rows": ...}}, "validation": {...}}, in the order of OUTCOMES."""
-        return {
-            split: {name: msgspec.to_builtins(counts[name]) for name in OUTCOMES if name in counts}
-            for split, counts in (("train", self.train), ("validation", self.validation))
-        }
+    def as_dict(self) -> dict[str, dict[str, dict[str, int]]]:
+        """For JSON: {"train": {"kept": {"rows": ...}}, "validation": {...}}."""
+        counts: dict[str, dict[str, dict[str, int]]] = msgspec.to_builtins(self)
+        return counts
 
     def table(self) -> str:
-        """Lines for people, one an outcome, without a newline at the end."""
+        """Lines for people, one an outcome."""
         columns = ("rows", "tokens", "kept", "learned")
         lines = [f"{'':<10}  {'outcome':<15}" + "".join(f"{column:>15}" for column in columns)]
         for split, counts in self.as_dict().items():
-            for outcome, count in counts.items():
-                figures = "".join(f"{count[column]:>15,}" for column in columns)
+            for outcome in filter(counts.__contains__, OUTCOMES):
+                figures = "".join(f"{counts[outcome][column]:>15,}" for column in columns)
                 lines.append(f"{split:<10}  {outcome:<15}{figures}  {OUTCOMES[outcome]}")
         return "\n".join(lines)
 
@@ -126,9 +129,7 @@ def prepare(
     cache: Path,
     report: Report = lambda done, total: None,
 ) -> Prepared:
-    """Prepare the recipe's data, or find it prepared in `cache`.
-
-    `tokenizer` is a fast transformers tokenizer that has the template's special tokens already.
+    """Prepare the recipe's data, or find it prepared in `cache`; the tokenizer has the template's tokens already.
 
     Raises DataError for a file or row that cannot be read (naming file and line) and when nothing is left
     to learn from, BaseError for a tokenizer that cannot be used, RecipeError for a template that cannot.
@@ -156,10 +157,7 @@ def prepare(
 
 
 def pack(dataset: Dataset, recipe: Recipe, stem: Path) -> Dataset:
-    """Several sequences to one of at most max_length, each still apart (seq_lengths), where the recipe packs.
-
-    Kept beside `stem`. Packed by TRL, once a machine.
-    """
+    """Where the recipe packs: several sequences in one, still apart (seq_lengths); by TRL, kept beside `stem`."""
     plain = dataset.select_columns(["input_ids", "labels"])
     if not recipe.data.packing:
         return plain
@@ -176,7 +174,7 @@ def pack(dataset: Dataset, recipe: Recipe, stem: Path) -> Dataset:
 
 
 class _Preparation:
-    """One pass over the files of a recipe."""
+    """One pass over the files of a recipe, written as the Arrow streams that datasets maps into memory."""
 
     def __init__(self, data: Data, encoder: Encoder, report: Report) -> None:
         self._data = data
@@ -187,34 +185,51 @@ class _Preparation:
 
     def write(self, folder: Path, files: dict[str, list[DataFile]]) -> None:
         """Both splits and the counts into `folder`. Raises DataError when there is nothing to learn."""
-        limit = self._data.max_rows or 1 << 62
+        import pyarrow
+
+        limit, outcomes = self._data.max_rows or 1 << 62, self._outcomes
         total = sum(min(sum(file.rows for file in files[split]), limit) for split in SPLITS)
         share = 0.0 if files["validation"] else self._data.validation_share
         read: Callable[[str], Iterator[Row | Section]]
         read = read_text if self._data.format == "text" else read_rows
+        numbers = pyarrow.list_(pyarrow.int32())
+        columns = {"input_ids": numbers, "labels": numbers, "length": pyarrow.int32()}
+        schema = pyarrow.schema(columns)
+        paths = {split: folder / f"{split}.arrow" for split in SPLITS}
         with ExitStack() as stack:
-            writers = {s: stack.enter_context(_Writer(folder / f"{s}.arrow")) for s in SPLITS}
+            streams = {
+                split: stack.enter_context(pyarrow.ipc.new_stream(str(path), schema))
+                for split, path in paths.items()
+            }
             for split in SPLITS:
                 rows = (row for file in files[split] for row in read(file.path))
                 for batch in _batches(islice(rows, limit)):
-                    self._add(batch, writers, split, share)
-                    self._report(self._outcomes.rows, max(total, self._outcomes.rows))
-        if not writers["train"].rows:
-            table = (
-                f":\n{self._outcomes.table()}" if self._outcomes.rows else ": the files are empty"
-            )
+                    for target, sequences in self._sequences(batch, split, share).items():
+                        values = [
+                            [tokens.ids for tokens in sequences],
+                            [tokens.labels for tokens in sequences],
+                            [len(tokens) for tokens in sequences],
+                        ]
+                        streams[target].write_batch(pyarrow.record_batch(values, schema=schema))
+                    self._report(outcomes.rows, max(total, outcomes.rows))
+        if not outcomes.sequences("train"):
+            table = f":\n{outcomes.table()}" if outcomes.rows else ": the files are empty"
             raise DataError(f"data.train: no row is left to learn from{table}")
-        if not writers["validation"].rows:
-            (folder / "validation.arrow").unlink()
-        (folder / COUNTS).write_bytes(msgspec.json.encode(self._outcomes))
+        if not outcomes.sequences("validation"):
+            paths["validation"].unlink()
+        (folder / COUNTS).write_bytes(msgspec.json.encode(outcomes))
 
-    def _add(self, batch: list[Any], writers: dict[str, _Writer], split: str, share: float) -> None:
+    def _sequences(self, batch: list[Any], split: str, share: float) -> dict[str, list[Tokens]]:
+        """The sequences of a batch of `split`, by the split they go to: `share` of them to validation."""
+        sequences: dict[str, list[Tokens]] = defaultdict(list)
         results = self._texts(batch) if self._data.format == "text" else self._rows(batch)
         for row, result in zip(batch, results, strict=True):
-            target = "validation" if share and _position(row.content) < share else split
-            for tokens in result.sequences:
-                writers[target].add(tokens)
+            # By a hash of the row alone: the same row is always in the same split.
+            aside = share and xxhash.xxh3_64_intdigest(row.content.encode()) / 2.0**64 < share
+            target = "validation" if aside else split
+            sequences[target] += result.sequences
             self._outcomes.add(target, result)
+        return sequences
 
     def _rows(self, rows: list[Row]) -> Iterator[Result]:
         """Dolly rows and dialogues, of which the answers are learned; a row is one sequence."""
@@ -249,57 +264,6 @@ class _Preparation:
             yield Result("kept" if count == 1 else "split", len(whole), pieces)
 
 
-class _Writer:
-    """Writes sequences to an Arrow stream, which datasets maps into memory as it is.
-
-    Columns: input_ids and labels (lists of int32), length (int32).
-    """
-
-    def __init__(self, path: Path) -> None:
-        import pyarrow
-
-        numbers = pyarrow.list_(pyarrow.int32())
-        self._schema = pyarrow.schema(
-            {"input_ids": numbers, "labels": numbers, "length": pyarrow.int32()}
-        )
-        self._file = pyarrow.OSFile(str(path), "wb")
-        self._stream = pyarrow.ipc.new_stream(self._file, self._schema)
-        self._buffer: list[Tokens] = []
-        self._buffer_tokens = self.rows = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with self._file, self._stream:
-            if error is None:
-                self._flush()
-
-    def add(self, tokens: Tokens) -> None:
-        """One more sequence."""
-        self._buffer.append(tokens)
-        self._buffer_tokens += len(tokens)
-        self.rows += 1
-        if self._buffer_tokens >= FLUSH:
-            self._flush()
-
-    def _flush(self) -> None:
-        import pyarrow
-
-        columns = {
-            "input_ids": [tokens.ids for tokens in self._buffer],
-            "labels": [tokens.labels for tokens in self._buffer],
-            "length": [len(tokens) for tokens in self._buffer],
-        }
-        self._stream.write_batch(pyarrow.record_batch(columns, schema=self._schema))
-        self._buffer, self._buffer_tokens = [], 0
-
-
 def _batches(rows: Iterable[Row | Section]) -> Iterator[list[Row | Section]]:
     """Rows in lists that are worth a call of the tokenizer and keep memory flat."""
     batch: list[Row | Section] = []
@@ -312,13 +276,6 @@ def _batches(rows: Iterable[Row | Section]) -> Iterator[list[Row | Section]]:
             batch, characters = [], 0
     if batch:
         yield batch
-
-
-def _position(content: str) -> float:
-    """A number from 0 to below 1 that follows from the row alone: the same row is always in the same split."""
-    import xxhash
-
-    return xxhash.xxh3_64_intdigest(content.encode()) / 2.0**64
 
 
 def _key(data: Data, files: dict[str, list[DataFile]], encoder: Encoder) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -121,11 +122,7 @@ class Encoder:
         return self.encode([self.text(messages)])[0]
 
     def encode_rows(self, rows: Sequence[Row]) -> list[Tokens]:
-        """Every row's tokens, in order.
-
-        Raises DataError naming file and line where the row is at fault, RecipeError where the model's own chat
-        template is.
-        """
+        """Every row's tokens. Raises DataError naming file and line, RecipeError where the chat template is at fault."""
         texts = []
         for row in rows:
             try:
@@ -156,16 +153,15 @@ class Encoder:
         return list(encoding.ids[:count])
 
     def _row_error(self, row: Row, error: TemplateError) -> DataError | RecipeError:
+        """The row's fault, or the chat template's where the dialogue is complete."""
         place = f"{row.file}:{row.line}: {error}"
-        try:
-            is_complete = not read_dialogue(row.messages).is_open
-        except TemplateError:
-            is_complete = False
-        if is_complete and isinstance(self._template, TokenizerTemplate):
-            return RecipeError(
-                f'template = "{self._template.name}" cannot mask {place}. Choose a dialect, '
-                'such as "dolly-ko"'
-            )
+        if isinstance(self._template, TokenizerTemplate):
+            with suppress(TemplateError):
+                if not read_dialogue(row.messages).is_open:
+                    return RecipeError(
+                        f'template = "{self._template.name}" cannot mask {place}. Choose a dialect, '
+                        'such as "dolly-ko"'
+                    )
         return DataError(place)
 
 
@@ -186,25 +182,21 @@ class Fitter:
         self._least = max(1, limit // 8)
 
     def fit(self, messages: list[Message]) -> tuple[str, Tokens | None]:
-        """(outcome, tokens of what is left) of a valid dialogue that does not fit; None when it is refused.
-
-        The outcome is a name in dataset.OUTCOMES.
-        """
+        """(name in dataset.OUTCOMES, tokens of what is left or None) of a valid dialogue that does not fit."""
         system = 1 if messages[0]["role"] == "system" else 0
         exchanges = (len(messages) - system) // 2
 
         def rest(dropped: int) -> list[Message]:
             return messages[:system] + messages[system + 2 * dropped :]
 
-        def fits(dropped: int) -> bool:
-            return self._fits(self._least_contexts(rest(dropped)))
-
-        dropped = bisect_left(range(exchanges), True, key=fits)
+        dropped = bisect_left(
+            range(exchanges),
+            True,
+            key=lambda count: self._fits(self._least_contexts(rest(count))),
+        )
         if dropped < exchanges:
-            left = self._widened(rest(dropped))
-            return ("turns-dropped" if dropped else "context-cut"), self._encoder.encode_dialogue(
-                left
-            )
+            outcome = "turns-dropped" if dropped else "context-cut"
+            return outcome, self._encoder.encode_dialogue(self._widened(rest(dropped)))
         last = self._least_contexts(rest(exchanges - 1))
         shorter = self._shortened(last, len(last) - 2, "content", self._without_middle)
         if shorter is None:
@@ -230,10 +222,9 @@ class Fitter:
         """Contexts as long as fits, the newest first; the least of all of them does."""
         left = self._least_contexts(messages)
         for index in reversed(range(len(messages))):
-            if "context" not in messages[index]:
-                continue
-            whole = [*left[:index], messages[index], *left[index + 1 :]]
-            left = self._shortened(whole, index, "context", self._beginning) or left
+            if "context" in messages[index]:
+                whole = [*left[:index], messages[index], *left[index + 1 :]]
+                left = self._shortened(whole, index, "context", self._beginning) or left
         return left
 
     def _shortened(
@@ -263,13 +254,12 @@ class Fitter:
     def _beginning(self, text: str, tokens: int) -> str:
         """The first `tokens` tokens of the text, cut before a character."""
         length = tokens * CHARACTERS
-        while True:
-            starts = self._encoder.starts(text[:length])
-            if len(starts) > tokens + 1:  # the last token of a torn text may be another
-                return text[: starts[tokens]].rstrip()
+        # More than one token is looked at beyond: the last of a torn text may be another than the whole's.
+        while len(starts := self._encoder.starts(text[:length])) <= tokens + 1:
             if length >= len(text):
-                return text if len(starts) <= tokens else text[: starts[tokens]].rstrip()
+                break
             length *= 2
+        return text if len(starts) <= tokens else text[: starts[tokens]].rstrip()
 
     def _without_middle(self, text: str, tokens: int) -> str:
         """The first and last tokens of the text, `tokens` in all with the gap."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from kodolly_adapters.errors import RecipeError
-
 from .recipe import Recipe
 from .shapes import Shapes
 
@@ -18,6 +16,8 @@ Strategy = Literal["none", "ddp", "fsdp"]
 
 GIB = 2**30
 FP32 = 4  # bytes
+# Bytes of the optimiser's state for a trained parameter, by what its name holds; else two moments in fp32.
+STATE = {"8bit": 2, "sgd": 0, "adafactor": 0.1}
 # NF4: half a byte a weight; its scales, one of 8 bits for 64 weights and one of 32 for 256 scales.
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 # TRL never makes all logits: it goes through tiles of this many tokens by entries of the vocabulary.
@@ -85,6 +85,10 @@ class Memory:
         """All of them."""
         return sum(asdict(self).values())
 
+    def as_dict(self) -> dict[str, int]:
+        """Every item and the total, by name."""
+        return asdict(self) | {"total": self.total}
+
 
 @dataclass(frozen=True, slots=True)
 class Flops:
@@ -101,11 +105,8 @@ class Flops:
 
 
 def setup_of(recipe: Recipe) -> Setup:
-    """The recipe as it is written, on one GPU. fp16 is planned as bf16: both take two bytes.
-
-    Raises RecipeError for a template that does not exist.
-    """
-    train, lora = recipe.train, recipe.lora
+    """The recipe as it is written, on one GPU (fp16 is planned as bf16: both take two bytes). Raises RecipeError."""
+    train, lora, dialect = recipe.train, recipe.lora, recipe.dialect()
     return Setup(
         method=recipe.method,
         precision="fp32" if train.precision == "fp32" else "bf16",
@@ -113,7 +114,7 @@ def setup_of(recipe: Recipe) -> Setup:
         dora=lora.dora,
         dropout=lora.dropout,
         targets=tuple(lora.targets),
-        new_tokens=_new_tokens(recipe) if lora.train_new_tokens else 0,
+        new_tokens=len(dialect.special_tokens) if dialect and lora.train_new_tokens else 0,
         optimizer=train.optimizer,
         batch=train.batch_size,
         accumulation=train.accumulation,
@@ -149,11 +150,12 @@ def flops(shapes: Shapes, setup: Setup) -> Flops:
 def memory(shapes: Shapes, setup: Setup) -> Memory:
     """What one GPU of this setup needs at its fullest moment."""
     shards = setup.gpus if setup.strategy == "fsdp" else 1
+    state = next((size for name, size in STATE.items() if name in setup.optimizer), 2 * FP32)
     trained = trainable(shapes, setup)
     items = {
         "weights": _weights(shapes, setup, trained) // shards,
         "gradients": FP32 * trained // shards,
-        "optimizer": int(_optimizer_bytes(setup.optimizer) * trained) // shards,
+        "optimizer": int(state * trained) // shards,
         "activations": _activations(shapes, setup),
         "loss": _loss(shapes, setup),
         "communication": _communication(shapes, setup, trained),
@@ -177,19 +179,6 @@ def inside_of(shapes: Shapes, setup: Setup) -> float:
     return size
 
 
-def _new_tokens(recipe: Recipe) -> int:
-    """How many tokens the template adds; the base's own template adds none."""
-    from kodolly_templates import TemplateError, get_template
-    from kodolly_templates.tokenizer import TOKENIZER
-
-    if recipe.template == TOKENIZER:
-        return 0
-    try:
-        return len(get_template(recipe.template).special_tokens)
-    except TemplateError as error:
-        raise RecipeError(f"template: {error}") from None
-
-
 def _weights(shapes: Shapes, setup: Setup, trained: int) -> int:
     """Trained weights are fp32; frozen ones are in the arithmetic's precision, or NF4 in QLoRA."""
     if setup.method == "full":
@@ -200,15 +189,6 @@ def _weights(shapes: Shapes, setup: Setup, trained: int) -> int:
         packed = sum(linear.weights for linear in shapes.linears)
         return int(NF4 * packed) + FP32 * (shapes.parameters - packed) + FP32 * trained
     return setup.width * shapes.parameters + FP32 * trained
-
-
-def _optimizer_bytes(optimizer: str) -> float:
-    """Bytes of state for one trained parameter: two moments, unless the name says less."""
-    if "8bit" in optimizer:
-        return 2
-    if optimizer == "sgd":
-        return 0
-    return 0.1 if "adafactor" in optimizer else 2 * FP32
 
 
 def _activations(shapes: Shapes, setup: Setup) -> int:

@@ -7,12 +7,12 @@ import importlib.util
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kodolly_adapters import families
-from kodolly_adapters.errors import BaseError, RecipeError
+from kodolly_adapters.errors import BaseError, RecipeError, first_line
 
 from .recipe import Recipe
 
@@ -37,10 +37,6 @@ class Hardware:
     def main(self) -> bool:
         """Whether this process is the one that writes files and messages."""
         return self.rank == 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """For run.json."""
-        return asdict(self) | {"names": list(self.names), "machine": platform.machine()}
 
 
 def find_hardware() -> Hardware:
@@ -76,9 +72,11 @@ def choose_precision(setting: str, hardware: Hardware) -> str:
 
 def check_method(recipe: Recipe, hardware: Hardware) -> None:
     """Raise RecipeError where the method cannot run on this machine."""
-    if recipe.method == "qlora" and hardware.device != "cuda":
+    if recipe.method != "qlora":
+        return
+    if hardware.device != "cuda":
         raise RecipeError('method: "qlora" needs a GPU; on a CPU use "lora"')
-    if recipe.method == "qlora" and importlib.util.find_spec("bitsandbytes") is None:
+    if importlib.util.find_spec("bitsandbytes") is None:
         raise RecipeError('method: "qlora" needs bitsandbytes: pip install bitsandbytes')
 
 
@@ -92,7 +90,7 @@ def load_config(recipe: Recipe) -> Any:
             recipe.base, revision=recipe.revision, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError) as error:
-        raise BaseError(f"base {recipe.base}: {_first_line(error)}") from None
+        raise BaseError(f"base {recipe.base}: {first_line(error)}") from None
 
 
 def load_model(recipe: Recipe, config: Any, precision: str, hardware: Hardware) -> Any:
@@ -131,7 +129,7 @@ def load_model(recipe: Recipe, config: Any, precision: str, hardware: Hardware) 
             **options,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise BaseError(f"base {recipe.base}: {_first_line(error)}") from None
+        raise BaseError(f"base {recipe.base}: {first_line(error)}") from None
     if missing := sorted(report["missing_keys"]):
         raise BaseError(
             f"base {recipe.base}: its files hold no {missing[0]} ({len(missing)} tensors are missing): "
@@ -159,15 +157,18 @@ def grow(model: Any, tokenizer: Any, new_ids: Sequence[int], seed: int) -> int:
 
 
 def wrap(model: Any, recipe: Recipe, new_ids: Sequence[int]) -> Any:
-    """`model` with a fresh adapter by the recipe; rows of the tokens `new_ids` are trained beside it.
-
-    Raises RecipeError naming a target module that the model does not have.
-    """
+    """`model` with a fresh adapter, and rows of `new_ids` trained beside it. Raises RecipeError for unknown targets."""
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     family, lora = families.of(model.config), recipe.lora
     targets = lora.targets or list(family.targets)
-    _check_targets(model, family, targets)
+    names = [f".{name}" for name, _ in model.named_modules()]
+    for target in targets:
+        if not any(name.endswith(f".{target}") for name in names):
+            raise RecipeError(
+                f"lora.targets: {type(model).__name__} has no module {target!r}; "
+                f"its linear layers are {', '.join(family.targets)}"
+            )
     if recipe.method == "qlora":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     entry, head = (name.rpartition(".")[2] for name in family.embeddings)
@@ -189,8 +190,7 @@ def wrap(model: Any, recipe: Recipe, new_ids: Sequence[int]) -> Any:
     wrapped.save_pretrained = functools.partial(
         wrapped.save_pretrained, save_embedding_layers=False
     )
-    wrapped.peft_config["default"].base_model_name_or_path = recipe.base
-    wrapped.peft_config["default"].revision = recipe.revision
+    config.base_model_name_or_path, config.revision = recipe.base, recipe.revision
     return wrapped
 
 
@@ -231,16 +231,6 @@ def _start_rows(weight: Any, fresh: Sequence[int], seed: int) -> None:
         weight[list(fresh)] = (mean + NOISE * deviation * noise).to(weight.dtype)
 
 
-def _check_targets(model: Any, family: families.Family, targets: Sequence[str]) -> None:
-    names = [name for name, _ in model.named_modules()]
-    for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
-            raise RecipeError(
-                f"lora.targets: {type(model).__name__} has no module {target!r}; "
-                f"its linear layers are {', '.join(family.targets)}"
-            )
-
-
 def _check_directory(recipe: Recipe) -> None:
     """Refuse a directory without config or safe weights before anything is loaded."""
     folder = Path(recipe.base)
@@ -259,8 +249,3 @@ def _check_directory(recipe: Recipe) -> None:
             "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)"
         )
     raise BaseError(f"base {recipe.base}: it holds no model.safetensors")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -1,11 +1,5 @@
 """A recipe: everything that decides a training run, as one TOML file.
 
-    name = "polyglot-ko-1.3b-lora"
-    base = "EleutherAI/polyglot-ko-1.3b"
-    method = "lora"
-    [data]
-    train = ["rows/train.jsonl"]
-
 docs/train.md explains every key. Unknown keys and values out of range are refused with their place.
 """
 
@@ -19,7 +13,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kodolly_adapters.errors import RecipeError
+from kodolly_adapters.errors import OptionError, RecipeError
+from kodolly_templates import Template, TemplateError, get_template
+from kodolly_templates.tokenizer import TOKENIZER
 
 Method = Literal["full", "lora", "qlora"]
 
@@ -114,39 +110,51 @@ class Recipe(_Strict):
             )
         return self
 
+    def dialect(self) -> Template | None:
+        """The dialect of the template; None for the base's own. Raises RecipeError for an unknown name."""
+        if self.template == TOKENIZER:
+            return None
+        try:
+            return get_template(self.template)
+        except TemplateError as error:
+            raise RecipeError(f"template: {error}") from None
 
-def load(path: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe in `path`, or the built-in one of that name; `changes` are dotted keys, {"train.epochs": 1}.
+
+def load(name: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """The built-in recipe `name`, or the file of that path; `changes` are dotted keys, {"train.epochs": 1}.
 
     Paths in it are left as written: relative to where the command runs. Raises RecipeError naming file and key.
     """
-    text, origin = _read(str(path))
+    place: Any = resources.files("kodolly_adapters.recipes").joinpath(f"{name}.toml")
+    origin = f"recipe {name}"
+    if "/" in str(name) or not place.is_file():
+        place, origin = Path(name), str(name)
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{origin}: {error}") from None
-    for key, value in (changes or {}).items():
-        _put(values, key, value)
-    try:
+        values = tomllib.loads(place.read_text(encoding="utf-8"))
+        for key, value in (changes or {}).items():
+            _put(values, key, value)
         return Recipe.model_validate(values)
+    except FileNotFoundError:
+        names = ", ".join(built_in())
+        raise RecipeError(f"{name}: no such file, nor a built-in recipe ({names})") from None
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: {_fault(fault)}"
+        faults = [
+            f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: "
+            + ("there is no such key" if fault["type"] == "extra_forbidden" else fault["msg"])
             for fault in error.errors()
-        )
-        raise RecipeError(f"{origin}: {faults}") from None
+        ]
+        raise RecipeError(f"{origin}: {'; '.join(faults)}") from None
+    except (OSError, ValueError) as error:  # no TOML, or no text
+        raise RecipeError(f"{origin}: {error}") from None
 
 
 def overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """`--set KEY=VALUE` pairs for load(). VALUE is read as TOML; what is no TOML is taken as text.
-
-    Raises ValueError naming the flag for a pair that is none.
-    """
+    """`--set KEY=VALUE` pairs for load(); a VALUE that is no TOML is taken as text. Raises OptionError."""
     changes: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
-            raise ValueError(f"--set {pair}: write KEY=VALUE, for example train.epochs=1")
+            raise OptionError(f"--set {pair}: write KEY=VALUE, for example train.epochs=1")
         try:
             changes[key.strip()] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
@@ -160,24 +168,6 @@ def built_in() -> list[str]:
     return sorted(
         place.name.removesuffix(".toml") for place in files if place.name.endswith(".toml")
     )
-
-
-def _read(name: str) -> tuple[str, str]:
-    place = resources.files("kodolly_adapters.recipes").joinpath(f"{name}.toml")
-    if "/" not in name and place.is_file():
-        return place.read_text(encoding="utf-8"), f"recipe {name}"
-    try:
-        return Path(name).read_text(encoding="utf-8"), name
-    except FileNotFoundError:
-        names = ", ".join(built_in())
-        raise RecipeError(f"{name}: no such file, nor a built-in recipe ({names})") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{name}: {error}") from None
-
-
-def _fault(fault: Mapping[str, Any]) -> str:
-    """pydantic's words, but for a key that is misspelt."""
-    return "there is no such key" if fault["type"] == "extra_forbidden" else str(fault["msg"])
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:

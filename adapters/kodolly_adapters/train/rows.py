@@ -85,7 +85,26 @@ class _Record(msgspec.Struct, gc=False):
 
 def survey(paths: Sequence[str], key: str) -> list[DataFile]:
     """Size, hash and number of rows of every file. `key` is the recipe's ("train"), for DataError."""
-    return [_survey(path, key) for path in paths]
+    files = []
+    for path in paths:
+        sha, lines, size, block = hashlib.sha256(), 0, 0, b"\n"
+        try:
+            with Path(path).open("rb") as file:
+                while data := file.read(BLOCK):
+                    block = data
+                    sha.update(block)
+                    lines += block.count(b"\n")
+                    size += len(block)
+        except OSError as error:
+            raise DataError(f"data.{key}: {path}: {error.strerror or error}") from None
+        if path.endswith(".parquet"):
+            lines = _parquet(path).metadata.num_rows
+        elif path.endswith(".txt"):
+            lines = size // SECTION + 1
+        elif not block.endswith(b"\n"):
+            lines += 1
+        files.append(DataFile(path, lines, size, sha.hexdigest()))
+    return files
 
 
 def read_rows(path: str) -> Iterator[Row]:
@@ -93,14 +112,12 @@ def read_rows(path: str) -> Iterator[Row]:
     for line, record in _records(path):
         if record.messages is not None:
             messages = [_message(one.role, one.content, one.context) for one in record.messages]
-        elif not isinstance(record.instruction, UnsetType) and not isinstance(
-            record.response, UnsetType
-        ):
+        elif record.instruction is not UNSET and record.response is not UNSET:
             messages = [
                 _message("user", record.instruction, record.context),
                 _message("assistant", record.response, None),
             ]
-        elif not isinstance(record.text, UnsetType):
+        elif record.text is not UNSET:
             raise DataError(f'{path}:{line}: running text ("text"); set data.format = "text"')
         else:
             raise DataError(
@@ -111,42 +128,20 @@ def read_rows(path: str) -> Iterator[Row]:
 
 
 def read_text(path: str) -> Iterator[Section]:
-    """The running text of one file in sections; a .txt is one document, else every line is one.
-
-    Raises DataError naming file and line.
-    """
+    """The running text of one file; a .txt is one document, else every line is. Raises DataError naming file and line."""
     if path.endswith(".txt"):
         yield from _text_file(path)
         return
     for line, record in _records(path):
-        if isinstance(record.text, UnsetType):
+        if record.text is UNSET:
             raise DataError(
                 f'{path}:{line}: no "text"; for rows and dialogues set data.format = "rows"'
             )
         yield from _sections(StringIO(record.text or ""), path, line)
 
 
-def _survey(path: str, key: str) -> DataFile:
-    sha, lines, size, block = hashlib.sha256(), 0, 0, b"\n"
-    try:
-        with Path(path).open("rb") as file:
-            while data := file.read(BLOCK):
-                block = data
-                sha.update(block)
-                lines += block.count(b"\n")
-                size += len(block)
-    except OSError as error:
-        raise DataError(f"data.{key}: {path}: {error.strerror or error}") from None
-    if path.endswith(".parquet"):
-        lines = _parquet(path).metadata.num_rows
-    elif path.endswith(".txt"):
-        lines = size // SECTION + 1
-    elif not block.endswith(b"\n"):
-        lines += 1
-    return DataFile(path, lines, size, sha.hexdigest())
-
-
 def _records(path: str) -> Iterator[tuple[int, _Record]]:
+    """(line, record) of every row; a Parquet's line is the number of its row."""
     return _from_parquet(path) if path.endswith(".parquet") else _from_lines(path)
 
 
@@ -202,18 +197,14 @@ def _text_file(path: str) -> Iterator[Section]:
         with Path(path).open(encoding="utf-8-sig") as file:
             yield from _sections(file, path, 1)
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}:{_bad_line(path)}: not UTF-8: {error.reason}") from None
+        with Path(path).open(encoding="utf-8", errors="surrogateescape") as file:
+            bad = (n for n, line in enumerate(file, 1) if not line.isascii() and _is_torn(line))
+            raise DataError(f"{path}:{next(bad)}: not UTF-8: {error.reason}") from None
 
 
-def _bad_line(path: str) -> int:
-    """The first line that is not UTF-8, from 1."""
-    with Path(path).open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return number
-    return 0
+def _is_torn(line: str) -> bool:
+    """Whether a byte of the line was no UTF-8 (surrogateescape)."""
+    return any("\udc80" <= character <= "\udcff" for character in line)
 
 
 def _sections(file: TextIO, path: str, line: int) -> Iterator[Section]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import time
 import warnings
@@ -13,9 +14,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from kodolly_adapters.card import config_sha256, read_card
-from kodolly_adapters.errors import RecipeError, UserError
+from kodolly_adapters.errors import RecipeError, UserError, first_line
 from kodolly_adapters.files import write_json
-from kodolly_templates import Template, TemplateError, TokenizerTemplate, get_template, load
+from kodolly_templates import Template, TemplateError, TokenizerTemplate, load
 from kodolly_templates.tokenizer import TOKENIZER
 
 from . import model, run_folder
@@ -77,11 +78,17 @@ class Run:
 
 def set_up(recipe: Recipe, cache: Path, report: Report = lambda done, total: None) -> Run:
     """Config, tokenizer, data and schedule of a run; prepared data is kept in `cache`. Raises a UserError."""
+    from transformers.training_args import OptimizerNames
+
     hardware = model.find_hardware()
     precision = model.choose_precision(recipe.train.precision, hardware)
     model.check_method(recipe, hardware)
-    _check_optimizer_name(recipe)
-    dialect = None if recipe.template == TOKENIZER else _dialect(recipe)
+    optimizers = [str(name.value) for name in OptimizerNames]
+    if recipe.train.optimizer not in optimizers:
+        raise RecipeError(
+            f"train.optimizer: transformers has no {recipe.train.optimizer!r}; it has {', '.join(optimizers)}"
+        )
+    dialect = recipe.dialect()
     config = model.load_config(recipe)
     context = getattr(config, "max_position_embeddings", None)
     if context and recipe.data.max_length > context:
@@ -93,9 +100,9 @@ def set_up(recipe: Recipe, cache: Path, report: Report = lambda done, total: Non
     new_ids = add_template_tokens(tokenizer, template, recipe)
     prepared = prepare(recipe, tokenizer, template, cache, report)
     train = pack(prepared.train, recipe, prepared.folder / "train")
-    validation = None
-    if prepared.validation is not None:
-        validation = pack(prepared.validation, recipe, prepared.folder / "validation")
+    validation = prepared.validation
+    if validation is not None:
+        validation = pack(validation, recipe, prepared.folder / "validation")
     return Run(
         recipe=recipe,
         template=template,
@@ -155,7 +162,7 @@ def train(
     set_seed(recipe.train.seed)
     stop = Stop()
     try:
-        with _without_deprecations():
+        with _with_libraries():
             trainer = make_trainer(run, args, out, stop, show=show and main)
     except UserError:
         if main and not run_folder.finished_checkpoints(folder):
@@ -164,7 +171,7 @@ def train(
     last = next(reversed(run_folder.finished_checkpoints(folder)), None)
     if last is not None:
         say(f"going on after step {run_folder.step_of(last)}")
-    with stop.listening(), _without_deprecations(), _explained_memory_errors():
+    with stop.listening(), _with_libraries():
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
     if stop.requested:
         raise Interrupted(f"stopped after step {trainer.state.global_step}, with a checkpoint")
@@ -204,7 +211,7 @@ def make_trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> An
     try:
         trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
     except (ImportError, ValueError) as error:  # it needs a package that is not here
-        raise RecipeError(f"train.optimizer: {str(error).strip().splitlines()[0]}") from None
+        raise RecipeError(f"train.optimizer: {first_line(error)}") from None
     trainer.remove_callback(PrinterCallback)
     if recipe.train.early_stopping and run.validation is not None:
         trainer.add_callback(EarlyStoppingCallback(recipe.train.early_stopping))
@@ -219,13 +226,6 @@ def make_trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> An
 
         trainer.add_callback(TensorBoardCallback(SummaryWriter(str(out / "tensorboard"))))
     return trainer
-
-
-def _dialect(recipe: Recipe) -> Template:
-    try:
-        return get_template(recipe.template)
-    except TemplateError as error:
-        raise RecipeError(f"template: {error}") from None
 
 
 def _own_template(recipe: Recipe, tokenizer: Any) -> TokenizerTemplate:
@@ -243,52 +243,35 @@ def _own_template(recipe: Recipe, tokenizer: Any) -> TokenizerTemplate:
     return template
 
 
-def _check_optimizer_name(recipe: Recipe) -> None:
-    from transformers.training_args import OptimizerNames
-
-    names = [str(name.value) for name in OptimizerNames]
-    if recipe.train.optimizer not in names:
-        raise RecipeError(
-            f"train.optimizer: transformers has no {recipe.train.optimizer!r}; it has {', '.join(names)}"
-        )
-
-
 @contextmanager
-def _without_deprecations() -> Iterator[None]:
-    """Let TRL and PEFT use names that transformers will drop: that is between their versions."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl|peft")
-        yield
-
-
-@contextmanager
-def _explained_memory_errors() -> Iterator[None]:
-    """Turn a GPU that is full into an error that says what helps."""
+def _with_libraries() -> Iterator[None]:
+    """Let TRL and PEFT use names that transformers will drop, and say what helps where a GPU is full."""
     import torch
 
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise RecipeError(
-            f"train.batch_size: {str(error).splitlines()[0]} Halve it and double train.accumulation, lower "
-            "data.max_length, or ask `kodolly plan` which settings fit this GPU"
-        ) from None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl|peft")
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise RecipeError(
+                f"train.batch_size: {first_line(error)} Halve it and double train.accumulation, "
+                "lower data.max_length, or ask `kodolly plan` which settings fit this GPU"
+            ) from None
 
 
 def _metrics(trainer: Any, seconds: float) -> dict[str, Any]:
     """Figures of the whole run, but `seconds` and `train_seconds`, which are this process's."""
-    history = trainer.state.log_history
-    losses = [record["loss"] for record in history if "loss" in record]
+    state = trainer.state
+    losses = [record["loss"] for record in state.log_history if "loss" in record]
     last = losses[-max(1, len(losses) // 10) :]
-    runtimes = [record["train_runtime"] for record in history if "train_runtime" in record]
     values = {
-        "steps": trainer.state.global_step,
+        "steps": state.global_step,
         "tokens": trainer.tokens,
         "train_loss": sum(last) / len(last) if last else None,  # of the last tenth
-        "eval_loss": trainer.state.best_metric,
-        "best_step": trainer.state.best_global_step,
+        "eval_loss": state.best_metric,
+        "best_step": state.best_global_step,
         "seconds": round(seconds, 1),
-        "train_seconds": runtimes[-1] if runtimes else None,
+        "train_seconds": state.log_history[-1].get("train_runtime"),
     }
     return {key: value for key, value in values.items() if value is not None}
 
@@ -303,7 +286,7 @@ def _record(run: Run, decisive: dict[str, Any], started_at: str) -> dict[str, An
         "sequences": {"train": len(run.train), "held_out": len(run.validation or ())},
         "schedule": asdict(run.schedule),
         "precision": run.precision,
-        "hardware": run.hardware.as_dict(),
+        "hardware": asdict(run.hardware) | {"machine": platform.machine()},
         "versions": run_folder.versions(),
         "started_at": started_at,
     }

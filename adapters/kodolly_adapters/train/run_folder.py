@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from typing import Any
 from kodolly_adapters.card import write_card
 from kodolly_adapters.errors import OutputError
 from kodolly_adapters.files import read_json, replacing, write_json
+from kodolly_adapters.model_config import add_both_rotary_forms, portable_tokenizer_config
 from kodolly_templates import Template, TokenizerTemplate, load
 
 from .recipe import Recipe
@@ -30,7 +31,6 @@ MARK = "finished.json"  # {file: bytes} of everything a checkpoint holds
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers")
 # Pickles, makers' cards and copies that the finished folder is better without.
 UNWANTED = ("training_args.bin", "README.md", "optimizer.pt", "scheduler.pt")
-OWN_TOKENIZER_KEYS = ("is_local", "local_files_only", "backend")  # of the loader, not the tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,7 @@ class Output:
 
 def versions() -> dict[str, str]:
     """Versions of what computes, for the record."""
-    values = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            values[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return values
+    return {"python": platform.python_version()} | {n: metadata.version(n) for n in PACKAGES}
 
 
 def now() -> str:
@@ -87,10 +81,12 @@ def check_same_run(out: Path, decisive: Mapping[str, Any]) -> None:
     record = read_json(out / RECORD)
     if record is None:
         return
-    plain = json.loads(json.dumps(decisive, default=str))
+    there = _flat(record.get("decisive", {}))
+    now = _flat(json.loads(json.dumps(decisive, default=str)))
     changes = [
-        f"{key}: {_short(old)} there, {_short(new)} now"
-        for key, old, new in _differences(record.get("decisive", {}), plain)
+        f"{key}: {_short(there.get(key))} there, {_short(now.get(key))} now"
+        for key in sorted({*there, *now})
+        if there.get(key) != now.get(key)
     ]
     if changes:
         shown = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if changes[5:] else "")
@@ -215,9 +211,16 @@ def _save_rest(trainer: Any, output: Output, folder: Path) -> None:
     tokenizer.save_pretrained(str(folder))
     for name in UNWANTED:
         (folder / name).unlink(missing_ok=True)
-    _fix_tokenizer_config(folder / "tokenizer_config.json")
-    if (folder / "config.json").is_file():
-        _fix_config(folder / "config.json", output)
+    path = folder / "tokenizer_config.json"
+    write_json(path, portable_tokenizer_config(read_json(path) or {}, fast=True))
+    if config := read_json(folder / "config.json"):
+        add_both_rotary_forms(config)
+        config["eos_token_id"] = tokenizer.eos_token_id
+        if tokenizer.bos_token_id is not None:
+            config["bos_token_id"] = tokenizer.bos_token_id
+        config["use_cache"] = output.use_cache
+        config.pop("_name_or_path", None)
+        write_json(folder / "config.json", config)
     if output.recipe.data.format == "rows":
         template = load(folder, override=output.recipe.template).jinja()
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
@@ -227,52 +230,18 @@ def _save_rest(trainer: Any, output: Output, folder: Path) -> None:
         "eos_token_id": stops if len(stops) > 1 else stops[0],
         "pad_token_id": tokenizer.pad_token_id,
     }
-    plain = {key: value for key, value in generation.items() if value is not None}
-    write_json(folder / "generation_config.json", plain)
+    generation = {key: value for key, value in generation.items() if value is not None}
+    write_json(folder / "generation_config.json", generation)
     write_card(folder, output.card)
 
 
-def _fix_tokenizer_config(path: Path) -> None:
-    """Let every transformers since 4.57 read it: the class has its older name there."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    for key in OWN_TOKENIZER_KEYS:
-        config.pop(key, None)
-    if config.get("tokenizer_class") in ("TokenizersBackend", None):
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    if names := config.get("model_input_names"):
-        config["model_input_names"] = [name for name in names if name != "token_type_ids"]
-    write_json(path, config)
-
-
-def _fix_config(path: Path, output: Output) -> None:
-    """What serving needs: the base's use_cache, which training turns off, and the tokenizer's special tokens.
-
-    Rotary settings stand under both names: versions before 5 take 0.25 for Polyglot's 0.5.
-    """
-    tokenizer = output.tokenizer
-    config = json.loads(path.read_text(encoding="utf-8"))
-    rotary = config.get("rope_parameters") or {}
-    if config.get("model_type") == "gpt_neox" and "partial_rotary_factor" in rotary:
-        config["rotary_pct"] = rotary["partial_rotary_factor"]
-        config["rotary_emb_base"] = rotary.get("rope_theta", 10000)
-    config["eos_token_id"] = tokenizer.eos_token_id
-    if tokenizer.bos_token_id is not None:
-        config["bos_token_id"] = tokenizer.bos_token_id
-    config["use_cache"] = output.use_cache
-    config.pop("_name_or_path", None)
-    write_json(path, config)
-
-
-def _differences(
-    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, old, new) of every value that is not the same."""
-    for key in sorted({*old, *new}):
-        one, other = old.get(key), new.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
-            yield from _differences(one, other, f"{prefix}{key}.")
-        elif one != other:
-            yield f"{prefix}{key}", one, other
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, by dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return flat
 
 
 def _short(value: Any) -> str:

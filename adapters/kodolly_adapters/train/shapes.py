@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from kodolly_adapters.errors import BaseError, RecipeError
+from kodolly_adapters.errors import BaseError, RecipeError, first_line
 from kodolly_adapters.families import Family, look, of, on_meta
 
 TOKENS_PER_CHARACTER = 1.0  # of Korean, for a tokenizer nobody measured; --tokens-per-row is better
@@ -88,10 +88,7 @@ class Shapes:
         return sum(linear.weights for linear in self.linears) + self.embedding
 
     def targeted(self, targets: Iterable[str]) -> tuple[Linear, ...]:
-        """The linear layers of these names, or all of them for no names.
-
-        Raises RecipeError for a name that the model does not have.
-        """
+        """The linear layers of these names, or all for no names. Raises RecipeError for one that is not there."""
         chosen = tuple(targets) or self.family.targets
         names = [linear.name for linear in self.linears]
         for target in chosen:
@@ -118,10 +115,7 @@ def table() -> dict[str, dict[str, Any]]:
 
 
 def find_base(name: str, revision: str | None = None) -> Base:
-    """The base called `name`: a folder with a config.json, a built-in name, or a name on the hub.
-
-    Raises BaseError saying what to do where it is none of them.
-    """
+    """The base called `name`: a folder with a config.json, a built-in name, or one on the hub. Raises BaseError."""
     if Path(name).is_dir():
         config = _read_config(Path(name) / "config.json")
         return Base(name, config, TOKENS_PER_CHARACTER, "its config.json")
@@ -133,10 +127,7 @@ def find_base(name: str, revision: str | None = None) -> Base:
 
 
 def shapes_of(config: Mapping[str, Any]) -> Shapes:
-    """The shapes that a config (config.json) describes. Raises BaseError where they cannot be told.
-
-    GPT-NeoX and LLaMA are computed without torch; any other decoder is built on the meta device.
-    """
+    """The shapes that a config.json describes: GPT-NeoX's and LLaMA's without torch. Raises BaseError."""
     family = of(config)
     if family.name not in ("gpt_neox", "llama"):
         return _from_model(config)
@@ -164,9 +155,8 @@ def _fetch_config(name: str, revision: str | None) -> dict[str, Any]:
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        first = str(error).strip().split("\n")[0]
         raise BaseError(
-            f"{name}: {first} Without a network: put the base's config.json into a folder and give "
+            f"{name}: {first_line(error)} Without a network: put the base's config.json into a folder and give "
             "--set base=FOLDER; no weights are needed"
         ) from None
     values: dict[str, Any] = config.to_dict()
@@ -205,11 +195,8 @@ def _from_model(config: Mapping[str, Any]) -> Shapes:
 
     model = on_meta(config)
     family = look(model, str(config["model_type"]))
-    entry, head, values = (
-        model.get_input_embeddings(),
-        model.get_output_embeddings(),
-        model.config,
-    )
+    entry, head = model.get_input_embeddings(), model.get_output_embeddings()
+    values = model.config
     counts: dict[tuple[str, int, int, bool], int] = {}
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and module is not head:
@@ -217,16 +204,22 @@ def _from_model(config: Mapping[str, Any]) -> Shapes:
             counts[key] = counts.get(key, 0) + 1
     linears = tuple(Linear(n, out, into, count, b) for (n, out, into, b), count in counts.items())
     tied = head.weight is entry.weight or bool(values.tie_word_embeddings)
-    hidden, heads, vocabulary = (
-        values.hidden_size,
-        values.num_attention_heads,
-        entry.weight.shape[0],
-    )
+    hidden, heads = values.hidden_size, values.num_attention_heads
+    vocabulary = entry.weight.shape[0]
     size = getattr(values, "head_dim", None) or hidden // heads
     kv = (getattr(values, "num_key_value_heads", None) or heads) * size
     ffn = max((linear.outputs for linear in linears), default=4 * hidden)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    linear_parameters = sum(linear.parameters for linear in linears)
-    rest = parameters - linear_parameters - vocabulary * hidden * (1 if tied else 2)
-    layers = values.num_hidden_layers
-    return Shapes(family, layers, hidden, heads * size, kv, ffn, vocabulary, linears, rest, tied)
+    shapes = Shapes(
+        family,
+        values.num_hidden_layers,
+        hidden,
+        heads * size,
+        kv,
+        ffn,
+        vocabulary,
+        linears,
+        0,
+        tied,
+    )
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return replace(shapes, rest=total - shapes.parameters)

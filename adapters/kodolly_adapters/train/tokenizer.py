@@ -8,10 +8,9 @@ answer ever ends.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from kodolly_adapters.errors import BaseError, RecipeError
+from kodolly_adapters.errors import BaseError, RecipeError, first_line
 from kodolly_templates import Template, TokenizerTemplate
 
 from .recipe import Recipe
@@ -29,14 +28,14 @@ def load_tokenizer(recipe: Recipe) -> tuple[Any, tuple[str, ...]]:
     none, or none that can mark the end of an answer.
     """
     tokenizer = _open(recipe, {})
-    repairs: list[str] = []
     names = {role: getattr(tokenizer, role) for role in ROLES}
-    if fixes := _fixes(recipe, tokenizer, names):
+    fixes = _fixes(recipe, tokenizer, names)
+    if fixes:
         tokenizer = _open(recipe, fixes)
-        repairs += [
-            f"{role} {names[role]!r} is in no vocabulary; {token!r} is used"
-            for role, token in fixes.items()
-        ]
+    repairs = [
+        f"{role} {names[role]!r} is in no vocabulary; {token!r} is used"
+        for role, token in fixes.items()
+    ]
     repairs += _fix_llama(tokenizer)
     end = tokenizer.eos_token
     if (end or "") in NO_END or tokenizer.eos_token_id is None:
@@ -84,8 +83,7 @@ def _open(recipe: Recipe, fixes: Mapping[str, str | None]) -> Any:
             recipe.base, revision=recipe.revision, trust_remote_code=False, **fixes
         )
     except Exception as error:  # noqa: BLE001 - its readers raise whatever the file made them raise
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BaseError(f"base {recipe.base}: no tokenizer: {first}") from None
+        raise BaseError(f"base {recipe.base}: no tokenizer: {first_line(error)}") from None
     if not tokenizer.is_fast:
         raise BaseError(
             f"base {recipe.base}: its tokenizer has no tokenizer.json, which the response mask needs"
@@ -97,11 +95,19 @@ def _fixes(
     recipe: Recipe, tokenizer: Any, names: Mapping[str, str | None]
 ) -> dict[str, str | None]:
     """What to call named tokens that the vocabulary does not hold: {role: token, or None for none}."""
-    file = _file(recipe, "tokenizer.json")
+    from tokenizers import Tokenizer
+    from transformers.utils import cached_file
+
+    file = cached_file(
+        recipe.base,
+        "tokenizer.json",
+        revision=recipe.revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
     if file is None:
         return {}
-    from tokenizers import Tokenizer
-
     vocabulary = Tokenizer.from_file(str(file))
     end = next((token for token in ENDS if vocabulary.token_to_id(token) is not None), None)
     fixes: dict[str, str | None] = {
@@ -131,18 +137,3 @@ def _fix_llama(tokenizer: Any) -> list[str]:
     tokenizer.update_post_processor()
     pairs = ", ".join(f"{role} {old!r} is {LLAMA_TOKENS[role]!r}" for role, old in wrong.items())
     return [f"LLaMA's marks have lost their names: {pairs}"]
-
-
-def _file(recipe: Recipe, name: str) -> Path | None:
-    """A file of the base's folder or of the hub's cache; None where it has none."""
-    from transformers.utils import cached_file
-
-    path = cached_file(
-        recipe.base,
-        name,
-        revision=recipe.revision,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )
-    return None if path is None else Path(path)

@@ -42,13 +42,10 @@ ZERO_2 = {
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How many steps of the optimiser a run has, and after how many of them it evaluates and saves.
-
-    `evaluate` is None without validation rows.
-    """
+    """How many steps of the optimiser a run has, and after how many of them it evaluates and saves."""
 
     steps: int
-    evaluate: int | None
+    evaluate: int | None  # None without validation rows
     save: int
     batch: int  # sequences a forward pass and device
     accumulation: int  # passes a step
@@ -107,16 +104,16 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         """Add to TRL's own metrics of this pass: tokens, and the share of them that came first."""
         import torch
 
-        mode = "train" if self.model.training else "eval"
-        real = inputs["attention_mask"].sum() if "attention_mask" in inputs else None
-        size = torch.tensor(inputs["input_ids"].numel()) if real is None else real
-        right = (logits.detach().argmax(-1) == target).sum()
-        mine = torch.stack([v.to(target.device) for v in (size, right, torch.tensor(len(target)))])
-        seen, hits, learned = self.accelerator.gather(mine[None]).sum(0).tolist()
-        if mode == "train":
-            self._total_train_tokens += seen
-        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
-        self._metrics[mode]["mean_token_accuracy"].append(hits / max(learned, 1))
+        ids = inputs["input_ids"]
+        real = inputs.get("attention_mask", torch.ones_like(ids)).sum()
+        hits = (logits.detach().argmax(-1) == target).sum()
+        mine = torch.stack([real, hits, torch.full_like(hits, len(target))])
+        tokens, right, learned = self.accelerator.gather(mine[None]).sum(0).tolist()
+        if self.model.training:
+            self._total_train_tokens += tokens
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics["num_tokens"] = [self._total_train_tokens]
+        metrics["mean_token_accuracy"].append(right / max(learned, 1))
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """transformers' loop; its loss, a mean over batches, becomes one over tokens."""
@@ -149,9 +146,8 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         """Refuse a checkpoint that does not fill the model. transformers would warn and go on with noise."""
         tied = set(getattr(self.model, "_tied_weights_keys", None) or ())
         missing = [key for key in load_result.missing_keys if key not in tied]
-        if missing or load_result.unexpected_keys:
-            odd = (missing or load_result.unexpected_keys)[0]
-            raise BaseError(f"the checkpoint does not fit the model: {odd}")
+        for key in [*missing, *load_result.unexpected_keys]:
+            raise BaseError(f"the checkpoint does not fit the model: {key}")
 
 
 def micro_batches(recipe: Recipe, *, flash: bool) -> tuple[int, int]:
@@ -197,6 +193,9 @@ def arguments(
     """The SFTConfig of a run whose checkpoints go to `folder`."""
     train = recipe.train
     validation = schedule.evaluate is not None
+    wandb = "wandb" in train.report_to
+    if wandb and importlib.util.find_spec("wandb") is None:
+        raise RecipeError('train.report_to: "wandb" needs it: pip install wandb')
     return SFTConfig(
         output_dir=str(folder),
         run_name=recipe.name,
@@ -219,12 +218,10 @@ def arguments(
         dataloader_pin_memory=hardware.device == "cuda",
         seed=train.seed,
         data_seed=train.seed,
-        logging_strategy="steps",
         logging_steps=1,
         logging_nan_inf_filter=False,  # a loss that is no number ends the run (callbacks.Metrics)
         eval_strategy="steps" if validation else "no",
         eval_steps=schedule.evaluate,
-        save_strategy="steps",
         save_steps=schedule.save,
         load_best_model_at_end=validation,
         metric_for_best_model="eval_loss" if validation else None,
@@ -233,9 +230,10 @@ def arguments(
         restore_callback_states_from_checkpoint=True,
         max_length=recipe.data.max_length,
         packing=recipe.data.packing,
-        packing_strategy="bfd",
         dataset_kwargs={"skip_prepare_dataset": True},
-        report_to=_trackers(recipe),
+        report_to=["wandb"]
+        if wandb
+        else [],  # TensorBoard's is made by the run, which knows its folder
         disable_tqdm=True,
         log_level="error",
         ddp_find_unused_parameters=False if hardware.world > 1 else None,
@@ -244,37 +242,29 @@ def arguments(
 
 
 def _distributed(chosen: Distributed, hardware: Hardware) -> dict[str, Any]:
-    """The arguments of DDP, FSDP or DeepSpeed. Raises RecipeError for a config that is not there."""
+    """The arguments of DDP, FSDP or DeepSpeed. Raises RecipeError for what would silently be something else."""
+    sharded = chosen.strategy in ("fsdp", "deepspeed")
+    gpus = len(hardware.names) if hardware.device == "cuda" else 0
+    place = f'distributed.strategy: "{chosen.strategy}"'
     if chosen.strategy == "none" and chosen.config:
         raise RecipeError('distributed.config: give distributed.strategy "fsdp" or "deepspeed" too')
-    _check_processes(chosen, hardware)
-    values: dict[str, Any] = {}
-    if hardware.world > 1 and hardware.device == "cpu":
-        values["ddp_backend"] = "gloo"
-    if chosen.strategy == "fsdp":
-        values |= {"fsdp": True, "fsdp_config": _read(chosen.config) if chosen.config else {}}
-    if chosen.strategy == "deepspeed":
-        if importlib.util.find_spec("deepspeed") is None:
-            raise RecipeError('distributed.strategy: "deepspeed" needs it: pip install deepspeed')
-        values["deepspeed"] = _read(chosen.config) if chosen.config else ZERO_2
-    return values
-
-
-def _check_processes(chosen: Distributed, hardware: Hardware) -> None:
-    """Refuse what accelerate would silently do another way, or TRL end with a traceback."""
-    sharded = chosen.strategy in ("fsdp", "deepspeed")
     if sharded and hardware.device == "cpu":
         raise RecipeError(
-            f'distributed.strategy: "{chosen.strategy}" needs GPUs: on CPUs accelerate would train '
-            'with "ddp" and not say so'
+            f'{place} needs GPUs: on CPUs accelerate would train with "ddp" and not say so'
         )
-    gpus = len(hardware.names) if hardware.device == "cuda" else 0
     if hardware.world == 1 and (gpus > 1 or sharded):
         raise RecipeError(
-            f'distributed.strategy: "{chosen.strategy}" in one process with {gpus} GPUs: start it as '
-            f"torchrun --nproc-per-node {max(gpus, 2)} -m kodolly_adapters.train ..., or show it one GPU by "
-            "CUDA_VISIBLE_DEVICES=0"
+            f"{place} in one process with {gpus} GPUs: start it as torchrun --nproc-per-node {max(gpus, 2)} "
+            "-m kodolly_adapters.train ..., or show it one GPU by CUDA_VISIBLE_DEVICES=0"
         )
+    config = _read(chosen.config) if chosen.config else None
+    if chosen.strategy == "fsdp":
+        return {"fsdp": True, "fsdp_config": config or {}}
+    if chosen.strategy == "deepspeed":
+        if importlib.util.find_spec("deepspeed") is None:
+            raise RecipeError(f"{place} needs it: pip install deepspeed")
+        return {"deepspeed": config or ZERO_2}
+    return {"ddp_backend": "gloo"} if hardware.world > 1 and hardware.device == "cpu" else {}
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -292,15 +282,6 @@ def _read(name: str) -> dict[str, Any]:
             inner: dict[str, Any] = values[part]
             return {key.removeprefix("fsdp_"): value for key, value in inner.items()}
     return values
-
-
-def _trackers(recipe: Recipe) -> list[str]:
-    """transformers' own callbacks; TensorBoard's is made by the run, which knows its folder."""
-    if "wandb" not in recipe.train.report_to:
-        return []
-    if importlib.util.find_spec("wandb") is None:
-        raise RecipeError('train.report_to: "wandb" needs it: pip install wandb')
-    return ["wandb"]
 
 
 def _rename_head(module: Any, state: dict[str, Any], prefix: str, *rest: Any) -> None:

@@ -72,8 +72,8 @@ def test_targets_are_all_linear_layers_of_the_architecture(name: str) -> None:
 def test_study_recipes_run_on_every_gpu_of_80_gb(name: str) -> None:
     """As written, each recipe fits 1, 4 and 8 A100s and H100s of 80 GB, by plain data parallelism."""
     recipe = load(name)
-    for line in plan(recipe, Options(measure=False)).machines:
-        assert line.setup is not None
-        assert line.setup.batch == recipe.train.batch_size
-        assert line.setup.method == recipe.method
-        assert line.setup.strategy == ("none" if line.gpus == 1 else "ddp")
+    for machine in plan(recipe, Options())["machines"]:
+        setup = machine["setup"]
+        assert setup["batch"] == recipe.train.batch_size
+        assert setup["method"] == recipe.method
+        assert setup["strategy"] == ("none" if machine["gpus"] == 1 else "ddp")

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from kodolly_adapters.train.estimate import GIB, Memory, Setup, setup_of
-from kodolly_adapters.train.plan import GPUS, Gpu, Options, Plan, choose, fits, largest, plan, ways
+from kodolly_adapters.train.estimate import GIB, Setup, setup_of
+from kodolly_adapters.train.plan import Gpu, Options, choose, fits, gpus, largest, plan, ways
 from kodolly_adapters.train.plan_cli import duration, gib, main
 from kodolly_adapters.train.recipe import built_in, load
 from kodolly_adapters.train.shapes import Shapes, shapes_of, table
@@ -202,17 +202,17 @@ def test_too_large_a_model_is_said_not_to_fit(
 
 
 @pytest.mark.parametrize("name", ["polyglot-ko-1.3b-full", "polyglot-ko-12.8b-lora"])
-@pytest.mark.parametrize("kind", GPUS)
+@pytest.mark.parametrize("kind", gpus())
 def test_largest_batch_fits_and_one_more_does_not(name: str, kind: str) -> None:
     """The largest batch is exactly that, in every way to run."""
     shapes, setup = _shapes_and_setup(name)
-    for way in ways(shapes, setup, GPUS[kind], 8, ("ddp", "fsdp")):
+    for way in ways(shapes, setup, gpus()[kind], 8, ("ddp", "fsdp")):
         run = replace(setup, method=way.method, strategy=way.strategy, gpus=8)
         for checkpointing, batch in ((True, way.checkpointed), (False, way.plain)):
             own = replace(run, checkpointing=checkpointing)
-            assert largest(shapes, own, GPUS[kind]) == batch
-            assert batch == 0 or fits(shapes, replace(own, batch=batch), GPUS[kind])
-            assert not fits(shapes, replace(own, batch=batch + 1), GPUS[kind])
+            assert largest(shapes, own, gpus()[kind]) == batch
+            assert batch == 0 or fits(shapes, replace(own, batch=batch), gpus()[kind])
+            assert not fits(shapes, replace(own, batch=batch + 1), gpus()[kind])
 
 
 def test_choice_changes_as_little_as_it_can() -> None:
@@ -245,24 +245,17 @@ def test_docs_show_the_plan_of_every_recipe_of_the_study() -> None:
         recipe = load(name)
         if not recipe.study:
             continue
-        options = Options(gpus=(1, 8), kinds=("a100-80", "h100"), measure=False)
-        answer = plan(recipe, options)
-        cells = [name, f"{answer.shapes.parameters:,}", f"{answer.trainable:,}"]
-        cells += [gib(memory.total) for memory in _memories(answer)]
-        for machine in answer.machines:
-            assert machine.cost is not None
-            cells.append(f"{duration(machine.cost.hours)}, {machine.cost.price:,.0f}")
+        answer = plan(recipe, Options(gpus=(1, 8), kinds=("a100-80", "h100")))
+        cells = [name, f"{answer['parameters']:,}", f"{answer['trainable']:,}"]
+        own = [column for column in answer["memory"] if column["method"] == recipe.method]
+        assert [(c["gpus"], c["strategy"]) for c in own] == [(1, "none"), (8, "ddp"), (8, "fsdp")]
+        cells += [gib(column["memory"]["total"]) for column in own]
+        for machine in answer["machines"]:
+            cost = machine["cost"]
+            cells.append(f"{duration(cost['hours'])}, {cost['price']:,.0f}")
         lines.append(f"| {' | '.join(cells)} |")
     document = (ROOT / "docs" / "plan.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 8
     assert [
         line for line in document if line.split(" ")[1:2] and line.split(" ")[1] in built_in()
     ] == lines
-
-
-def _memories(answer: Plan) -> list[Memory]:
-    """On one GPU as the recipe is, on eight by DDP and by FSDP."""
-    method = answer.recipe.method
-    runs = [(1, "none"), (8, "ddp"), (8, "fsdp")]
-    by_run = {(c.gpus, c.strategy): c.memory for c in answer.columns if c.method == method}
-    return [by_run[run] for run in runs]

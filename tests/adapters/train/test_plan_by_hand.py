@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from kodolly_adapters.train.estimate import Flops, flops, memory, setup_of, trainable
-from kodolly_adapters.train.plan import GPUS, Options, Rows, cost, plan
+from kodolly_adapters.train.plan import Options, Rows, cost, gpus, plan
 from kodolly_adapters.train.recipe import load
 from kodolly_adapters.train.shapes import shapes_of, table
 
@@ -94,15 +94,14 @@ def test_time_of_lora_on_eight_a100s() -> None:
     x 0.98 filled = 11,110.1 tokens; 738,872,000 / 11,110.1 = 66,504 s = 18.473 h; x 8 x 2.00 USD.
     A step is 8 x 8,192 x 4 x 0.98 = 256,901.12 tokens: 2,877 steps.
     """
-    (line,) = plan(
-        load("polyglot-ko-12.8b-lora"), Options(gpus=(8,), kinds=("a100-80",), measure=False)
-    ).machines
-    assert line.cost is not None
-    assert line.cost.tokens_per_second == pytest.approx(11_110.1, rel=1e-5)
-    assert line.cost.tokens == 738_872_000
-    assert line.cost.hours == pytest.approx(18.473, rel=1e-4)
-    assert line.cost.price == pytest.approx(295.57, rel=1e-4)
-    assert line.cost.steps == 2_877
+    options = Options(gpus=(8,), kinds=("a100-80",))
+    (machine,) = plan(load("polyglot-ko-12.8b-lora"), options)["machines"]
+    line = machine["cost"]
+    assert line["tokens_per_second"] == pytest.approx(11_110.1, rel=1e-5)
+    assert line["tokens"] == 738_872_000
+    assert line["hours"] == pytest.approx(18.473, rel=1e-4)
+    assert line["price"] == pytest.approx(295.57, rel=1e-4)
+    assert line["steps"] == 2_877
 
 
 def test_time_of_full_tuning_on_one_h100() -> None:
@@ -113,7 +112,7 @@ def test_time_of_full_tuning_on_one_h100() -> None:
     """
     recipe = load("polyglot-ko-1.3b-full")
     shapes, setup = shapes_of(table()[recipe.base]["config"]), setup_of(recipe)
-    took = cost(shapes, setup, GPUS["h100"], STUDY, price=3.0, utilisation=0.32)
+    took = cost(shapes, setup, gpus()["h100"], STUDY)
     assert took.tokens_per_second == pytest.approx(26_647.0, rel=1e-5)
     assert took.hours == pytest.approx(7.7023, rel=1e-4)
     assert took.price == pytest.approx(23.107, rel=1e-4)

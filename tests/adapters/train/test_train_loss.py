@@ -91,20 +91,29 @@ def parts(item: dict[str, list[int]]) -> Sequences:
     return found
 
 
+THREE_STEPS = {
+    "method": "full", "train__max_steps": 3, "train__learning_rate": 1e-4, "train__eval_steps": 3
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path, rows: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three steps of four sequences at once, in one process."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    train(toy(place / "neox", rows, **THREE_STEPS), out)
+    return out
+
+
 def test_pieces_of_a_step_give_the_step(
-    place: Path, rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, rows: str, tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four sequences at once or one after the other: the same losses, held-out losses and weights."""
-    recipe = toy(
-        place / "neox", rows, method="full", train__max_steps=3, train__learning_rate=1e-4,
-        train__eval_steps=3,
-    )  # fmt: skip
-    train(recipe, tmp_path / "whole")
     monkeypatch.setattr("kodolly_adapters.train.trainer.DENSE_TOKENS", 256)
-    train(recipe, tmp_path / "pieces")
-    states = [json.loads((tmp_path / n / "run.json").read_text()) for n in ("whole", "pieces")]
+    pieces = tmp_path / "pieces"
+    train(toy(place / "neox", rows, **THREE_STEPS), pieces)
+    states = [json.loads((out / "run.json").read_text()) for out in (whole, pieces)]
     assert [state["schedule"]["batch"] for state in states] == [4, 1]
-    check_same(tmp_path / "whole", tmp_path / "pieces")
+    check_same(whole, pieces)
 
 
 def check_same(one: Path, other: Path) -> None:
@@ -115,12 +124,10 @@ def check_same(one: Path, other: Path) -> None:
         torch.testing.assert_close(tensor, theirs[name], atol=2e-4, rtol=0)
 
 
-def test_two_processes_train_as_one(place: Path, rows: str, tmp_path: Path) -> None:
+def test_two_processes_train_as_one(place: Path, rows: str, tmp_path: Path, whole: Path) -> None:
     """torchrun with two processes: the losses and weights of one with twice the batch, written once."""
-    changes = {
-        "method": "full", "train__max_steps": 3, "train__learning_rate": 1e-4, "train__eval_steps": 3
-    }  # fmt: skip
-    recipe = toy(place / "neox", rows, **changes, train__batch_size=2, distributed__strategy="ddp")
+    values = THREE_STEPS | {"train__batch_size": 2, "distributed__strategy": "ddp"}
+    recipe = toy(place / "neox", rows, **values)
     file = tmp_path / "recipe.toml"
     file.write_text(as_toml(recipe), encoding="utf-8")
     argv = [
@@ -134,8 +141,7 @@ def test_two_processes_train_as_one(place: Path, rows: str, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path / 'two'}\n"
     assert done.stderr.count("kodolly train: 3 steps") == 1
-    train(toy(place / "neox", rows, **changes, train__batch_size=4), tmp_path / "one")
-    check_same(tmp_path / "one", tmp_path / "two")
+    check_same(whole, tmp_path / "two")
 
 
 def as_toml(recipe: Recipe) -> str:

@@ -60,10 +60,10 @@ def answer(model: Any, directory: Path, question: str) -> str:
 def test_lora_learns_beside_the_base(place: Path, rows: str, tmp_path: Path, family: str) -> None:
     """The loss falls, the adapter loads onto its base and changes what that says; every file is there."""
     out = tmp_path / "run"
-    metrics = train(toy(place / family, rows, train__max_steps=12, train__eval_steps=6), out)
+    metrics = train(toy(place / family, rows, train__max_steps=8, train__eval_steps=4), out)
     losses = losses_of(out)
     assert losses[-1] < 0.8 * losses[0]
-    assert metrics["steps"] == len(losses) == 12
+    assert metrics["steps"] == len(losses) == 8
     assert losses_of(out, "eval_loss")[-1] == metrics["eval_loss"]
     names = {path.name for path in (out / "adapter").iterdir()}
     assert names == {
@@ -202,13 +202,13 @@ def test_untrained_rows_are_refused(place: Path, rows: str, tmp_path: Path) -> N
 def test_a_kill_leaves_a_run_that_goes_on(place: Path, rows: str, tmp_path: Path) -> None:
     """After kill -9 and again: the losses and the weights of a run that was never disturbed."""
     recipe = toy(
-        place / "neox", rows, method="full", train__max_steps=12, train__eval_steps=3,
+        place / "neox", rows, method="full", train__max_steps=8, train__eval_steps=2,
         train__learning_rate=3e-4,
     )  # fmt: skip
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     kill_after_a_checkpoint(recipe, killed)
     kept = finished_checkpoints(killed / CHECKPOINTS)
-    half = killed / CHECKPOINTS / "checkpoint-11"  # as if killed while it was written
+    half = killed / CHECKPOINTS / "checkpoint-7"  # as if killed while it was written
     half.mkdir()
     (half / "trainer_state.json").write_text("{")
     said: list[str] = []
