@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from . import pictures
-from .rules import COUNT, DROP, FIX, JOIN, MASK, OFF, REASONS, RULES
+from .cleaning.rules import COUNT, DROP, FIX, JOIN, MASK, OFF, REASONS, RULES
 from .summary import FIELDS, SAMPLE_CHARS, Lengths, RuleCount, SourceSummary, Summary
 
 CARD_FILE = "dataset_card.md"

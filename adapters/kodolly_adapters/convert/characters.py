@@ -6,7 +6,7 @@ import unicodedata
 
 import numpy as np
 
-from . import fixes
+from .cleaning import fixes
 from .fastscan import ENTITY, ESCAPE, HANGUL, PLAIN, QUOTE, SPACE, TROUBLE, Bytes
 
 

@@ -16,10 +16,10 @@ from typing import get_args
 
 from kodolly_adapters.errors import OptionError, UserError
 
+from .cleaning.rules import RULES, modes_of
+from .cleaning.tokens import counter
 from .options import Categories, Format, Options, PageContext, Roles, Splits
-from .rules import RULES, modes_of
 from .sources import SOURCES, named
-from .tokens import counter
 
 
 def main(argv: Sequence[str]) -> int:

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .children import without_interrupts
+from .cleaning.rules import RULES, modes_of
 from .options import Options
 from .part import SPLITS, VALIDATION, Done, index_of, section
 from .pictures import draw, prepare
 from .plan import Input, Plan
 from .resolve import DROPPED, Resolved
 from .rows import Row
-from .rules import RULES, modes_of
 from .shard import Dialogue
 from .source import Source
 from .summary import (

@@ -15,6 +15,7 @@ from kodolly_adapters.errors import EngineError, UserError
 
 from . import local, ray_engine
 from .card import write_card
+from .cleaning.rules import modes_of
 from .decode import Shard
 from .describe import Parts, drawing, summarise
 from .options import Options
@@ -22,7 +23,6 @@ from .part import Done, done
 from .plan import Plan
 from .progress import Progress
 from .resolve import resolve
-from .rules import modes_of
 from .source import Source
 from .summary import Summary, plain_options, write_summary
 from .work import finish, workplace

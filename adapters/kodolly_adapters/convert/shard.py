@@ -15,12 +15,12 @@ import numpy as np
 import xxhash
 
 from . import signatures
-from .clean import Cleaner
+from .cleaning.clean import Cleaner
+from .cleaning.rules import FIX, OFF, modes_of
 from .decode import Broken, Shard, decode, positions, starts_of
 from .options import Options
 from .part import INDEX, PACK, PASSAGE, SPLITS, TRAIN, VALIDATION, Done, Index, Part, PartCounts
 from .rows import Draft, Refusal, Row
-from .rules import FIX, OFF, modes_of
 from .source import Source
 from .sources import named
 

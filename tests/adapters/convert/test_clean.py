@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kodolly_adapters.convert.clean import Cleaner
-from kodolly_adapters.convert.language import is_untranslated
+from kodolly_adapters.convert.cleaning.clean import Cleaner
+from kodolly_adapters.convert.cleaning.language import is_untranslated
+from kodolly_adapters.convert.cleaning.rules import RULES, modes_of
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.rows import Draft, Refusal
-from kodolly_adapters.convert.rules import RULES, modes_of
 
 OFF: dict[str, Any] = {rule.name: "off" for rule in RULES if "off" in rule.modes}
 

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.shared_data import SHARED_DATA, needs_shared_data
 
-from kodolly_adapters.convert.markdown import fragment, render
+from kodolly_adapters.convert.markdown.page import fragment, render
 
 PAGE_FILES = ("korquad2.1_dev_00.hfdummy.json", "korquad2.1_train_00.hfdummy.json")
 TAGS = [

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kodolly_adapters.convert.personal import mask
+from kodolly_adapters.convert.cleaning.personal_data import mask
 
 PHONES = [
     "010-1234-5678", "010.1234.5678", "010 1234 5678", "01012345678", "011-234-5678", "02-123-4567", "02)1234-5678",

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from kodolly_adapters.convert import columns, resolve, signatures
+from kodolly_adapters.convert.cleaning.rules import modes_of
 from kodolly_adapters.convert.columns import Codes, Scattered
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.part import INDEX, Done, Part, PartCounts, index_of, save
 from kodolly_adapters.convert.resolve import Parts, Resolved
-from kodolly_adapters.convert.rules import modes_of
 from kodolly_adapters.convert.summary import Duplicates
 
 ROWS = 500  # of a part

@@ -22,10 +22,11 @@ from support.convert_files import (
     write_lines,
 )
 
-from kodolly_adapters.convert import columns, local, part, plan, rules
+from kodolly_adapters.convert import columns, local, part, plan
+from kodolly_adapters.convert.cleaning import rules
+from kodolly_adapters.convert.cleaning.rules import OFF
 from kodolly_adapters.convert.decode import Shard
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.rules import OFF
 from kodolly_adapters.convert.run import convert
 from kodolly_adapters.convert.shard import convert_shard
 from kodolly_adapters.convert.split import PIECE

@@ -13,8 +13,8 @@ import pytest
 from support.convert_files import read_lines
 from support.shared_data import SHARED_DATA, needs_shared_data
 
+from kodolly_adapters.convert.cleaning.rules import OFF, RULES
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.rules import OFF, RULES
 from kodolly_adapters.convert.run import convert
 from kodolly_adapters.convert.summary import Summary, read_summary
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from kodolly_adapters.convert.tokens import Estimate, Exact, counter
-from kodolly_adapters.convert.window import cut
+from kodolly_adapters.convert.cleaning.tokens import Estimate, Exact, counter
+from kodolly_adapters.convert.markdown.window import cut
 from kodolly_adapters.errors import OptionError
 
 ESTIMATE = Estimate()

@@ -10,11 +10,11 @@ from random import Random
 import pytest
 from support.shared_data import SHARED_DATA, needs_shared_data
 
-from kodolly_adapters.convert.excerpts import cuts
-from kodolly_adapters.convert.markdown import render
-from kodolly_adapters.convert.tokens import Estimate
-from kodolly_adapters.convert.window import Span, cut
-from kodolly_adapters.convert.windows import windows
+from kodolly_adapters.convert.cleaning.tokens import Estimate
+from kodolly_adapters.convert.markdown.excerpts import cuts
+from kodolly_adapters.convert.markdown.page import render
+from kodolly_adapters.convert.markdown.window import Span, cut
+from kodolly_adapters.convert.markdown.windows import windows
 
 PARAGRAPH = (
     "<p>" + "<a>서울</a>은 <b>수도</b>이다. 사람이 산다.<sup><a>[1]</a></sup> " * 4 + "\n</p>\n"

@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from ..markdown import render
+from ..cleaning.tokens import counter
+from ..markdown.page import render
+from ..markdown.windows import Window, windows
 from ..options import Options
 from ..rows import CLOSED_QA, OPEN_QA, Draft, Refusal
 from ..source import Drafts, Licence, Source
-from ..tokens import counter
-from ..windows import Window, windows
 
 Span = tuple[int, int]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ..markdown import fragment
+from ..markdown.page import fragment
 from ..options import Options
 from ..rows import Draft, Refusal
 from ..source import Drafts, Source

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..fixes import zero_width
+from ..cleaning.fixes import zero_width
+from ..cleaning.rules import COUNT, DROP, JOIN, RULES
 from ..options import Options
 from ..rows import Draft, Exchange, Refusal
-from ..rules import COUNT, DROP, JOIN, RULES
 from ..source import Drafts, Licence, Source
 
 ASKS = frozenset({"human", "user"})

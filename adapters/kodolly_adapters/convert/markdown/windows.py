@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from ..cleaning.tokens import Counter
 from .excerpts import Cuts, Excerpt, Span, cuts
-from .markdown import Page
-from .tokens import Counter
+from .page import Page
 from .window import Beyond, cut
 
 # Characters of HTML on each side for one of the window's reach, one try after the other.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .tokens import Counter
+from ..cleaning.tokens import Counter
 
 Span = tuple[int, int]
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from . import fixes, personal
+from ..options import Options
+from ..rows import Draft, Exchange, Refusal, Row
+from . import fixes, personal_data
 from .language import is_untranslated
-from .options import Options
-from .rows import Draft, Exchange, Refusal, Row
 from .rules import DROP, FIX, MASK, OFF
 
 Fix = Callable[[str], str]
@@ -28,7 +28,7 @@ _EVERY_TEXT: tuple[tuple[str, Fix], ...] = (
     ("zero-width", fixes.zero_width),
     ("nfc", fixes.nfc),
     ("outer-space", fixes.outer_space),
-    ("personal-data", personal.mask),
+    ("personal-data", personal_data.mask),
 )
 _CONTEXT = (*_EVERY_TEXT, ("no-input-marker", fixes.no_input_marker))
 _RESPONSE = (*_EVERY_TEXT, ("leading-colon", fixes.leading_colon))

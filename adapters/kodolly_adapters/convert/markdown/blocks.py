@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from html import unescape
 from itertools import chain
 
-from .markdown_tables import Block, Table
+from .tables import Block, Table
 
 _NAME = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]*")
 _PLAIN = (

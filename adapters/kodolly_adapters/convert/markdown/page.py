@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from html import unescape
 from typing import NamedTuple
 
-from .markdown_blocks import Blocks, Marks
+from .blocks import Blocks, Marks
 
 Span = tuple[int, int]
 
