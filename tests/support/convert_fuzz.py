@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 import msgspec
 from backports import zstd
 
-from kodolly_adapters.convert.layout import Layout, layout_of
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.part import SPLITS, Part
-from kodolly_adapters.convert.plan import recognise, shards_of
+from kodolly_adapters.convert.reading.layout import Layout, layout_of
+from kodolly_adapters.convert.reading.plan import recognise, shards_of
+from kodolly_adapters.convert.reading.source import Source
 from kodolly_adapters.convert.run import convert
 from kodolly_adapters.convert.shard import SCAN_FROM, convert_shard
-from kodolly_adapters.convert.source import Source
 from kodolly_adapters.errors import InputError, UserError
 
 Choose = Callable[[int], int]  # a number from 0 to below the argument

@@ -17,15 +17,10 @@ from numpy.typing import NDArray
 
 from .children import without_interrupts
 from .cleaning.rules import RULES, modes_of
+from .dedupe import DROPPED, Resolved
 from .options import Options
-from .part import SPLITS, VALIDATION, Done, index_of, section
-from .pictures import draw, prepare
-from .plan import Input, Plan
-from .resolve import DROPPED, Resolved
-from .rows import Row
-from .shard import Dialogue
-from .source import Source
-from .summary import (
+from .output.pictures import draw, prepare
+from .output.summary import (
     FIELDS,
     SAMPLES,
     Counts,
@@ -40,6 +35,11 @@ from .summary import (
     command_line,
     plain_options,
 )
+from .part import SPLITS, VALIDATION, Done, index_of, section
+from .reading.plan import Input, Plan
+from .reading.source import Source
+from .schema import Row
+from .shard import Dialogue
 
 BLOCK = 1_000_000  # rows whose lengths are counted at once
 LARGE = 160 << 10  # KiB, as the kernel counts a process's peak

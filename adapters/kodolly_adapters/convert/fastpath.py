@@ -15,12 +15,12 @@ import numpy as np
 import xxhash
 
 from . import characters, fastscan
-from .decode import Broken, Shard, parsed, positions
 from .fastscan import Bytes, Table
 from .options import Options
 from .part import INDEX, PASSAGE, Index
-from .rows import Draft
-from .source import Source
+from .reading.records import Broken, Shard, parsed, positions
+from .reading.source import Source
+from .schema import Draft
 from .split import border_pattern
 
 _text = msgspec.json.Decoder(str).decode

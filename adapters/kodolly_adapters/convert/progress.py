@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from .inputs import members
+from .output.summary import Summary
 from .part import Done
-from .summary import Summary
+from .reading.inputs import members
 
 EVERY = 10.0  # seconds between lines where standard error is no terminal
 

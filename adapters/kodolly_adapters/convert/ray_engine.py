@@ -17,10 +17,10 @@ import msgspec
 
 from kodolly_adapters.errors import EngineError, UserError
 
-from .decode import Shard
-from .local import work
 from .options import Options
 from .part import Done
+from .pool import work
+from .reading.records import Shard
 from .taking import filled
 
 BATCH = 16  # shards given to Ray at once: what bounds the memory of its object store

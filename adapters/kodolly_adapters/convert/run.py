@@ -13,20 +13,21 @@ import msgspec
 
 from kodolly_adapters.errors import EngineError, UserError
 
-from . import local, ray_engine
-from .card import write_card
+from . import pool as local
+from . import ray_engine
 from .cleaning.rules import modes_of
-from .decode import Shard
+from .dedupe import resolve
 from .describe import Parts, drawing, summarise
 from .options import Options
+from .output.dataset_card import write_card
+from .output.summary import Summary, plain_options, write_summary
+from .output.writers import write
 from .part import Done, done
-from .plan import Plan
 from .progress import Progress
-from .resolve import resolve
-from .source import Source
-from .summary import Summary, plain_options, write_summary
-from .work import finish, workplace
-from .write import write
+from .reading.plan import Plan
+from .reading.records import Shard
+from .reading.source import Source
+from .run_folder import finish, workplace
 
 Engine = Literal["local", "ray"]
 

@@ -17,11 +17,11 @@ import xxhash
 from . import signatures
 from .cleaning.clean import Cleaner
 from .cleaning.rules import FIX, OFF, modes_of
-from .decode import Broken, Shard, decode, positions, starts_of
 from .options import Options
 from .part import INDEX, PACK, PASSAGE, SPLITS, TRAIN, VALIDATION, Done, Index, Part, PartCounts
-from .rows import Draft, Refusal, Row
-from .source import Source
+from .reading.records import Broken, Shard, decode, positions, starts_of
+from .reading.source import Source
+from .schema import Draft, Refusal, Row
 from .sources import named
 
 if TYPE_CHECKING:

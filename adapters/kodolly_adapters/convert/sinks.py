@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from .options import Options
-from .rows import Row
+from .schema import Row
 from .shard import Dialogue
 
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from kodolly_adapters.errors import InputError
 
-from .layout import Layout
-from .source import Source
+from .reading.layout import Layout
+from .reading.source import Source
 
 PIECE = (
     4 << 20

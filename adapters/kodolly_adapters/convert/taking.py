@@ -16,8 +16,8 @@ import xxhash
 
 from kodolly_adapters.errors import InputError
 
-from .decode import Shard
-from .inputs import Member, reading
+from .reading.inputs import Member, reading
+from .reading.records import Shard
 from .split import Take
 
 

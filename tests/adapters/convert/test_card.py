@@ -8,11 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kodolly_adapters.convert.card import card, code, table, text, write_card
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.rows import Row
-from kodolly_adapters.convert.source import Licence
-from kodolly_adapters.convert.summary import (
+from kodolly_adapters.convert.output.dataset_card import card, code, table, text, write_card
+from kodolly_adapters.convert.output.summary import (
     EDGES,
     FIELDS,
     Counts,
@@ -29,6 +27,8 @@ from kodolly_adapters.convert.summary import (
     read_summary,
     write_summary,
 )
+from kodolly_adapters.convert.reading.source import Licence
+from kodolly_adapters.convert.schema import Row
 
 FREE = Licence("MIT", "https://example.org/mit", True, True, "Name the authors.")
 NON_COMMERCIAL = Licence("CC BY-NC 4.0", "https://example.org/nc", False, True, "Never sell it.")

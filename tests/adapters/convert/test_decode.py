@@ -8,8 +8,8 @@ import pickle
 import pytest
 from support.convert_files import alpaca, korquad1
 
-from kodolly_adapters.convert.decode import Broken, Shard, decode, positions, starts_of
-from kodolly_adapters.convert.layout import Kind, layout_of
+from kodolly_adapters.convert.reading.layout import Kind, layout_of
+from kodolly_adapters.convert.reading.records import Broken, Shard, decode, positions, starts_of
 from kodolly_adapters.convert.sources import named
 from kodolly_adapters.errors import InputError
 

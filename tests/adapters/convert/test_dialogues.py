@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from kodolly_adapters.convert.cleaning.clean import KEPT, Cleaner, Verdict
 from kodolly_adapters.convert.cleaning.rules import modes_of
-from kodolly_adapters.convert.decode import Shard
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.part import Part
-from kodolly_adapters.convert.rows import Draft, Exchange
+from kodolly_adapters.convert.reading.records import Shard
+from kodolly_adapters.convert.schema import Draft, Exchange
 from kodolly_adapters.convert.shard import convert_shard
 from kodolly_templates.messages import read_dialogue
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from support.convert_files import alpaca, korquad2, kovicuna, write_json
 
+from kodolly_adapters.convert.output.summary import SUMMARY_FILE
 from kodolly_adapters.convert.run import convert
-from kodolly_adapters.convert.summary import SUMMARY_FILE
 from kodolly_adapters.errors import InputError
 
 SLOW = 120.0  # seconds

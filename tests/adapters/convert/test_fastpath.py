@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kodolly_adapters.convert.characters import kinds
-from kodolly_adapters.convert.decode import Shard
 from kodolly_adapters.convert.fastpath import scan
 from kodolly_adapters.convert.fastscan import PLAINLY, TROUBLE
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.part import Part
+from kodolly_adapters.convert.reading.records import Shard
 from kodolly_adapters.convert.shard import SCAN_FROM, convert_shard
 from kodolly_adapters.convert.sources import named
 from kodolly_adapters.errors import InputError

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from backports import zstd
 
-from kodolly_adapters.convert.inputs import OURS, Member, members, reading
-from kodolly_adapters.convert.plan import Plan
+from kodolly_adapters.convert.reading.inputs import OURS, Member, members, reading
+from kodolly_adapters.convert.reading.plan import Plan
 from kodolly_adapters.convert.sources import named
 from kodolly_adapters.convert.taking import filled
 from kodolly_adapters.errors import InputError

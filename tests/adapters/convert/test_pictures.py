@@ -11,9 +11,8 @@ import msgspec
 import pytest
 
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.pictures import LENGTHS, SOURCES, draw
-from kodolly_adapters.convert.source import Licence
-from kodolly_adapters.convert.summary import (
+from kodolly_adapters.convert.output.pictures import LENGTHS, SOURCES, draw
+from kodolly_adapters.convert.output.summary import (
     FIELDS,
     Counts,
     Lengths,
@@ -22,6 +21,7 @@ from kodolly_adapters.convert.summary import (
     Summary,
     plain_options,
 )
+from kodolly_adapters.convert.reading.source import Licence
 
 PNG = b"\x89PNG\r\n\x1a\n"
 LICENCE = LicenceSummary.of(Licence("MIT", "https://example.org", True, True, "Name the authors."))
@@ -106,7 +106,7 @@ def test_importing_the_card_loads_no_matplotlib() -> None:
         [
             sys.executable,
             "-c",
-            "import sys, kodolly_adapters.convert.card; print('matplotlib' in sys.modules)",
+            "import sys, kodolly_adapters.convert.output.dataset_card; print('matplotlib' in sys.modules)",
         ],
         capture_output=True,
         text=True,

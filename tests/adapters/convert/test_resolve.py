@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kodolly_adapters.convert import columns, resolve, signatures
+from kodolly_adapters.convert import columns, signatures
+from kodolly_adapters.convert import dedupe as resolve
 from kodolly_adapters.convert.cleaning.rules import modes_of
 from kodolly_adapters.convert.columns import Codes, Scattered
+from kodolly_adapters.convert.dedupe import Parts, Resolved
 from kodolly_adapters.convert.options import Options
+from kodolly_adapters.convert.output.summary import Duplicates
 from kodolly_adapters.convert.part import INDEX, Done, Part, PartCounts, index_of, save
-from kodolly_adapters.convert.resolve import Parts, Resolved
-from kodolly_adapters.convert.summary import Duplicates
 
 ROWS = 500  # of a part
 MODES = {"koalpaca": modes_of({"near-duplicate": "count", "duplicate": "drop"})}

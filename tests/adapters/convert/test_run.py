@@ -22,15 +22,17 @@ from support.convert_files import (
     write_lines,
 )
 
-from kodolly_adapters.convert import columns, local, part, plan
+from kodolly_adapters.convert import columns, part
+from kodolly_adapters.convert import pool as local
 from kodolly_adapters.convert.cleaning import rules
 from kodolly_adapters.convert.cleaning.rules import OFF
-from kodolly_adapters.convert.decode import Shard
 from kodolly_adapters.convert.options import Options
+from kodolly_adapters.convert.output.summary import Summary, read_summary
+from kodolly_adapters.convert.reading import plan
+from kodolly_adapters.convert.reading.records import Shard
 from kodolly_adapters.convert.run import convert
 from kodolly_adapters.convert.shard import convert_shard
 from kodolly_adapters.convert.split import PIECE
-from kodolly_adapters.convert.summary import Summary, read_summary
 from kodolly_adapters.errors import EngineError, InputError, OutputError
 
 FIELDS = ["instruction", "context", "response", "category"]

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kodolly_adapters.convert import plan
 from kodolly_adapters.convert.cleaning.rules import REASONS, RULES, modes_of
-from kodolly_adapters.convert.layout import layout_of
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.plan import recognise
-from kodolly_adapters.convert.rows import Draft, Exchange, Refusal
+from kodolly_adapters.convert.reading import plan
+from kodolly_adapters.convert.reading.layout import layout_of
+from kodolly_adapters.convert.reading.plan import recognise
+from kodolly_adapters.convert.schema import Draft, Exchange, Refusal
 from kodolly_adapters.convert.sources import SOURCES, named
 from kodolly_adapters.errors import OptionError
 

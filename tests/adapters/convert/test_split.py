@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.convert_files import alpaca, korquad1, korquad2, kovicuna
 
-from kodolly_adapters.convert.decode import Shard, decode, positions, starts_of
-from kodolly_adapters.convert.layout import first_record, layout_of
 from kodolly_adapters.convert.part import TRAIN, VALIDATION
-from kodolly_adapters.convert.plan import shards_of
+from kodolly_adapters.convert.reading.layout import first_record, layout_of
+from kodolly_adapters.convert.reading.plan import shards_of
+from kodolly_adapters.convert.reading.records import Shard, decode, positions, starts_of
+from kodolly_adapters.convert.reading.source import Source
 from kodolly_adapters.convert.shard import official
-from kodolly_adapters.convert.source import Source
 from kodolly_adapters.convert.sources import named
 
 HOSTILE = '"}, {"instruction": "x"} \\ }, {"id": [ ] {'

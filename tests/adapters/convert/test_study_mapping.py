@@ -11,7 +11,7 @@ from support.shared_data import SHARED_DATA, needs_shared_data
 from kodolly_adapters.convert.cleaning.clean import KEPT, Cleaner
 from kodolly_adapters.convert.cleaning.rules import RULES, modes_of
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.rows import Draft
+from kodolly_adapters.convert.schema import Draft
 from kodolly_adapters.convert.sources import named
 
 Fields = tuple[str, str, str, str]

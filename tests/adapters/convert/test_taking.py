@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from support.convert_files import alpaca
 
-from kodolly_adapters.convert import plan
-from kodolly_adapters.convert.plan import Plan
+from kodolly_adapters.convert.reading import plan
+from kodolly_adapters.convert.reading.plan import Plan
 from kodolly_adapters.convert.taking import Held, Measured, filled
 from kodolly_adapters.errors import InputError
 

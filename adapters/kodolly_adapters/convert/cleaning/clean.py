@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from ..options import Options
-from ..rows import Draft, Exchange, Refusal, Row
+from ..schema import Draft, Exchange, Refusal, Row
 from . import fixes, personal_data
 from .language import is_untranslated
 from .rules import DROP, FIX, MASK, OFF

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from ..options import Options
-from ..rows import Draft, Refusal
-from ..source import Drafts, Licence, Source
+from ..reading.source import Drafts, Licence, Source
+from ..schema import Draft, Refusal
 from .kovicuna import LICENCE as KOVICUNA_LICENCE
 
 

@@ -15,8 +15,8 @@ from ..cleaning.tokens import counter
 from ..markdown.page import render
 from ..markdown.windows import Window, windows
 from ..options import Options
-from ..rows import CLOSED_QA, OPEN_QA, Draft, Refusal
-from ..source import Drafts, Licence, Source
+from ..reading.source import Drafts, Licence, Source
+from ..schema import CLOSED_QA, OPEN_QA, Draft, Refusal
 
 Span = tuple[int, int]
 

@@ -16,8 +16,8 @@ import msgspec
 from ..cleaning.fixes import zero_width
 from ..cleaning.rules import COUNT, DROP, JOIN, RULES
 from ..options import Options
-from ..rows import Draft, Exchange, Refusal
-from ..source import Drafts, Licence, Source
+from ..reading.source import Drafts, Licence, Source
+from ..schema import Draft, Exchange, Refusal
 
 ASKS = frozenset({"human", "user"})
 ANSWERS = frozenset({"gpt", "chatgpt", "assistant", "bing", "bard"})

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from .columns import Codes, Scattered
 from .options import Options
+from .output.summary import Duplicates
 from .part import TRAIN, VALIDATION, Done, index_of
 from .signatures import Signatures
-from .summary import Duplicates
 
 # A row's fate is its split, or:
 DROPPED = {2: "duplicate", 3: "near-duplicate", 4: "leakage"}

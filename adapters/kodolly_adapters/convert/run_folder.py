@@ -14,12 +14,12 @@ import msgspec
 
 from kodolly_adapters.errors import OutputError
 
-from .card import CARD_FILE
 from .options import Format
+from .output.dataset_card import CARD_FILE
+from .output.pictures import LENGTHS, SOURCES
+from .output.summary import SUMMARY_FILE
+from .output.writers import REJECTED
 from .part import SPLITS
-from .pictures import LENGTHS, SOURCES
-from .summary import SUMMARY_FILE
-from .write import REJECTED
 
 FORMS = get_args(Format)
 

@@ -11,8 +11,8 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from ..cleaning.rules import COUNT, DROP, FIX, JOIN, MASK, OFF, REASONS, RULES
 from . import pictures
-from .cleaning.rules import COUNT, DROP, FIX, JOIN, MASK, OFF, REASONS, RULES
 from .summary import FIELDS, SAMPLE_CHARS, Lengths, RuleCount, SourceSummary, Summary
 
 CARD_FILE = "dataset_card.md"

@@ -15,9 +15,9 @@ from pathlib import Path
 from kodolly_adapters.errors import EngineError, InputError, UserError
 
 from .children import without_interrupts
-from .decode import Shard
 from .options import Options
 from .part import Done, save
+from .reading.records import Shard
 from .shard import convert_shard
 from .taking import filled
 

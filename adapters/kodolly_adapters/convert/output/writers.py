@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .options import Options
-from .part import SPLITS, VALIDATION, Done, Index, index_of, remove, section
-from .resolve import DROPPED, Fates, Resolved
-from .shard import Origin, Rejected
-from .sinks import opened
+from ..dedupe import DROPPED, Fates, Resolved
+from ..options import Options
+from ..part import SPLITS, VALIDATION, Done, Index, index_of, remove, section
+from ..shard import Origin, Rejected
+from ..sinks import opened
 from .summary import SplitSummary
 
 REJECTED = "rejected.jsonl"

@@ -24,7 +24,7 @@ from backports import zstd
 
 from kodolly_adapters.errors import InputError
 
-from .summary import SUMMARY_FILE
+from ..output.summary import SUMMARY_FILE
 
 STDIN = "-"
 GZIP_MAGIC = b"\x1f\x8b"

@@ -12,13 +12,13 @@ import xxhash
 
 from kodolly_adapters.errors import InputError
 
-from .decode import Shard
+from ..sources import SOURCES
+from ..split import MAX_RECORD, PIECE, Take, pieces
+from ..taking import Held, Measured, taking
 from .inputs import Member, members
 from .layout import Layout, first_record, is_cut_off, layout_of
+from .records import Shard
 from .source import Source
-from .sources import SOURCES
-from .split import MAX_RECORD, PIECE, Take, pieces
-from .taking import Held, Measured, taking
 
 HEAD = 1 << 20  # bytes read to recognise a file; more where its first record is longer
 

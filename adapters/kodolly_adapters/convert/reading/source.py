@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .options import Options
-from .rows import Draft, Refusal
+from ..options import Options
+from ..schema import Draft, Refusal
 
 Drafts = Iterator[Draft | Refusal]
 

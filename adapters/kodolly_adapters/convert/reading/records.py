@@ -14,9 +14,9 @@ import numpy as np
 
 from kodolly_adapters.errors import InputError
 
+from ..split import border_pattern
 from .layout import Kind
 from .source import Source
-from .split import border_pattern
 
 
 class Broken(NamedTuple):
@@ -139,7 +139,7 @@ def starts_of(shard: Shard, source: Source) -> list[int]:
 
 @functools.cache
 def _decoder_of(name: str, kind: Kind, last: bool) -> msgspec.json.Decoder[Any]:
-    from .sources import named
+    from ..sources import named
 
     source = named(name)
     assert source is not None

@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
-from .options import Options
-from .rows import Row
-from .source import Licence
+from ..options import Options
+from ..reading.source import Licence
+from ..schema import Row
 
 FIELDS = ("instruction", "context", "response")
 # Half octaves, as whole characters: bin i counts lengths from EDGES[i] up to below EDGES[i + 1].
