@@ -6,7 +6,7 @@ import unicodedata
 
 import numpy as np
 
-from .cleaning import fixes
+from .cleaning.rules import table as table_of
 from .fastscan import ENTITY, ESCAPE, HANGUL, PLAIN, QUOTE, SPACE, TROUBLE, Bytes
 
 
@@ -37,6 +37,8 @@ def kinds() -> Bytes:
 def heads() -> Bytes:
     """1 for each character of the basic plane that may begin a mark of "no input", shape (65536,)."""
     table = np.zeros(1 << 16, np.uint8)
-    for char in fixes.NO_INPUT_HEADS:
+    for marker in table_of("words.toml")["no_input"]:
+        table[ord(marker[0])] = table[ord(marker[0].upper())] = 1
+    for char in "<>[]()\"'`.":
         table[ord(char)] = 1
     return table

@@ -16,7 +16,7 @@ from typing import get_args
 
 from kodolly_adapters.errors import OptionError, UserError
 
-from .cleaning.rules import RULES, modes_of
+from .cleaning.rules import all_rules, modes_of
 from .cleaning.tokens import counter
 from .options import Categories, Format, Options, PageContext, Roles, Splits
 from .sources import SOURCES, named
@@ -157,7 +157,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _rules() -> str:
-    lines = [f"{r.name:<16} {'|'.join(r.modes):<20} {r.default:<6} {r.what}" for r in RULES]
+    rules = all_rules().values()
+    lines = [f"{r.name:<16} {'|'.join(r.modes):<20} {r.default:<6} {r.what}" for r in rules]
     return "\n".join([f"{'rule':<16} {'modes':<20} {'does':<6}", *lines, ""])
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .children import without_interrupts
-from .cleaning.rules import RULES, modes_of
+from .cleaning.rules import all_rules, modes_of
 from .dedupe import DROPPED, Resolved
 from .options import Options
 from .output.pictures import draw, prepare
@@ -153,7 +153,7 @@ def _source(
         licence=LicenceSummary.of(source.licence),
         counts=sum(mine, Counts()),
         rules=(
-            *(RuleCount(name=r.name, mode=modes[r.name], hits=hits[r.name]) for r in RULES),
+            *(RuleCount(name=name, mode=modes[name], hits=hits[name]) for name in all_rules()),
             *(RuleCount(name=name, mode="count", hits=hits[name]) for name in notes),
         ),
         lengths=_lengths(marks, parts),

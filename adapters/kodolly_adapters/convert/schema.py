@@ -36,7 +36,7 @@ class Draft(msgspec.Struct, gc=False):
     and `system` what stands before them, which accounts for `system_units` of the `units`.
     `turn` counts the pairs of a conversation, or the questions of a page, from 0.
     `units` is how many of the source's units (turns, questions, rows) this row accounts for; `notes` names
-    what fired already in the source (rules.REASONS, same-role), for the cleaner to count.
+    what fired already in the source (a reason of rules.toml, or same-role), for the cleaner to count.
     """
 
     instruction: str

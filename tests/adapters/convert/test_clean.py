@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from kodolly_adapters.convert.cleaning.clean import Cleaner
 from kodolly_adapters.convert.cleaning.language import is_untranslated
-from kodolly_adapters.convert.cleaning.rules import RULES, modes_of
+from kodolly_adapters.convert.cleaning.rules import all_rules, modes_of
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.schema import Draft, Refusal
 
-OFF: dict[str, Any] = {rule.name: "off" for rule in RULES if "off" in rule.modes}
+OFF: dict[str, Any] = {rule.name: "off" for rule in all_rules().values() if "off" in rule.modes}
 
 
 def clean(

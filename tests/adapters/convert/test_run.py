@@ -482,7 +482,7 @@ def test_every_reason_has_a_meaning() -> None:
         )
     }
     assert used >= {"not-json", "no-output", "not-unicode", "empty", "system-turn"}
-    assert used - set(rules.REASONS) - {rule.name for rule in rules.RULES} == set()
+    assert used - {*rules.all_reasons(), *rules.all_rules()} == set()
 
 
 def test_pieces_are_large_in_real_life() -> None:

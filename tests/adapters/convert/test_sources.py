@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kodolly_adapters.convert.cleaning.rules import REASONS, RULES, modes_of
+from kodolly_adapters.convert.cleaning.rules import all_reasons, all_rules, modes_of
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.reading import plan
 from kodolly_adapters.convert.reading.layout import layout_of
@@ -429,7 +429,7 @@ def test_every_turn_is_accounted_for(
 
 def test_reasons_are_explained() -> None:
     """Whatever a source may refuse or note has a sentence for the card."""
-    known = {rule.name for rule in RULES} | set(REASONS)
+    known = {*all_rules(), *all_reasons()}
     for _, name, record, options, _ in TABLE:
         source = named(name)
         assert source is not None

@@ -1,13 +1,11 @@
-"""The cleaner: a draft's texts put right in place, and rows refused that a rule drops.
-
-Most rows need nothing, so a few searches over all texts at once decide whether any fix is tried.
-"""
+"""The cleaner: fixes the texts of a row in place, and refuses rows that a rule drops."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -20,31 +18,30 @@ from .rules import DROP, FIX, MASK, OFF
 
 Fix = Callable[[str], str]
 
-# In this order, again and again until nothing changes: a decoded entity may be a zero-width space.
-_EVERY_TEXT: tuple[tuple[str, Fix], ...] = (
-    ("entities", fixes.entities),
-    ("newlines", fixes.newlines),
-    ("bom", fixes.bom),
-    ("zero-width", fixes.zero_width),
-    ("nfc", fixes.nfc),
-    ("outer-space", fixes.outer_space),
-    ("personal-data", personal_data.mask),
-)
-_CONTEXT = (*_EVERY_TEXT, ("no-input-marker", fixes.no_input_marker))
-_RESPONSE = (*_EVERY_TEXT, ("leading-colon", fixes.leading_colon))
-# Without one of these characters a text gives the rule nothing to do.
+# Applied in this order, again and again until nothing changes: a decoded entity may be a zero-width space.
+_FIXES: dict[str, Fix] = {
+    "entities": fixes.entities,
+    "newlines": fixes.newlines,
+    "bom": fixes.bom,
+    "zero-width": fixes.zero_width,
+    "nfc": fixes.nfc,
+    "outer-space": fixes.outer_space,
+    "personal-data": personal_data.mask,
+}
+# A text without one of these characters (or digits) gives the rule nothing to do.
 _SIGNS = {
     "entities": "&",
     "newlines": "\r",
     "bom": "\ufeff",
-    "zero-width": "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad",
+    "zero-width": "\u200b-\u200f\u2060\ufeff\u00ad",
+    "personal-data": "0-9@",
 }
-_PASSES = 8  # entities nested deeper than this are no accident
+_MAX_PASSES = 8  # a text that still changes was made to, by entities nested in entities
 encode = msgspec.json.Encoder().encode
 
 
 class Verdict(NamedTuple):
-    """Is the draft a row now, and what of it was refused?"""
+    """Whether the draft is a row now, and what of it was refused."""
 
     kept: bool
     refusals: tuple[Refusal, ...] = ()
@@ -53,38 +50,44 @@ class Verdict(NamedTuple):
 KEPT = Verdict(True)
 
 
+class _Step(NamedTuple):
+    """A rule that is on, and whether it changes the text or only counts."""
+
+    rule: str
+    fix: Fix
+    changes: bool
+
+
 class _Unstable(Exception):
-    """Every pass over the text changes it anew."""
+    """Every pass over the text changes it again."""
 
 
 class Cleaner:
-    """Applies the rules of one source; `modes` is what rules.modes_of gives.
+    """Applies the rules of one source; `modes` is the result of rules.modes_of.
 
-    `line` is the JSON of the row cleaned last, where nothing had to be put right: it was made to see whether
-    the texts are Unicode, and most rows need no other.
+    `line` is the JSON of the row cleaned last, or None if it must be made again: seeing whether the texts are
+    Unicode makes it anyway, and few rows are changed after that.
     """
 
     def __init__(self, modes: Mapping[str, str], options: Options) -> None:
-        self._untranslated = modes["untranslated"]
-        self._too_short, self._min = modes["too-short"], options.min_chars
-        self._too_long, self._max = modes["too-long"], options.max_chars
-        self._nfc = modes["nfc"] != OFF
-        self._newlines = modes["newlines"] == FIX
-        self._strip = modes["outer-space"] != OFF
-        self._personal = modes["personal-data"] != OFF
-        self._marker = modes["no-input-marker"] != OFF
-        self._colon = modes["leading-colon"] != OFF
-        signs = "".join(chars for rule, chars in _SIGNS.items() if modes[rule] != OFF)
-        self._signs = tuple(dict.fromkeys(signs))
-        self._every, self._context, self._response = (
-            [(rule, fix, modes[rule] in (FIX, MASK)) for rule, fix in known if modes[rule] != OFF]
-            for known in (_EVERY_TEXT, _CONTEXT, _RESPONSE)
-        )
+        def steps(every: Mapping[str, Fix]) -> list[_Step]:
+            return [
+                _Step(rule, fix, modes[rule] in (FIX, MASK))
+                for rule, fix in every.items()
+                if modes[rule] != OFF
+            ]
 
+        self._modes = modes
+        self._min, self._max = options.min_chars, options.max_chars
+        self._steps = steps(_FIXES)
+        self._context = steps({"no-input-marker": fixes.no_input_marker})
+        self._response = steps({"leading-colon": fixes.leading_colon})
+        signs = "".join(_SIGNS.get(step.rule, "") for step in self._steps)
+        self._has_sign = re.compile(f"[{signs}]" if signs else "(?!)").search
         self.line: bytes | None = None
 
     def clean(self, draft: Draft, counts: Counter[str]) -> Verdict:
-        """Put `draft` right in place and count each rule that fires once a row, or once a refusal.
+        """Fix `draft` in place and count each rule that fires, once a row or once a refusal.
 
         A dialogue loses the pairs that are refused, and their units; the last good pair becomes its
         instruction and response.
@@ -97,7 +100,7 @@ class Cleaner:
         return KEPT if refusal is None else Verdict(False, (refusal,))
 
     def _dialogue(self, draft: Draft, counts: Counter[str]) -> Verdict:
-        """Every pair cleaned and judged as a row of its own, and the system message cleaned."""
+        """Each pair is cleaned and judged as a row of its own, and the system message is cleaned."""
         hits = Counter[str]()
         good: list[Draft] = []
         refusals: list[Refusal] = []
@@ -107,8 +110,9 @@ class Cleaner:
                 good.append(pair)
             else:
                 refusals.append(refusal)
-        if draft.system:
-            refusals += self._system(draft, hits, alone=not good)
+        if draft.system and (refusal := self._system(draft, hits, alone=not good)):
+            refusals.append(refusal)
+            draft.system, draft.system_units = "", 0
         self.line = None
         refused = Counter(refusal.reason for refusal in refusals)
         for rule, times in hits.items():
@@ -124,108 +128,91 @@ class Cleaner:
             draft.units = draft.system_units + sum(pair.units for pair in good)
         return Verdict(bool(good), tuple(refusals))
 
-    def _system(self, draft: Draft, hits: Counter[str], *, alone: bool) -> list[Refusal]:
-        """Clean the system message; its refusal, if it is bad or no pair is left to go with it."""
+    def _system(self, draft: Draft, hits: Counter[str], *, alone: bool) -> Refusal | None:
+        """Clean the system message; refuse it if it is bad, or if no pair is left to go with it."""
+        message = Draft("", "", "", id=draft.id, units=draft.system_units)
         fired: set[str] = set()
-        said = Draft("", "", "", id=draft.id, units=draft.system_units)
         try:
             encode(draft.system)
-            draft.system = _apply(self._every, draft.system, fired)
+            draft.system = self._fixed(draft.system, [], fired)
         except UnicodeEncodeError:
-            refusal = _refuse(said, hits, "not-unicode", "half of a surrogate pair")
+            return _refuse(message, hits, "not-unicode", "half of a surrogate pair")
         except _Unstable:
-            refusal = _refuse(said, hits, "entities", "entities nested in entities without end")
-        else:
-            hits.update(fired)
-            if draft.system.strip() and not alone:
-                return []
-            refusal = _refuse(said, hits, "system-turn", "no text, or no row to go with it")
-        draft.system, draft.system_units = "", 0
-        return [refusal]
+            return _refuse(message, hits, "entities", "entities nested in entities without end")
+        hits.update(fired)
+        if alone or not draft.system.strip():
+            return _refuse(message, hits, "system-turn", "no text, or no row to go with it")
+        return None
 
     def _row(self, draft: Draft, counts: Counter[str]) -> Refusal | None:
-        """A single row, or a pair of a dialogue; its refusal if it is dropped."""
-        asked, context, answer = draft.instruction, draft.context, draft.response
-        try:
-            line = encode(Row(asked, context, answer, draft.category))
-        except UnicodeEncodeError:
-            return _refuse(draft, counts, "not-unicode", "half of a surrogate pair")
+        """Clean and judge a single row, or a pair of a dialogue; its refusal if it is dropped."""
         fired: set[str] = set()
-        if self._newlines and ("\r" in draft.response or "\r" in draft.instruction):
-            # Every second answer of KoVicuna has CRLF and nothing else: it is spared the other fixes.
+        if self._modes["newlines"] == FIX and ("\r" in draft.response or "\r" in draft.instruction):
+            # Every second answer of KoVicuna has CRLF and nothing else to fix.
             draft.instruction = fixes.newlines(draft.instruction)
             draft.response = fixes.newlines(draft.response)
             fired.add("newlines")
-        if not self._is_plain(draft):
-            try:
-                self._fix(draft, fired)
-            except _Unstable:
-                return _refuse(draft, counts, "entities", "entities nested in entities without end")
+        instruction, context, response = draft.instruction, draft.context, draft.response
+        try:
+            line = encode(Row(instruction, context, response, draft.category))
+            draft.instruction = self._fixed(instruction, [], fired)
+            draft.context = self._fixed(context, self._context, fired)
+            draft.response = self._fixed(response, self._response, fired)
+        except UnicodeEncodeError:
+            return _refuse(draft, counts, "not-unicode", "half of a surrogate pair")
+        except _Unstable:
+            return _refuse(draft, counts, "entities", "entities nested in entities without end")
+        same = (
+            draft.instruction is instruction
+            and draft.context is context
+            and draft.response is response
+        )
+        self.line = line if same else None
         if fired:
             counts.update(fired)
-        same = draft.instruction is asked and draft.context is context and draft.response is answer
-        self.line = line if same else None
-        return self._judge(draft, counts)
-
-    def _is_plain(self, draft: Draft) -> bool:
-        """Does no fix have anything to do?"""
-        asked, context, answer = draft.instruction, draft.context, draft.response
-        if self._personal:
-            return False
-        if self._strip and (
-            asked.strip() is not asked
-            or context.strip() is not context
-            or answer.strip() is not answer
-        ):
-            return False
-        if self._marker and context and fixes.no_input_marker(context) != context:
-            return False
-        if self._colon and answer.startswith(":"):
-            return False
-        text = f"{asked}\n{context}\n{answer}"
-        for sign in self._signs:
-            if sign in text:
-                return False
-        return not self._nfc or unicodedata.is_normalized("NFC", text)
-
-    def _fix(self, draft: Draft, fired: set[str]) -> None:
-        draft.instruction = _apply(self._every, draft.instruction, fired)
-        draft.context = _apply(self._context, draft.context, fired)
-        draft.response = _apply(self._response, draft.response, fired)
-
-    def _judge(self, draft: Draft, counts: Counter[str]) -> Refusal | None:
-        """What the row rules say of the cleaned draft."""
-        asked, context, answer = draft.instruction, draft.context, draft.response
-        if not asked or not answer or asked.isspace() or answer.isspace():
-            return _refuse(draft, counts, "empty", "no instruction or no response")
-        if self._untranslated != OFF and is_untranslated(asked, context, answer):
-            if self._untranslated == DROP:
-                return _refuse(draft, counts, "untranslated", "the response is mostly not Korean")
-            counts["untranslated"] += 1
-        if self._too_short != OFF and len(answer) < self._min:
-            if self._too_short == DROP:
-                return _refuse(draft, counts, "too-short", f"{len(answer)} characters of response")
-            counts["too-short"] += 1
-        if self._too_long != OFF and (size := len(asked) + len(context) + len(answer)) > self._max:
-            if self._too_long == DROP:
-                return _refuse(draft, counts, "too-long", f"{size} characters")
-            counts["too-long"] += 1
+        for rule, detail in self._faults(draft):
+            if self._modes[rule] == DROP:
+                return _refuse(draft, counts, rule, detail)
+            counts[rule] += 1
         return None
 
+    def _fixed(self, text: str, more: list[_Step], fired: set[str]) -> str:
+        """The text after all steps, and `more` of its field; the rules that fire are added to `fired`.
 
-def _apply(steps: list[tuple[str, Fix, bool]], text: str, fired: set[str]) -> str:
-    """Every step again and again until none changes the text; steps that only count leave it."""
-    for _ in range(_PASSES):
-        before = text
-        for rule, fix, acts in steps:
-            fixed = fix(text)
-            if fixed != text:
-                fired.add(rule)
-                if acts:
-                    text = fixed
-        if text == before:
+        Steps that only count leave the text. Raises _Unstable.
+        """
+        if (
+            not self._has_sign(text)
+            and text.strip() == text
+            and unicodedata.is_normalized("NFC", text)
+            and all(step.fix(text) == text for step in more)
+        ):
             return text
-    raise _Unstable
+        for _ in range(_MAX_PASSES):
+            before = text
+            for rule, fix, changes in (*self._steps, *more):
+                result = fix(text)
+                if result != text:
+                    fired.add(rule)
+                    if changes:
+                        text = result
+            if text == before:
+                return text
+        raise _Unstable
+
+    def _faults(self, draft: Draft) -> Iterator[tuple[str, str]]:
+        """The rules about whole rows that the clean draft breaks, with details."""
+        instruction, context, response = draft.instruction, draft.context, draft.response
+        if not instruction.strip() or not response.strip():
+            yield "empty", "no instruction or no response"
+        modes = self._modes
+        if modes["untranslated"] != OFF and is_untranslated(instruction, context, response):
+            yield "untranslated", "the response is mostly not Korean"
+        if modes["too-short"] != OFF and len(response) < self._min:
+            yield "too-short", f"{len(response)} characters of response"
+        size = len(instruction) + len(context) + len(response)
+        if modes["too-long"] != OFF and size > self._max:
+            yield "too-long", f"{size} characters"
 
 
 def _pairs(draft: Draft) -> list[Draft]:

@@ -1,4 +1,4 @@
-"""Fixes of one text, each a pure function that returns the text itself where nothing is to fix."""
+"""Fixes of one text: pure functions that return the text itself where nothing is to be fixed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import unicodedata
 from html import unescape
 from html.entities import html5
 
-# Code keeps its entities: ``` fences (the last may be open) and `inline code` of one line. An ampersand escaped
-# over and over (`&amp;amp;lt;`) is one.
+from .rules import table
+
+# Code keeps its entities: ``` fences (the last may be open) and `inline code` of one line. An ampersand that was
+# escaped several times (`&amp;amp;lt;`) is one entity.
 _CODE_OR_ENTITY = re.compile(
     r"```.*?(?:```|\Z)|`[^`\n]+`|"
     r"&(?:(?:amp|#38|#[xX]26);)*"
@@ -17,26 +19,7 @@ _CODE_OR_ENTITY = re.compile(
 )
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")
 _LEADING_COLON = re.compile(r"(?::\s+)+")
-
-# How translation left "no input" behind: DeepL reads <noinput> as "<elderly input>".
-_NO_INPUT = frozenset(
-    {
-        "입력없음",
-        "입력필요없음",
-        "입력이없습니다",
-        "입력이필요하지않습니다",
-        "노인입력",
-        "닌입력",
-        "noinput",
-        "n/a",
-    }
-)
-_NO_INPUT_LENGTH = 24
-_AROUND = "<>[]()\"'`."
-# Whatever a context begins with that no_input_marker empties.
-NO_INPUT_HEADS = frozenset(
-    char for text in _NO_INPUT for char in (text[0], text[0].upper())
-) | frozenset(_AROUND)
+_LONGEST_MARKER = 24  # characters of a context that says "no input"
 
 
 def nfc(text: str) -> str:
@@ -50,8 +33,13 @@ def newlines(text: str) -> str:
 
 
 def bom(text: str) -> str:
-    """Without byte order marks at the start."""
+    """No byte order marks at the start."""
     return text.lstrip("\ufeff")
+
+
+def entities(text: str) -> str:
+    """HTML entities outside code as characters; one without semicolon may be part of a URL (`&copy=`)."""
+    return _CODE_OR_ENTITY.sub(_entity, text) if "&" in text else text
 
 
 def _entity(match: re.Match[str]) -> str:
@@ -65,46 +53,39 @@ def _entity(match: re.Match[str]) -> str:
     return html5.get(f"{name};", f"&{name};")
 
 
-def entities(text: str) -> str:
-    """The characters that entities outside code name; one without its semicolon may be a URL's `&copy=`."""
-    return _CODE_OR_ENTITY.sub(_entity, text) if "&" in text else text
-
-
-def _pictograph(char: str) -> bool:
-    return "\u2190" <= char <= "\u2bff" or char == "\ufe0f" or "\U0001f000" <= char <= "\U0001faff"
+def zero_width(text: str) -> str:
+    """No invisible characters, except joiners that shape letters or emoji."""
+    return _INVISIBLE.sub(lambda match: match[0] if _joins(text, match.start()) else "", text)
 
 
 def _joins(text: str, at: int) -> bool:
-    """Does the joiner there shape what stands around it: an emoji sequence, Arabic or Indic letters?"""
+    """Does the character there join an emoji sequence, or Arabic or Indic letters?"""
     if not 0 < at < len(text) - 1:
         return False
     before, after = text[at - 1], text[at + 1]
-    if text[at] == "\u200d" and _pictograph(before) and _pictograph(after):
+    if text[at] == "\u200d" and _is_pictograph(before) and _is_pictograph(after):
         return True
     return text[at] in "\u200c\u200d" and "\u0600" <= before <= "\u109f" and after.isalpha()
 
 
-def zero_width(text: str) -> str:
-    """Without invisible characters, but for joiners that shape letters or emoji."""
-    return _INVISIBLE.sub(lambda match: match[0] if _joins(text, match.start()) else "", text)
+def _is_pictograph(char: str) -> bool:
+    return "\u2190" <= char <= "\u2bff" or char == "\ufe0f" or "\U0001f000" <= char <= "\U0001faff"
 
 
 def outer_space(text: str) -> str:
-    """Without white space around it."""
+    """No white space around the text."""
     return text.strip()
 
 
 def no_input_marker(context: str) -> str:
-    """Empty where the context only says that there is none."""
-    if len(context) > _NO_INPUT_LENGTH:
+    """Empty where the context only says that there is no input."""
+    if not context or len(context) > _LONGEST_MARKER:
         return context
-    bare = "".join(context.split()).strip(_AROUND).casefold()
-    return "" if bare in _NO_INPUT else context
+    bare = "".join(context.split()).strip("<>[]()\"'`.").casefold()
+    return "" if bare in table("words.toml")["no_input"] else context
 
 
 def leading_colon(response: str) -> str:
-    """Without the colon a translated "Output:" leaves; `:hover` and `:)` keep theirs."""
-    if not response.startswith(":"):
-        return response
-    found = _LEADING_COLON.match(response)
-    return response[found.end() :] if found else response
+    """No colon left over from a translated "Output:"; `:hover` and `:)` keep theirs."""
+    match = _LEADING_COLON.match(response)
+    return response[match.end() :] if match else response

@@ -11,13 +11,12 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ..cleaning.rules import COUNT, DROP, FIX, JOIN, MASK, OFF, REASONS, RULES
+from ..cleaning.rules import COUNT, DROP, FIX, JOIN, MASK, OFF, all_rules, meaning
 from . import pictures
 from .summary import FIELDS, SAMPLE_CHARS, Lengths, RuleCount, SourceSummary, Summary
 
 CARD_FILE = "dataset_card.md"
 DID = {COUNT: "counted", FIX: "fixed", DROP: "dropped", JOIN: "joined", MASK: "masked", OFF: "off"}
-WHAT = {**REASONS, **{rule.name: rule.what for rule in RULES}}
 # The hub's names of the licences it knows; any other is "other" there, with a name and a link.
 HUB_LICENCES = {
     "Apache-2.0": "apache-2.0",
@@ -223,7 +222,7 @@ def _refused(summary: Summary) -> Iterator[str]:
             (
                 code(reason),
                 *(source.counts.refused.get(reason, 0) for source in summary.sources),
-                text(WHAT.get(reason, "")),
+                text(meaning(reason)),
             )
             for reason in reasons
         ),
@@ -233,7 +232,7 @@ def _refused(summary: Summary) -> Iterator[str]:
 def _rules(summary: Summary) -> Iterator[str]:
     yield "## Rules"
     by_source = [{rule.name: rule for rule in source.rules} for source in summary.sources]
-    order = [rule.name for rule in RULES]
+    order = list(all_rules())
     found = {rule.name for rules in by_source for rule in rules.values() if rule.mode != OFF}
     names = [name for name in order if name in found] + sorted(found - set(order))
     modes = summary.rules
@@ -245,7 +244,7 @@ def _rules(summary: Summary) -> Iterator[str]:
                 code(name),
                 DID.get(modes.get(name, COUNT), text(modes.get(name))),
                 *(_hits(rules.get(name), modes.get(name, COUNT)) for rules in by_source),
-                text(WHAT.get(name, "")),
+                text(meaning(name)),
             )
             for name in names
         ),
