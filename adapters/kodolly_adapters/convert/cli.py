@@ -49,7 +49,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _convert(chosen: argparse.Namespace) -> None:
-    from .progress import Progress
+    from kodolly_adapters.terminal import Progress
+
     from .run import convert
 
     source = None
@@ -66,7 +67,7 @@ def _convert(chosen: argparse.Namespace) -> None:
         engine=chosen.engine,
         restart=chosen.restart,
         force=chosen.force,
-        progress=Progress(chosen.sources, show=not chosen.quiet),
+        progress=Progress("convert", show=not chosen.quiet),
     )
     sys.stdout.write(f"{chosen.out}\n")
 

@@ -1,176 +1,182 @@
-"""What only the whole tells: duplicates, near duplicates, the split, and leakage between its halves."""
+"""What only the whole tells: duplicates, near duplicates, and leakage between the splits.
+
+Two rows are near duplicates when their sets of words are estimated to be more alike (Jaccard) than a threshold.
+Candidates are rows that agree in one of BANDS bands of their MinHash signatures; source: Broder 1997, and
+Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", section 3.4.
+"""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .columns import Codes, Scattered
-from .options import Options
-from .output.summary import Duplicates
-from .part import TRAIN, VALIDATION, Done, index_of
-from .signatures import Signatures
+from .cleaning.rules import DROP, OFF
+from .part import Index
+from .schema import TRAIN, VALIDATION
 
-# A row's fate is its split, or:
+# A row's outcome is the number of its split, or:
 DROPPED = {2: "duplicate", 3: "near-duplicate", 4: "leakage"}
-LEAKING, COPY, NEAR, LED = 1, 2, 4, 8  # what was found of a row; LED: others are near to it
-BITS = {"leakage": LEAKING, "duplicate": COPY, "near-duplicate": NEAR}
-SHOWN = 1 << 19  # validation rows that the others are compared with at once
+CODES = {rule: code for code, rule in DROPPED.items()}
 
-Fates = NDArray[np.uint8]
-Parts = Sequence[tuple[str, Done]]
-Modes = Mapping[str, Mapping[str, str]]  # by source and rule
+PERMUTATIONS = 128
+BANDS = 16  # of 8 values: two rows alike to 0.8 share a band with probability 0.95
+SEED = 42
+BLOCK = 4096  # rows or pairs looked at at once
+BUCKET = 1 << 18  # bands looked at at once
+
+Mask = NDArray[np.bool_]
+Rows = NDArray[np.int64]  # numbers of rows, ascending
+Signatures = NDArray[np.uint32]  # (rows, PERMUTATIONS)
+Modes = Mapping[str, str]  # of one source's rules
+
+
+class Duplicates(msgspec.Struct, frozen=True, kw_only=True):
+    """Groups of equal or similar rows; `*_rows` count the copies beyond a group's first row."""
+
+    exact_groups: int = 0
+    exact_rows: int = 0
+    near_groups: int = 0
+    near_rows: int = 0
 
 
 @dataclass(slots=True)
-class Resolved:
-    """`fates` has one code a row over all parts."""
+class Outcomes:
+    """`codes` has one u1 a row: its split or a key of DROPPED. `hits` says for each rule which rows it found."""
 
-    fates: Codes
-    starts: Mapping[str, int]  # part key -> number of its first row
+    codes: NDArray[np.uint8]
+    hits: Mapping[str, Mask]
     duplicates: Duplicates
-    hits: Mapping[str, Mapping[str, int]]  # part key -> rule -> rows
 
-    def fates_of(self, key: str, mark: Done) -> Fates:
-        """The fates of a part's rows."""
-        return self.fates.read(self.starts[key], mark.counts.rows)
+    @property
+    def kept(self) -> Mask:
+        """Which rows are in a split."""
+        return self.codes <= VALIDATION
 
 
-def resolve(folder: Path, parts: Parts, modes: Modes, options: Options) -> Resolved:
-    """Decide every row's fate; `modes` are the rules' modes by source.
+def resolve(
+    index: Index,
+    source_of: NDArray[np.uint8],
+    modes: Sequence[Modes],
+    threshold: float,
+    signatures: Signatures | None = None,
+) -> Outcomes:
+    """Decide every row's outcome.
 
-    Nothing kept in memory grows with the rows: what is found of a row is a byte in a file, and hashes are
-    compared a bucket at a time.
+    `index` has an entry for each row of the run, `source_of` its source's number, `modes` the rules' modes by
+    that number. `signatures` has one for each row, or is None where no source looks for near duplicates.
     """
-    place = folder / "resolve"
-    shutil.rmtree(place, ignore_errors=True)  # of a run that was killed
-    place.mkdir()
-    run = _Run(folder, place, parts, modes)
+    codes = index["split"].copy()
+    hits = {rule: np.zeros(len(index), bool) for rule in CODES}
+
+    def rows_for(rule: str) -> Rows:
+        """Rows that nothing has dropped yet, of sources that the rule is on for."""
+        on = np.array([mode[rule] != OFF for mode in modes], bool)
+        return np.flatnonzero(on[source_of] & (codes <= VALIDATION))
+
+    def found(rule: str, rows: Rows) -> None:
+        hits[rule][rows] = True
+        drops = np.array([mode[rule] == DROP for mode in modes], bool)
+        codes[rows[drops[source_of[rows]]]] = CODES[rule]
+
     # Leakage comes first: a row must not be dropped as the copy of one that is dropped as leakage.
-    run.leakage()
-    groups = run.copies()
-    run.near_copies(options.near_threshold)
-    return run.settled(groups)
+    found("leakage", _leaking(index, rows_for("leakage")))
+    copies, groups = _copies(index, rows_for("duplicate"))
+    found("duplicate", copies)
+    near_groups = 0
+    if signatures is not None:
+        rows = rows_for("near-duplicate")
+        near, near_groups = _near_copies(signatures, rows, ~hits["duplicate"], threshold)
+        found("near-duplicate", near)
+    duplicates = Duplicates(
+        exact_groups=groups,
+        exact_rows=len(copies),
+        near_groups=near_groups,
+        near_rows=int(hits["near-duplicate"].sum()),
+    )
+    return Outcomes(codes, hits, duplicates)
 
 
-class _Run:
-    """The steps of `resolve`, which files below `place` tie together."""
-
-    def __init__(self, folder: Path, place: Path, parts: Parts, modes: Modes) -> None:
-        self.folder, self.place, self.parts, self.modes = folder, place, parts, modes
-        self.rows = sum(done.counts.rows for _, done in parts)
-        self.found = Codes(place / "found", self.rows)
-
-    def leakage(self) -> None:
-        """Mark training rows that share what `leak` tells with a validation row."""
-        for known in self.shown():
-            for start, key, _ in self.asked("leakage"):
-                index = index_of(self.folder, key)
-                asked = index["leak"]
-                nearest = known[np.minimum(np.searchsorted(known, asked), len(known) - 1)]
-                leaking = np.flatnonzero((index["split"] == TRAIN) & (nearest == asked))
-                if len(leaking):
-                    self.found.add(leaking + start, LEAKING)
-
-    def shown(self) -> Iterator[NDArray[np.uint64]]:
-        """What validation rows' `leak` tells, sorted, some SHOWN at once."""
-        if all(modes["leakage"] == "off" for modes in self.modes.values()):
-            return
-        gathered: list[NDArray[np.uint64]] = []
-        held = 0
-        for key, _ in self.parts:
-            index = index_of(self.folder, key)
-            gathered.append(index["leak"][index["split"] == VALIDATION])
-            held += len(gathered[-1])
-            if held >= SHOWN:
-                yield np.sort(np.concatenate(gathered))
-                gathered, held = [], 0
-        if held:
-            yield np.sort(np.concatenate(gathered))
-
-    def copies(self) -> int:
-        """Mark rows that repeat an earlier one exactly; gives how many groups of equals there are."""
-        hashes = Scattered(self.place / "copies", 3, self.rows)
-        for start, key, done in self.asked("duplicate"):
-            mine = self.left(start, done)
-            entries = np.empty((len(mine), 3), np.uint64)
-            entries[:, :2] = index_of(self.folder, key)["hash"][mine]
-            entries[:, 2] = mine + start
-            hashes.add(entries)
-        groups = 0
-        for bucket in hashes.buckets():
-            some = bucket[_not_alone(bucket[:, 0])]
-            # Stable: the earliest of equals comes first. Half a hash sorts as well as the whole, which is compared.
-            some = some[np.argsort(some[:, 0], kind="stable")]
-            same = (some[1:, :2] == some[:-1, :2]).all(axis=1)
-            repeats = np.r_[False, same][: len(some)]
-            self.found.add(some[repeats, 2].astype(np.int64), COPY)
-            groups += int((repeats & ~np.r_[False, repeats[:-1]][: len(some)]).sum())
-        return groups
-
-    def near_copies(self, threshold: float) -> None:
-        """Mark rows that are nearly equal to an earlier one, and those that others are near to."""
-        if all(modes["near-duplicate"] == "off" for modes in self.modes.values()):
-            return
-        with Signatures(self.place / "signatures", self.rows) as signatures:
-            for start, key, done in self.asked("near-duplicate"):
-                file = self.folder / f"{key}.signatures"
-                signatures.add(file, start, self.left(start, done))
-            for rows, first in signatures.candidates():
-                fresh = (self.found.at(rows) & (COPY | NEAR)) == 0
-                rows, first = rows[fresh], first[fresh]
-                close = signatures.alike(rows, first) >= threshold
-                self.found.add(rows[close], NEAR)
-                self.found.add(first[close], LED)
-
-    def settled(self, exact_groups: int) -> Resolved:
-        """Every row's fate by what was found of it and its source's modes."""
-        fates = Codes(self.place / "fates", self.rows)
-        starts: dict[str, int] = {}
-        hits: dict[str, dict[str, int]] = {}
-        near_groups = 0
-        for start, key, done in self.asked():
-            bits = self.found.read(start, done.counts.rows)
-            near_groups += int(((bits & (NEAR | LED)) == LED).sum())
-            mine = index_of(self.folder, key)["split"].copy()
-            starts[key], hits[key] = start, {}
-            for code, rule in DROPPED.items():
-                marked = (bits & BITS[rule]) != 0
-                hits[key][rule] = int(marked.sum())
-                if self.modes[done.source][rule] == "drop":
-                    mine[marked] = code
-            fates.write(start, mine)
-        total = {rule: sum(hit[rule] for hit in hits.values()) for rule in BITS}
-        duplicates = Duplicates(
-            exact_groups=exact_groups,
-            exact_rows=total["duplicate"],
-            near_groups=near_groups,
-            near_rows=total["near-duplicate"],
-        )
-        return Resolved(fates, starts, duplicates, hits)
-
-    def asked(self, rule: str = "") -> Iterator[tuple[int, str, Done]]:
-        """Number of the first row, key and mark of each part for whose source `rule` is not off."""
-        start = 0
-        for key, done in self.parts:
-            if not rule or self.modes[done.source][rule] != "off":
-                yield start, key, done
-            start += done.counts.rows
-
-    def left(self, start: int, done: Done) -> NDArray[np.int64]:
-        """The numbers, within their part, of the rows that nothing has dropped so far."""
-        modes = self.modes[done.source]
-        gone = sum(bit for rule, bit in BITS.items() if modes[rule] == "drop")
-        return np.flatnonzero((self.found.read(start, done.counts.rows) & gone) == 0)
+def _leaking(index: Index, rows: Rows) -> Rows:
+    """The training rows among `rows` that share what `leak` tells with any validation row."""
+    rows = rows[index["split"][rows] == TRAIN]
+    shown = np.unique(index["leak"][index["split"] == VALIDATION])
+    return rows[np.isin(index["leak"][rows], shown)]
 
 
-def _not_alone(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """The places, in order, of hashes that are there more than once: few, so that the sort that keeps order is short."""
-    order = np.argsort(hashes)
-    same = hashes[order[1:]] == hashes[order[:-1]]
-    return np.sort(order[np.r_[False, same] | np.r_[same, False]]) if len(order) else order
+def _copies(index: Index, rows: Rows) -> tuple[Rows, int]:
+    """The rows that repeat an earlier one exactly, and how many groups of equals there are."""
+    hashes = index["hash"][rows]
+    order = np.lexsort((hashes[:, 1], hashes[:, 0]))  # stable: the earliest of equals comes first
+    equal = (hashes[order[1:]] == hashes[order[:-1]]).all(axis=1)
+    starts = equal & ~np.r_[False, equal][: len(equal)]
+    return np.sort(rows[order[1:][equal]]), int(starts.sum())
+
+
+def signatures_of(texts: Sequence[Iterable[str]]) -> Signatures:
+    """MinHash signatures of shape (texts, PERMUTATIONS), u4, each text given by its words."""
+    from rensa import RMinHash
+
+    signatures = np.empty((len(texts), PERMUTATIONS), np.uint32)
+    for start in range(0, len(texts), BLOCK):  # they come as lists of Python numbers, 5 kB a row
+        block = texts[start : start + BLOCK]
+        matrix = RMinHash.digest_matrix_from_token_sets(block, PERMUTATIONS, SEED)
+        signatures[start : start + BLOCK] = matrix.to_rows()
+    return signatures
+
+
+def _near_copies(
+    signatures: Signatures, rows: Rows, free: Mask, threshold: float
+) -> tuple[Rows, int]:
+    """The rows that are nearly equal to an earlier one, and how many groups they make.
+
+    Only `rows` are compared; of them only those that are `free` can be near copies.
+    """
+    near, leads = np.zeros(len(signatures), bool), np.zeros(len(signatures), bool)
+    for candidates, firsts in _candidates(signatures, rows):
+        fresh = free[candidates] & ~near[candidates]
+        candidates, firsts = candidates[fresh], firsts[fresh]
+        close = _alike(signatures, candidates, firsts) >= threshold
+        near[candidates[close]] = True
+        leads[firsts[close]] = True
+    return np.flatnonzero(near), int((leads & ~near).sum())
+
+
+def _candidates(signatures: Signatures, rows: Rows) -> Iterator[tuple[Rows, Rows]]:
+    """Rows, and for each the first row it shares a band with.
+
+    Not any row it shares one with, so that a chain of small changes does not tie unlike rows together.
+    """
+    keys = np.empty((len(rows), BANDS), np.uint64)
+    for start in range(0, len(rows), BLOCK):
+        keys[start : start + BLOCK] = _band_keys(signatures[rows[start : start + BLOCK]])
+    flat = keys.reshape(-1)
+    buckets = len(signatures) * BANDS // BUCKET + 1
+    half = np.uint64(32)
+    for bucket in range(buckets):
+        entries = np.flatnonzero((flat >> half) * np.uint64(buckets) >> half == bucket)
+        entries = entries[np.argsort(flat[entries], kind="stable")]
+        same = np.r_[False, flat[entries[1:]] == flat[entries[:-1]]][: len(entries)]
+        first = np.maximum.accumulate(np.where(same, 0, np.arange(len(entries))))
+        numbers = rows[entries // BANDS]
+        yield numbers[same], numbers[first[same]]
+
+
+def _band_keys(signatures: Signatures) -> NDArray[np.uint64]:
+    """One hash for each row and band, shape (rows, BANDS); the same values in two bands have two."""
+    factors = np.random.default_rng(SEED).integers(1, 2**63, PERMUTATIONS, np.uint64) | np.uint64(1)
+    products = signatures.astype(np.uint64) * factors
+    keys: NDArray[np.uint64] = products.reshape(len(signatures), BANDS, -1).sum(2, np.uint64)
+    return keys
+
+
+def _alike(signatures: Signatures, rows: Rows, others: Rows) -> NDArray[np.float64]:
+    """The estimated likeness of each pair."""
+    likeness = np.empty(len(rows))
+    for start in range(0, len(rows), BLOCK):
+        block = slice(start, start + BLOCK)
+        likeness[block] = (signatures[rows[block]] == signatures[others[block]]).mean(axis=1)
+    return likeness

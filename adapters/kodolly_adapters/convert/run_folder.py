@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -13,37 +12,31 @@ from typing import get_args
 import msgspec
 
 from kodolly_adapters.errors import OutputError
+from kodolly_adapters.files import locked, write_bytes
 
 from .options import Format
-from .output.dataset_card import CARD_FILE
-from .output.pictures import LENGTHS, SOURCES
-from .output.summary import SUMMARY_FILE
-from .output.writers import REJECTED
-from .part import SPLITS
+from .schema import (
+    CARD_FILE,
+    LENGTHS_PICTURE,
+    REJECTED_FILE,
+    SOURCES_PICTURE,
+    SPLITS,
+    SUMMARY_FILE,
+    WORK,
+)
 
-FORMS = get_args(Format)
-
-WORK = ".work"
 SETTINGS = "settings.json"
 FORCED = "forced"  # its presence says that this run may replace finished rows
 # All that a conversion ever leaves in its folder, and all that one ever replaces or removes there.
 OURS = (
-    *(
-        f"{split}{beside}.{form}"
-        for split in SPLITS.values()
-        for beside in ("", ".provenance")
-        for form in FORMS
-    ),
-    REJECTED,
-    CARD_FILE,
-    LENGTHS,
-    SOURCES,
-    SUMMARY_FILE,
-)
+    *(f"{name}{beside}.{form}" for name in SPLITS for beside in ("", ".provenance")
+      for form in get_args(Format)),
+    REJECTED_FILE, CARD_FILE, LENGTHS_PICTURE, SOURCES_PICTURE, SUMMARY_FILE,
+)  # fmt: skip
 
 
 @contextmanager
-def workplace(
+def run_folder(
     out: Path, arguments: Sequence[str], settings: object, *, restart: bool, force: bool
 ) -> Iterator[Path]:
     """The folder to work in; `settings` decide whether an unfinished run there may be continued.
@@ -55,14 +48,9 @@ def workplace(
     work = out / WORK
     try:
         work.mkdir(parents=True, exist_ok=True)
-        lock = (work / "lock").open("w")
     except OSError as error:
         raise OutputError(f"--out {out}: cannot be written: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise OutputError(f"--out {out}: another conversion is writing there") from None
+    with _lock(out, work):
         _same_settings(out, work, settings, restart=restart)
         if force:
             (work / FORCED).touch()
@@ -70,14 +58,28 @@ def workplace(
         yield work
 
 
+@contextmanager
+def _lock(out: Path, work: Path) -> Iterator[None]:
+    lock = locked(work / "lock", wait=False)
+    try:
+        lock.__enter__()
+    except BlockingIOError:
+        raise OutputError(f"--out {out}: another conversion is writing there") from None
+    except OSError as error:
+        raise OutputError(f"--out {out}: cannot be written: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
 def finish(work: Path, fresh: Path) -> None:
     """Move everything in `fresh` into the output folder, the summary last, and remove the work."""
     out = work.parent
     (out / SUMMARY_FILE).unlink(missing_ok=True)  # without it a folder is not taken for finished
     made = [name for name in OURS if (fresh / name).exists()]
-    for name in OURS:
-        if name not in made:
-            (out / name).unlink(missing_ok=True)
+    for name in set(OURS) - set(made):
+        (out / name).unlink(missing_ok=True)
     for name in made:
         (out / name).parent.mkdir(exist_ok=True)
         os.replace(fresh / name, out / name)
@@ -101,18 +103,15 @@ def _may_write(out: Path, arguments: Sequence[str], *, force: bool) -> None:
 
 
 def _same_settings(out: Path, work: Path, settings: object, *, restart: bool) -> None:
-    wanted = msgspec.json.format(msgspec.json.encode(settings, order="deterministic"))
-    noted = work / SETTINGS
-    same = noted.exists() and noted.read_bytes() == wanted
-    if not same and not restart and any((work / "parts").glob("*.json")):
+    text = msgspec.json.format(msgspec.json.encode(settings, order="deterministic"))
+    path = work / SETTINGS
+    same = path.exists() and path.read_bytes() == text
+    if not same and not restart and any((work / "parts").glob("*.part")):
         raise OutputError(
             f"--out {out}: holds an unfinished run with other options or another version. "
             "Repeat its command to go on, or give --restart to throw it away"
         )
     if restart or not same:
-        for path in work.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-    fresh = work / f"{SETTINGS}.part"
-    fresh.write_bytes(wanted)
-    os.replace(fresh, noted)
+        for folder in (work / "parts", work / "out"):
+            shutil.rmtree(folder, ignore_errors=True)
+    write_bytes(path, text)

@@ -5,25 +5,25 @@ Everything here is plain, holds no time and no path of a machine: the same input
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, fields
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
+from ..dedupe import Duplicates
 from ..options import Options
 from ..reading.source import Licence
-from ..schema import Row
+from ..schema import SUMMARY_FILE, Row
 
 FIELDS = ("instruction", "context", "response")
 # Half octaves, as whole characters: bin i counts lengths from EDGES[i] up to below EDGES[i + 1].
 EDGES = (1, *(round(2 ** (step / 2)) for step in range(2, 41)))
 SAMPLES = 3  # rows a source
 SAMPLE_CHARS = 300  # of a field of a sample
-SUMMARY_FILE = "convert.json"
 
 
 class Lengths(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,31 +43,25 @@ class Lengths(msgspec.Struct, frozen=True, kw_only=True):
     bins: tuple[int, ...] = (0,) * len(EDGES)
 
     @classmethod
-    def of(cls, counts: Mapping[int, int]) -> Lengths:
-        """From a `Counter` of lengths; counters of several shards are simply added up before."""
-        empty = counts.get(0, 0)
-        lengths = sorted(length for length, rows in counts.items() if length and rows)
-        if not lengths:
-            return cls(rows=empty, empty=empty)
-        running = list(accumulate(counts[length] for length in lengths))
-        filled = running[-1]
-        bins = [0] * len(EDGES)
-        for length in lengths:
-            bins[bisect_right(EDGES, length) - 1] += counts[length]
-
-        def nearest_rank(percent: int) -> int:
-            return lengths[bisect_right(running, (filled * percent + 99) // 100 - 1)]
-
+    def of(cls, chars: NDArray[np.integer[Any]]) -> Lengths:
+        """From the field's length in each row."""
+        lengths = np.sort(chars[chars > 0])
+        filled = len(lengths)
+        if not filled:
+            return cls(rows=len(chars), empty=len(chars))
+        # The nearest rank: the first length that so many in a hundred do not pass.
+        p50, p90, p99 = (int(lengths[(filled * share + 99) // 100 - 1]) for share in (50, 90, 99))
+        bins = np.bincount(np.searchsorted(EDGES, lengths, "right") - 1, minlength=len(EDGES))
         return cls(
-            rows=filled + empty,
-            empty=empty,
-            min=lengths[0],
-            mean=round(sum(length * counts[length] for length in lengths) / filled, 1),
-            p50=nearest_rank(50),
-            p90=nearest_rank(90),
-            p99=nearest_rank(99),
-            max=lengths[-1],
-            bins=tuple(bins),
+            rows=len(chars),
+            empty=len(chars) - filled,
+            min=int(lengths[0]),
+            mean=round(int(lengths.sum(dtype=np.int64)) / filled, 1),
+            p50=p50,
+            p90=p90,
+            p99=p99,
+            max=int(lengths[-1]),
+            bins=tuple(bins.tolist()),
         )
 
 
@@ -187,15 +181,6 @@ class SkippedFile(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     why: str
-
-
-class Duplicates(msgspec.Struct, frozen=True, kw_only=True):
-    """Groups of equal or similar rows; `*_rows` count the copies beyond a group's first row."""
-
-    exact_groups: int = 0
-    exact_rows: int = 0
-    near_groups: int = 0
-    near_rows: int = 0
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,125 +2,201 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, Protocol, Self
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dedupe import DROPPED, Fates, Resolved
+from ..dedupe import DROPPED
 from ..options import Options
-from ..part import SPLITS, VALIDATION, Done, Index, index_of, remove, section
-from ..shard import Origin, Rejected
-from ..sinks import opened
+from ..part import Index, Mark, read, remove
+from ..schema import REJECTED_FILE, SPLITS, VALIDATION, Dialogue, Origin, Rejected, Row
 from .summary import SplitSummary
 
-REJECTED = "rejected.jsonl"
+ROW_GROUP = 32 << 20  # bytes of JSON that make a row group of Parquet
+WHY = {
+    "duplicate": "the same row stands earlier in the input",
+    "near-duplicate": "nearly the same row stands earlier in the input",
+    "leakage": "its passage stands in the validation split too",
+}
 
 
 def write(
-    parts: Sequence[tuple[str, Done]], folder: Path, out: Path, resolved: Resolved, options: Options
+    parts: Sequence[tuple[str, Mark]],
+    folder: Path,
+    out: Path,
+    index: Index,
+    outcomes: NDArray[np.uint8],
+    options: Options,
 ) -> tuple[list[SplitSummary], int]:
     """Write every split of `parts` (files of `folder`) and `rejected.jsonl` into `out`.
 
-    Returns the splits and the number of lines in `rejected.jsonl`. A part is removed once it is written, by
-    a thread beside: what the disk has not seen yet it never has to. A run killed meanwhile makes it again.
+    `index` and `outcomes` are those of the parts' rows, one after the other. Returns the splits and the
+    number of lines in `rejected.jsonl`. A part is removed once it is written: what the disk has not seen yet
+    it never has to. A run killed meanwhile makes it again.
     """
-    counts, refused = dict.fromkeys(SPLITS, 0), 0
+    refused, start = 0, 0
+    names = [f"{name}.{options.format}" for name in SPLITS]
     with ExitStack() as stack:
-        sinks = {s: opened(out / _file(name, options), options) for s, name in SPLITS.items()}
-        origins = {
-            split: opened(out / _file(f"{name}.provenance", options), options, Origin)
-            for split, name in SPLITS.items()
+        kind = Dialogue if options.conversations else Row
+        rows = [stack.enter_context(_writer(out / name, options, kind)) for name in names]
+        origins = [
+            stack.enter_context(
+                _writer(out / f"{name}.provenance.{options.format}", options, Origin)
+            )
+            for name in SPLITS
             if options.provenance
-        }
-        for sink in [*sinks.values(), *origins.values()]:
-            stack.callback(sink.close)
-        rejected = stack.enter_context((out / REJECTED).open("wb"))
-        beside = stack.enter_context(ThreadPoolExecutor(1))
-        for key, done in parts:
-            index = index_of(folder, key)
-            fates = resolved.fates_of(key, done)
-            for split, name in SPLITS.items():
-                mine = index["split"] == split
-                kept = fates[mine] == split
-                lines = section(folder, key, f"rows.{name}")
-                sinks[split].write(_kept(lines, index["size"][mine], kept))
-                if origins:
-                    lines = section(folder, key, f"origins.{name}")
-                    origins[split].write(_kept(lines, index["origin"][mine], kept))
-            told = [section(folder, key, "rejected"), *_dropped(folder, key, done, index, fates)]
-            rejected.writelines(told)
-            refused += sum(line.count(b"\n") for line in told)
-            for fate in SPLITS:
-                counts[fate] += int((fates == fate).sum())
-            beside.submit(remove, folder, key)
+        ]
+        rejected = stack.enter_context((out / REJECTED_FILE).open("wb"))
+        for key, mark in parts:
+            mine = slice(start, start + mark.counts.rows)
+            start = mine.stop
+            entries, codes = index[mine], outcomes[mine]
+            for section, sizes, writers in (("rows", "size", rows), ("origins", "origin", origins)):
+                lines = read(folder, key, section) if writers else b""
+                for split, writer in enumerate(writers):
+                    writer.write(_chosen(lines, entries[sizes], codes == split))
+            refusals = [read(folder, key, "rejected"), *_dropped(folder, key, mark, entries, codes)]
+            rejected.writelines(refusals)
+            refused += sum(lines.count(b"\n") for lines in refusals)
+            remove(folder, key)
     splits = [
         SplitSummary(
-            name=name,
-            rows=counts[split],
-            bytes=(out / _file(name, options)).stat().st_size,
-            file=_file(name, options),
-            sha256=sinks[split].sha256,
+            name=SPLITS[split],
+            rows=int((outcomes == split).sum()),
+            bytes=(out / name).stat().st_size,
+            file=name,
+            sha256=rows[split].sha256,
         )
-        for split, name in SPLITS.items()
+        for split, name in enumerate(names)
     ]
     return splits, refused
 
 
-def _file(name: str, options: Options) -> str:
-    return f"{name}.{options.format}"
-
-
-def _kept(lines: bytes, sizes: NDArray[np.uint32], kept: NDArray[np.bool_]) -> bytes:
-    """Of lines of `sizes` bytes those that are `kept`."""
-    if kept.all():
+def _chosen(lines: bytes, sizes: NDArray[np.uint32], chosen: NDArray[np.bool_]) -> bytes:
+    """Of lines of `sizes` bytes those that are `chosen`."""
+    if chosen.all():
         return lines
-    ends = np.cumsum(sizes.astype(np.int64))
-    borders = [*np.flatnonzero(np.diff(kept)).tolist(), len(kept) - 1]
-    chosen, start = [], 0
-    for last in borders:  # of runs of rows of one fate
+    if not chosen.any():
+        return b""
+    ends = np.cumsum(sizes, dtype=np.int64)
+    lasts = [*np.flatnonzero(np.diff(chosen)).tolist(), len(chosen) - 1]  # of runs of lines
+    pieces, start = [], 0
+    for last in lasts:
         end = int(ends[last])
-        if kept[last]:
-            chosen.append(lines[start:end])
+        if chosen[last]:
+            pieces.append(lines[start:end])
         start = end
-    return b"".join(chosen)
+    return b"".join(pieces)
 
 
-def _dropped(folder: Path, key: str, done: Done, index: Index, fates: Fates) -> Iterator[bytes]:
+def _dropped(
+    folder: Path, key: str, mark: Mark, entries: Index, codes: NDArray[np.uint8]
+) -> Iterator[bytes]:
     """A rejected line for each row that was dropped for the sake of the whole."""
-    numbers = np.flatnonzero(fates > VALIDATION)
-    if not len(numbers):
+    numbers = np.flatnonzero(codes > VALIDATION).tolist()
+    if not numbers:
         return
-    origins = {s: section(folder, key, f"origins.{n}") for s, n in SPLITS.items()}
-    ends = {
-        s: np.cumsum(np.where(index["split"] == s, index["origin"], 0), dtype=np.int64)
-        for s in SPLITS
-    }
-    for number in numbers.tolist():
-        split = int(index["split"][number])
-        end = int(ends[split][number])
-        known = origins[split][end - int(index["origin"][number]) : end]
-        origin = msgspec.json.decode(known, type=Origin) if known else None
-        reason = DROPPED[int(fates[number])]
+    origins = read(folder, key, "origins").splitlines()
+    for number in numbers:
+        origin = msgspec.json.decode(origins[number], type=Origin)
+        reason = DROPPED[int(codes[number])]
         line = Rejected(
-            file=done.file,
-            line=int(index["line"][number]),
-            byte=int(index["offset"][number]),
-            source=done.source,
-            id=origin.id if origin else "",
-            turn=origin.turn if origin else 0,
+            file=mark.file,
+            line=int(entries["line"][number]),
+            byte=int(entries["offset"][number]),
+            source=mark.source,
+            id=origin.id,
+            turn=origin.turn,
             reason=reason,
             detail=WHY[reason],
         )
         yield msgspec.json.encode(line) + b"\n"
 
 
-WHY = {
-    "duplicate": "the same row stands earlier in the input",
-    "near-duplicate": "nearly the same row stands earlier in the input",
-    "leakage": "its passage stands in the validation split too",
-}
+class Writer(Protocol):
+    """Takes whole JSON lines and writes them in its own format; `sha256` is the closed file's."""
+
+    sha256: str
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def write(self, lines: bytes) -> None: ...
+
+
+def _writer(path: Path, options: Options, record: type[msgspec.Struct]) -> Writer:
+    """The writer of the chosen format at `path`; `record` is what a line holds."""
+    return _Parquet(path, record) if options.format == "parquet" else _Lines(path)
+
+
+class _Lines:
+    """JSON lines as they are."""
+
+    def __init__(self, path: Path) -> None:
+        self.sha256 = ""
+        self._file, self._hash = path.open("wb"), hashlib.sha256()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+        self.sha256 = self._hash.hexdigest()
+
+    def write(self, lines: bytes) -> None:
+        self._hash.update(lines)
+        self._file.write(lines)
+
+
+class _Parquet:
+    """Columns, compressed; a row group for every ROW_GROUP bytes of JSON."""
+
+    def __init__(self, path: Path, record: type[msgspec.Struct]) -> None:
+        from pyarrow import parquet
+
+        self.sha256 = ""
+        self._path = path
+        self._schema = _schema(record)
+        self._writer = parquet.ParquetWriter(path, self._schema, compression="zstd")
+        self._decode = msgspec.json.Decoder(record).decode_lines
+        self._waiting = bytearray()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._flush()
+        self._writer.close()
+        with self._path.open("rb") as stream:
+            self.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+
+    def write(self, lines: bytes) -> None:
+        self._waiting += lines
+        if len(self._waiting) >= ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow
+
+        rows = [msgspec.to_builtins(row) for row in self._decode(bytes(self._waiting))]
+        if rows:
+            self._writer.write_table(pyarrow.Table.from_pylist(rows, self._schema))
+        self._waiting = bytearray()
+
+
+def _schema(record: type[msgspec.Struct]) -> Any:
+    import pyarrow
+
+    text = pyarrow.string()
+    if record is Dialogue:
+        message = pyarrow.struct([("role", text), ("content", text), ("context", text)])
+        return pyarrow.schema([("messages", pyarrow.list_(message)), ("category", text)])
+    kinds = {"turn": pyarrow.int64()}
+    return pyarrow.schema([(name, kinds.get(name, text)) for name in record.__struct_fields__])

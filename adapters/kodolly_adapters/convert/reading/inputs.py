@@ -6,6 +6,7 @@ Containers are known by their first bytes, never by their names.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import lzma
 import os
@@ -24,13 +25,13 @@ from backports import zstd
 
 from kodolly_adapters.errors import InputError
 
-from ..output.summary import SUMMARY_FILE
+from ..schema import CARD_FILE, SUMMARY_FILE, WORK
 
 STDIN = "-"
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")  # with members, and empty
-BROKEN = (  # what the unpackers raise on damage, on encryption (RuntimeError) and on methods they lack
+UNPACK_ERRORS = (  # on damage, on encryption (RuntimeError) and on methods that are not supported
     EOFError, OSError, RuntimeError, ValueError, LookupError, ArithmeticError, MemoryError,
     zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile, zstd.ZstdError,
 )  # fmt: skip
@@ -51,7 +52,62 @@ class Member:
     size: int | None = None
     asked_for: bool = True  # named by the person, not merely found in a folder
     skipped: str = ""  # why it is not to be read, if so
-    path: Path | None = None  # of a plain file, which can be read at any place and more than once
+
+
+class Stream:
+    """The bytes of one member, read once: `peek` shows the next ones, `skip` goes past them.
+
+    `size` and `sha256` are those of the bytes gone past; `report` is called with their number. Raises
+    InputError naming the byte offset reached when the stream is cut short or damaged.
+    """
+
+    def __init__(self, name: str, file: BinaryIO, report: Callable[[int], None]) -> None:
+        self.size = 0
+        self._name, self._report = name, report
+        # As it comes, so that all there is before the damage is had and counted.
+        self._read: Callable[[int], bytes] = getattr(file, "read1", file.read)
+        self._hash = hashlib.sha256()
+        self._ahead, self._offset = b"", 0
+
+    @property
+    def sha256(self) -> str:
+        """The hash in hex."""
+        return self._hash.hexdigest()
+
+    def peek(self, size: int) -> bytes:
+        """The next `size` bytes; fewer only at the end."""
+        parts, missing = [self._ahead], size - len(self._ahead)
+        while missing > 0 and (more := self._more(missing)):
+            parts.append(more)
+            missing -= len(more)
+        self._ahead = b"".join(parts)
+        return self._ahead[:size]
+
+    def skip(self, size: int) -> None:
+        """Go past `size` bytes that `peek` has shown."""
+        self._hash.update(memoryview(self._ahead)[:size])
+        self._ahead = self._ahead[size:]
+        self.size += size
+        self._report(size)
+
+    def _more(self, size: int) -> bytes:
+        try:
+            data = self._read(size)
+        except UNPACK_ERRORS as error:
+            raise InputError(self._name, f"cannot be read on: {error}", self._offset) from error
+        self._offset += len(data)
+        return data
+
+
+@contextmanager
+def opened(member: Member, report: Callable[[int], None] = lambda size: None) -> Iterator[Stream]:
+    """The member's stream. Raises InputError where it cannot be opened."""
+    with ExitStack() as stack:
+        try:
+            file = member.open(stack)
+        except UNPACK_ERRORS as error:
+            raise InputError(member.name, f"cannot be opened: {error}") from error
+        yield Stream(member.name, file, report)
 
 
 def members(arguments: Sequence[str]) -> Iterator[Member]:
@@ -61,7 +117,7 @@ def members(arguments: Sequence[str]) -> Iterator[Member]:
     cannot be read.
     """
     taken: set[str] = set()
-    for member in _found(arguments):
+    for member in _members(arguments):
         name, number = member.name, 1
         while name in taken:
             number += 1
@@ -70,7 +126,7 @@ def members(arguments: Sequence[str]) -> Iterator[Member]:
         yield member if number == 1 else replace(member, name=name)
 
 
-def _found(arguments: Sequence[str]) -> Iterator[Member]:
+def _members(arguments: Sequence[str]) -> Iterator[Member]:
     for argument in arguments:
         if argument == STDIN:
             yield Member("standard input", _standard_input)
@@ -85,39 +141,11 @@ def _found(arguments: Sequence[str]) -> Iterator[Member]:
                 else:
                     yield from _of_file(file, name, asked_for=False)
         elif path.exists() and not path.is_file():  # a pipe, such as the shell's <(command)
-            yield Member(path.name, partial(_once, path=path))
+            yield Member(path.name, partial(_pipe, path=path))
         elif path.exists():
             yield from _of_file(path, path.name, asked_for=True)
         else:
             raise InputError(argument, "there is no such file or folder")
-
-
-@contextmanager
-def reading(member: Member) -> Iterator[Callable[[int], bytes]]:
-    """A function `read(size)` over the member's bytes: at most `size` of them, b"" at the end.
-
-    Raises InputError naming the byte offset reached when the stream is cut short or damaged.
-    """
-    offset = 0
-    closing = ExitStack()
-    try:
-        stream = member.open(closing)
-    except BROKEN as error:
-        closing.close()
-        raise InputError(member.name, f"cannot be opened: {error}") from error
-
-    def read(size: int) -> bytes:
-        nonlocal offset
-        try:
-            # As it comes, so that all there is before the damage is had and counted.
-            data = stream.read1(size) if hasattr(stream, "read1") else stream.read(size)
-        except BROKEN as error:
-            raise InputError(member.name, f"cannot be read on: {error}", offset) from error
-        offset += len(data)
-        return data
-
-    with closing:
-        yield read
 
 
 def _files(folder: Path) -> list[Path]:
@@ -129,21 +157,21 @@ def _files(folder: Path) -> list[Path]:
     def fail(error: OSError) -> None:
         raise InputError(str(error.filename), f"cannot be listed: {error.strerror}")
 
-    found: list[Path] = []
+    paths: list[Path] = []
     for place, folders, files in os.walk(folder, onerror=fail):
         here = Path(place)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        ours = [name for name in folders if _is_ours(here / name)]
-        folders[:] = [name for name in folders if name not in ours]
-        visible = [here / name for name in files if not name.startswith(".")]
-        found += [here / name for name in ours] + [path for path in visible if path.is_file()]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+        visible = [name for name in folders if not name.startswith(".")]
+        ours = [name for name in visible if _is_ours(here / name)]
+        folders[:] = [name for name in visible if name not in ours]
+        paths += [here / name for name in ours]
+        paths += [here / n for n in files if not n.startswith(".") and (here / n).is_file()]
+    return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def _is_ours(folder: Path) -> bool:
     """Whether a conversion wrote into `folder`, or has begun to."""
-    finished = (folder / SUMMARY_FILE).is_file() and (folder / "dataset_card.md").is_file()
-    return finished or (folder / ".work" / "lock").is_file()
+    finished = (folder / SUMMARY_FILE).is_file() and (folder / CARD_FILE).is_file()
+    return finished or (folder / WORK / "lock").is_file()
 
 
 def _of_file(path: Path, name: str, *, asked_for: bool) -> Iterator[Member]:
@@ -154,43 +182,36 @@ def _of_file(path: Path, name: str, *, asked_for: bool) -> Iterator[Member]:
         raise InputError(name, f"cannot be opened: {error.strerror or error}") from error
     if magic in ZIP_MAGICS:
         yield from _of_zip(path, name, asked_for=asked_for)
-    elif magic.startswith(GZIP_MAGIC) or magic == ZSTD_MAGIC:
-        yield Member(
-            name, lambda stack: _unpacked(stack, _plain(stack, path), magic), None, asked_for
-        )
     else:
-        size = path.stat().st_size
-        yield Member(name, lambda stack: _plain(stack, path), size, asked_for, path=path)
+        plain = not magic.startswith(GZIP_MAGIC) and magic != ZSTD_MAGIC
+        size = path.stat().st_size if plain else None
+        yield Member(name, partial(_file, path=path, magic=magic), size, asked_for)
 
 
 def _of_zip(path: Path, name: str, *, asked_for: bool) -> Iterator[Member]:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = sorted(archive.infolist(), key=lambda info: info.filename)
-    except BROKEN as error:  # its list of members stands at its end
+    except UNPACK_ERRORS as error:  # its list of members stands at its end
         raise InputError(name, f"is a broken zip: {error}", path.stat().st_size) from error
     for info in infos:
         parts = info.filename.split("/")
         if info.is_dir() or any(part.startswith((".", "__MACOSX")) for part in parts):
             continue
-        yield Member(
-            f"{name}!{info.filename}",
-            partial(_zip_member, path=path, member=info),
-            info.file_size,
-            asked_for,
-        )
+        open_it = partial(_zip_member, path=path, member=info)
+        yield Member(f"{name}!{info.filename}", open_it, info.file_size, asked_for)
 
 
-def _plain(stack: ExitStack, path: Path) -> BinaryIO:
-    return stack.enter_context(path.open("rb"))
+def _file(stack: ExitStack, path: Path, magic: bytes) -> BinaryIO:
+    return _unpacked(stack, stack.enter_context(path.open("rb")), magic)
 
 
 def _nothing(stack: ExitStack) -> BinaryIO:
     return stack.enter_context(io.BytesIO())
 
 
-def _once(stack: ExitStack, path: Path) -> BinaryIO:
-    return _peeked(stack, _plain(stack, path), path.name)
+def _pipe(stack: ExitStack, path: Path) -> BinaryIO:
+    return _peeked(stack, stack.enter_context(path.open("rb")), path.name)
 
 
 def _zip_member(stack: ExitStack, path: Path, member: zipfile.ZipInfo) -> BinaryIO:

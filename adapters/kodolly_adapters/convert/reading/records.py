@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from kodolly_adapters.errors import InputError
 
-from ..split import border_pattern
 from .layout import Kind
-from .source import Source
+from .source import Source, border_pattern
+
+DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Broken(NamedTuple):
@@ -30,22 +32,19 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     """One task: whole records in a row, and where they stand. It crosses process borders.
 
     `key` orders shards of a run; `offset` and `line` are those of the first byte of `data` in the file.
-    `digest` is the xxh3 hash of `data`. Where `path` is given, `data` is empty yet: its `size` bytes are read
-    there by whoever converts them (taking.filled), which is cheaper than sending them.
+    `digest` is the xxh3 hash of `data`.
     """
 
     key: str
     file: str
     source: str
     kind: Kind
-    header: tuple[str, ...] = ()
+    header: tuple[str, ...] = ()  # column names of a CSV
     offset: int = 0
     line: int = 1
     data: bytes = b""
     last: bool = True
     digest: str = ""
-    path: str = ""
-    size: int = 0
 
     @property
     def identity(self) -> str:
@@ -61,64 +60,42 @@ def decode(shard: Shard, source: Source, *, keep_going: bool = False) -> list[An
     records that are not UTF-8.
     """
     if shard.kind == "csv":
-        return _csv(shard, source, keep_going=keep_going)
+        return _decode_csv(shard, source, keep_going=keep_going)
     if shard.kind == "lines":
-        return _lines(shard.data, source)
-    head, body, tail = _wrapped(shard)
-    whole = head + body + tail
+        return _decode_lines(shard.data, source)
+    head, body, tail = _as_document(shard)
+    text = head + body + tail
     try:
-        return _records(_decoder(source, shard).decode(whole))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _records(_decoder(source.record, shard.kind, shard.last).decode(text))
+    except DECODE_ERRORS:
         pass
-    if (records := _each_typed(shard, source, whole)) is not None:
+    if (records := _decode_each(shard, source, text)) is not None:
         return records
     try:
-        values = json.loads(whole)
-        if isinstance(values, dict) and shard.kind == "data":
-            values = values["data"]
-        return [
-            _typed(value, source) for value in (values if isinstance(values, list) else [values])
-        ]
+        value = json.loads(text)  # takes half a surrogate pair, and knows where JSON ends
+        if isinstance(value, dict) and shard.kind == "data":
+            value = value["data"]
+        return [_typed(one, source) for one in (value if isinstance(value, list) else [value])]
     except (ValueError, RecursionError, KeyError) as error:
         if keep_going:
-            return _one_by_one(body, source)
+            return _between_borders(body, source)
         raise _broken_file(shard, error, len(head), body) from None
 
 
-def _each_typed(shard: Shard, source: Source, text: bytes) -> list[Any] | None:
-    """The records of sound JSON, those of another shape as Broken; None: it is no JSON.
+def places(shard: Shard, source: Source, records: int) -> NDArray[np.int64]:
+    """The byte offset and the line of every record in the file, shape (records, 2).
 
-    By msgspec too, so that what is sound does not depend on the records beside it.
+    Where records stand in an unusual spacing it is the shard's own place, the best we know.
     """
-    kind: Any = list[msgspec.Raw]
-    if shard.kind == "data" and shard.last:
-        kind = msgspec.defstruct("RawData", [("data", list[msgspec.Raw])])
-    elif shard.kind == "object":
-        kind = msgspec.Raw
-    try:
-        values: Any = msgspec.json.decode(text, type=kind)
-        values = getattr(values, "data", values)
-        found = [
-            parsed(bytes(v), source) for v in (values if isinstance(values, list) else [values])
-        ]
-        if any(type(one) is Broken and one.reason == "not-json" for one in found):
-            return None  # bytes that are no UTF-8, which only a look into the record shows
-        return found
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def positions(shard: Shard, starts: list[int], records: int) -> list[tuple[int, int]]:
-    """The (byte offset, line) of every record in the file, as far as its spacing tells: `starts`."""
-    if len(starts) != records:  # unusual spacing: the shard's own place is the best we know
-        return [(shard.offset, shard.line)] * records
-    at = np.array(starts, np.int64)
+    starts = np.array(_starts(shard, source), np.int64)
+    if len(starts) != records:
+        return np.tile(np.array([[shard.offset, shard.line]], np.int64), (records, 1))
     line_ends = np.flatnonzero(np.frombuffer(shard.data, np.uint8) == ord("\n"))
-    lines = np.searchsorted(line_ends, at) + shard.line
-    return list(zip((at + shard.offset).tolist(), lines.tolist(), strict=True))
+    lines = np.searchsorted(line_ends, starts)
+    return np.stack([starts + shard.offset, lines + shard.line], axis=1)
 
 
-def starts_of(shard: Shard, source: Source) -> list[int]:
+def _starts(shard: Shard, source: Source) -> list[int]:
     """Where each record begins in the shard's bytes."""
     data = shard.data
     if shard.kind == "object":
@@ -133,36 +110,26 @@ def starts_of(shard: Shard, source: Source) -> list[int]:
             position += len(line) + 1
         return starts
     first = data.find(b"{")
-    between = [found.start(1) for found in border_pattern(source).finditer(data)]
+    between = [match.start(1) for match in border_pattern(source.first_keys).finditer(data)]
     return [first, *between] if first >= 0 else []
 
 
 @functools.cache
-def _decoder_of(name: str, kind: Kind, last: bool) -> msgspec.json.Decoder[Any]:
-    from ..sources import named
-
-    source = named(name)
-    assert source is not None
-    if kind == "lines" or kind == "object":
-        return msgspec.json.Decoder(source.record)
+def _decoder(record: Any, kind: Kind = "lines", last: bool = True) -> msgspec.json.Decoder[Any]:
+    """The decoder of one record, or of a whole shard that `_as_document` made a document of."""
+    if kind in ("lines", "object"):
+        return msgspec.json.Decoder(record)
     if kind == "data" and last:
-        return msgspec.json.Decoder(
-            msgspec.defstruct("Data", [("data", list[source.record])])  # type: ignore[name-defined]
-        )
-    return msgspec.json.Decoder(list[source.record])  # type: ignore[name-defined]
-
-
-def _decoder(source: Source, shard: Shard) -> msgspec.json.Decoder[Any]:
-    return _decoder_of(source.name, shard.kind, shard.last)
+        return msgspec.json.Decoder(msgspec.defstruct("Data", [("data", list[record])]))
+    return msgspec.json.Decoder(list[record])
 
 
 def _records(value: Any) -> list[Any]:
-    if isinstance(value, list):
-        return value
-    return list(value.data) if hasattr(value, "data") else [value]
+    value = getattr(value, "data", value)
+    return value if isinstance(value, list) else [value]
 
 
-def _wrapped(shard: Shard) -> tuple[bytes, bytes, bytes]:
+def _as_document(shard: Shard) -> tuple[bytes, bytes, bytes]:
     """The shard as a JSON document of its own: what to put before, the body, what to put after."""
     if shard.kind == "object":
         return b"", shard.data, b""
@@ -172,6 +139,21 @@ def _wrapped(shard: Shard) -> tuple[bytes, bytes, bytes]:
     if not shard.last:
         return b"[", body, b"]"
     return (b'{"data":[' if shard.kind == "data" else b"["), body, b""
+
+
+def _decode_each(shard: Shard, source: Source, text: bytes) -> list[Any] | None:
+    """The records of sound JSON, those of another shape as Broken; None: it is no JSON.
+
+    By msgspec too, so that what is sound does not depend on the records beside it.
+    """
+    try:
+        values = _records(_decoder(msgspec.Raw, shard.kind, shard.last).decode(text))
+    except DECODE_ERRORS:
+        return None
+    records = [parsed(bytes(value), source) for value in values]
+    if any(type(one) is Broken and one.reason == "not-json" for one in records):
+        return None  # bytes that are no UTF-8, which only a look into the record shows
+    return records
 
 
 def _broken_file(shard: Shard, error: Exception, head: int, body: bytes) -> InputError:
@@ -195,11 +177,11 @@ def _broken_file(shard: Shard, error: Exception, head: int, body: bytes) -> Inpu
     return InputError(shard.file, f"{what}. {hint}", shard.offset + skipped + at)
 
 
-def _one_by_one(body: bytes, source: Source) -> list[Any]:
+def _between_borders(body: bytes, source: Source) -> list[Any]:
     """Every record between two borders, parsed alone."""
-    starts = [0, *(found.start() + 1 for found in border_pattern(source).finditer(body)), len(body)]
+    borders = [match.start() + 1 for match in border_pattern(source.first_keys).finditer(body)]
     records = []
-    for start, end in pairwise(starts):
+    for start, end in pairwise([0, *borders, len(body)]):
         text = body[start:end].strip(b", \t\r\n")
         if end == len(body) and not text.endswith(b"}"):
             text = text[: text.rfind(b"}") + 1] or text
@@ -208,11 +190,11 @@ def _one_by_one(body: bytes, source: Source) -> list[Any]:
     return records
 
 
-def _lines(data: bytes, source: Source) -> list[Any]:
+def _decode_lines(data: bytes, source: Source) -> list[Any]:
     lines = [line for line in data.split(b"\n") if line.strip()]
     try:
-        records = _decoder_of(source.name, "lines", last=True).decode_lines(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        records = _decoder(source.record).decode_lines(data)
+    except DECODE_ERRORS:
         records = []
     # decode_lines also takes a record over several lines and several in one: what is a record would
     # then depend on the lines beside it.
@@ -222,10 +204,10 @@ def _lines(data: bytes, source: Source) -> list[Any]:
 def parsed(text: bytes, source: Source) -> Any:
     """One record, judged by the same parser as many at once."""
     try:
-        return _decoder_of(source.name, "lines", last=True).decode(text)
+        return _decoder(source.record).decode(text)
     except msgspec.ValidationError as error:
         return Broken("wrong-shape", str(error))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         return Broken("not-json", str(error))
 
 
@@ -246,21 +228,20 @@ class _CsvRow(NamedTuple):
     at: int = 0
 
 
-def _csv(shard: Shard, source: Source, *, keep_going: bool) -> list[Any]:
-    records = []
+def _decode_csv(shard: Shard, source: Source, *, keep_going: bool) -> list[Any]:
+    records: list[Any] = []
     for row in _csv_rows(shard.data):
         if row.fault and not keep_going:
             hint = "Convert it to UTF-8, or give --keep-going to reject what is broken."
-            fault = f"is no UTF-8 CSV: {row.fault}. {hint}"
-            raise InputError(shard.file, fault, shard.offset + row.at)
+            reason = f"is no UTF-8 CSV: {row.fault}. {hint}"
+            raise InputError(shard.file, reason, shard.offset + row.at)
         if row.fault:
             records.append(Broken(row.reason, row.fault))
         elif len(row.fields) > len(shard.header):
-            said = f"{len(row.fields)} fields where the header has {len(shard.header)}"
-            records.append(Broken("wrong-shape", said))
+            detail = f"{len(row.fields)} fields where the header has {len(shard.header)}"
+            records.append(Broken("wrong-shape", detail))
         else:
-            values = zip_longest(shard.header, row.fields)
-            records.append(_typed(dict(values), source))
+            records.append(_typed(dict(zip_longest(shard.header, row.fields)), source))
     return records
 
 

@@ -54,7 +54,6 @@ KOVICUNA_ALPACA = Source(
     drafts=drafts,
     patterns=("ko_alpaca_style_dataset*",),
     by_name=True,
-    scan="instructions",
 )
 
 KOALPACA = Source(
@@ -72,5 +71,4 @@ KOALPACA = Source(
     looks_like=looks_like,
     drafts=drafts,
     patterns=("ko_alpaca_data*.json", "KoAlpaca_v1.1*.jsonl"),
-    scan="instructions",
 )

@@ -44,6 +44,11 @@ class Record(msgspec.Struct, gc=False):
     title: str | int | None = None
 
 
+def questions(record: Record) -> int:
+    """How many questions the page has: what its drafts' and refusals' units add up to."""
+    return len(record.qas)
+
+
 def drafts(record: Record, options: Options) -> Drafts:
     """One row a question, in the page's order."""
     places = [_place(record.context, question) for question in record.qas]
@@ -152,5 +157,5 @@ KORQUAD2 = Source(
     drafts=drafts,
     patterns=("KorQuAD_2.[01]_*.json", "korquad2.[01]_*.json"),
     unit="questions",
-    units=lambda page: len(page.qas or ()),
+    units=questions,
 )

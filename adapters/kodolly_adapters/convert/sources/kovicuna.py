@@ -249,6 +249,4 @@ KOVICUNA = Source(
     patterns=("ko_dataset*.json",),
     unit="turns",
     units=turns,
-    scan="conversations",
-    group=conversation,
 )
