@@ -177,15 +177,15 @@ class Cleaner:
         return None
 
     def _fixed(self, text: str, more: list[_Step], fired: set[str]) -> str:
-        """The text after all steps, and `more` of its field; the rules that fire are added to `fired`.
+        """The text after all steps and `more`, its field's own step; the rules that fire are added to `fired`.
 
         Steps that only count leave the text. Raises _Unstable.
         """
-        if (
+        if not text or (
             not self._has_sign(text)
             and text.strip() == text
             and unicodedata.is_normalized("NFC", text)
-            and all(step.fix(text) == text for step in more)
+            and (not more or more[0].fix(text) == text)
         ):
             return text
         for _ in range(_MAX_PASSES):

@@ -87,5 +87,5 @@ def no_input_marker(context: str) -> str:
 
 def leading_colon(response: str) -> str:
     """No colon left over from a translated "Output:"; `:hover` and `:)` keep theirs."""
-    match = _LEADING_COLON.match(response)
+    match = _LEADING_COLON.match(response) if response.startswith(":") else None
     return response[match.end() :] if match else response

@@ -9,19 +9,18 @@ from typing import Any, Protocol
 
 from kodolly_adapters.errors import OptionError
 
-TOKENS_PER_CHAR = (
-    0.7  # Korean prose: Qwen2.5 makes 0.71 (measured on KorQuAD 1.0 dev), LLaMA 1.45, SmolLM2 2.0
-)
+# Korean prose: Qwen2.5 makes 0.71 (measured on KorQuAD 1.0 dev), LLaMA 1.45, SmolLM2 2.0.
+TOKENS_PER_CHAR = 0.7
 
 
-class Counter(Protocol):
-    """Counts tokens; `chars` is how many characters may be worth looking at for that many tokens."""
+class TokenCounter(Protocol):
+    """Counts tokens, and tells how far to look for a given number of them."""
 
     def count(self, text: str) -> int:
-        """Tokens of the text, no special ones."""
+        """Tokens of the text, without special tokens."""
 
     def chars(self, tokens: int) -> int:
-        """No text of these many tokens is longer than this, as far as one can tell."""
+        """A length in characters that hardly any text of these many tokens passes."""
 
 
 class Estimate:
@@ -47,15 +46,15 @@ class Exact:
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def chars(self, tokens: int) -> int:
-        """Eight characters a token: beyond what prose reaches in any tokenizer in use."""
+        """Eight characters a token: prose reaches that in no tokenizer in use."""
         return 8 * tokens
 
 
 @lru_cache(maxsize=4)
-def counter(tokenizer: Path | None) -> Counter:
+def counter(tokenizer: Path | None) -> TokenCounter:
     """The counter for `--tokenizer`: a tokenizer.json, a folder with one, or None for the estimate.
 
-    Raises OptionError where there is none or it cannot be read. Loaded once a process.
+    Loaded once a process. Raises OptionError where the file is missing or cannot be read.
     """
     if tokenizer is None:
         return Estimate()

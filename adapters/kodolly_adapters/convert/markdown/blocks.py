@@ -4,148 +4,94 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from html import unescape
-from itertools import chain
 
+from .marks import Marks
 from .tables import Block, Table
 
 _NAME = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]*")
-_PLAIN = (
-    *("address", "article", "aside", "blockquote", "body", "caption", "center", "details", "div"),
-    *("fieldset", "figcaption", "figure", "footer", "header", "hr", "html", "main", "nav", "p"),
-    *("section", "summary", "tfoot", "thead"),
-)
+_PLAIN = [
+    "address",
+    "article",
+    "aside",
+    "blockquote",
+    "body",
+    "caption",
+    "center",
+    "details",
+    "div",
+    "fieldset",
+    "figcaption",
+    "figure",
+    "footer",
+    "header",
+    "hr",
+    "html",
+    "main",
+    "nav",
+    "p",
+    "section",
+    "summary",
+    "tfoot",
+    "thead",
+]
 
 
-class Marks:
-    """Characters that stand for places: even ones begin a span, odd ones end it."""
-
-    __slots__ = ("_split", "all", "holds", "starts")
-
-    def __init__(self, chosen: str) -> None:
-        self.all = chosen
-        self.starts = frozenset(chosen[::2])
-        self._split = re.compile(f"([{re.escape(chosen)}])" if chosen else "(?!)()")
-        self.holds = self._split.search  # is a mark in the text?
-
-    @classmethod
-    def absent_from(cls, text: str, count: int) -> Marks:
-        """`count` characters that the text does not hold: noncharacters first, then for private use."""
-        chosen: list[str] = []
-        candidates = map(
-            chr, chain(range(0xFDD0, 0xFDF0), range(0xE000, 0xF900), range(0xF0000, 0x10FFFE))
-        )
-        while len(chosen) < count:
-            mark = next(candidates)
-            if mark not in text:
-                chosen.append(mark)
-        return cls("".join(chosen))
-
-    def collapse(self, text: str) -> tuple[str, str, str]:
-        """White space as single spaces, and none of it inside a span's ends.
-
-        Returns the marks that end spans before the text, the text with the marks in it, and the marks of spans
-        that start after it.
-        """
-        before = starts = ""
-        found: list[str] = []
-        space = False
-        for number, piece in enumerate(self._split.split(text)):
-            if number % 2:
-                if piece in self.starts:
-                    starts += piece
-                elif found:
-                    found.append(piece)
-                else:
-                    before += piece
-                continue
-            words = " ".join(piece.split())
-            if not words:
-                space = space or bool(piece)
-                continue
-            if found and (space or piece[0].isspace()):
-                found.append(" ")
-            found += (starts, words)
-            starts = ""
-            space = piece[-1].isspace()
-        return before, "".join(found), starts
-
-    def without(self, text: str) -> str:
-        """The text with no marks."""
-        return self._split.sub("", text) if self.all else text
-
-    def take_out(self, text: str) -> tuple[str, dict[str, int]]:
-        """The text with no marks, and where in it each stood first."""
-        places: dict[str, int] = {}
-        pieces: list[str] = []
-        at = 0
-        for number, piece in enumerate(self._split.split(text)):
-            if number % 2:
-                places.setdefault(piece, at)
-            else:
-                pieces.append(piece)
-                at += len(piece)
-        return "".join(pieces), places
-
-
+@dataclass(slots=True)
 class _List:
-    """An open list: the indent of its items and of what follows in an item."""
+    """An open list: the indent of its items, and that of what follows in an item."""
 
-    __slots__ = ("count", "indent", "inner", "ordered")
-
-    def __init__(self, ordered: bool, indent: str) -> None:
-        self.ordered = ordered
-        self.indent = indent
-        self.inner = indent + ("   " if ordered else "  ")
-        self.count = 0
+    ordered: bool
+    indent: str
+    inner: str
+    count: int = 0
 
 
 class Blocks:
-    """The state between tags. `flow` takes the blocks: the page's, or those of the innermost open cell."""
+    """The renderer's state between tags. `flow` takes the blocks: the page's, or those of the innermost open cell."""
 
     def __init__(self, marks: Marks) -> None:
         self.marks = marks
-        self.marked = bool(marks.all)
         self.flow: list[Block] = []
         self.lists: list[_List] = []
         self.tables: list[Table] = []
-        self.gap = 2  # line breaks wanted before the next block
+        self.gap = 2  # line breaks before the next block
         self.prefix = ""  # of the next block: a bullet, a number, a heading's signs
         self.indent = ""
         self.heading = False
         self.pre = 0
         self.terms = False  # a definition list with terms is open
         self.last: Block | None = None
-        self.pending = ""  # marks of spans that begin before the next block
+        self.pending = ""  # marks of answers that begin before the next block
 
     def render(self, pieces: Sequence[str]) -> str:
         """Markdown of [text, tag, text, tag, ..., text]."""
-        known = _OPS.get
+        handlers: dict[str, Handler | None] = {
+            **_HANDLERS
+        }  # and the page's other tags, as they come
         text = ""
-        for i in range(0, len(pieces) - 1, 2):
-            piece, tag = pieces[i], pieces[i + 1]
-            op = known(tag)
-            if op is None:
-                op = known(_bare(tag))
-                if op is None:  # an inline tag: nothing comes between the texts beside it
-                    text += piece
-                    continue
+        for piece, tag in zip(pieces[::2], pieces[1::2], strict=False):
+            try:
+                handler = handlers[tag]
+            except KeyError:
+                handler = handlers[tag] = _HANDLERS.get(_bare(tag))
+            if handler is None:  # an inline tag: nothing comes between the texts beside it
+                text += piece
+                continue
             if text:
                 piece, text = text + piece, ""
             if piece and piece != "\n" and not piece.isspace():
                 self.put(piece)
-            op(self, tag)
+            handler(self, tag)
         self.put(text + pieces[-1])
         while self.tables:
             self.close_table("")
         if self.pending and self.last:
             self.last.text += self.pending
-        return "".join(
-            [
-                ("" if n == 0 else "\n" * block.gap) + block.prefix + block.text
-                for n, block in enumerate(self.flow)
-            ]
-        )
+        if self.flow:
+            self.flow[0].gap = 0
+        return "".join(["\n" * block.gap + block.prefix + block.text for block in self.flow])
 
     # --- text
 
@@ -156,9 +102,12 @@ class Blocks:
         after = ""
         if self.pre:
             text = text.replace("\xa0", " ").strip("\n").rstrip().replace("\n", "\n" + self.indent)
-        elif self.marked and self.marks.holds(text):
+        elif self.marks.all and self.marks.holds(text):
             before, text, after = self.marks.collapse(text)
-            self._attach(before)
+            if self.last is None:
+                self.pending += before
+            else:  # marks that end answers belong to the last block
+                self.last.text += before
         else:
             text = " ".join(text.split())
         if not text:
@@ -169,25 +118,17 @@ class Blocks:
         self.pending = after
         if self.heading and "편집" in text:
             text = text.replace("[편집]", "").rstrip()
-        if self.tables and self.tables[-1].cell is None and self.tables[-1].rows:
-            self.open_cell("")  # text between cells: not to be put before the table
+        if self.tables and self._is_between_cells():
+            self.open_cell("")  # else the text would come before the table
         self.last = block = Block(self.gap, self.prefix or self.indent, text)
         self.flow.append(block)
         self.gap = 0 if self.pre else 1
         self.prefix = ""
 
-    def _attach(self, marks: str) -> None:
-        """Marks that end spans belong to what came last."""
-        if self.last is not None:
-            self.last.text += marks
-        else:
-            self.pending += marks
-
     # --- blocks
 
     def open_block(self, _: str) -> None:
-        gap = 1 if self.lists else 2
-        self.gap = max(self.gap, gap)
+        self.gap = max(self.gap, 1 if self.lists else 2)
 
     def line_break(self, _: str) -> None:
         self.gap = 1 if self.gap < 1 or self.lists else 2 if self.gap > 1 else self.gap
@@ -214,8 +155,10 @@ class Blocks:
 
     def open_list(self, tag: str) -> None:
         self.open_block(tag)
-        self.lists.append(_List(tag[1] in "oO", self.indent))
-        self.indent = self.lists[-1].inner
+        ordered = tag[1] in "oO"
+        inner = self.indent + ("   " if ordered else "  ")
+        self.lists.append(_List(ordered, self.indent, inner))
+        self.indent = inner
 
     def close_list(self, tag: str) -> None:
         if self.lists:
@@ -228,10 +171,9 @@ class Blocks:
         if not self.lists:
             self.open_list("<ul>")
         inner = self.lists[-1]
-        if inner.count and self.gap < 1:
-            self.gap = 1
         inner.count += 1
-        self.gap = 1 if inner.count > 1 else self.gap
+        if inner.count > 1:
+            self.gap = 1
         self.prefix = inner.indent + (f"{inner.count}. " if inner.ordered else "- ")
 
     def close_item(self, _: str) -> None:
@@ -257,8 +199,12 @@ class Blocks:
 
     # --- tables
 
+    def _is_between_cells(self) -> bool:
+        """Is the innermost table past its first tag, and none of its cells open?"""
+        return self.tables[-1].cell is None and bool(self.tables[-1].rows)
+
     def open_table(self, tag: str) -> None:
-        if self.tables and self.tables[-1].cell is None and self.tables[-1].rows:
+        if self.tables and self._is_between_cells():
             self.open_cell("")
         self.open_block(tag)
         self.tables.append(Table())
@@ -306,44 +252,34 @@ class Blocks:
 
 def _bare(tag: str) -> str:
     """A tag without attributes, lower case: `<TD colspan="2">` is `<td>`."""
-    found = _NAME.match(tag)
-    return found[0].lower() + ">" if found else tag
+    name = _NAME.match(tag)
+    return name[0].lower() + ">" if name else tag
 
 
-def _nothing(blocks: Blocks, _: str) -> None:
-    """A tag that changes nothing."""
+Handler = Callable[[Blocks, str], None]
 
-
-_OPS: dict[str, Callable[[Blocks, str], None]] = {
-    **{f"<{name}>": Blocks.open_block for name in _PLAIN},
-    **{f"</{name}>": Blocks.open_block for name in _PLAIN},
-    "</dl>": Blocks.close_terms,
-    "<br>": Blocks.line_break,
-    "<br/>": Blocks.line_break,
-    "</br>": Blocks.line_break,
+_HANDLERS: dict[str, Handler] = {
+    **{f"{start}{name}>": Blocks.open_block for start in ("<", "</") for name in _PLAIN},
+    **{f"<h{n}>": Blocks.open_heading for n in range(1, 7)},
+    **{f"</h{n}>": Blocks.close_heading for n in range(1, 7)},
+    **dict.fromkeys(("<br>", "<br/>", "</br>"), Blocks.line_break),
     "<pre>": Blocks.open_pre,
     "</pre>": Blocks.close_pre,
-    "<ul>": Blocks.open_list,
-    "<ol>": Blocks.open_list,
-    "</ul>": Blocks.close_list,
-    "</ol>": Blocks.close_list,
+    **dict.fromkeys(("<ul>", "<ol>"), Blocks.open_list),
+    **dict.fromkeys(("</ul>", "</ol>"), Blocks.close_list),
     "<li>": Blocks.open_item,
     "</li>": Blocks.close_item,
     "<dl>": Blocks.open_terms,
+    "</dl>": Blocks.close_terms,
     "<dt>": Blocks.open_term,
     "<dd>": Blocks.open_definition,
-    "</dt>": _nothing,
-    "</dd>": _nothing,
+    **dict.fromkeys(("</dt>", "</dd>"), lambda _blocks, _tag: None),  # they only end a text
     "<table>": Blocks.open_table,
     "</table>": Blocks.close_table,
     "<tr>": Blocks.open_row,
-    "</tr>": Blocks.close_cell,
-    "<td>": Blocks.open_cell,
-    "<th>": Blocks.open_cell,
-    "</td>": Blocks.close_cell,
-    "</th>": Blocks.close_cell,
-    "<tbody>": Blocks.close_cell,
-    "</tbody>": Blocks.close_cell,
-    **{f"<h{n}>": Blocks.open_heading for n in range(1, 7)},
-    **{f"</h{n}>": Blocks.close_heading for n in range(1, 7)},
+    **dict.fromkeys(("<td>", "<th>"), Blocks.open_cell),
+    **dict.fromkeys(
+        ("</td>", "</th>", "</tr>", "<tbody>", "</tbody>"),
+        Blocks.close_cell,
+    ),
 }

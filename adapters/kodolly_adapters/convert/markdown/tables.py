@@ -1,68 +1,59 @@
-"""HTML tables to Markdown pipe tables; what is no grid becomes lines."""
+"""HTML tables to Markdown pipe tables; a table that is no grid becomes lines."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 _SPAN = re.compile(r"""(col|row)span\s*=\s*["']?\s*([0-9]{1,4})""", re.IGNORECASE)
-_WIDEST = 100  # columns one cell may claim
-_REPEATED = 40  # characters of a cell that are said again in the rows it spans
+_MAX_COLUMNS = 100  # that one cell may span
+_MAX_REPEATED = 40  # characters of a cell that are repeated in the rows it spans
 
 
+@dataclass(slots=True)
 class Block:
     """A block of text: the line breaks before it, its marker (bullet, indent, heading signs), and its text."""
 
-    __slots__ = ("gap", "prefix", "text")
-
-    def __init__(self, gap: int, prefix: str, text: str) -> None:
-        self.gap = gap
-        self.prefix = prefix
-        self.text = text
+    gap: int
+    prefix: str
+    text: str
 
 
+@dataclass(slots=True)
 class Cell:
-    """A cell and the blocks in it."""
+    """A cell, the columns and rows it spans, and the blocks in it."""
 
-    __slots__ = ("blocks", "columns", "rows")
-
-    def __init__(self, columns: int = 1, rows: int = 1) -> None:
-        self.blocks: list[Block] = []
-        self.columns = columns
-        self.rows = rows
+    columns: int = 1
+    rows: int = 1
+    blocks: list[Block] = field(default_factory=list)
 
     def line(self) -> str:
-        """All in one line; where a line ends inside, ` / `."""
-        if len(self.blocks) == 1:
-            text = self.blocks[0].text
-        else:
-            text = " / ".join([block.text for block in self.blocks])
+        """All text in one line, with ` / ` where a line ends inside."""
+        text = "\n".join([block.text for block in self.blocks])
         if "\n" in text:
-            text = " / ".join(text.split("\n"))
+            text = text.replace("\n", " / ")
         return text.replace("|", "\\|") if "|" in text else text
 
 
+@dataclass(slots=True)
 class Table:
-    """An open table; `state` keeps what its open cell has put aside."""
+    """An open table; `state` is the renderer's state outside of the open cell."""
 
-    __slots__ = ("cell", "nested", "rows", "state")
-
-    def __init__(self) -> None:
-        self.rows: list[list[Cell]] = []
-        self.cell: Cell | None = None
-        self.nested = False  # a table in a cell: this one only lays out
-        self.state: tuple = ()  # type: ignore[type-arg]
+    rows: list[list[Cell]] = field(default_factory=list)
+    cell: Cell | None = None
+    nested: bool = False  # a table stands in a cell: this one only lays out
+    state: tuple = ()  # type: ignore[type-arg]
 
     def open(self, tag: str) -> list[Block]:
-        """A new cell in the last row; returns where its blocks go."""
-        columns = rows = 1
+        """Begin a cell in the last row; returns the list its blocks belong in."""
+        self.cell = cell = Cell()
         if len(tag) > 4:
             for name, number in _SPAN.findall(tag):
-                if name in ("col", "COL", "Col"):
-                    columns = min(max(1, int(number)), _WIDEST)
+                if name.lower() == "col":
+                    cell.columns = min(max(1, int(number)), _MAX_COLUMNS)
                 else:
-                    rows = max(1, int(number))
-        self.cell = cell = Cell(columns, rows)
+                    cell.rows = max(1, int(number))
         if not self.rows:
             self.rows.append([])
         self.rows[-1].append(cell)
@@ -73,10 +64,8 @@ class Table:
         rows = [row for row in self.rows if any(cell.blocks for cell in row)]
         if not rows:
             return []
-        if self.nested:
-            return _lines(rows)
-        grid = _grid(self.rows, without_marks)
-        if len(grid[0]) == 1 or len(grid) == 1:
+        grid = [] if self.nested else _grid(self.rows, without_marks)
+        if len(grid) < 2 or len(grid[0]) == 1:
             return _lines(rows)
         lines = ["| " + " | ".join(row) + " |" for row in grid]
         lines.insert(1, "| " + " | ".join(["---"] * len(grid[0])) + " |")
@@ -84,9 +73,9 @@ class Table:
 
 
 def _grid(rows: list[list[Cell]], without_marks: Callable[[str], str]) -> list[list[str]]:
-    """Cells' texts with the columns lined up; rows and columns with no text in them are left out.
+    """The cells' texts with the columns lined up; rows and columns with no text in them are left out.
 
-    A cell over several rows is said in each if it is short; a cell over several columns is said once.
+    A short cell over several rows is repeated in each; a cell over several columns is not.
     """
     grid: list[list[str]] = []
     hanging: dict[int, tuple[int, str]] = {}  # column -> rows still to come, text
@@ -98,7 +87,7 @@ def _grid(rows: list[list[Cell]], without_marks: Callable[[str], str]) -> list[l
             text = cell.line()
             if cell.rows > 1:
                 again = without_marks(text)
-                again = again if len(again) <= _REPEATED else ""
+                again = again if len(again) <= _MAX_REPEATED else ""
                 for column in range(len(line), len(line) + cell.columns):
                     hanging[column] = (cell.rows - 1, again if column == len(line) else "")
             line.append(text)
@@ -108,14 +97,11 @@ def _grid(rows: list[list[Cell]], without_marks: Callable[[str], str]) -> list[l
             _hang(hanging, line, to_the_end=True)
         grid.append(line)
     grid = [line for line in grid if any(line)]
-    width = max(map(len, grid))
+    width = max(map(len, grid), default=0)
     for line in grid:
-        if len(line) < width:
-            line += [""] * (width - len(line))
-    empty = [n for n, column in enumerate(zip(*grid, strict=True)) if not any(column)]
-    if empty:
-        grid = [[text for n, text in enumerate(line) if n not in empty] for line in grid]
-    return grid
+        line += [""] * (width - len(line))
+    columns = [n for n, column in enumerate(zip(*grid, strict=True)) if any(column)]
+    return grid if len(columns) == width else [[line[n] for n in columns] for line in grid]
 
 
 def _hang(hanging: dict[int, tuple[int, str]], line: list[str], to_the_end: bool = False) -> None:
@@ -124,7 +110,7 @@ def _hang(hanging: dict[int, tuple[int, str]], line: list[str], to_the_end: bool
         left, text = hanging.pop(column, (0, ""))
         line.append(text)
         if left > 1:
-            hanging[-1 - column] = (left - 1, text)
+            hanging[-1 - column] = (left - 1, text)  # negative: not again in this row
     if to_the_end:
         for key in [key for key in hanging if key < 0]:
             hanging[-1 - key] = hanging.pop(key)
@@ -132,15 +118,15 @@ def _hang(hanging: dict[int, tuple[int, str]], line: list[str], to_the_end: bool
 
 def _lines(rows: list[list[Cell]]) -> list[Block]:
     """A row of one-line cells as one line, of others block by block."""
-    found: list[Block] = []
+    lines: list[Block] = []
     for row in rows:
         cells = [cell for cell in row if cell.blocks]
         if len(cells) > 1 and all(
-            len(c.blocks) == 1 and "\n" not in c.blocks[0].text for c in cells
+            len(cell.blocks) == 1 and "\n" not in cell.blocks[0].text for cell in cells
         ):
-            found.append(Block(1, "", " | ".join([cell.blocks[0].text for cell in cells])))
+            lines.append(Block(1, "", " | ".join([cell.blocks[0].text for cell in cells])))
             continue
         for cell in cells:
             cell.blocks[0].gap = max(1, cell.blocks[0].gap)
-            found += cell.blocks
-    return found
+            lines += cell.blocks
+    return lines

@@ -4,72 +4,68 @@ from __future__ import annotations
 
 import re
 
-from ..cleaning.tokens import Counter
-
-Span = tuple[int, int]
+from ..cleaning.tokens import TokenCounter
+from .page import Span
 
 _STOP = re.compile(r"""[.?!。？！]+["'”’」』)\]]*""")
+_LINE_BREAK = re.compile("\n")
 _CLOSING = frozenset(")]\"'”’」』%")
 _HEADING = re.compile(r"^#{1,6} .*$", re.MULTILINE)
 
 
-class Beyond(Exception):
+class NotInside(Exception):
     """The window depends on text that is not there."""
 
 
 def cut(
-    text: str, start: int, end: int, budget: int, counter: Counter, known: Span | None = None
+    text: str, start: int, end: int, budget: int, counter: TokenCounter, inside: Span | None = None
 ) -> str | None:
     """A context for the answer `text[start:end]`: about `budget` tokens of Markdown that hold it.
 
     It begins and ends at borders of sentences or blocks; what one side does not need goes to the other. In front
     come the section's heading and, inside a table, the table's header, where they fit. An answer that alone
     passes the budget gets its own lines and no more. White space at the answer's ends is no
-    part of it. None if the answer cannot be found in the result.
-
-    `known` is for a text out of a larger one: the first and the last offset at which the two have the same
-    borders. Raises Beyond where the larger one's window might be another.
+    part of it. None if the answer cannot be found in the result. Where `text` is a part of a page, `inside` is
+    where its borders are those of the page.
     """
-    if known is None:
-        known = 0, len(text)
     answer = text[start:end].strip()
     start = text.find(answer, start)
     end = start + len(answer)
     if counter.count(answer) >= budget:
-        low, high = _lines(text, start, end)
+        stop = text.find("\n", end)
+        low, high = text.rfind("\n", 0, start) + 1, len(text) if stop < 0 else stop
         context = _table_header(text, low) + text[low:high]
     else:
-        context = _within(text, (start, end), budget, counter, known)
+        context = _within(text, (start, end), budget, counter, inside or (0, len(text)))
     return context if answer in context else None
 
 
-def _within(text: str, answer: Span, budget: int, counter: Counter, known: Span) -> str:
+def _within(text: str, answer: Span, budget: int, counter: TokenCounter, inside: Span) -> str:
+    """The context of an answer that is shorter than the budget."""
     start, end = answer
     reach = counter.chars(budget)
-    borders = _borders(text, max(0, start - reach), min(len(text), end + reach), start, end)
+    borders = _borders(text, max(0, start - reach), min(len(text), end + reach), answer)
     left = [at for at in borders if at <= start]
     right = [at for at in borders if at >= end]
     low, high = left.pop(), right.pop(0)
-    if low < known[0] or high > known[1]:
-        raise Beyond
+    if low < inside[0] or high > inside[1]:
+        raise NotInside
     head = _heads(text, low, budget, counter)
     if counter.count(head + text[low:high]) > budget:
         head = _table_header(text, low)
         if counter.count(head + text[low:high]) > budget:
-            return _forced(text, (low, high), (start, end), budget, counter)
+            return _forced(text, (low, high), answer, budget, counter)
     spent = counter.count(head) + counter.count(text[low:high])
-    low, high = _grow(text, (low, high), (left, right), budget - spent, counter, known)
+    low, high = _grow(text, (low, high), left, right, budget - spent, counter, inside)
     outside = _out_of_table(text, low, start)
     if outside > low:  # the rows left out make room on the other side
-        spent = counter.count(_heads(text, outside, budget, counter)) + counter.count(
-            text[outside:high]
-        )
+        spent = counter.count(_heads(text, outside, budget, counter))
+        spent += counter.count(text[outside:high])
         right = [at for at in borders if at > high]
-        low, high = _grow(text, (outside, high), ([], right), budget - spent, counter, known)
-    while (
-        True
-    ):  # what is put in front depends on where the window begins, and tokens do not simply add up
-        low, high = _trim(text, (low, high), (start, end))
+        low, high = _grow(text, (outside, high), [], right, budget - spent, counter, inside)
+    # What stands in front depends on where the window begins, and tokens do not simply add up: shrink until all fits.
+    while True:
+        low, high = _trim(text, (low, high), answer)
         context = _heads(text, low, budget, counter) + text[low:high]
         if counter.count(context) <= budget:
             return context
@@ -81,6 +77,36 @@ def _within(text: str, answer: Span, budget: int, counter: Counter, known: Span)
             low = start if first is None else first
         else:
             high = last
+
+
+def _grow(
+    text: str,
+    window: Span,
+    left: list[int],
+    right: list[int],
+    budget: int,
+    counter: TokenCounter,
+    inside: Span,
+) -> Span:
+    """Take sentences from the side that gave less so far, until neither side's next one fits."""
+    low, high = window
+    left, right = left[:], right[::-1]
+    left_cost = right_cost = 0
+    while left or right:
+        take_left = bool(left) and (not right or left_cost <= right_cost)
+        at = left.pop() if take_left else right.pop()
+        if not inside[0] <= at <= inside[1]:
+            raise NotInside
+        cost = counter.count(text[at:low] if take_left else text[high:at])
+        if cost > budget:
+            (left if take_left else right).clear()
+            continue
+        budget -= cost
+        if take_left:
+            low, left_cost = at, left_cost + cost
+        else:
+            high, right_cost = at, right_cost + cost
+    return low, high
 
 
 def _trim(text: str, window: Span, answer: Span) -> Span:
@@ -98,33 +124,29 @@ def _trim(text: str, window: Span, answer: Span) -> Span:
         high = line
 
 
-def _borders(text: str, low: int, high: int, start: int, end: int) -> list[int]:
-    """Offsets in [low, high], but none inside the answer, at which a sentence or a line begins or ends."""
-    found = set()
+def _borders(text: str, low: int, high: int, answer: Span) -> list[int]:
+    """Offsets in [low, high], but none inside the answer, at which a sentence or a line begins or ends.
+
+    There is one before the answer and one after it, if need be outside of [low, high].
+    """
+    start, end = answer
+    borders = set()
     for match in _STOP.finditer(text, low, high):
         if _ends_sentence(text, match.start(), match.end()):
             at = match.end()
-            found.add(at + 1 if text.startswith(" ", at) else at)
-    if text.find("\n|", max(0, low - 1), high) >= 0 or text.startswith(
-        "|"
-    ):  # a row is not to be cut
-        found = {at for at in found if not text.startswith("|", text.rfind("\n", 0, at) + 1)}
-    if low == 0:
-        found.add(0)
-    if high == len(text):
-        found.add(high)
-    at = text.find("\n", low, high)
-    while at >= 0:
-        found.add(at + 1)
-        at = text.find("\n", at + 1, high)
-    before = [at for at in found if at <= start]
-    after = [at for at in found if at >= end]
-    if not before:  # nothing near: the answer's own line, wherever it begins
-        before = [text.rfind("\n", 0, start) + 1]
+            borders.add(at + 1 if text.startswith(" ", at) else at)
+    if text.startswith("|") or text.find("\n|", max(0, low - 1), high) >= 0:  # no row is cut
+        borders = {at for at in borders if not text.startswith("|", text.rfind("\n", 0, at) + 1)}
+    borders |= {at for at in (0, len(text)) if low <= at <= high}
+    borders |= {match.end() for match in _LINE_BREAK.finditer(text, low, high)}
+    before = {at for at in borders if at <= start}
+    after = {at for at in borders if at >= end}
+    if not before:  # the beginning of the answer's own line
+        before = {text.rfind("\n", 0, start) + 1}
     if not after:
         stop = text.find("\n", end)
-        after = [len(text) if stop < 0 else stop]
-    return sorted({*before, *after})
+        after = {len(text) if stop < 0 else stop}
+    return sorted(before | after)
 
 
 def _ends_sentence(text: str, at: int, after: int) -> bool:
@@ -148,36 +170,7 @@ def _ends_sentence(text: str, at: int, after: int) -> bool:
     return before.islower() and text[at - 2 : at - 1].isalpha()
 
 
-def _grow(
-    text: str,
-    window: Span,
-    borders: tuple[list[int], list[int]],
-    budget: int,
-    counter: Counter,
-    known: Span,
-) -> Span:
-    """Take sentences from the side that has had less, until neither side's next one fits."""
-    low, high = window
-    left, right = borders[0], borders[1][::-1]
-    had_left = had_right = 0
-    while left or right:
-        before = bool(left) and (not right or had_left <= had_right)
-        at = left.pop() if before else right.pop()
-        if at < known[0] or at > known[1]:
-            raise Beyond
-        cost = counter.count(text[at:low] if before else text[high:at])
-        if cost > budget:
-            (left if before else right).clear()
-            continue
-        budget -= cost
-        if before:
-            low, had_left = at, had_left + cost
-        else:
-            high, had_right = at, had_right + cost
-    return low, high
-
-
-def _forced(text: str, window: Span, answer: Span, budget: int, counter: Counter) -> str:
+def _forced(text: str, window: Span, answer: Span, budget: int, counter: TokenCounter) -> str:
     """A sentence longer than the budget: cut at spaces, as far on both sides as the budget goes."""
     low, high = window
     start, end = answer
@@ -198,7 +191,7 @@ def _forced(text: str, window: Span, answer: Span, budget: int, counter: Counter
     return text[start:end]
 
 
-def _heads(text: str, low: int, budget: int, counter: Counter) -> str:
+def _heads(text: str, low: int, budget: int, counter: TokenCounter) -> str:
     """The section's heading and the table's header rows, which stand before `low`; each only if it is short."""
     table = _table_header(text, low)
     if table and counter.count(table) > budget // 2:
@@ -251,9 +244,3 @@ def _out_of_table(text: str, low: int, start: int) -> int:
         return low
     end = text.find("\n\n", low)
     return end + 2 if end >= 0 and end + 2 <= start else low
-
-
-def _lines(text: str, start: int, end: int) -> Span:
-    """The lines an answer is on."""
-    stop = text.find("\n", end)
-    return text.rfind("\n", 0, start) + 1, len(text) if stop < 0 else stop

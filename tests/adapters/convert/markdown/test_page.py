@@ -160,6 +160,10 @@ CASES = {
         "<p>값 <math><mi>x</mi><annotation>{\\displaystyle x^{2}}</annotation></math>이다</p>",
         "값 $x^{2}$ 이다",
     ),
+    "a cell with an edit link alone": (
+        "<table><tr><td><h2>[편집]</td></tr></table>가",
+        "## \n\n가",
+    ),
     "not well-formed": ("</li></table>가<td>나<p>다</ul>", "가\n\n나\n\n다"),
     "no tag at all": ("3 < 5 & 7 > 6", "3 < 5 & 7 > 6"),
     "upper case and attributes": ('<P CLASS="x">가</P><A HREF="y">나</A>', "가\n\n나"),

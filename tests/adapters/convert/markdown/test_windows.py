@@ -1,4 +1,4 @@
-"""A window cut from a part of the page is the one cut from the whole page."""
+"""A window cut from some sections of a page is the one cut from the whole page."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pytest
 from support.shared_data import SHARED_DATA, needs_shared_data
 
 from kodolly_adapters.convert.cleaning.tokens import Estimate
-from kodolly_adapters.convert.markdown.excerpts import cuts
-from kodolly_adapters.convert.markdown.page import render
-from kodolly_adapters.convert.markdown.window import Span, cut
-from kodolly_adapters.convert.markdown.windows import windows
+from kodolly_adapters.convert.markdown.page import Span, render
+from kodolly_adapters.convert.markdown.window import cut
+from kodolly_adapters.convert.markdown.windows import part_around, section_starts, windows
 
 PARAGRAPH = (
     "<p>" + "<a>서울</a>은 <b>수도</b>이다. 사람이 산다.<sup><a>[1]</a></sup> " * 4 + "\n</p>\n"
@@ -76,7 +75,7 @@ BROKEN = (
 
 
 def unlike(html: str, spans: list[Span], budget: int) -> list[object]:
-    """What windows cut from excerpts and from the whole page do not have in common."""
+    """What windows cut from sections and from the whole page do not have in common."""
     counter = Estimate()
     text, answers = render(html, spans)
     whole = [
@@ -88,7 +87,7 @@ def unlike(html: str, spans: list[Span], budget: int) -> list[object]:
 
 
 @pytest.mark.parametrize("budget", [4, 16, 60, 150, 384])
-def test_a_window_from_an_excerpt_is_that_of_the_page(budget: int) -> None:
+def test_a_window_from_sections_is_that_of_the_page(budget: int) -> None:
     """Whatever a page is made of, in order or, in half of them, not, and wherever the answers are."""
     random = Random(budget)
     for number in range(300):
@@ -101,18 +100,17 @@ def test_a_window_from_an_excerpt_is_that_of_the_page(budget: int) -> None:
         assert unlike(html, spans, budget) == [], (html, spans)
 
 
-@pytest.mark.parametrize("budget", [16, 100, 384, 1200])
-def test_windows_of_long_pages_are_those_of_the_whole_page(
-    budget: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_windows_of_long_pages_are_those_of_the_whole_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """On made-up encyclopedia pages of the published length, every question."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[3])
+    monkeypatch.syspath_prepend(Path(__file__).parents[4])
     pages = importlib.import_module("benchmarks.convert.pages").Pages(Random(7))
     for number in range(12):
         page = pages.page(6, number)
         answers = [question["answer"] for question in page["qas"]]
         spans = [(a["answer_start"], a["answer_start"] + len(a["text"])) for a in answers]
-        assert unlike(page["context"], spans, budget) == []
+        for budget in (16, 100, 384, 1200):
+            assert unlike(page["context"], spans, budget) == []
+            assert unlike(page["context"], spans[:1], budget) == []
 
 
 @needs_shared_data
@@ -131,11 +129,18 @@ def test_windows_of_real_pages_are_those_of_the_whole_page(budget: int) -> None:
 
 
 def test_a_window_does_not_take_the_whole_page() -> None:
-    """Of a long page only what is near the answer is rendered."""
-    html = "<h1>서울</h1>" + (PARAGRAPH * 20 + TABLE + LIST) * 20
-    places = cuts(html, len(html))
-    assert places is not None
-    heading, (low, high) = places.around((9000, 9010), 500)
-    assert heading == (0, len("<h1>서울</h1>"))
-    assert 0 < low <= 8500
-    assert 9510 <= high < 12_000
+    """Of a long page only the sections near the answer are rendered."""
+    html = "<h1>서울</h1>" + ("<h2>절</h2>" + PARAGRAPH * 3 + TABLE + LIST) * 40
+    low, high = part_around(section_starts(html), (9000, 9010), 500, len(html))
+    assert 7000 < low <= 8500
+    assert 9510 <= high < 11_000
+    assert html.startswith("<h2>", low)
+    assert html.startswith("<h2>", high)
+
+
+@pytest.mark.parametrize("odd", ["<ul>", "<li>홀로", "</table>", "<UL>", "<!-- -->", "<h2>"])
+def test_an_odd_page_is_not_cut(odd: str) -> None:
+    """Where elements overlap or stand alone there is no safe place to cut."""
+    html = "<h1>서울</h1><h2>절</h2>" + PARAGRAPH
+    assert section_starts(html) == [0, len("<h1>서울</h1>")]
+    assert section_starts(html + odd + html) == []
