@@ -8,8 +8,8 @@ import pickle
 import pytest
 from support.convert_files import alpaca, korquad1
 
-from kodolly_adapters.convert.decode import Broken, Shard, decode, positions, starts_of
-from kodolly_adapters.convert.layout import Kind, layout_of
+from kodolly_adapters.convert.reading.layout import Kind, layout_of
+from kodolly_adapters.convert.reading.records import Broken, Shard, decode, places
 from kodolly_adapters.convert.sources import named
 from kodolly_adapters.errors import InputError
 
@@ -126,11 +126,11 @@ def test_a_csv_record_knows_its_byte_and_line() -> None:
     assert source is not None
     shard = csv_shard(CSV)
     found = decode(shard, source)
-    places = positions(shard, starts_of(shard, source), len(found))
-    assert [line for _, line in places] == [2, 5, 6, 7]
+    where = places(shard, source, len(found)).tolist()
+    assert [line for _, line in where] == [2, 5, 6, 7]
     starts = ['"두', "하나,", "깨진", "짧다,"]
     assert all(
-        CSV[at:].startswith(text.encode()) for (at, _), text in zip(places, starts, strict=True)
+        CSV[at:].startswith(text.encode()) for (at, _), text in zip(where, starts, strict=True)
     )
 
 

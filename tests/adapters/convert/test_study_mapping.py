@@ -8,14 +8,14 @@ import msgspec
 import pytest
 from support.shared_data import SHARED_DATA, needs_shared_data
 
-from kodolly_adapters.convert.clean import KEPT, Cleaner
+from kodolly_adapters.convert.cleaning.clean import KEPT, Cleaner
+from kodolly_adapters.convert.cleaning.rules import all_rules, modes_of
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.rows import Draft
-from kodolly_adapters.convert.rules import RULES, modes_of
+from kodolly_adapters.convert.schema import Draft
 from kodolly_adapters.convert.sources import named
 
 Fields = tuple[str, str, str, str]
-OFF = {rule.name: "off" for rule in RULES if "off" in rule.modes}
+OFF = {rule.name: "off" for rule in all_rules().values() if "off" in rule.modes}
 
 
 def rows(name: str, records: list[Any], **more: Any) -> list[Fields]:

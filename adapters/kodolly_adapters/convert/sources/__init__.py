@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..source import Source
+from ..reading.source import Source
 from .alpaca import KOALPACA, KOVICUNA_ALPACA
 from .chatbot import CHATBOT
 from .dolly import DOLLY

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from ..options import Options
-from ..rows import Draft, Refusal
-from ..source import Drafts, Licence, Source
+from ..reading.source import Drafts, Licence, Source
+from ..schema import Draft, Refusal
 from .kovicuna import LICENCE as KOVICUNA_LICENCE
 
 
@@ -54,7 +54,6 @@ KOVICUNA_ALPACA = Source(
     drafts=drafts,
     patterns=("ko_alpaca_style_dataset*",),
     by_name=True,
-    scan="instructions",
 )
 
 KOALPACA = Source(
@@ -72,5 +71,4 @@ KOALPACA = Source(
     looks_like=looks_like,
     drafts=drafts,
     patterns=("ko_alpaca_data*.json", "KoAlpaca_v1.1*.jsonl"),
-    scan="instructions",
 )

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from ..options import Options
-from ..rows import Draft, Refusal
-from ..source import Drafts, Licence, Source
+from ..reading.source import Drafts, Licence, Source
+from ..schema import Draft, Refusal
 
 
 class Record(msgspec.Struct, gc=False):

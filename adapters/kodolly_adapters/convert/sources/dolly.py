@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from ..options import Options
-from ..rows import OPEN_QA, Draft, Refusal
-from ..source import Drafts, Licence, Source
+from ..reading.source import Drafts, Licence, Source
+from ..schema import OPEN_QA, Draft, Refusal
 
 CATEGORIES = frozenset(
     {

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from ..options import Options
-from ..rows import Draft, Refusal
-from ..source import Drafts, Licence, Source
+from ..reading.source import Drafts, Licence, Source
+from ..schema import Draft, Refusal
 
 QUESTION, ANSWER = "질의", "상담례, 결정례 기반 답변"
 CASE, CASE_ANSWER = "상담 내용", "원본 상담 답변"

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from ..options import Options
-from ..rows import CLOSED_QA, OPEN_QA, Draft, Refusal
-from ..source import Drafts, Licence, Source
+from ..reading.source import Drafts, Licence, Source
+from ..schema import CLOSED_QA, OPEN_QA, Draft, Refusal
 
 
 class Answer(msgspec.Struct, gc=False):

@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from ..markdown import render
+from ..cleaning.tokens import counter
+from ..markdown.page import render
+from ..markdown.windows import Window, windows
 from ..options import Options
-from ..rows import CLOSED_QA, OPEN_QA, Draft, Refusal
-from ..source import Drafts, Licence, Source
-from ..tokens import counter
-from ..windows import Window, windows
+from ..reading.source import Drafts, Licence, Source
+from ..schema import CLOSED_QA, OPEN_QA, Draft, Refusal
 
 Span = tuple[int, int]
 
@@ -42,6 +42,11 @@ class Record(msgspec.Struct, gc=False):
     context: str
     qas: list[Question]
     title: str | int | None = None
+
+
+def questions(record: Record) -> int:
+    """How many questions the page has: what its drafts' and refusals' units add up to."""
+    return len(record.qas)
 
 
 def drafts(record: Record, options: Options) -> Drafts:
@@ -152,5 +157,5 @@ KORQUAD2 = Source(
     drafts=drafts,
     patterns=("KorQuAD_2.[01]_*.json", "korquad2.[01]_*.json"),
     unit="questions",
-    units=lambda page: len(page.qas or ()),
+    units=questions,
 )

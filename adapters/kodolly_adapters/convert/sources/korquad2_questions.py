@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from ..markdown import fragment
+from ..markdown.page import fragment
 from ..options import Options
-from ..rows import Draft, Refusal
-from ..source import Drafts, Source
+from ..reading.source import Drafts, Source
+from ..schema import Draft, Refusal
 from .korquad2 import LICENCE
 
 

@@ -13,16 +13,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..fixes import zero_width
+from ..cleaning.fixes import zero_width
+from ..cleaning.rules import COUNT, DROP, JOIN, all_rules
 from ..options import Options
-from ..rows import Draft, Exchange, Refusal
-from ..rules import COUNT, DROP, JOIN, RULES
-from ..source import Drafts, Licence, Source
+from ..reading.source import Drafts, Licence, Source
+from ..schema import Draft, Exchange, Refusal
 
 ASKS = frozenset({"human", "user"})
 ANSWERS = frozenset({"gpt", "chatgpt", "assistant", "bing", "bard"})
 _ROLES = dict.fromkeys(ASKS, "ask") | dict.fromkeys(ANSWERS, "answer") | {"system": "system"}
-_SAME_ROLE = next(rule.default for rule in RULES if rule.name == "same-role")
 
 
 class Turn(msgspec.Struct, gc=False):
@@ -160,7 +159,7 @@ def drafts(record: Record, options: Options) -> Drafts:
         elif not (_says(head) and options.conversations):
             yield Refusal("system-turn", "a row has no place for it, or no text", name, units=units)
             head, units = "", 0
-    mode = options.rules.get("same-role", _SAME_ROLE)
+    mode = options.rules.get("same-role", all_rules()["same-role"].default)
     if mode in (COUNT, JOIN, DROP) and _repeats(spoken):
         notes.append("same-role")
     yield from _rows(name, spoken, mode, options, head, units, tuple(notes))
@@ -250,6 +249,4 @@ KOVICUNA = Source(
     patterns=("ko_dataset*.json",),
     unit="turns",
     units=turns,
-    scan="conversations",
-    group=conversation,
 )
