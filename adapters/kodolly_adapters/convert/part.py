@@ -36,25 +36,46 @@ SECTIONS = ("mark", "index", "rows", "origins", "rejected", "signatures")
 HEAD = struct.Struct(f"<{len(SECTIONS)}Q")  # their sizes in bytes
 
 
-class PartCounts(msgspec.Struct):
-    """Counted in the source's units but for `records`, `rows` and rule `hits` (rows)."""
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """What came in and what became of it: `units` = `kept` + all of `refused`, or something is lost.
+
+    `records` and `units` are counted in the input; `rows` came out and account for `kept` of the units.
+    `refused` maps a reason (a rule's name) to units, in `rejected` lines of rejected.jsonl; rows dropped
+    late, as duplicates or leakage, are in both.
+    """
 
     records: int = 0
     units: int = 0
-    kept: int = 0
     rows: int = 0
+    kept: int = 0
     refused: dict[str, int] = {}
-    hits: dict[str, int] = {}
-    rejected: int = 0  # lines
+    rejected: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        refused = dict(self.refused)
+        for reason, units in other.refused.items():
+            refused[reason] = refused.get(reason, 0) + units
+        return Counts(
+            records=self.records + other.records,
+            units=self.units + other.units,
+            rows=self.rows + other.rows,
+            kept=self.kept + other.kept,
+            refused=refused,
+            rejected=self.rejected + other.rejected,
+        )
 
 
 class Mark(msgspec.Struct):
-    """What a part is made from (`identity`: the shard's place and bytes), and its counts."""
+    """What a part is made from (`identity`: the shard's place and bytes), and what became of it.
+
+    `hits` counts for each rule the rows, or refusals, that it fired on.
+    """
 
     file: str
     source: str
     identity: str
-    counts: PartCounts
+    counts: Counts
+    hits: dict[str, int] = {}
 
 
 @dataclass(slots=True)

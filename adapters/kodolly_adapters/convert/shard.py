@@ -18,7 +18,7 @@ from .cleaning.clean import Cleaner
 from .cleaning.rules import DROP, OFF, modes_of
 from .dedupe import signatures_of
 from .options import Options
-from .part import INDEX, Index, Mark, Part, PartCounts
+from .part import INDEX, Counts, Index, Mark, Part
 from .reading.records import Broken, Shard, decode, places
 from .reading.source import Source
 from .schema import TRAIN, VALIDATION, Dialogue, Draft, Message, Origin, Refusal, Rejected, Row
@@ -50,7 +50,7 @@ class _Conversion:
         modes = modes_of(options.rules, source.rules)
         self.cleaner = Cleaner(modes, options)
         self.split_of = _Splitter(shard.file, options)
-        self.counts = PartCounts(records=len(records))
+        self.units_in = 0
         self.hits: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.rejected: list[bytes] = []
@@ -75,11 +75,11 @@ class _Conversion:
     def convert(self, record: Any, number: int) -> None:
         """All that the record with this number holds."""
         if type(record) is Broken:
-            self.counts.units += 1
+            self.units_in += 1
             self.refuse(Refusal(record.reason, record.detail), number)
             return
         units = self.source.units
-        self.counts.units += 1 if units is None else units(record)
+        self.units_in += 1 if units is None else units(record)
         for item in self.source.drafts(record, self.options):
             if isinstance(item, Refusal):
                 self.refuse(item, number)
@@ -129,14 +129,18 @@ class _Conversion:
         return b'%b,"turn":%d}' % (self.origin_id[1], draft.turn)
 
     def part(self) -> Part:
-        counts = self.counts
-        counts.kept, counts.rows = sum(self.units), len(self.lines)
-        counts.rejected = len(self.rejected)
-        counts.refused = dict(sorted(self.refused.items()))
-        counts.hits = dict(sorted(self.hits.items()))
         shard = self.shard
+        counts = Counts(
+            records=len(self.places),
+            units=self.units_in,
+            rows=len(self.lines),
+            kept=sum(self.units),
+            refused=dict(sorted(self.refused.items())),
+            rejected=len(self.rejected),
+        )
+        hits = dict(sorted(self.hits.items()))
         return Part(
-            mark=Mark(shard.file, shard.source, shard.identity, counts),
+            mark=Mark(shard.file, shard.source, shard.identity, counts, hits),
             index=self.index(),
             rows=_joined(self.lines),
             origins=_joined(self.origins or []),

@@ -15,10 +15,8 @@ from kodolly_adapters.convert.output.pictures import draw
 from kodolly_adapters.convert.output.summary import (
     EDGES,
     FIELDS,
-    Counts,
     InputSummary,
     Lengths,
-    LicenceSummary,
     RuleCount,
     Sample,
     SourceSummary,
@@ -29,6 +27,7 @@ from kodolly_adapters.convert.output.summary import (
     read_summary,
     write_summary,
 )
+from kodolly_adapters.convert.part import Counts
 from kodolly_adapters.convert.reading.source import Licence
 from kodolly_adapters.convert.schema import Row
 
@@ -44,7 +43,7 @@ def a_source(name: str, licence: Licence, rows: int = 10, refused: int = 2) -> S
         name=name,
         title=name.upper(),
         unit="questions",
-        licence=LicenceSummary.of(licence),
+        licence=licence,
         counts=Counts(
             records=5,
             units=rows + refused,

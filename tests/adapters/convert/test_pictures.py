@@ -16,20 +16,19 @@ from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.output.pictures import draw
 from kodolly_adapters.convert.output.summary import (
     FIELDS,
-    Counts,
     Lengths,
-    LicenceSummary,
     SourceSummary,
     Summary,
     plain_options,
 )
+from kodolly_adapters.convert.part import Counts
 from kodolly_adapters.convert.reading.source import Licence
 from kodolly_adapters.convert.run import convert
 from kodolly_adapters.convert.schema import LENGTHS_PICTURE, SOURCES_PICTURE
 
 SOURCES, LENGTHS = SOURCES_PICTURE, LENGTHS_PICTURE
 PNG = b"\x89PNG\r\n\x1a\n"
-LICENCE = LicenceSummary.of(Licence("MIT", "https://example.org", True, True, "Name the authors."))
+LICENCE = Licence("MIT", "https://example.org", True, True, "Name the authors.")
 
 
 def a_source(title: str, lengths: dict[str, Lengths]) -> SourceSummary:

@@ -6,6 +6,8 @@ import re
 from itertools import chain, islice
 
 # Noncharacters first, then characters for private use.
+Span = tuple[int, int]  # [start, end), in characters
+
 _CANDIDATES = (range(0xFDD0, 0xFDF0), range(0xE000, 0xF900), range(0xF0000, 0x10FFFE))
 
 

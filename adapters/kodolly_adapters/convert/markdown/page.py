@@ -12,9 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from .blocks import Blocks
-from .marks import Marks
-
-Span = tuple[int, int]  # [start, end), in characters
+from .marks import Marks, Span
 
 _TAG = re.compile(r"(</?[a-zA-Z][^<>]*>|<![a-zA-Z\[][^<>]*>)")
 _TAG_START = re.compile(r"<[/!a-zA-Z]")

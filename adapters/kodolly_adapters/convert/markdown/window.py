@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ..cleaning.tokens import TokenCounter
-from .page import Span
+from .marks import Span
 
 _STOP = re.compile(r"""[.?!。？！]+["'”’」』)\]]*""")
 _LINE_BREAK = re.compile("\n")

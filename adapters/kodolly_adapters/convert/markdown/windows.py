@@ -14,7 +14,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from ..cleaning.tokens import TokenCounter
-from .page import FOOTER, Span, render
+from .marks import Span
+from .page import FOOTER, render
 from .window import NotInside, cut
 
 # All tags of elements that the renderer remembers, and all upper-case tags. (The lookaheads only save time.)

@@ -15,8 +15,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..cleaning.rules import COUNT, DROP, FIX, JOIN, MASK, OFF, all_rules, meaning
+from ..part import Counts
 from ..schema import CARD_FILE, LENGTHS_PICTURE, SOURCES_PICTURE
-from .summary import FIELDS, SAMPLE_CHARS, Counts, RuleCount, Summary
+from .summary import FIELDS, SAMPLE_CHARS, RuleCount, Summary
 
 DID = {COUNT: "counted", FIX: "fixed", DROP: "dropped", JOIN: "joined", MASK: "masked", OFF: "off"}
 # The hub's names of the licences it knows; any other is "other" there, with a name and a link.

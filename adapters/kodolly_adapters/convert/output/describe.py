@@ -14,17 +14,15 @@ import numpy as np
 from ..cleaning.rules import all_rules, modes_of
 from ..dedupe import DROPPED, Outcomes
 from ..options import Options
-from ..part import Index, Mark, read
+from ..part import Counts, Index, Mark, read
 from ..reading.plan import Input, Plan
 from ..reading.source import Source
 from ..schema import VALIDATION, Dialogue, Row
 from .summary import (
     FIELDS,
     SAMPLES,
-    Counts,
     InputSummary,
     Lengths,
-    LicenceSummary,
     RuleCount,
     Sample,
     SkippedFile,
@@ -97,9 +95,8 @@ def _counts(part: PartRows, results: Results) -> Counts:
         if late := int(units[codes == code].sum()):
             refused[reason] += late
     dropped = codes > VALIDATION
-    return Counts(
-        records=counts.records,
-        units=counts.units,
+    return msgspec.structs.replace(
+        counts,
         rows=counts.rows - int(dropped.sum()),
         kept=counts.kept - int(units[dropped].sum()),
         refused=dict(refused),
@@ -113,7 +110,7 @@ def _source(
     parts = results.of(source)
     hits: Counter[str] = Counter()
     for part in parts:
-        hits.update(part.mark.counts.hits)
+        hits.update(part.mark.hits)
         for rule, rows in results.outcomes.hits.items():
             hits[rule] += int(rows[part.rows].sum())
     modes = results.modes[source.name]
@@ -124,7 +121,7 @@ def _source(
         name=source.name,
         title=source.title,
         unit=source.unit,
-        licence=LicenceSummary.of(source.licence),
+        licence=source.licence,
         counts=sum((one.counts for one in inputs if one.source == source.name), Counts()),
         rules=(
             *(RuleCount(name=name, mode=modes[name], hits=hits[name]) for name in all_rules()),

@@ -6,7 +6,7 @@ Everything here is plain, holds no time and no path of a machine: the same input
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..dedupe import Duplicates
 from ..options import Options
+from ..part import Counts
 from ..reading.source import Licence
 from ..schema import SUMMARY_FILE, Row
 
@@ -65,35 +66,6 @@ class Lengths(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """What came in and what became of it: `units` = `kept` + all of `refused`, or something is lost.
-
-    `records` and `units` are counted in the input; `rows` came out and account for `kept` of the units.
-    `refused` maps a reason (a rule's name) to units, in `rejected` lines of rejected.jsonl; rows dropped
-    late, as duplicates or leakage, are in both.
-    """
-
-    records: int = 0
-    units: int = 0
-    rows: int = 0
-    kept: int = 0
-    refused: dict[str, int] = {}
-    rejected: int = 0
-
-    def __add__(self, other: Counts) -> Counts:
-        refused = dict(self.refused)
-        for reason, units in other.refused.items():
-            refused[reason] = refused.get(reason, 0) + units
-        return Counts(
-            records=self.records + other.records,
-            units=self.units + other.units,
-            rows=self.rows + other.rows,
-            kept=self.kept + other.kept,
-            refused=refused,
-            rejected=self.rejected + other.rejected,
-        )
-
-
 class InputSummary(msgspec.Struct, frozen=True, kw_only=True):
     """One file read; `name` as `plain_name` gives it, a zip's member as `zip!member`.
 
@@ -136,20 +108,6 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class LicenceSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of source.Licence, which see."""
-
-    name: str
-    url: str
-    commercial: bool
-    derivatives: bool
-    consequence: str
-
-    @classmethod
-    def of(cls, licence: Licence) -> LicenceSummary:
-        return cls(**asdict(licence))
-
-
 class SourceSummary(msgspec.Struct, frozen=True, kw_only=True):
     """One source over all its files. `lengths` has an entry for each of FIELDS, counted over kept rows.
 
@@ -159,7 +117,7 @@ class SourceSummary(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     title: str
     unit: str
-    licence: LicenceSummary
+    licence: Licence
     counts: Counts = Counts()
     rules: tuple[RuleCount, ...] = ()
     lengths: dict[str, Lengths] = {}

@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from ..options import Options
 from ..schema import Draft, Refusal
 
 Drafts = Iterator[Draft | Refusal]
 
 
-@dataclass(frozen=True, slots=True)
-class Licence:
+class Licence(msgspec.Struct, frozen=True):
     """The terms of a source, and what follows for a model trained on it."""
 
     name: str

@@ -2,6 +2,9 @@
 
 A record is {"title", "url", "context", "raw_html", "qas": [{"id", "question", "answer": {"text", "answer_start",
 ...}}]}. The context has lost its attributes but not its tags; raw_html is five times as long and stays unread.
+
+There is also a community extract of the 2.1 dev questions without their pages, one a line: {"title", "question",
+"html_answer_text"}, in which a line break is written as a backslash and an n.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from typing import Any
 import msgspec
 
 from ..cleaning.tokens import counter
-from ..markdown.page import render
+from ..markdown.page import fragment, render
 from ..markdown.windows import Window, windows
 from ..options import Options
 from ..reading.source import Drafts, Licence, Source
@@ -158,4 +161,48 @@ KORQUAD2 = Source(
     patterns=("KorQuAD_2.[01]_*.json", "korquad2.[01]_*.json"),
     unit="questions",
     units=questions,
+)
+
+
+class LoneQuestion(msgspec.Struct, gc=False):
+    """One question and the HTML of its answer."""
+
+    question: str | None = None
+    html_answer_text: str | None = None
+    title: str | int | None = None
+    id: str | int | None = None
+
+
+def lone_drafts(record: LoneQuestion, options: Options) -> Drafts:
+    """One row a question; with no page to read from, it is an open one under any categories."""
+    name = "" if record.id is None else str(record.id)
+    if not record.question or record.question.isspace():
+        yield Refusal("empty-question", "the question has no text", name)
+        return
+    if record.html_answer_text is None:
+        yield Refusal("no-answer", "the question has no answer", name)
+        return
+    html = record.html_answer_text.replace("\\n", "\n")
+    response = html if options.korquad2_context == "html" else fragment(html)
+    if not response or response.isspace():
+        yield Refusal("empty-answer", "the answer has no text", name)
+        return
+    yield Draft(record.question, "", response, id=name, group=str(record.title or ""))
+
+
+def looks_like_lone(record: Mapping[str, Any]) -> bool:
+    """A question and its answer's HTML."""
+    return "question" in record and "html_answer_text" in record
+
+
+KORQUAD2_QUESTIONS = Source(
+    name="korquad2-questions",
+    title="KorQuAD 2.1 questions without pages",
+    licence=LICENCE,
+    record=LoneQuestion,
+    first_keys=frozenset({"title", "question", "html_answer_text", "id"}),
+    looks_like=looks_like_lone,
+    drafts=lone_drafts,
+    patterns=("korquad2.1_*_qa*.jsonl",),
+    unit="questions",
 )

@@ -11,7 +11,8 @@ import pytest
 from support.shared_data import SHARED_DATA, needs_shared_data
 
 from kodolly_adapters.convert.cleaning.tokens import Estimate
-from kodolly_adapters.convert.markdown.page import Span, render
+from kodolly_adapters.convert.markdown.marks import Span
+from kodolly_adapters.convert.markdown.page import render
 from kodolly_adapters.convert.markdown.window import cut
 from kodolly_adapters.convert.markdown.windows import part_around, section_starts, windows
 
