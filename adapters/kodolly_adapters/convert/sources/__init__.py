@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from ..reading.source import Source
-from .alpaca import KOALPACA, KOVICUNA_ALPACA
-from .chatbot import CHATBOT
-from .dolly import DOLLY
-from .hrc import HRC
+from .instructions import CHATBOT, DOLLY, HRC, KOALPACA, KOVICUNA_ALPACA
 from .korquad1 import KORQUAD1
 from .korquad2 import KORQUAD2, KORQUAD2_QUESTIONS
 from .kovicuna import KOVICUNA
