@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kodolly_adapters.convert.cleaning.clean import KEPT, Cleaner, Verdict
+from kodolly_adapters.convert.cleaning.clean import Cleaner, Verdict
 from kodolly_adapters.convert.cleaning.rules import modes_of
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.part import Part
@@ -51,7 +51,7 @@ def said(draft: Draft) -> list[str]:
 def test_a_dialogue_is_cleaned_throughout() -> None:
     """Every pair and the system message are cleaned, and a fix counts once however often it fires."""
     draft = talk("가\r\n나", ": 다라", "마\r\n바", system=" 짧게. ")
-    assert clean(draft) == (KEPT, {"newlines": 1, "leading-colon": 1, "outer-space": 1})
+    assert clean(draft) == ((True, []), {"newlines": 1, "leading-colon": 1, "outer-space": 1})
     assert said(draft) == ["가\n나", "다라", "마\n바"]
     assert (draft.system, draft.units) == ("짧게.", 7)
 
@@ -112,7 +112,7 @@ def test_a_bad_system_message_leaves_the_dialogue(system: str, reason: str) -> N
 def test_counting_counts_a_dialogue_once() -> None:
     """A rule that only counts keeps every pair and counts one row."""
     draft = talk("음", "응", "셋째 대답")
-    assert clean(draft, too_short="count") == (KEPT, {"too-short": 1})
+    assert clean(draft, too_short="count") == ((True, []), {"too-short": 1})
     assert len(draft.history) == 2
 
 
@@ -128,7 +128,7 @@ def test_the_units_of_a_dialogue_are_kept_or_refused(answers: list[str], system:
     assert sum(one.units for one in refusals) + (draft.units if kept else 0) == before
     if kept:
         once = (draft.history, draft.instruction, draft.response, draft.system, draft.units)
-        assert clean(draft, untranslated="drop", too_short="drop")[0] == KEPT
+        assert clean(draft, untranslated="drop", too_short="drop")[0] == (True, [])
         again = (draft.history, draft.instruction, draft.response, draft.system, draft.units)
         assert again == once
 

@@ -453,7 +453,7 @@ def test_every_reason_has_a_meaning() -> None:
         )
     }
     assert used >= {"not-json", "no-output", "not-unicode", "no-turns", "system-turn"}
-    assert used - {*rules.all_reasons(), *rules.all_rules()} == set()
+    assert [name for name in used if not rules.meaning(name)] == []
 
 
 def test_pieces_are_large_in_real_life() -> None:

@@ -2,64 +2,21 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from ..options import Options
 from ..schema import Draft, Exchange, Refusal, Row
-from . import fixes, personal_data
+from .fixes import Fixer, Unstable, newlines
 from .language import is_untranslated
-from .rules import DROP, FIX, MASK, OFF
+from .rules import DROP, FIX, OFF
 
-Fix = Callable[[str], str]
-
-# Applied in this order, again and again until nothing changes: a decoded entity may be a zero-width space.
-_FIXES: dict[str, Fix] = {
-    "entities": fixes.entities,
-    "newlines": fixes.newlines,
-    "bom": fixes.bom,
-    "zero-width": fixes.zero_width,
-    "nfc": fixes.nfc,
-    "outer-space": fixes.outer_space,
-    "personal-data": personal_data.mask,
-}
-# A text without one of these characters (or digits) gives the rule nothing to do.
-_SIGNS = {
-    "entities": "&",
-    "newlines": "\r",
-    "bom": "\ufeff",
-    "zero-width": "\u200b-\u200f\u2060\ufeff\u00ad",
-    "personal-data": "0-9@",
-}
-_MAX_PASSES = 8  # a text that still changes was made to, by entities nested in entities
 encode = msgspec.json.Encoder().encode
 
 
-class Verdict(NamedTuple):
-    """Whether the draft is a row now, and what of it was refused."""
-
-    kept: bool
-    refusals: tuple[Refusal, ...] = ()
-
-
-KEPT = Verdict(True)
-
-
-class _Step(NamedTuple):
-    """A rule that is on, and whether it changes the text or only counts."""
-
-    rule: str
-    fix: Fix
-    changes: bool
-
-
-class _Unstable(Exception):
-    """Every pass over the text changes it again."""
+Verdict = tuple[bool, list[Refusal]]  # is the draft a row now, and what of it was refused?
 
 
 class Cleaner:
@@ -70,20 +27,9 @@ class Cleaner:
     """
 
     def __init__(self, modes: Mapping[str, str], options: Options) -> None:
-        def steps(every: Mapping[str, Fix]) -> list[_Step]:
-            return [
-                _Step(rule, fix, modes[rule] in (FIX, MASK))
-                for rule, fix in every.items()
-                if modes[rule] != OFF
-            ]
-
         self._modes = modes
         self._min, self._max = options.min_chars, options.max_chars
-        self._steps = steps(_FIXES)
-        self._context = steps({"no-input-marker": fixes.no_input_marker})
-        self._response = steps({"leading-colon": fixes.leading_colon})
-        signs = "".join(_SIGNS.get(step.rule, "") for step in self._steps)
-        self._has_sign = re.compile(f"[{signs}]" if signs else "(?!)").search
+        self._fixer = Fixer(modes)
         self.line: bytes | None = None
 
     def clean(self, draft: Draft, counts: Counter[str]) -> Verdict:
@@ -97,7 +43,7 @@ class Cleaner:
         if draft.history or draft.system:
             return self._dialogue(draft, counts)
         refusal = self._row(draft, counts)
-        return KEPT if refusal is None else Verdict(False, (refusal,))
+        return (True, []) if refusal is None else (False, [refusal])
 
     def _dialogue(self, draft: Draft, counts: Counter[str]) -> Verdict:
         """Each pair is cleaned and judged as a row of its own, and the system message is cleaned."""
@@ -110,9 +56,11 @@ class Cleaner:
                 good.append(pair)
             else:
                 refusals.append(refusal)
-        if draft.system and (refusal := self._system(draft, hits, alone=not good)):
-            refusals.append(refusal)
-            draft.system, draft.system_units = "", 0
+        if draft.system:
+            refusal = self._system(draft, hits, is_alone=not good)
+            if refusal is not None:
+                refusals.append(refusal)
+                draft.system, draft.system_units = "", 0
         self.line = None
         refused = Counter(refusal.reason for refusal in refusals)
         for rule, times in hits.items():
@@ -126,79 +74,56 @@ class Cleaner:
                 for pair in good[:-1]
             )
             draft.units = draft.system_units + sum(pair.units for pair in good)
-        return Verdict(bool(good), tuple(refusals))
+        return bool(good), refusals
 
-    def _system(self, draft: Draft, hits: Counter[str], *, alone: bool) -> Refusal | None:
+    def _system(self, draft: Draft, counts: Counter[str], *, is_alone: bool) -> Refusal | None:
         """Clean the system message; refuse it if it is bad, or if no pair is left to go with it."""
-        message = Draft("", "", "", id=draft.id, units=draft.system_units)
-        fired: set[str] = set()
-        try:
-            encode(draft.system)
-            draft.system = self._fixed(draft.system, [], fired)
-        except UnicodeEncodeError:
-            return _refuse(message, hits, "not-unicode", "half of a surrogate pair")
-        except _Unstable:
-            return _refuse(message, hits, "entities", "entities nested in entities without end")
-        hits.update(fired)
-        if alone or not draft.system.strip():
-            return _refuse(message, hits, "system-turn", "no text, or no row to go with it")
-        return None
+        message = Draft(draft.system, "", "", id=draft.id, units=draft.system_units)
+        refusal = self._fix(message, counts, set())
+        draft.system = message.instruction
+        if refusal is None and (is_alone or not draft.system.strip()):
+            return _refuse(message, counts, "system-turn", "no text, or no row to go with it")
+        return refusal
 
     def _row(self, draft: Draft, counts: Counter[str]) -> Refusal | None:
         """Clean and judge a single row, or a pair of a dialogue; its refusal if it is dropped."""
         fired: set[str] = set()
         if self._modes["newlines"] == FIX and ("\r" in draft.response or "\r" in draft.instruction):
             # Every second answer of KoVicuna has CRLF and nothing else to fix.
-            draft.instruction = fixes.newlines(draft.instruction)
-            draft.response = fixes.newlines(draft.response)
+            draft.instruction = newlines(draft.instruction)
+            draft.response = newlines(draft.response)
             fired.add("newlines")
-        instruction, context, response = draft.instruction, draft.context, draft.response
-        try:
-            line = encode(Row(instruction, context, response, draft.category))
-            draft.instruction = self._fixed(instruction, [], fired)
-            draft.context = self._fixed(context, self._context, fired)
-            draft.response = self._fixed(response, self._response, fired)
-        except UnicodeEncodeError:
-            return _refuse(draft, counts, "not-unicode", "half of a surrogate pair")
-        except _Unstable:
-            return _refuse(draft, counts, "entities", "entities nested in entities without end")
-        same = (
-            draft.instruction is instruction
-            and draft.context is context
-            and draft.response is response
-        )
-        self.line = line if same else None
-        if fired:
-            counts.update(fired)
+        refusal = self._fix(draft, counts, fired)
+        if refusal is not None:
+            return refusal
         for rule, detail in self._faults(draft):
             if self._modes[rule] == DROP:
                 return _refuse(draft, counts, rule, detail)
             counts[rule] += 1
         return None
 
-    def _fixed(self, text: str, more: list[_Step], fired: set[str]) -> str:
-        """The text after all steps and `more`, its field's own step; the rules that fire are added to `fired`.
-
-        Steps that only count leave the text. Raises _Unstable.
-        """
-        if not text or (
-            not self._has_sign(text)
-            and text.strip() == text
-            and unicodedata.is_normalized("NFC", text)
-            and (not more or more[0].fix(text) == text)
-        ):
-            return text
-        for _ in range(_MAX_PASSES):
-            before = text
-            for rule, fix, changes in (*self._steps, *more):
-                result = fix(text)
-                if result != text:
-                    fired.add(rule)
-                    if changes:
-                        text = result
-            if text == before:
-                return text
-        raise _Unstable
+    def _fix(self, draft: Draft, counts: Counter[str], fired: set[str]) -> Refusal | None:
+        """Fix the draft's texts and count the rules that fire, beside those that have `fired` before."""
+        instruction, context, response = draft.instruction, draft.context, draft.response
+        fix = self._fixer.fix
+        try:
+            line = encode(Row(instruction, context, response, draft.category))
+            draft.instruction = fix(instruction, "instruction", fired)
+            draft.context = fix(context, "context", fired)
+            draft.response = fix(response, "response", fired)
+        except UnicodeEncodeError:
+            return _refuse(draft, counts, "not-unicode", "half of a surrogate pair")
+        except Unstable:
+            return _refuse(draft, counts, "entities", "entities nested in entities without end")
+        is_same = (
+            draft.instruction is instruction
+            and draft.context is context
+            and draft.response is response
+        )
+        self.line = line if is_same else None
+        if fired:
+            counts.update(fired)
+        return None
 
     def _faults(self, draft: Draft) -> Iterator[tuple[str, str]]:
         """The rules about whole rows that the clean draft breaks, with details."""

@@ -1,13 +1,17 @@
-"""Fixes of one text: pure functions that return the text itself where nothing is to be fixed."""
+"""Fixes of one text, each a rule of its own, and what applies them until nothing changes."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable, Mapping
 from html import unescape
 from html.entities import html5
 
-from .rules import table
+from .personal_data import mask
+from .rules import COUNT, OFF, table
+
+Fix = Callable[[str], str]
 
 # Code keeps its entities: ``` fences (the last may be open) and `inline code` of one line. An ampersand that was
 # escaped several times (`&amp;amp;lt;`) is one entity.
@@ -22,19 +26,12 @@ _LEADING_COLON = re.compile(r"(?::\s+)+")
 _LONGEST_MARKER = 24  # characters of a context that says "no input"
 
 
-def nfc(text: str) -> str:
-    """Composed Unicode: one character a syllable."""
-    return unicodedata.normalize("NFC", text)
+_MAX_PASSES = 8  # more are needed only where entities are nested in entities on purpose
 
 
 def newlines(text: str) -> str:
     """LF for CRLF and CR."""
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
-
-
-def bom(text: str) -> str:
-    """No byte order marks at the start."""
-    return text.lstrip("\ufeff")
 
 
 def entities(text: str) -> str:
@@ -72,11 +69,6 @@ def _is_pictograph(char: str) -> bool:
     return "\u2190" <= char <= "\u2bff" or char == "\ufe0f" or "\U0001f000" <= char <= "\U0001faff"
 
 
-def outer_space(text: str) -> str:
-    """No white space around the text."""
-    return text.strip()
-
-
 def no_input_marker(context: str) -> str:
     """Empty where the context only says that there is no input."""
     if not context or len(context) > _LONGEST_MARKER:
@@ -89,3 +81,62 @@ def leading_colon(response: str) -> str:
     """No colon left over from a translated "Output:"; `:hover` and `:)` keep theirs."""
     match = _LEADING_COLON.match(response) if response.startswith(":") else None
     return response[match.end() :] if match else response
+
+
+# Every fix of any text with the characters that give it work, if it can be told by those. In the order they are
+# applied; one can make work for another: a decoded entity may be a zero-width space.
+_FIXES: dict[str, tuple[Fix, str]] = {
+    "entities": (entities, "&"),
+    "newlines": (newlines, "\r"),
+    "bom": (lambda text: text.lstrip("\ufeff"), "\ufeff"),
+    "zero-width": (zero_width, "\u200b-\u200f\u2060\ufeff\u00ad"),
+    "nfc": (lambda text: unicodedata.normalize("NFC", text), ""),
+    "outer-space": (str.strip, ""),
+    "personal-data": (mask, "0-9@"),
+}
+_OF_A_FIELD: dict[str, tuple[str, Fix]] = {
+    "context": ("no-input-marker", no_input_marker),
+    "response": ("leading-colon", leading_colon),
+}
+
+
+class Unstable(Exception):
+    """Every pass over the text changes it again."""
+
+
+class Fixer:
+    """Applies the fixes whose rules are on in `modes`."""
+
+    def __init__(self, modes: Mapping[str, str]) -> None:
+        self._modes = modes
+        on = {rule: fix for rule, fix in _FIXES.items() if modes[rule] != OFF}
+        self._fixes = [(rule, fix) for rule, (fix, _) in on.items()]
+        self._own = {field: fix for field, fix in _OF_A_FIELD.items() if modes[fix[0]] != OFF}
+        signs = "".join(signs for _, signs in on.values())
+        self._has_sign = re.compile(f"[{signs}]" if signs else "(?!)").search
+
+    def fix(self, text: str, field: str, fired: set[str]) -> str:
+        """The text after all fixes of its field; the rules that fire are added to `fired`.
+
+        Rules that only count leave the text. Raises Unstable.
+        """
+        own = self._own.get(field)
+        if not text or (
+            not self._has_sign(text)
+            and text.strip() == text
+            and unicodedata.is_normalized("NFC", text)
+            and (own is None or own[1](text) == text)
+        ):
+            return text
+        fixes = self._fixes if own is None else [*self._fixes, own]
+        for _ in range(_MAX_PASSES):
+            before = text
+            for rule, fix in fixes:
+                result = fix(text)
+                if result != text:
+                    fired.add(rule)
+                    if self._modes[rule] != COUNT:
+                        text = result
+            if text == before:
+                return text
+        raise Unstable

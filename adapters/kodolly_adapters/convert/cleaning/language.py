@@ -7,7 +7,6 @@ names and quotations.
 from __future__ import annotations
 
 import re
-from functools import cache
 from itertools import islice
 
 from .rules import table
@@ -44,9 +43,9 @@ def is_untranslated(instruction: str, context: str, response: str) -> bool:
     is_korean_question = bool(_HANGUL.search(instruction))
     if is_korean_question and _asks_for_foreign(instruction.lower()):
         return False
-    if not _is_foreign(response):
-        return False
-    return not (is_korean_question and (_is_foreign(context) or _is_foreign(instruction)))
+    return _is_foreign(response) and not (
+        is_korean_question and (_is_foreign(context) or _is_foreign(instruction))
+    )
 
 
 def _letters(text: str) -> bytes:
@@ -72,16 +71,12 @@ def _is_foreign(text: str) -> bool:
     if 2 * len(letters.translate(None, _HANGUL_LEADS + _OTHER_LEADS)) < len(letters):
         return True
     words = prose.lower().split()
-    if sum(word in _sentence_words() for word in words) * 6 < len(words):
+    frequent = frozenset(table("words.toml")["latin_sentence_words"])
+    if sum(word in frequent for word in words) * 6 < len(words):
         return False
     lines = prose.count("\n") + 1
     code_signs = islice(_CODE_LINE.finditer(prose), (lines + 1) // 2)  # half as many as lines: code
     return sum(1 for _ in code_signs) * 2 < lines
-
-
-@cache
-def _sentence_words() -> frozenset[str]:
-    return frozenset(table("words.toml")["latin_sentence_words"])
 
 
 def _asks_for_foreign(instruction: str) -> bool:

@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kodolly_adapters.errors import OptionError
 
 OFF, COUNT, FIX, DROP, JOIN, MASK = "off", "count", "fix", "drop", "join", "mask"
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """One switchable rule; `what` is its sentence in the help and on the data card."""
 
     name: str
-    modes: tuple[str, ...]
+    modes: list[str]
     default: str
     what: str
 
@@ -36,22 +34,13 @@ def table(file: str) -> dict[str, Any]:
 @cache
 def all_rules() -> Mapping[str, Rule]:
     """All rules by name, in the order of the data card."""
-    return {
-        name: Rule(name, tuple(fields["modes"]), fields["default"], fields["what"])
-        for name, fields in table("rules.toml")["rules"].items()
-    }
-
-
-def all_reasons() -> Mapping[str, str]:
-    """Why a piece of input becomes no row, and what sources note beside a row: a sentence each."""
-    reasons: dict[str, str] = table("rules.toml")["reasons"]
-    return reasons
+    return {name: Rule(name, **fields) for name, fields in table("rules.toml")["rules"].items()}
 
 
 def meaning(name: str) -> str:
-    """The sentence of a rule or reason; "" for an unknown name."""
+    """The sentence of a rule, or of a reason why input becomes no row; "" for an unknown name."""
     rule = all_rules().get(name)
-    return rule.what if rule else all_reasons().get(name, "")
+    return rule.what if rule else table("rules.toml")["reasons"].get(name, "")
 
 
 def modes_of(
@@ -61,12 +50,13 @@ def modes_of(
 
     Raises OptionError naming the rule or mode that does not exist, and those that do.
     """
-    modes = {rule.name: rule.default for rule in all_rules().values()}
-    for name, mode in [*(source_rules or {}).items(), *chosen.items()]:
-        rule = all_rules().get(name)
-        if rule is None:
-            raise OptionError(f"no rule {name!r}; there are {', '.join(all_rules())}")
-        if mode not in rule.modes:
-            raise OptionError(f"rule {name} has no mode {mode!r}; it has {', '.join(rule.modes)}")
-        modes[name] = mode
+    rules = all_rules()
+    defaults = {name: rule.default for name, rule in rules.items()}
+    modes = {**defaults, **(source_rules or {}), **chosen}
+    for name, mode in modes.items():
+        if name not in rules:
+            raise OptionError(f"no rule {name!r}; there are {', '.join(rules)}")
+        if mode not in rules[name].modes:
+            available = ", ".join(rules[name].modes)
+            raise OptionError(f"rule {name} has no mode {mode!r}; it has {available}")
     return modes

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from kodolly_adapters.convert.cleaning.tokens import Estimate, Exact, counter
+from kodolly_adapters.convert.cleaning.tokens import ExactCounter, TokenCounter, counter
 from kodolly_adapters.convert.markdown.window import cut
 from kodolly_adapters.errors import OptionError
 
-ESTIMATE = Estimate()
+ESTIMATE = TokenCounter()
 
 
-class Characters:
+class Characters(TokenCounter):
     """One token a character: budgets can be counted by eye."""
 
     def count(self, text: str) -> int:
@@ -198,7 +198,7 @@ def test_tokens_of_a_given_tokenizer_are_exact(tmp_path: Path) -> None:
     folder = a_tokenizer(tmp_path)
     for path in (folder, folder / "tokenizer.json"):
         exact = counter(path)
-        assert isinstance(exact, Exact)
+        assert isinstance(exact, ExactCounter)
         assert exact.count("가 나 다") == 3
         at = PROSE.index("답")
         assert cut(PROSE, at, at + 1, 6, exact) == "둘째 문장이다. 셋째는 답이다. 넷째 문장이다."

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 from support.shared_data import SHARED_DATA, needs_shared_data
 
-from kodolly_adapters.convert.cleaning.tokens import Estimate
+from kodolly_adapters.convert.cleaning.tokens import TokenCounter
 from kodolly_adapters.convert.markdown.marks import Span
 from kodolly_adapters.convert.markdown.page import render
 from kodolly_adapters.convert.markdown.window import cut
@@ -77,7 +77,7 @@ BROKEN = (
 
 def unlike(html: str, spans: list[Span], budget: int) -> list[object]:
     """What windows cut from sections and from the whole page do not have in common."""
-    counter = Estimate()
+    counter = TokenCounter()
     text, answers = render(html, spans)
     whole = [
         (cut(text, *answer, budget, counter), text[slice(*answer)]) if answer else (None, "")
