@@ -34,7 +34,7 @@ from kodolly_adapters.convert.reading import plan
 from kodolly_adapters.convert.reading.records import Shard
 from kodolly_adapters.convert.run import convert
 from kodolly_adapters.convert.shard import convert_shard
-from kodolly_adapters.convert.sources.alpaca import KOALPACA
+from kodolly_adapters.convert.sources.single_rows import KOALPACA
 from kodolly_adapters.errors import EngineError, InputError, OutputError
 from kodolly_adapters.terminal import Progress
 

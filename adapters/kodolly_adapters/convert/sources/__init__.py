@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from ..reading.source import Source
-from .alpaca import KOALPACA, KOVICUNA_ALPACA
-from .chatbot import CHATBOT
-from .dolly import DOLLY
-from .hrc import HRC
 from .korquad1 import KORQUAD1
 from .korquad2 import KORQUAD2, KORQUAD2_QUESTIONS
 from .kovicuna import KOVICUNA
+from .single_rows import CHATBOT, DOLLY, HRC, KOALPACA, KOVICUNA_ALPACA
 
 # The most telling shapes first; KoVicuna's alpaca-style file goes by its name, so before KoAlpaca.
 SOURCES: tuple[Source, ...] = (
