@@ -10,32 +10,11 @@ from html import unescape
 from .marks import Marks
 from .tables import Block, Table
 
-_NAME = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]*")
-_PLAIN = [
-    "address",
-    "article",
-    "aside",
-    "blockquote",
-    "body",
-    "caption",
-    "center",
-    "details",
-    "div",
-    "fieldset",
-    "figcaption",
-    "figure",
-    "footer",
-    "header",
-    "hr",
-    "html",
-    "main",
-    "nav",
-    "p",
-    "section",
-    "summary",
-    "tfoot",
-    "thead",
-]
+_NAME = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
+_PLAIN = re.compile(
+    "address|article|aside|blockquote|body|caption|center|details|div|fieldset|figcaption|figure|footer|"
+    "header|hr|html|main|nav|p|section|summary|tfoot|thead"
+)
 
 
 @dataclass(slots=True)
@@ -67,15 +46,12 @@ class Blocks:
 
     def render(self, pieces: Sequence[str]) -> str:
         """Markdown of [text, tag, text, tag, ..., text]."""
-        handlers: dict[str, Handler | None] = {
-            **_HANDLERS
-        }  # and the page's other tags, as they come
+        handlers: dict[str, Handler | None] = {}
         text = ""
         for piece, tag in zip(pieces[::2], pieces[1::2], strict=False):
-            try:
-                handler = handlers[tag]
-            except KeyError:
-                handler = handlers[tag] = _HANDLERS.get(_bare(tag))
+            if tag not in handlers:
+                handlers[tag] = _handler(tag)
+            handler = handlers[tag]
             if handler is None:  # an inline tag: nothing comes between the texts beside it
                 text += piece
                 continue
@@ -126,6 +102,9 @@ class Blocks:
         self.prefix = ""
 
     # --- blocks
+
+    def end_text(self, _: str) -> None:
+        """The text before the tag has ended, and that is all."""
 
     def open_block(self, _: str) -> None:
         self.gap = max(self.gap, 1 if self.lists else 2)
@@ -228,9 +207,9 @@ class Blocks:
 
     def close_cell(self, _: str) -> None:
         if self.tables and self.tables[-1].cell is not None:
-            table = self.tables[-1]
-            table.cell = None
-            self.flow, self.lists, self.gap, self.indent, self.heading, self.pre = table.state
+            self.tables[-1].cell = None
+            state = self.tables[-1].state
+            self.flow, self.lists, self.gap, self.indent, self.heading, self.pre = state
             self.prefix = ""
 
     def close_table(self, tag: str) -> None:
@@ -250,36 +229,29 @@ class Blocks:
         self.open_block(tag)
 
 
-def _bare(tag: str) -> str:
-    """A tag without attributes, lower case: `<TD colspan="2">` is `<td>`."""
-    name = _NAME.match(tag)
-    return name[0].lower() + ">" if name else tag
-
-
 Handler = Callable[[Blocks, str], None]
 
-_HANDLERS: dict[str, Handler] = {
-    **{f"{start}{name}>": Blocks.open_block for start in ("<", "</") for name in _PLAIN},
-    **{f"<h{n}>": Blocks.open_heading for n in range(1, 7)},
-    **{f"</h{n}>": Blocks.close_heading for n in range(1, 7)},
-    **dict.fromkeys(("<br>", "<br/>", "</br>"), Blocks.line_break),
-    "<pre>": Blocks.open_pre,
-    "</pre>": Blocks.close_pre,
-    **dict.fromkeys(("<ul>", "<ol>"), Blocks.open_list),
-    **dict.fromkeys(("</ul>", "</ol>"), Blocks.close_list),
-    "<li>": Blocks.open_item,
-    "</li>": Blocks.close_item,
-    "<dl>": Blocks.open_terms,
-    "</dl>": Blocks.close_terms,
-    "<dt>": Blocks.open_term,
-    "<dd>": Blocks.open_definition,
-    **dict.fromkeys(("</dt>", "</dd>"), lambda _blocks, _tag: None),  # they only end a text
-    "<table>": Blocks.open_table,
-    "</table>": Blocks.close_table,
-    "<tr>": Blocks.open_row,
-    **dict.fromkeys(("<td>", "<th>"), Blocks.open_cell),
-    **dict.fromkeys(
-        ("</td>", "</th>", "</tr>", "<tbody>", "</tbody>"),
-        Blocks.close_cell,
-    ),
+# What is done where an element begins, and where it ends.
+_ELEMENTS: dict[str, tuple[Handler, Handler]] = {
+    **{f"h{level}": (Blocks.open_heading, Blocks.close_heading) for level in range(1, 7)},
+    "br": (Blocks.line_break, Blocks.line_break),
+    "pre": (Blocks.open_pre, Blocks.close_pre),
+    **dict.fromkeys(("ul", "ol"), (Blocks.open_list, Blocks.close_list)),
+    "li": (Blocks.open_item, Blocks.close_item),
+    "dl": (Blocks.open_terms, Blocks.close_terms),
+    "dt": (Blocks.open_term, Blocks.end_text),
+    "dd": (Blocks.open_definition, Blocks.end_text),
+    "table": (Blocks.open_table, Blocks.close_table),
+    "tbody": (Blocks.close_cell, Blocks.close_cell),
+    "tr": (Blocks.open_row, Blocks.close_cell),
+    **dict.fromkeys(("td", "th"), (Blocks.open_cell, Blocks.close_cell)),
 }
+
+
+def _handler(tag: str) -> Handler | None:
+    """What to do at a tag, whatever its attributes; None for an inline one."""
+    match = _NAME.match(tag)
+    name = match[2].lower() if match else ""
+    if match and name in _ELEMENTS:
+        return _ELEMENTS[name][match[1] == "/"]
+    return Blocks.open_block if _PLAIN.fullmatch(name) else None

@@ -31,9 +31,7 @@ class Cell:
     def line(self) -> str:
         """All text in one line, with ` / ` where a line ends inside."""
         text = "\n".join([block.text for block in self.blocks])
-        if "\n" in text:
-            text = text.replace("\n", " / ")
-        return text.replace("|", "\\|") if "|" in text else text
+        return text.replace("\n", " / ").replace("|", "\\|")
 
 
 @dataclass(slots=True)
@@ -48,12 +46,11 @@ class Table:
     def open(self, tag: str) -> list[Block]:
         """Begin a cell in the last row; returns the list its blocks belong in."""
         self.cell = cell = Cell()
-        if len(tag) > 4:
-            for name, number in _SPAN.findall(tag):
-                if name.lower() == "col":
-                    cell.columns = min(max(1, int(number)), _MAX_COLUMNS)
-                else:
-                    cell.rows = max(1, int(number))
+        for name, number in _SPAN.findall(tag):
+            if name.lower() == "col":
+                cell.columns = min(max(1, int(number)), _MAX_COLUMNS)
+            else:
+                cell.rows = max(1, int(number))
         if not self.rows:
             self.rows.append([])
         self.rows[-1].append(cell)
@@ -78,23 +75,27 @@ def _grid(rows: list[list[Cell]], without_marks: Callable[[str], str]) -> list[l
     A short cell over several rows is repeated in each; a cell over several columns is not.
     """
     grid: list[list[str]] = []
-    hanging: dict[int, tuple[int, str]] = {}  # column -> rows still to come, text
+    above: dict[int, tuple[int, str]] = {}  # cells that reach down: column -> rows to come, text
     for row in rows:
         line: list[str] = []
-        for cell in row:
-            if hanging:
-                _hang(hanging, line)
+        below: dict[int, tuple[int, str]] = {}
+        for cell in (*row, None):
+            end = -1 if cell else max(above, default=-1)
+            while (column := len(line)) in above or column < end:
+                left, text = above.pop(column, (0, ""))
+                line.append(text)
+                if left > 1:
+                    below[column] = (left - 1, text)
+            if cell is None:
+                break
             text = cell.line()
             if cell.rows > 1:
                 again = without_marks(text)
-                again = again if len(again) <= _MAX_REPEATED else ""
-                for column in range(len(line), len(line) + cell.columns):
-                    hanging[column] = (cell.rows - 1, again if column == len(line) else "")
-            line.append(text)
-            if cell.columns > 1:
-                line += [""] * (cell.columns - 1)
-        if hanging:
-            _hang(hanging, line, to_the_end=True)
+                below[len(line)] = (cell.rows - 1, again if len(again) <= _MAX_REPEATED else "")
+                for column in range(len(line) + 1, len(line) + cell.columns):
+                    below[column] = (cell.rows - 1, "")
+            line += [text] + [""] * (cell.columns - 1)
+        above |= below
         grid.append(line)
     grid = [line for line in grid if any(line)]
     width = max(map(len, grid), default=0)
@@ -104,29 +105,15 @@ def _grid(rows: list[list[Cell]], without_marks: Callable[[str], str]) -> list[l
     return grid if len(columns) == width else [[line[n] for n in columns] for line in grid]
 
 
-def _hang(hanging: dict[int, tuple[int, str]], line: list[str], to_the_end: bool = False) -> None:
-    """Continue the cells of earlier rows that reach into this one, from the line's end on."""
-    while (column := len(line)) in hanging or (to_the_end and column < max(hanging, default=-1)):
-        left, text = hanging.pop(column, (0, ""))
-        line.append(text)
-        if left > 1:
-            hanging[-1 - column] = (left - 1, text)  # negative: not again in this row
-    if to_the_end:
-        for key in [key for key in hanging if key < 0]:
-            hanging[-1 - key] = hanging.pop(key)
-
-
 def _lines(rows: list[list[Cell]]) -> list[Block]:
     """A row of one-line cells as one line, of others block by block."""
     lines: list[Block] = []
     for row in rows:
-        cells = [cell for cell in row if cell.blocks]
-        if len(cells) > 1 and all(
-            len(cell.blocks) == 1 and "\n" not in cell.blocks[0].text for cell in cells
-        ):
-            lines.append(Block(1, "", " | ".join([cell.blocks[0].text for cell in cells])))
+        cells = [cell.blocks for cell in row if cell.blocks]
+        if len(cells) > 1 and all(len(cell) == 1 and "\n" not in cell[0].text for cell in cells):
+            lines.append(Block(1, "", " | ".join([cell[0].text for cell in cells])))
             continue
         for cell in cells:
-            cell.blocks[0].gap = max(1, cell.blocks[0].gap)
-            lines += cell.blocks
+            cell[0].gap = max(1, cell[0].gap)
+            lines += cell
     return lines

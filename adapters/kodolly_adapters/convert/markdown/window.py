@@ -59,7 +59,9 @@ class _Cutter:
         borders = self._borders()
         left = [at for at in borders if at <= start]
         right = [at for at in borders if at >= end]
-        self._move(left.pop(), right.pop(0))
+        self.low, self.high = left.pop(), right.pop(0)
+        if self.low < self.inside[0] or self.high > self.inside[1]:
+            raise NotInside
         head = self._heads()
         if self._tokens(head) > self.budget:
             head = _table_header(text, self.low)
@@ -87,11 +89,6 @@ class _Cutter:
     def _tokens(self, head: str) -> int:
         """Tokens of the window with this head in front."""
         return self.counter.count(head + self.text[self.low : self.high])
-
-    def _move(self, low: int, high: int) -> None:
-        if low < self.inside[0] or high > self.inside[1]:
-            raise NotInside
-        self.low, self.high = low, high
 
     def _grow(self, left: list[int], right: list[int], head: str) -> None:
         """Take sentences from the side that gave less so far, until neither side's next one fits.
