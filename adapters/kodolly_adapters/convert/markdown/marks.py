@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from itertools import chain, islice
 
-# Noncharacters first, then characters for private use.
 Span = tuple[int, int]  # [start, end), in characters
 
+# Noncharacters first, then characters for private use.
 _CANDIDATES = (range(0xFDD0, 0xFDF0), range(0xE000, 0xF900), range(0xF0000, 0x10FFFE))
 
 

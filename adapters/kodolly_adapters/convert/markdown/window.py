@@ -34,7 +34,7 @@ def cut(
     end = start + len(answer)
     if counter.count(answer) >= budget:
         low = _line_start(text, start)
-        context = _table_header(text, low) + text[low : line_end(text, end)]
+        context = _table_header(text, low) + text[low : _line_end(text, end)]
     else:
         context = _Cutter(text, start, end, budget, counter, inside or (0, len(text))).context()
     return context if answer in context else None
@@ -148,7 +148,7 @@ class _Cutter:
         borders |= {at for at in (0, len(text)) if low <= at <= high}
         borders |= {match.end() for match in _LINE_BREAK.finditer(text, low, high)}
         before = {at for at in borders if at <= start} or {_line_start(text, start)}
-        after = {at for at in borders if at >= end} or {line_end(text, end)}
+        after = {at for at in borders if at >= end} or {_line_end(text, end)}
         return sorted(before | after)
 
     def _part_of_sentence(self) -> str:
@@ -218,8 +218,7 @@ def _line_start(text: str, at: int) -> int:
     return text.rfind("\n", 0, at) + 1
 
 
-def line_end(text: str, at: int) -> int:
-    """Where the line ends that `at` is in."""
+def _line_end(text: str, at: int) -> int:
     stop = text.find("\n", at)
     return len(text) if stop < 0 else stop
 

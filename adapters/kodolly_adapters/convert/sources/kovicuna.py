@@ -151,40 +151,35 @@ def drafts(record: Record, options: Options) -> Drafts:
         elif not (_says(system) and options.conversations):
             yield Refusal("system-turn", "a row has no place for it, or no text", name, units=units)
             system, units = "", 0
-    system_units = units
     mode = options.rules.get("same-role", all_rules()["same-role"].default)
     if mode != OFF and any(a == b != "" for a, b in pairwise(map(_role, turns))):
         notes += ("same-role",)
-    pairs: list[Exchange] = []
+    earlier: list[Exchange] = []  # as they were spoken
+    rows: list[Exchange] = []
     for pair in _pairs(turns, mode):
         if isinstance(pair, Refusal):
             yield pair._replace(id=name)
             continue
+        context = _context(system, earlier, options)
+        earlier.append(pair)
+        if options.kovicuna_roles == "as-written":
+            pair = pair._replace(instruction=pair.response, response=pair.instruction)
+        rows.append(pair)
         if not options.conversations:
-            context = _context(system, pairs, options)
-            ask, answer = _sides(pair, options)
             yield Draft(
-                ask, context, answer, id=name, turn=pair.turn, group=group,
+                pair.instruction, context, pair.response, id=name, turn=pair.turn, group=group,
                 units=pair.units + units, notes=notes,
             )  # fmt: skip
             units, notes = 0, ()
-        pairs.append(pair)
-    if options.conversations and pairs:
-        units += sum(pair.units for pair in pairs)
-        *earlier, last = (Exchange(*_sides(pair, options), *pair[2:]) for pair in pairs)
+    if options.conversations and rows:
+        last = rows[-1]
         yield Draft(
             last.instruction, "", last.response, id=name, turn=last.turn, group=group, notes=notes,
-            history=tuple(earlier), system=system, system_units=system_units, units=units,
+            history=tuple(rows[:-1]), system=system, system_units=units,
+            units=units + sum(row.units for row in rows),
         )  # fmt: skip
     elif units:
         yield Refusal("system-turn", "no row to go with the system message", name, units=units)
-
-
-def _sides(pair: Exchange, options: Options) -> tuple[str, str]:
-    """Instruction and response."""
-    if options.kovicuna_roles == "as-written":
-        return pair.response, pair.instruction
-    return pair.instruction, pair.response
 
 
 def conversation(name: str) -> str:
