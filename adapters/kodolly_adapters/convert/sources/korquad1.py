@@ -57,30 +57,25 @@ def questions(record: Record) -> int:
 def drafts(record: Record, options: Options) -> Drafts:
     """One row a question."""
     category = category_with_context(options)
-    turn = 0
+    turn = -1
     for paragraph in _paragraphs(record):
         context = paragraph.context or ""
-        group = record.title or context
         for question in paragraph.qas or ():
-            yield _draft(question, context, category, turn, group)
             turn += 1
-    if not turn:
+            answer = question.answers[0] if question.answers else Answer()
+            text, start, name = answer.text, answer.answer_start, question.name
+            if not text or question.is_impossible:
+                yield Refusal("no-answer", "the record has no answer to the question", name, turn)
+            elif text not in context:
+                yield Refusal("answer-not-found", "the answer is not in the context", name, turn)
+            else:
+                is_there = start is not None and start >= 0 and context.startswith(text, start)
+                yield Draft(
+                    question.question or "", context, text, category, name, turn,
+                    group=record.title or context, notes=() if is_there else ("answer-start",),
+                )  # fmt: skip
+    if turn < 0:
         yield Refusal("no-questions", "the article has no questions", record.title or "", units=0)
-
-
-def _draft(
-    question: Question, context: str, category: str, turn: int, group: str
-) -> Draft | Refusal:
-    asks, name = question.question or "", question.name
-    answer = question.answers[0] if question.answers and not question.is_impossible else None
-    if answer is None or not answer.text:
-        return Refusal("no-answer", "the record has no answer to the question", name, turn)
-    if answer.text not in context:
-        return Refusal("answer-not-found", "the answer is not in the context", name, turn)
-    start = answer.answer_start
-    is_there = start is not None and start >= 0 and context.startswith(answer.text, start)
-    notes = () if is_there else ("answer-start",)
-    return Draft(asks, context, answer.text, category, name, turn, group, notes=notes)
 
 
 # What KorQuAD 2, and what KLUE-MRC and SQuAD 2.0 have: other sets with other licences.
