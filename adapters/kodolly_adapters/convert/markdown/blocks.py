@@ -49,9 +49,10 @@ class Blocks:
         handlers: dict[str, Handler | None] = {}
         text = ""
         for piece, tag in zip(pieces[::2], pieces[1::2], strict=False):
-            if tag not in handlers:
-                handlers[tag] = _handler(tag)
-            handler = handlers[tag]
+            try:
+                handler = handlers[tag]
+            except KeyError:
+                handler = handlers[tag] = _handler(tag)
             if handler is None:  # an inline tag: nothing comes between the texts beside it
                 text += piece
                 continue

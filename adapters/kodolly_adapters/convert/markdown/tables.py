@@ -46,7 +46,7 @@ class Table:
     def open(self, tag: str) -> list[Block]:
         """Begin a cell in the last row; returns the list its blocks belong in."""
         self.cell = cell = Cell()
-        for name, number in _SPAN.findall(tag):
+        for name, number in _SPAN.findall(tag) if len(tag) > len("<td>") else ():
             if name.lower() == "col":
                 cell.columns = min(max(1, int(number)), _MAX_COLUMNS)
             else:
