@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from kodolly_adapters.errors import BaseError
+from kodolly_adapters.errors import BaseError, InputError
+from kodolly_adapters.files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -61,23 +62,22 @@ class Tensor:
 
 
 def header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(tensors by name, metadata) of a safetensors file. Raises ValueError naming what is wrong with it."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(MAX_HEADER, size - 8):
-            raise ValueError(f"{path}: no safetensors file, or cut short")
-        try:
+    """(tensors by name, metadata) of a safetensors file. Raises InputError naming what is wrong with it."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(MAX_HEADER, size - 8):
+                raise InputError(str(path), "no safetensors file, or cut short")
             entries = json.loads(file.read(length))
-            metadata = entries.pop("__metadata__", {})
-            tensors = {
-                name: _tensor(name, entry, path, 8 + length) for name, entry in entries.items()
-            }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: the safetensors header cannot be read: {error}") from None
+        metadata = entries.pop("__metadata__", {})
+        tensors = {name: _tensor(name, entry, path, 8 + length) for name, entry in entries.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(str(path), f"the safetensors header cannot be read: {error}") from None
     for tensor in tensors.values():
         if tensor.start + tensor.size > size:
-            raise ValueError(f"{path}: cut short: {tensor.name} ends after the file's last byte")
+            reason = f"cut short: {tensor.name} ends after the file's last byte"
+            raise InputError(str(path), reason)
     return tensors, metadata
 
 
@@ -127,15 +127,14 @@ class Checkpoint:
 
 
 def checkpoint(directory: Path) -> Checkpoint:
-    """The weights in `directory`, one file or sharded. Raises BaseError saying what to do."""
-    try:
-        if (directory / INDEX).is_file():
-            return _sharded(directory)
-        if (directory / SINGLE).is_file():
-            tensors, metadata = header(directory / SINGLE)
-            return Checkpoint(directory, (SINGLE,), tensors, metadata)
-    except (ValueError, OSError) as error:
-        raise BaseError(str(error)) from None
+    """The weights in `directory`, one file or sharded.
+
+    Raises BaseError saying what to do where there are none, InputError for a file that cannot be read.
+    """
+    if (directory / INDEX).is_file():
+        return _sharded(directory)
+    if (directory / SINGLE).is_file():
+        return Checkpoint(directory, (SINGLE,), *header(directory / SINGLE))
     if any(directory.glob("*.bin")):
         raise BaseError(
             f"{directory}: holds *.bin weights, which can run code when read. Save the model as "
@@ -145,12 +144,14 @@ def checkpoint(directory: Path) -> Checkpoint:
 
 
 def _sharded(directory: Path) -> Checkpoint:
-    index = json.loads((directory / INDEX).read_text(encoding="utf-8"))
-    files_by_name: dict[str, str] = index["weight_map"]
+    index = str(directory / INDEX)
+    files_by_name = (read_json(directory / INDEX) or {}).get("weight_map")
+    if not isinstance(files_by_name, dict):
+        raise InputError(index, "no JSON object with a weight_map")
     files = tuple(sorted(set(files_by_name.values())))
     for name in files:
         if Path(name).name != name or not (directory / name).is_file():
-            raise ValueError(f"{directory / INDEX}: names {name}, which is not there")
+            raise InputError(index, f"names {name}, which is not there")
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
     for name in files:
@@ -159,34 +160,17 @@ def _sharded(directory: Path) -> Checkpoint:
             key: tensor for key, tensor in in_file.items() if files_by_name.get(key) == name
         }
     if missing := sorted(set(files_by_name) - set(tensors)):
-        raise ValueError(f"{directory / INDEX}: {missing[0]} is in no file ({len(missing)} such)")
+        raise InputError(index, f"{missing[0]} is in no file ({len(missing)} such)")
     return Checkpoint(directory, files, tensors, metadata)
 
 
-class Reader:
-    """Rows of tensors, read at their place in the file; keeps files open and one buffer."""
+class Reader(ExitStack):
+    """Rows of tensors, read at their place in the file; keeps files open until its block ends, and one buffer."""
 
     def __init__(self) -> None:
-        self._files: dict[Path, int] = {}
+        super().__init__()
+        self._files: dict[Path, BufferedReader] = {}
         self._buffer = bytearray()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for file in self._files.values():
-            os.close(file)
-        self._files.clear()
-
-    def _file(self, path: Path) -> int:
-        if path not in self._files:
-            self._files[path] = os.open(path, os.O_RDONLY)
-        return self._files[path]
 
     def rows(self, tensor: Tensor, first: int = 0, last: int | None = None) -> torch.Tensor:
         """Rows [first, last) as a tensor of shape (last - first, width) in the file's dtype.
@@ -196,23 +180,21 @@ class Reader:
         import torch
 
         last = tensor.rows if last is None else last
-        dtype, itemsize = DTYPES[tensor.dtype]
+        name, itemsize = DTYPES[tensor.dtype]
+        dtype = getattr(torch, name)
         stride = tensor.width * itemsize
         size = (last - first) * stride
         if not size:
-            return torch.empty((last - first, tensor.width), dtype=getattr(torch, dtype))
+            return torch.empty((last - first, tensor.width), dtype=dtype)
         if len(self._buffer) < size:
             self._buffer = bytearray(size)
-        view = memoryview(self._buffer)[:size]
-        done = 0
-        while done < size:
-            place = tensor.start + first * stride + done
-            count = os.preadv(self._file(tensor.path), [view[done:]], place)
-            if not count:
-                raise OSError(f"{tensor.path}: ended while {tensor.name} was read")
-            done += count
-        flat = torch.frombuffer(view, dtype=getattr(torch, dtype))
-        return flat.view(last - first, tensor.width)
+        if tensor.path not in self._files:
+            self._files[tensor.path] = self.enter_context(tensor.path.open("rb"))
+        file, view = self._files[tensor.path], memoryview(self._buffer)[:size]
+        file.seek(tensor.start + first * stride)
+        if file.readinto(view) < size:
+            raise OSError(f"{tensor.path}: ended while {tensor.name} was read")
+        return torch.frombuffer(view, dtype=dtype).view(last - first, tensor.width)
 
     def whole(self, tensor: Tensor) -> torch.Tensor:
         """All of a small tensor in float32 and its own shape, in memory of its own."""
@@ -222,10 +204,12 @@ class Reader:
         return rows.to(torch.float32, copy=True).view(tensor.shape)
 
 
-def equal(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors have the same dtype, shape and bytes, read piece by piece."""
+def equal(first: Tensor | None, second: Tensor | None) -> bool:
+    """Whether two tensors have the same dtype, shape and bytes, read piece by piece, or there are none."""
     import torch
 
+    if first is None or second is None:
+        return first is second
     if first.shape != second.shape or first.dtype != second.dtype:
         return False
     step = max(1, (1 << 20) // max(1, first.width))  # rows

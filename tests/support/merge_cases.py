@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .tiny_models import VOCABULARY, tiny_tokenizer
+
+if TYPE_CHECKING:
+    from kodolly_adapters.merge.verify import Verdict
 
 TARGETS = {
     "neox": ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"],
@@ -154,8 +157,8 @@ def tensors(directory: Path) -> dict[str, Any]:
     return values
 
 
-def verdict(base: Path, adapter: Path, out: Path) -> dict[str, Any]:
-    """What the checking process of `kodolly merge` says of `out`, without a process of its own."""
+def verdict(base: Path, adapter: Path, out: Path) -> Verdict:
+    """What the checking process of `kodolly merge` says of `out`, without a process of its own. Raises OutputError."""
     from kodolly_adapters.merge.verify import judge
 
     return judge(base, adapter, out, "same", "seed")

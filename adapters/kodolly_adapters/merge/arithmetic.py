@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from kodolly_adapters.errors import AdapterError
 from kodolly_adapters.safetensors_io import DTYPES, Reader, Tensor
 
-from .adapter import Change, Lora
+from .adapter import Change
 from .plan import Output
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ CHUNK = 1 << 20  # elements of a piece: 4 MiB in float32, which stays in the pro
 FP16_LIMIT = 65_520.0  # from here on fp16 rounds to infinity
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RoundingLoss:
     """What rounding to the stored dtype costs: sums of squares over all computed elements."""
 
@@ -37,11 +37,10 @@ class RoundingLoss:
         """Root mean square of the rounding error as a share of the change's."""
         return float((self.error / self.delta) ** 0.5) if self.delta else 0.0
 
-    def add(self, other: RoundingLoss) -> None:
-        """Add another's sums."""
-        self.error += other.error
-        self.delta += other.delta
-        self.elements += other.elements
+    def __add__(self, other: RoundingLoss) -> RoundingLoss:
+        return RoundingLoss(
+            self.error + other.error, self.delta + other.delta, self.elements + other.elements
+        )
 
 
 def pieces(rows: int, width: int, chunk: int = CHUNK) -> Iterator[tuple[int, int]]:
@@ -109,18 +108,28 @@ class MergedRows:
             delta = start.sub_(exact).flatten()
             change = float(delta.dot(delta))
             error = start.copy_(result).sub_(exact).flatten()
-            self.loss.add(RoundingLoss(float(error.dot(error)), change, exact.numel()))
+            self.loss += RoundingLoss(float(error.dot(error)), change, exact.numel())
         return result
 
     def _exact(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(merged, start) rows in float32; `start` is what the change is measured against: before LoRA."""
         import torch
 
-        start, merged = self._space(last - first)
-        self._read_start(first, last, start)
+        source, rows, width = self._output.source, last - first, self._output.target.width
+        if self._buffers[0].numel() < rows * width:
+            room = (rows + 1) * width  # one piece may be a row longer than another
+            self._buffers = torch.empty(room), torch.empty(room)
+        start, merged = (buffer[: rows * width].view(rows, width) for buffer in self._buffers)
+        count = max(0, min(last, source.rows) - first)
+        if count:
+            start[:count].copy_(self._reader.rows(source, first, first + count))
+        start[count:].zero_()  # rows of new tokens, all of which the change sets
         if self._lora is not None:
-            self._put_delta(self._lora, first, last, merged)
-            merged.add_(start)
+            if self._lora.layout == "linear":
+                torch.mm(self._b[first:last], self._a, out=merged)
+            else:  # W's rows are A's columns: only those are multiplied
+                merged.copy_(torch.mm(self._b, self._a[:, first:last]).t())
+            merged.mul_(self._lora.scale).add_(start)
             if self._magnitude is not None:
                 norm = torch.linalg.norm(merged, dim=1).view(-1, 1)
                 merged.mul_(self._magnitude[first:last] / norm)
@@ -134,47 +143,20 @@ class MergedRows:
         return merged, start
 
     def _finite(self, tensor: Tensor) -> torch.Tensor:
-        import torch
-
         values = self._reader.whole(tensor)
-        if not bool(torch.isfinite(values).all()):
+        if not bool(values.isfinite().all()):
             raise AdapterError(f"{tensor.path}: {tensor.name} holds infinities or no numbers (NaN)")
         return values
-
-    def _space(self, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-        import torch
-
-        width = self._output.target.width
-        if self._buffers[0].numel() < rows * width:
-            room = (rows + 1) * width  # one piece may be a row longer than another
-            self._buffers = torch.empty(room), torch.empty(room)
-        one, other = (buffer[: rows * width].view(rows, width) for buffer in self._buffers)
-        return one, other
-
-    def _read_start(self, first: int, last: int, start: torch.Tensor) -> None:
-        end = max(first, min(last, self._output.source.rows))
-        if first < end:
-            start[: end - first].copy_(self._reader.rows(self._output.source, first, end))
-        start[end - first :].zero_()  # rows of new tokens, all of which the change sets
-
-    def _put_delta(self, lora: Lora, first: int, last: int, delta: torch.Tensor) -> None:
-        import torch
-
-        if lora.layout == "linear":
-            torch.mm(self._b[first:last], self._a, out=delta)
-        else:  # W's rows are A's columns: only those are multiplied
-            delta.copy_(torch.mm(self._b, self._a[:, first:last]).t())
-        delta.mul_(lora.scale)
 
 
 def _rounded(exact: torch.Tensor, target: Tensor) -> torch.Tensor:
     import torch
 
     if target.dtype == "F16":
-        low, high = torch.aminmax(exact)
-        if not -FP16_LIMIT < float(low) <= float(high) < FP16_LIMIT:
+        low, high = map(float, torch.aminmax(exact))
+        if not -FP16_LIMIT < low <= high < FP16_LIMIT:
             raise AdapterError(
-                f"{target.name}: values up to {max(-float(low), float(high)):.3g} do not fit into fp16: "
+                f"{target.name}: values up to {max(-low, high):.3g} do not fit into fp16: "
                 "use --dtype bf16 or fp32"
             )
     return exact.to(getattr(torch, DTYPES[target.dtype][0]))

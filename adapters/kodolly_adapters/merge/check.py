@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from kodolly_adapters.card import read_object
 from kodolly_adapters.errors import BaseError
@@ -15,9 +16,6 @@ from kodolly_adapters.terminal import Progress
 
 from .arithmetic import MergedRows, one_thread, pieces
 from .plan import STORED, Dtype, Output, make_plan
-
-if TYPE_CHECKING:
-    import torch
 
 SKETCH = 160  # columns of the random projection: ranks up to about this can be measured
 MARGIN = 1.6  # a direction counts when it is this much above what rounding alone makes
@@ -60,68 +58,56 @@ def compare(base: Path, merged: Path, adapter: Path | None, *, quiet: bool = Fal
             f"{merged}: is quantised. Compare the model it was quantised from with {base}"
         )
     before, after = checkpoint(base).tensors, checkpoint(merged).tensors
-    outputs: dict[str, Output] | None = None
-    if adapter is not None:
-        plan = make_plan(base, adapter, _dtype_flag(before, after))
-        outputs = {output.name: output for output in plan.outputs}
+    plan = make_plan(base, adapter, _dtype_flag(before, after)) if adapter else None
+    outputs = {output.name: output for output in plan.outputs} if plan else {}
     differences: list[Difference] = []
     wrong: list[str] = []
-    names = sorted({*before, *after, *(outputs or ())})
+    names = sorted({*before, *after, *outputs})
     size = sum(tensor.size for tensor in after.values())
     with (
         one_thread(),
-        Reader() as base_reader,
-        Reader() as merged_reader,
+        Reader() as reads_base,
+        Reader() as reads_merged,
         Progress("merge", size, show=not quiet) as progress,
     ):
         for name in names:
             old, new = before.get(name), after.get(name)
-            if outputs is not None and not _is_predicted(
-                outputs.get(name), new, base_reader, merged_reader
-            ):
+            if plan and not _is_predicted(outputs.get(name), new, reads_base, reads_merged):
                 wrong.append(name)
-            if new is None or old is None:
-                shape = new.shape if new else old.shape if old else ()
-                differences.append(Difference(name, shape, "new" if new else "gone"))
-            elif difference := _difference(old, new, base_reader, merged_reader):
+            if difference := _difference(name, old, new, reads_base, reads_merged):
                 differences.append(difference)
             progress.add(new.size if new else 0)
     equal = len(names) - len(differences)
-    return Comparison(equal, tuple(differences), adapter is not None, tuple(wrong))
+    return Comparison(equal, tuple(differences), plan is not None, tuple(wrong))
 
 
 def report(comparison: Comparison) -> list[str]:
     """The comparison in lines for people."""
+    differences, wrong = comparison.differences, comparison.wrong
     lines = []
-    if comparison.differences:
+    if differences:
         columns = ("change rms", "of base", "largest", "rows", "rank")
         lines.append("{:>10} {:>8} {:>8} {:>7} {:>5}  tensor".format(*columns))
-    for difference in comparison.differences:
-        lines.append(_line(difference, difference.name in comparison.wrong))
-    lines.append(
-        f"{len(comparison.differences):,} tensors differ, {comparison.equal:,} are equal to the last bit"
-    )
-    if comparison.wrong:
-        names = ", ".join(comparison.wrong[:5])
-        lines.append(
-            f"NOT what the adapter makes of the base: {names} ({len(comparison.wrong):,} in all)"
+    for one in differences:
+        no_rank = "full" if len(one.shape) == 2 else "-"
+        figures = (
+            f"{one.delta:>10.3g} {one.share:>8.2%} {one.largest:>8.3g} {one.rows:>7,} "
+            f"{no_rank if one.rank is None else one.rank:>5}"
         )
+        if one.kind in ("new", "gone", "cast"):
+            figures = f"{one.kind:>42}"
+        resized = " resized" if one.kind == "resized" else ""
+        mark = "  (not the adapter's)" if one.name in wrong else ""
+        lines.append(f"{figures}  {one.name} {list(one.shape)}{resized}{mark}")
+    lines.append(
+        f"{len(differences):,} tensors differ, {comparison.equal:,} are equal to the last bit"
+    )
+    if wrong:
+        names = ", ".join(wrong[:5])
+        lines.append(f"NOT what the adapter makes of the base: {names} ({len(wrong):,} in all)")
     elif comparison.with_adapter:
         lines.append("every tensor is what the adapter makes of the base, to the last bit")
     return lines
-
-
-def _line(one: Difference, wrong: bool) -> str:
-    mark = "  (not the adapter's)" if wrong else ""
-    if one.kind in ("new", "gone", "cast"):
-        return f"{one.kind:>42}  {one.name} {list(one.shape)}{mark}"
-    no_rank = "full" if len(one.shape) == 2 else "-"
-    rank = no_rank if one.rank is None else one.rank
-    resized = " resized" if one.kind == "resized" else ""
-    return (
-        f"{one.delta:>10.3g} {one.share:>8.2%} {one.largest:>8.3g} {one.rows:>7,} {rank:>5}  "
-        f"{one.name} {list(one.shape)}{resized}{mark}"
-    )
 
 
 def _dtype_flag(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Dtype:
@@ -131,100 +117,88 @@ def _dtype_flag(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Dt
 
 
 def _is_predicted(
-    output: Output | None, tensor: Tensor | None, base_reader: Reader, merged_reader: Reader
+    output: Output | None, tensor: Tensor | None, reads_base: Reader, reads_merged: Reader
 ) -> bool:
     """Whether `tensor` holds exactly what merging makes; both None: no tensor is right."""
-    import torch
-
     if output is None or tensor is None:
         return output is None and tensor is None
     target = output.target
     if (target.shape, target.dtype) != (tensor.shape, tensor.dtype):
         return False
-    rows = MergedRows(output, base_reader)
+    rows = MergedRows(output, reads_base)
     return all(
         torch.equal(
             rows.stored(first, last).view(torch.uint8),
-            merged_reader.rows(tensor, first, last).view(torch.uint8),
+            reads_merged.rows(tensor, first, last).view(torch.uint8),
         )
         for first, last in pieces(target.rows, target.width)
     )
 
 
 def _difference(
-    old: Tensor, new: Tensor, base_reader: Reader, merged_reader: Reader
+    name: str, old: Tensor | None, new: Tensor | None, reads_base: Reader, reads_merged: Reader
 ) -> Difference | None:
     """What differs between a tensor of the base and of the merged model; None where nothing does."""
+    if new is None or old is None:
+        shape = new.shape if new else old.shape if old else ()
+        return Difference(name, shape, "new" if new else "gone")
     if old.shape[1:] != new.shape[1:] or len(old.shape) != len(new.shape):
-        return Difference(new.name, new.shape, "resized")
-    sums = _Sums(old, new)
+        return Difference(name, new.shape, "resized")
+    changed_rows = 0
+    squares = base_squares = largest = noise = 0.0
+    projection = _projection(old)
+    sketch: list[torch.Tensor] = []
     for first, last in pieces(min(old.rows, new.rows), old.width):
-        sums.add(base_reader.rows(old, first, last), merged_reader.rows(new, first, last))
+        before = reads_base.rows(old, first, last).to(torch.float32)
+        after = reads_merged.rows(new, first, last).to(torch.float32)
+        delta = after - before
+        squares += float(delta.flatten().dot(delta.flatten()))
+        base_squares += float(before.flatten().dot(before.flatten()))
+        largest = max(largest, float(delta.abs().max()))
+        changed = (delta != 0).any(dim=1)
+        rows = int(changed.sum())
+        changed_rows += rows
+        if projection is not None and rows:
+            noise += _rounding_noise(after[changed], new.dtype)
+            sketch.append(delta @ projection)
     resized = old.shape != new.shape
-    if not sums.rows and not resized:
-        return Difference(new.name, new.shape, "cast") if old.dtype != new.dtype else None
+    if not changed_rows and not resized:
+        return Difference(name, new.shape, "cast") if old.dtype != new.dtype else None
     return Difference(
-        name=new.name,
+        name=name,
         shape=new.shape,
         kind="resized" if resized else "changed",
-        delta=math.sqrt(sums.delta / sums.count),
-        share=math.sqrt(sums.delta / sums.base) if sums.base else math.inf,
-        largest=sums.largest,
-        rows=sums.rows,
-        rank=sums.rank(),
+        delta=math.sqrt(squares / (min(old.rows, new.rows) * old.width)),
+        share=math.sqrt(squares / base_squares) if base_squares else math.inf,
+        largest=largest,
+        rows=changed_rows,
+        rank=_rank(torch.cat(sketch), noise / changed_rows, changed_rows) if sketch else None,
     )
 
 
-class _Sums:
-    """What is added up of one tensor while its rows pass by."""
+def _projection(tensor: Tensor) -> torch.Tensor | None:
+    """A thin random matrix, (width, columns): a change times this keeps its rank. None for no matrix of floats."""
+    if len(tensor.shape) != 2 or tensor.dtype not in FLOATS:
+        return None
+    seed = torch.Generator().manual_seed(0)
+    return torch.randn(tensor.width, min(SKETCH, *tensor.shape), generator=seed)
 
-    def __init__(self, old: Tensor, new: Tensor) -> None:
-        import torch
 
-        self.count = self.rows = 0
-        self.delta = self.base = self.largest = self._noise = 0.0
-        self._bits = FRACTION.get(new.dtype, 23)
-        self._sketch: list[torch.Tensor] = []
-        self._projection: torch.Tensor | None = None
-        if len(old.shape) == 2 and old.dtype in FLOATS:
-            columns = min(SKETCH, old.rows, old.width)
-            seed = torch.Generator().manual_seed(0)
-            self._projection = torch.randn(old.width, columns, generator=seed)
+def _rounding_noise(values: torch.Tensor, dtype: str) -> float:
+    """The sum of squares of the errors that rounding `values` to `dtype` makes on average."""
+    _, exponent = torch.frexp(values)  # value = fraction in [0.5, 1) * 2^exponent
+    step = torch.exp2((exponent - 1 - FRACTION.get(dtype, 23)).to(torch.float32))
+    return float(step.flatten().dot(step.flatten())) / 12
 
-    def add(self, old: torch.Tensor, new: torch.Tensor) -> None:
-        """The same rows of both."""
-        import torch
 
-        before, after = old.to(torch.float32), new.to(torch.float32)
-        delta = after - before
-        self.count += delta.numel()
-        self.delta += float(delta.flatten().dot(delta.flatten()))
-        self.base += float(before.flatten().dot(before.flatten()))
-        self.largest = max(self.largest, float(delta.abs().max()))
-        changed = (delta != 0).any(dim=1)
-        rows = int(changed.sum())
-        self.rows += rows
-        if self._projection is not None and rows:
-            _, exponent = torch.frexp(after[changed])  # value = fraction in [0.5, 1) * 2^exponent
-            step = torch.exp2((exponent - 1 - self._bits).to(torch.float32))
-            self._noise += float(step.flatten().dot(step.flatten())) / 12
-            self._sketch.append(delta @ self._projection)
+def _rank(sketch: torch.Tensor, noise: float, rows: int) -> int | None:
+    """How many directions a change has beyond rounding noise; None where it is no low rank.
 
-    def rank(self) -> int | None:
-        """How many directions the change has beyond rounding noise; None where it is no low rank.
-
-        The change times a thin random matrix keeps its rank. Noise of deviation e in every value makes
-        singular values of at most about e * sqrt(columns) * (sqrt(rows) + sqrt(sketch)) there.
-        """
-        import torch
-
-        if not self._sketch:
-            return None
-        sketch = torch.cat(self._sketch)
-        values = torch.linalg.svdvals(sketch)
-        # e * sqrt(columns) is sqrt(noise / rows): unchanged rows have none.
-        spread = math.sqrt(self.rows) + math.sqrt(sketch.shape[1])
-        floor = MARGIN * math.sqrt(self._noise / self.rows) * spread
-        floor = max(floor, float(values[0]) * 1e-5)
-        rank = int((values > floor).sum())
-        return rank if rank <= 0.9 * sketch.shape[1] else None
+    `sketch` is the change times `_projection`; `noise` a row's sum of squares. Noise of deviation e in every value
+    makes singular values of at most about e * sqrt(width) * (sqrt(rows) + sqrt(columns)) in the sketch.
+    """
+    values = torch.linalg.svdvals(sketch)
+    floor = MARGIN * math.sqrt(noise) * (math.sqrt(rows) + math.sqrt(sketch.shape[1]))
+    floor = max(floor, float(values[0]) * 1e-5)
+    rank = int((values > floor).sum())
+    return rank if rank <= 0.9 * sketch.shape[1] else None

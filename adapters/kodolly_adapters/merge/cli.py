@@ -15,12 +15,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
-from kodolly_adapters.errors import AdapterError, BaseError, UserError
+from kodolly_adapters.command import GOES_ON, run, say
+from kodolly_adapters.errors import AdapterError, BaseError
 
-if TYPE_CHECKING:
-    from .run import Result
+from .adapter_config import CONFIG
+from .plan import Dtype
 
 # Files of a model that are fetched from the hub.
 FETCHED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "LICENSE*"]
@@ -32,21 +33,12 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if options.adapter is None and not options.check:
         parser.error("ADAPTER is needed to merge")
-    goes_on = "" if options.check else ". The same command goes on from here"
-    try:
-        return _check(options) if options.check else _merge(options)
-    except UserError as error:
-        message, status = str(error), 1
-    except OSError as error:  # a full disk, most of all
-        message, status = f"{error}{goes_on}", 1
-    except KeyboardInterrupt:
-        sys.stderr.write("\n")  # after the terminal's ^C
-        message, status = f"stopped{goes_on}", 130
-    sys.stderr.write(f"kodolly merge: {message}\n")
-    return status
+    if options.check:
+        return run("merge", lambda: _check(options))
+    return run("merge", lambda: _merge(options), repeat=GOES_ON)
 
 
-def _merge(options: argparse.Namespace) -> int:
+def _merge(options: argparse.Namespace) -> None:
     from .run import merge
 
     result = merge(
@@ -58,22 +50,16 @@ def _merge(options: argparse.Namespace) -> int:
         force=options.force,
         quiet=options.quiet,
     )
-    if not options.quiet:
-        sys.stderr.write("".join(f"kodolly merge: {line}\n" for line in _report(result)))
-    sys.stdout.write(f"{result.out}\n")
-    return 0
-
-
-def _report(result: Result) -> list[str]:
-    """What happened, in lines for people."""
     lines = ["was finished already; --force makes it anew"] if result.already_there else []
     lines.append(f"{result.changed:,} tensors changed, {result.bytes / 1e6:,.0f} MB in all")
     if result.loss.elements:
-        lines.append(
-            f"rounding: its error (rms) is {result.loss.share:.2%} of what the adapter changed"
-        )
+        share = result.loss.share
+        lines.append(f"rounding: its error (rms) is {share:.2%} of what the adapter changed")
     lines += [f"note: {note}" for note in result.notes]
-    return lines + (result.verdict.lines() if result.verdict else ["not verified (--no-verify)"])
+    lines += result.verdict.lines() if result.verdict else ["not verified (--no-verify)"]
+    for line in [] if options.quiet else lines:
+        say("merge", line)
+    sys.stdout.write(f"{result.out}\n")
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -101,21 +87,19 @@ def _base_directory(name: str) -> Path:
         raise BaseError(f"{name}: there is no such directory")
     from huggingface_hub import snapshot_download
 
-    try:
-        return Path(snapshot_download(name, allow_patterns=FETCHED, local_files_only=True))
-    except Exception:  # noqa: BLE001, S110 - not in the cache; its kinds of error change
-        pass
-    try:
-        return Path(snapshot_download(name, allow_patterns=FETCHED))
-    except Exception as error:  # noqa: BLE001 - as above
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BaseError(f"{name}: no such directory, and it cannot be fetched: {first}") from None
+    reason = ""
+    for from_cache in (True, False):
+        try:
+            return Path(
+                snapshot_download(name, allow_patterns=FETCHED, local_files_only=from_cache)
+            )
+        except Exception as error:  # noqa: BLE001 - its kinds of error change
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    raise BaseError(f"{name}: no such directory, and it cannot be fetched: {reason}")
 
 
 def _adapter_directory(name: str) -> Path:
     """The folder with the adapter's config: ADAPTER itself, or adapter/ of a training run's folder."""
-    from .adapter_config import CONFIG
-
     path = Path(name)
     if not path.is_dir():
         raise AdapterError(f"{name}: there is no such directory")
@@ -125,8 +109,6 @@ def _adapter_directory(name: str) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from .plan import Dtype
-
     parser = argparse.ArgumentParser(
         prog="kodolly merge",
         description="Merge an adapter into its base, streamed: memory does not grow with the model.",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from kodolly_adapters.errors import OutputError
 
 from .plan import Plan
 
@@ -33,7 +36,7 @@ class Answers:
 
 
 def compare_answers(plan: Plan, out: Path) -> dict[str, Any]:
-    """A verdict's tokens, ties and logits; or why it was "skipped"; or the "fault".
+    """A verdict's tokens, ties and logits; or why it was "skipped". Raises OutputError where answers differ.
 
     The merged model writes its greedy answers; base + adapter reads them in one pass and must have chosen each
     token itself: then its own greedy answers are the same.
@@ -48,24 +51,30 @@ def compare_answers(plan: Plan, out: Path) -> dict[str, Any]:
             f"{free / 1e9:,.1f} GB are free"
         }
     prompts = _prompts(plan, out)
+    from peft import PeftModel
+
     with torch.no_grad():
         written = write_answers(_load(out), prompts)
         gc.collect()  # of the merged model, before the base is loaded
-        read = read_answers(_with_adapter(plan), prompts, written.tokens)
+        base = _load(plan.base.directory)
+        if base.get_input_embeddings().weight.shape[0] != plan.vocabulary:
+            base.resize_token_embeddings(plan.vocabulary, mean_resizing=False)
+        adapted = PeftModel.from_pretrained(base, str(plan.adapter)).eval()
+        read = read_answers(adapted, prompts, written.tokens)
     return judge_answers(written, read, plan.dtype)
 
 
 def judge_answers(written: Answers, read: Answers, dtype: str) -> dict[str, Any]:
-    """compare_answers' result for what the merged model wrote and base + adapter would have written."""
+    """compare_answers for what the merged model wrote and base + adapter would have written."""
     gap = (written.logits - read.logits).abs()
     share = math.sqrt(float(gap.pow(2).mean()) / max(float(read.logits.var()), 1e-30))
     if not share <= ALLOWED.get(dtype, 1e-3):
-        return {"fault": f"the logits differ by {share:.1%} of their spread"}
+        raise OutputError(f"the logits differ by {share:.1%} of their spread")
     different = (written.tokens != read.tokens).nonzero().tolist()
     for prompt, place in different:
         best = read.logits[prompt, place].topk(2).values
         if float(best[0] - best[1]) > 2 * float(gap[prompt, place].max()):
-            return {"fault": f"greedy answers to prompt {prompt} part after {place} tokens"}
+            raise OutputError(f"greedy answers to prompt {prompt} part after {place} tokens")
     equal = written.tokens.numel() - len(different)
     return {"tokens": equal, "ties": len(different), "logits": float(f"{share:.3g}")}
 
@@ -73,19 +82,20 @@ def judge_answers(written: Answers, read: Answers, dtype: str) -> dict[str, Any]
 def available_memory(meminfo: Path, cgroup: Path) -> int:
     """Bytes that can be taken without swapping, by the machine and by its container's limit; 0 if unknown."""
     try:
-        lines = meminfo.read_text(encoding="ascii").splitlines()
+        kib = re.search(r"MemAvailable:\s*(\d+)", meminfo.read_text(encoding="ascii"))
     except OSError:
         return 0
-    kib = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), "0")
-    free = int(kib) * 1024
+    free = int(kib[1]) * 1024 if kib else 0
     try:
-        limit = int((cgroup / "memory.max").read_text(encoding="ascii"))
-        used = int((cgroup / "memory.current").read_text(encoding="ascii"))
-        stat = (cgroup / "memory.stat").read_text(encoding="ascii").splitlines()
-        cached = next(int(line.split()[1]) for line in stat if line.startswith("file "))
-    except (OSError, ValueError, StopIteration):  # no container, or "max": no limit
+        limit, used = (
+            int((cgroup / f"memory.{name}").read_text(encoding="ascii"))
+            for name in ("max", "current")
+        )
+        stat = (cgroup / "memory.stat").read_text(encoding="ascii")
+    except (OSError, ValueError):  # no container, or "max": no limit
         return free
-    return min(free, limit - used + cached)
+    cached = re.search(r"^file (\d+)", stat, re.MULTILINE)
+    return min(free, limit - used + int(cached[1] if cached else 0))
 
 
 def write_answers(
@@ -122,27 +132,17 @@ def _prompts(plan: Plan, out: Path) -> list[list[int]]:
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(str(out), trust_remote_code=False)
-    if not tokenizer.chat_template:
-        prompts = [tokenizer(text)["input_ids"] for text in PROMPTS]
-    else:
-        prompts = [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True
-            )["input_ids"]
-            for text in PROMPTS
-        ]
+    template = tokenizer.chat_template
+    prompts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        if template
+        else tokenizer(text)["input_ids"]
+        for text in PROMPTS
+    ]
     length = min(map(len, prompts))
     return [prompt[-length:] for prompt in prompts]
-
-
-def _with_adapter(plan: Plan) -> Any:
-    """The base with its adapter under PEFT."""
-    from peft import PeftModel
-
-    model = _load(plan.base.directory)
-    if model.get_input_embeddings().weight.shape[0] != plan.vocabulary:
-        model.resize_token_embeddings(plan.vocabulary, mean_resizing=False)
-    return PeftModel.from_pretrained(model, str(plan.adapter)).eval()
 
 
 def _load(directory: Path) -> Any:

@@ -4,24 +4,46 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kodolly_adapters.card import read_card, read_object, write_card
 from kodolly_adapters.errors import AdapterError
 from kodolly_adapters.files import sha256, write_json
-from kodolly_adapters.model_config import add_both_rotary_forms
+from kodolly_adapters.model_config import add_both_rotary_forms, portable_tokenizer_config
 from kodolly_adapters.safetensors_io import DTYPES
 
 from .adapter import WEIGHTS
+from .adapter_config import adapter_folders
 from .plan import Plan
-from .tokenizer_files import CONFIG as TOKENIZER_CONFIG
-from .tokenizer_files import TokenizerInfo, adapter_folders, copy_tokenizer, find_tokenizer
 
+TOKENIZER_CONFIG = "tokenizer_config.json"
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+COPIED = (
+    *VOCABULARIES,
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+ROLES = ("bos_token", "eos_token", "pad_token")
 GENERATION = "generation_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 NOTICES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
 TOKENIZERS_OWN = "tokenizer"  # a card's template: the tokenizer's own chat template
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerInfo:
+    """A tokenizer on disk, or none."""
+
+    directory: Path | None = None
+    from_adapter: bool = False  # else it is the base's
+    ids: Mapping[str, int] = field(default_factory=dict)  # of special and added tokens
+    special_ids: Mapping[str, int] = field(default_factory=dict)  # "eos_token_id", ...
+    size: int = 0  # the largest id + 1; 0 where it is not known
 
 
 def write_files(plan: Plan, out: Path, name: str) -> list[str]:
@@ -29,12 +51,12 @@ def write_files(plan: Plan, out: Path, name: str) -> list[str]:
 
     Raises AdapterError where the adapter's tokenizer does not fit the model, InputError for unreadable files.
     """
-    tokenizer = find_tokenizer(plan.base.directory, plan.adapter)
+    tokenizer = _find_tokenizer(plan.base.directory, plan.adapter)
     card = _card(plan, name)
     notes = _notes(plan, tokenizer)
     write_json(out / "config.json", _config(plan, tokenizer))
-    if tokenizer is not None:
-        copy_tokenizer(tokenizer, out)
+    if tokenizer.directory is not None:
+        _copy_tokenizer(tokenizer.directory, out)
     write_card(out, card)
     _write_chat_template(plan, tokenizer, card["template"], out)
     if generation := _generation(plan, tokenizer, card["template"]):
@@ -45,8 +67,63 @@ def write_files(plan: Plan, out: Path, name: str) -> list[str]:
     return notes
 
 
-def _notes(plan: Plan, tokenizer: TokenizerInfo | None) -> list[str]:
-    if tokenizer is None:
+def _find_tokenizer(base: Path, adapter: Path) -> TokenizerInfo:
+    """The adapter's tokenizer, else the base's, else none.
+
+    Raises AdapterError where tokenizer.json cannot be read, InputError for other files.
+    """
+    folders = adapter_folders(adapter)
+    for directory in (*folders, base):
+        if any((directory / name).is_file() for name in VOCABULARIES):
+            return _read_tokenizer(directory, directory in folders)
+    return TokenizerInfo()
+
+
+def _read_tokenizer(directory: Path, from_adapter: bool) -> TokenizerInfo:
+    config = read_object(directory / "special_tokens_map.json")
+    config |= read_object(directory / TOKENIZER_CONFIG)
+    names = {key: text for key in config if key.endswith("_token") if (text := _text(config[key]))}
+    ids = {
+        str(entry["content"]): int(number)
+        for number, entry in (config.get("added_tokens_decoder") or {}).items()
+        if isinstance(entry, dict) and "content" in entry
+    }
+    size = 0
+    if (directory / "tokenizer.json").is_file():
+        from tokenizers import Tokenizer
+
+        try:
+            tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        except Exception as error:  # noqa: BLE001 - the library raises no narrower kind
+            raise AdapterError(f"{directory / 'tokenizer.json'}: {error}") from None
+        added = tokenizer.get_added_tokens_decoder()
+        ids |= {token.content: number for number, token in added.items()}
+        size = max([tokenizer.get_vocab_size(with_added_tokens=False) - 1, *added], default=-1) + 1
+        for text in names.values():
+            if (number := tokenizer.token_to_id(text)) is not None:
+                ids[text] = number
+    special = {f"{role}_id": ids[names[role]] for role in ROLES if names.get(role) in ids}
+    return TokenizerInfo(directory, from_adapter, ids, special, size)
+
+
+def _text(token: Any) -> str:
+    """A token as the configs write it: a string, or an object with its content."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else ""
+
+
+def _copy_tokenizer(directory: Path, out: Path) -> None:
+    """Copy its files into `out`; its config becomes one that every version of transformers reads."""
+    for name in COPIED:
+        if (directory / name).is_file():
+            shutil.copyfile(directory / name, out / name)
+    fast = (out / "tokenizer.json").is_file()
+    config = portable_tokenizer_config(read_object(directory / TOKENIZER_CONFIG), fast=fast)
+    write_json(out / TOKENIZER_CONFIG, config)
+
+
+def _notes(plan: Plan, tokenizer: TokenizerInfo) -> list[str]:
+    if tokenizer.directory is None:
         return ["neither the adapter nor the base has a tokenizer: the model has none"]
     if tokenizer.size <= plan.vocabulary:
         return []
@@ -59,7 +136,7 @@ def _notes(plan: Plan, tokenizer: TokenizerInfo | None) -> list[str]:
     return [text]
 
 
-def _config(plan: Plan, tokenizer: TokenizerInfo | None) -> dict[str, Any]:
+def _config(plan: Plan, tokenizer: TokenizerInfo) -> dict[str, Any]:
     config = dict(plan.config)
     dtype = DTYPES[plan.dtype][0]
     config |= {"dtype": dtype, "torch_dtype": dtype}  # transformers 5 reads the one, 4 the other
@@ -68,14 +145,14 @@ def _config(plan: Plan, tokenizer: TokenizerInfo | None) -> dict[str, Any]:
         if "tie_word_embeddings" in config or not plan.tied:
             config["tie_word_embeddings"] = plan.tied
     add_both_rotary_forms(config)
-    config |= tokenizer.special_ids if tokenizer is not None else {}
+    config |= tokenizer.special_ids
     if isinstance(config.get("pad_token_id"), int) and config["pad_token_id"] < 0:
         config["pad_token_id"] = None  # LLaMA's first uploads
     config.pop("_name_or_path", None)
     return config
 
 
-def _generation(plan: Plan, tokenizer: TokenizerInfo | None, template: str) -> dict[str, Any]:
+def _generation(plan: Plan, tokenizer: TokenizerInfo, template: str) -> dict[str, Any]:
     """The base's generation settings with the stop ids of the tokenizer and the template.
 
     Sampling settings of the base stay; an adapter's own file wins over all.
@@ -85,14 +162,14 @@ def _generation(plan: Plan, tokenizer: TokenizerInfo | None, template: str) -> d
             return own
     settings = read_object(plan.base.directory / GENERATION)
     settings.pop("transformers_version", None)
-    special = tokenizer.special_ids if tokenizer is not None else {}
+    special = tokenizer.special_ids
     stops = _template_stops(tokenizer, template)
     if "eos_token_id" in special:
         stops.append(special["eos_token_id"])
     base_stops = settings.get("eos_token_id", plan.config.get("eos_token_id"))
     for stop in [base_stops] if isinstance(base_stops, int) else base_stops or []:
         # A wrong id of an early upload is worse than none: with a tokenizer, only special tokens can stop.
-        if tokenizer is None or not stops or stop in tokenizer.ids.values():
+        if not tokenizer.directory or not stops or stop in tokenizer.ids.values():
             stops.append(int(stop))
     if stops := list(dict.fromkeys(stops)):
         settings["eos_token_id"] = stops if len(stops) > 1 else stops[0]
@@ -102,28 +179,24 @@ def _generation(plan: Plan, tokenizer: TokenizerInfo | None, template: str) -> d
     return settings
 
 
-def _template_stops(tokenizer: TokenizerInfo | None, template: str) -> list[int]:
+def _template_stops(tokenizer: TokenizerInfo, template: str) -> list[int]:
     """Ids of those stops of the chat template that are one token: `### End` where it was added as one."""
-    if tokenizer is None or template == TOKENIZERS_OWN:
-        return []
     from kodolly_templates import TemplateError, get_template
 
     try:
         stops = get_template(template).stop
-    except TemplateError:
+    except TemplateError:  # of no such name: the tokenizer's own
         return []
     return [tokenizer.ids[stop.strip()] for stop in stops if stop.strip() in tokenizer.ids]
 
 
-def _write_chat_template(
-    plan: Plan, tokenizer: TokenizerInfo | None, template: str, out: Path
-) -> None:
+def _write_chat_template(plan: Plan, tokenizer: TokenizerInfo, template: str, out: Path) -> None:
     """The adapter's own template; else the dialect it was trained with; else what the tokenizer has."""
     for folder in adapter_folders(plan.adapter):
         if (folder / CHAT_TEMPLATE).is_file():
             shutil.copyfile(folder / CHAT_TEMPLATE, out / CHAT_TEMPLATE)
             return
-    if template == TOKENIZERS_OWN or tokenizer is None:
+    if template == TOKENIZERS_OWN or tokenizer.directory is None:
         return
     from kodolly_templates import Template, TemplateError, load
 
@@ -143,7 +216,7 @@ def _card(plan: Plan, name: str) -> dict[str, Any]:
     card: dict[str, Any] = {}
     for folder in reversed(adapter_folders(plan.adapter)):
         card |= read_card(folder)
-    base_name = str(card.get("base") or plan.adapter_config.base)
+    base_name = str(card.get("base") or plan.adapter_config.base_model_name_or_path)
     if not base_name or Path(base_name).is_absolute():  # a path of the machine that trained
         base_name = str(base_card.get("name") or plan.base.directory.name)
     source = card.get("source")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from kodolly_adapters.card import read_object
 from kodolly_adapters.errors import AdapterError, BaseError
 from kodolly_adapters.safetensors_io import (
     FLOATS,
@@ -31,10 +32,7 @@ BUFFERS = ("inv_freq", "masked_bias")
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One tensor of the merged model: `target` is written, from the rows of `source` and by `change` (None: none).
-
-    The path of `target` is its file's name alone.
-    """
+    """One tensor of the merged model: `target` is written, from the rows of `source` and by `change` (None: none)."""
 
     target: Tensor
     source: Tensor
@@ -46,24 +44,15 @@ class Output:
         return self.target.name
 
     @property
+    def file(self) -> str:
+        """The name of its file."""
+        return self.target.path.name
+
+    @property
     def is_copy(self) -> bool:
         """Whether its bytes are the source's."""
         same = (self.source.dtype, self.source.shape) == (self.target.dtype, self.target.shape)
         return self.change is None and same
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One output file: its first bytes, and its tensors in the order of theirs."""
-
-    file: str
-    head: bytes
-    outputs: tuple[Output, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes of all tensors."""
-        return sum(output.target.size for output in self.outputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +63,17 @@ class Plan:
     adapter: Path
     adapter_config: AdapterConfig
     config: dict[str, Any]  # the base's config.json
-    shards: tuple[Shard, ...]
+    heads: dict[str, bytes]  # by file: its first bytes, before the tensors
+    outputs: list[Output]  # in the order they are written
     vocabulary: int  # rows of the embeddings
     tied: bool  # one tensor is both embeddings
     dtype_flag: Dtype  # --dtype
     dtype: str  # safetensors' name of most weights' dtype
 
     @property
-    def outputs(self) -> list[Output]:
-        """All output tensors."""
-        return [output for shard in self.shards for output in shard.outputs]
-
-    @property
     def size(self) -> int:
         """Bytes of all tensors."""
-        return sum(shard.size for shard in self.shards)
+        return sum(output.target.size for output in self.outputs)
 
 
 def make_plan(base: Path, adapter: Path, dtype: Dtype = "same") -> Plan:
@@ -106,28 +91,44 @@ def make_plan(base: Path, adapter: Path, dtype: Dtype = "same") -> Plan:
         sources.setdefault(head, sources[embedding])
     for name, change in changes.items():
         check_fit(name, change, sources[name], base)
-    tied = _tie(config, sources, changes, embedding, head, weights)
-    shards = tuple(_shard(file, weights, sources, changes, dtype) for file in weights.files)
+    first, second = changes.get(embedding), changes.get(head)
+    was_tied = bool(embedding) and (
+        head not in weights.tensors
+        or (config.get("tie_word_embeddings", False) and equal(sources[head], sources[embedding]))
+    )
+    # PEFT's own merge keeps one tensor where the adapter changes one end only, and so changes the other end unasked.
+    tied = was_tied and _same_for_both(first, second, sources[embedding])
+    if tied and (shared := first or second):
+        changes |= {embedding: shared, head: shared}
+    if tied and head not in weights.tensors:
+        changes.pop(head, None)
+        sources.pop(head, None)
+    elif was_tied:
+        sources.setdefault(head, sources[embedding])
+    heads: dict[str, bytes] = {}
+    outputs: list[Output] = []
+    for file in weights.files:
+        heads[file], in_file = _outputs(file, weights, sources, changes, dtype)
+        outputs += in_file
     return Plan(
         base=weights,
         adapter=adapter,
         adapter_config=adapter_config,
         config=config,
-        shards=shards,
-        vocabulary=_vocabulary(shards, (embedding, head), config),
+        heads=heads,
+        outputs=outputs,
+        vocabulary=_vocabulary(outputs, (embedding, head), config),
         tied=tied,
         dtype_flag=dtype,
-        dtype=_main_dtype(shards),
+        dtype=_main_dtype(outputs),
     )
 
 
 def _read_config(base: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BaseError(f"{base}: no model directory: {error}") from None
-    if not isinstance(config, dict):
-        raise BaseError(f"{base / 'config.json'}: no JSON object")
+    path = base / "config.json"
+    if not path.is_file():
+        raise BaseError(f"{base}: no model directory: it has no config.json")
+    config = read_object(path)
     if config.get("quantization_config"):
         raise BaseError(
             f"{base}: is quantised. Merge into the model it was quantised from, and quantise the result"
@@ -144,67 +145,27 @@ def _ends(weights: Checkpoint, changes: Mapping[str, Change]) -> tuple[str, str]
     return embedding, head
 
 
-def _tie(
-    config: Mapping[str, Any],
-    sources: dict[str, Tensor],
-    changes: dict[str, Change],
-    embedding: str,
-    head: str,
-    weights: Checkpoint,
-) -> bool:
-    """Whether the merged model's embeddings are one tensor; `sources` and `changes` are made to say so.
-
-    A model stays tied as long as the adapter means the same for both ends. PEFT's own merge keeps
-    one tensor where the adapter changes one end only, and so changes the other end unasked.
-    """
-    if not embedding:
-        return False
-    in_file = head in weights.tensors
-    if in_file and not (
-        config.get("tie_word_embeddings") and _equal(sources[head], sources[embedding])
-    ):
-        return False
-    first, second = changes.get(embedding), changes.get(head)
-    if not _same_for_both(first, second, sources[embedding]):
-        sources.setdefault(head, sources[embedding])
-        return False
-    changes.pop(head, None)
-    if not in_file:
-        sources.pop(head, None)
-    if shared := first or second:
-        changes[embedding] = shared
-        if in_file:
-            changes[head] = shared
-    return True
-
-
 def _same_for_both(first: Change | None, second: Change | None, embedding: Tensor) -> bool:
     """Whether changes of a tied embedding and of its head leave them equal."""
     if first is None or first.lora is not None:
         return first is second
     if second is None:
         return first.replaced is None or first.replaced.shape != embedding.shape
-    if second.lora is not None or not _equal(first.replaced, second.replaced):
+    if second.lora is not None or not equal(first.replaced, second.replaced):
         return False
     if first.tokens is None or second.tokens is None:
         return second.tokens is None
-    return first.tokens[0] == second.tokens[0] and _equal(first.tokens[1], second.tokens[1])
+    return first.tokens[0] == second.tokens[0] and equal(first.tokens[1], second.tokens[1])
 
 
-def _equal(first: Tensor | None, second: Tensor | None) -> bool:
-    if first is None or second is None:
-        return first is second
-    return equal(first, second)
-
-
-def _shard(
+def _outputs(
     file: str,
     base: Checkpoint,
     sources: Mapping[str, Tensor],
     changes: Mapping[str, Change],
     dtype: Dtype,
-) -> Shard:
-    """The base's `file` again; the last also gets a head that parts from its embedding."""
+) -> tuple[bytes, list[Output]]:
+    """The head and tensors of the base's `file`, merged; the last also gets a head that parts from its embedding."""
     in_file = [tensor for tensor in base.tensors.values() if tensor.path.name == file]
     names = [tensor.name for tensor in sorted(in_file, key=lambda tensor: tensor.start)]
     if file == base.files[-1]:
@@ -219,8 +180,7 @@ def _shard(
             stored = STORED[dtype]
         tensors.append((name, stored, _shape(name, starts[name], change, base.directory)))
     head, targets = new_header(Path(file), tensors, base.metadata)
-    outputs = [Output(target, starts[target.name], changes.get(target.name)) for target in targets]
-    return Shard(file, head, tuple(outputs))
+    return head, [Output(t, starts[t.name], changes.get(t.name)) for t in targets]
 
 
 def _shape(name: str, start: Tensor, change: Change, base: Path) -> tuple[int, ...]:
@@ -237,21 +197,19 @@ def _shape(name: str, start: Tensor, change: Change, base: Path) -> tuple[int, .
     return (rows, *start.shape[1:])
 
 
-def _vocabulary(shards: Iterable[Shard], ends: tuple[str, str], config: Mapping[str, Any]) -> int:
+def _vocabulary(outputs: list[Output], ends: tuple[str, str], config: Mapping[str, Any]) -> int:
     """Rows of the embeddings. Raises AdapterError where the two ends have not the same."""
-    targets = [output.target for shard in shards for output in shard.outputs]
-    rows = {name: target.rows for name in ends for target in targets if target.name == name}
+    rows = {output.name: output.target.rows for output in outputs if output.name in ends}
     if len(set(rows.values())) > 1:
         text = " and ".join(f"{name} {count:,}" for name, count in rows.items())
         raise AdapterError(f"the merged model would have {text} rows: one end was not resized")
     return next(iter(rows.values()), int(config.get("vocab_size", 0)))
 
 
-def _main_dtype(shards: Iterable[Shard]) -> str:
+def _main_dtype(outputs: list[Output]) -> str:
     """The floating dtype that holds most elements."""
-    elements: dict[str, int] = {}
-    for shard in shards:
-        for target in (output.target for output in shard.outputs):
-            if target.dtype in FLOATS:
-                elements[target.dtype] = elements.get(target.dtype, 0) + math.prod(target.shape)
-    return max(elements, key=lambda dtype: elements[dtype], default="F32")
+    elements = Counter({"F32": 0})
+    for output in outputs:
+        if output.target.dtype in FLOATS:
+            elements[output.target.dtype] += math.prod(output.target.shape)
+    return elements.most_common(1)[0][0]

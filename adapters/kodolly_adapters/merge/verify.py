@@ -11,21 +11,24 @@ import os
 import random
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from kodolly_adapters.card import CARD, config_sha256, read_card
 from kodolly_adapters.errors import OutputError
 from kodolly_adapters.safetensors_io import DTYPES, Reader, Tensor, checkpoint
 
-from .adapter import Lora
+from .adapter import Change, Lora
+from .adapter_config import adapter_folders
 from .arithmetic import CHUNK, MergedRows
 from .greedy import compare_answers
 from .plan import Dtype, Output, Plan, make_plan
-from .tokenizer_files import adapter_folders
 
 DRAWN = 8  # tensors changed by LoRA; those changed otherwise are few and all compared
+HINT = "--no-verify goes on without it"
 TIMEOUT = 7200.0  # seconds; greedy answers of a large model on a slow CPU
 
 
@@ -62,65 +65,57 @@ def verify(plan: Plan, out: Path, seed: str) -> Verdict:
     """
     arguments = [str(plan.base.directory), str(plan.adapter), str(out), plan.dtype_flag, seed]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    child = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", __name__, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        env=env,
-        check=False,
-    )
+    command = [sys.executable, "-W", "ignore", "-m", __name__, *arguments]
+    try:
+        child = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT, env=env, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise OutputError(f"{out}: the check took more than {TIMEOUT:,.0f} s. {HINT}") from None
     if child.returncode != 0:
         tail = (child.stderr.strip().splitlines() or ["it was killed: out of memory?"])[-1]
-        raise OutputError(
-            f"{out}: the check ended with an error: {tail}. --no-verify goes on without it"
-        )
+        raise OutputError(f"{out}: the check ended with an error: {tail}. {HINT}")
     answer = json.loads(child.stdout.strip().splitlines()[-1])
     if fault := answer.get("fault"):
         raise OutputError(f"{out}: the check found a fault: {fault}")
     return Verdict(**answer)
 
 
-def judge(base: Path, adapter: Path, out: Path, dtype: Dtype, seed: str) -> dict[str, Any]:
-    """A Verdict's fields; or {"fault": what differs, in words for people}."""
+def judge(base: Path, adapter: Path, out: Path, dtype: Dtype, seed: str) -> Verdict:
+    """The comparison itself. Raises OutputError saying what differs."""
     plan = make_plan(base, adapter, dtype)
     written = checkpoint(out).tensors
-    if fault := _wrong_base(plan) or _wrong_layout(plan, written):
-        return {"fault": fault}
+    _check_base(plan)
+    _check_layout(plan, written)
     chance = random.Random(seed)
-    outputs, rows = _drawn(plan, chance), 0
+    outputs = _drawn(plan, chance)
     with Reader() as reader:
-        for output in outputs:
-            count, fault = _compare_rows(plan, output, written[output.name], reader, chance)
-            if fault:
-                return {"fault": fault}
-            rows += count
-    return {"tensors": len(outputs), "rows": rows, **compare_answers(plan, out)}
+        rows = sum(_check_rows(plan, one, written[one.name], reader, chance) for one in outputs)
+    return Verdict(len(outputs), rows, **compare_answers(plan, out))
 
 
-def _wrong_base(plan: Plan) -> str:
-    """The fault where training wrote down another config of its base than this one's."""
+def _check_base(plan: Plan) -> None:
+    """Raise OutputError where training wrote down another config of its base than this one's."""
     from transformers import AutoConfig
 
     sources = [read_card(folder).get("source") for folder in adapter_folders(plan.adapter)]
     recorded = next((s.get("base_config_sha256") for s in sources if isinstance(s, dict)), None)
     if recorded is None:
-        return ""
+        return
     config = AutoConfig.from_pretrained(str(plan.base.directory), trust_remote_code=False)
-    if config_sha256(config) == recorded:
-        return ""
-    return (
-        f"{plan.adapter} was trained on a base of another config than {plan.base.directory} "
-        f"({CARD}: base_config_sha256). Give that base; or --no-verify, where only the version "
-        "of transformers is another"
-    )
+    if config_sha256(config) != recorded:
+        raise OutputError(
+            f"{plan.adapter} was trained on a base of another config than {plan.base.directory} "
+            f"({CARD}: base_config_sha256). Give that base; or --no-verify, where only the version "
+            "of transformers is another"
+        )
 
 
-def _wrong_layout(plan: Plan, written: dict[str, Tensor]) -> str:
-    """The fault where the files hold other tensors than planned, or of another dtype or shape."""
+def _check_layout(plan: Plan, written: dict[str, Tensor]) -> None:
+    """Raise OutputError where the files hold other tensors than planned, or of another dtype or shape."""
     planned = {(o.name, o.target.dtype, o.target.shape) for o in plan.outputs}
-    odd = sorted(planned ^ {(t.name, t.dtype, t.shape) for t in written.values()})
-    return f"{odd[0][0]} is missing, left over or of another shape" if odd else ""
+    if odd := sorted(planned ^ {(t.name, t.dtype, t.shape) for t in written.values()}):
+        raise OutputError(f"{odd[0][0]} is missing, left over or of another shape")
 
 
 def _drawn(plan: Plan, chance: random.Random) -> list[Output]:
@@ -128,62 +123,62 @@ def _drawn(plan: Plan, chance: random.Random) -> list[Output]:
     by_lora = [output for output in plan.outputs if output.change and output.change.lora]
     otherwise = [output for output in plan.outputs if output.change and not output.change.lora]
     copies = [output for output in plan.outputs if output.is_copy]
-    return [
-        *chance.sample(by_lora, min(DRAWN, len(by_lora))),
-        *otherwise,
-        *chance.sample(copies, min(DRAWN, len(copies))),
-    ]
+    first, last = (chance.sample(some, min(DRAWN, len(some))) for some in (by_lora, copies))
+    return [*first, *otherwise, *last]
 
 
-def _compare_rows(
+def _check_rows(
     plan: Plan, output: Output, written: Tensor, reader: Reader, chance: random.Random
-) -> tuple[int, str]:
-    """Compare some rows of one tensor: (how many, the fault or "")."""
+) -> int:
+    """Compare some rows of one tensor and return how many. Raises OutputError naming the first that differs."""
     import torch
 
+    change = output.change or Change()
     count = min(written.rows, max(16, CHUNK // max(1, written.width)))
     first = chance.randint(0, written.rows - count)
-    if output.change is not None and output.change.tokens is not None:
-        largest = max(output.change.tokens[0])  # the rows must hold some of the trained tokens
-        first = max(first, largest + 1 - count)
+    if change.tokens is not None:  # the rows must hold some of the trained tokens
+        first = max(first, max(change.tokens[0]) + 1 - count)
     last = first + count
-    expected: Any = MergedRows(output, reader).stored(first, last).clone()
-    if output.change is not None and output.change.lora is not None and not output.change.tokens:
-        expected = _peft_rows(plan, output, output.change.lora, slice(first, last), reader)
+    if change.lora is not None and not change.tokens:
+        expected: Any = _peft_rows(plan, output, change.lora, slice(first, last), reader)
         expected = expected.to(getattr(torch, DTYPES[written.dtype][0]))
+    else:
+        expected = MergedRows(output, reader).stored(first, last).clone()
     rows = reader.rows(written, first, last)
     unequal = (rows != expected) & ~(rows.isnan() & expected.isnan())
-    if not bool(unequal.any()):
-        return count, ""
-    row = first + int(unequal.any(dim=1).nonzero()[0])
-    return count, f"{output.name}, row {row}: {int(unequal.sum())} of {rows.numel()} values differ"
+    if bool(unequal.any()):
+        row = first + int(unequal.any(dim=1).nonzero()[0])
+        raise OutputError(
+            f"{output.name}, row {row}: {int(unequal.sum())} of {rows.numel()} values differ"
+        )
+    return count
 
 
 def _peft_rows(plan: Plan, output: Output, lora: Lora, rows: slice, reader: Reader) -> Any:
     """PEFT's own merge, in float32, of a model that has nothing but these rows, at their place in its modules."""
     import torch
     from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
     start = reader.rows(output.source, rows.start, rows.stop).to(torch.float32, copy=True)
+    count, width = start.shape
+    model: Any
+    if lora.layout == "embedding":
+        model = torch.nn.Embedding(count, width)
+    elif lora.layout == "conv1d":
+        model = Conv1D(width, count)
+    else:
+        model = torch.nn.Linear(width, count, bias=False)
+    model.weight.data = start
     path = output.name.removesuffix(".weight")
-    settings = plan.adapter_config
-    alpha: Any = settings.alpha  # PEFT says int and takes any number
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=alpha,
-        rank_pattern=dict(settings.rank_pattern),
-        alpha_pattern=dict(settings.alpha_pattern),
-        use_rslora=settings.rslora,
-        use_dora=settings.dora,
-        fan_in_fan_out=settings.conv1d,
-        target_modules=[path],
-    )
-    model = _layer(lora.layout, start)
+    settings = msgspec.structs.asdict(plan.adapter_config) | {"target_modules": [path]}
+    for other in ("layers_to_transform", "exclude_modules", "trainable_token_indices"):
+        del settings[other]
     for name in reversed(path.split(".")):
         parent = torch.nn.Module()
         parent.add_module(name, model)
         model = parent
-    wrapped: Any = get_peft_model(model, config)
+    wrapped: Any = get_peft_model(model, LoraConfig(**settings))
     layer = wrapped.get_submodule(f"base_model.model.{path}")
     a, b = reader.whole(lora.a), reader.whole(lora.b)
     with torch.no_grad():
@@ -200,24 +195,11 @@ def _peft_rows(plan: Plan, output: Output, lora: Lora, rows: slice, reader: Read
     return wrapped.merge_and_unload().get_submodule(path).weight.detach()
 
 
-def _layer(layout: str, weight: Any) -> Any:
-    """A layer of PyTorch's or transformers' kind for `layout`, with this weight."""
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    rows, width = weight.shape
-    if layout == "embedding":
-        layer: Any = torch.nn.Embedding(rows, width)
-    elif layout == "conv1d":
-        layer = Conv1D(width, rows)
-    else:
-        layer = torch.nn.Linear(width, rows, bias=False)
-    layer.weight.data = weight
-    return layer
-
-
 if __name__ == "__main__":
     _base, _adapter, _out, _dtype, _seed = sys.argv[1:]
     _flag: Any = _dtype
-    _answer = judge(Path(_base), Path(_adapter), Path(_out), _flag, _seed)
+    try:
+        _answer = asdict(judge(Path(_base), Path(_adapter), Path(_out), _flag, _seed))
+    except OutputError as error:
+        _answer = {"fault": str(error)}
     sys.stdout.write(json.dumps(_answer) + "\n")

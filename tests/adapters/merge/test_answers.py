@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support.merge_cases import VARIANTS, make_adapter, verdict
 
+from kodolly_adapters.errors import OutputError
 from kodolly_adapters.merge import greedy
 from kodolly_adapters.merge.greedy import Answers, available_memory, compare_answers, judge_answers
 from kodolly_adapters.merge.plan import make_plan
@@ -29,9 +30,9 @@ def test_every_kind_of_adapter_passes(
 
     answer = verdict(base, tmp_path / "adapter", out)
 
-    assert answer["tokens"] + answer["ties"] == len(greedy.PROMPTS) * greedy.NEW_TOKENS
-    assert answer["rows"] > 0
-    assert answer["logits"] < 0.01
+    assert answer.tokens + answer.ties == len(greedy.PROMPTS) * greedy.NEW_TOKENS
+    assert answer.rows > 0
+    assert answer.logits < 0.01
 
 
 def test_a_model_that_answers_otherwise_does_not_pass(bases: Bases, tmp_path: Path) -> None:
@@ -39,9 +40,8 @@ def test_a_model_that_answers_otherwise_does_not_pass(bases: Bases, tmp_path: Pa
     base = bases["llama", False]
     make_adapter(tmp_path, base, "llama", VARIANTS["lora"], tied=False)
 
-    fault = compare_answers(make_plan(base, tmp_path), base)["fault"]
-
-    assert "greedy answers" in fault or "the logits differ" in fault
+    with pytest.raises(OutputError, match=r"greedy answers|the logits differ"):
+        compare_answers(make_plan(base, tmp_path), base)
 
 
 def test_a_model_that_does_not_fit_into_memory_is_not_loaded(
@@ -65,10 +65,10 @@ def test_tokens_may_differ_only_at_a_tie() -> None:
     near = logits + torch.tensor([0.001, 0.0, 0.0])
 
     tie = judge_answers(Answers(torch.tensor([[1, 0]]), near), read, "F32")
-    apart = judge_answers(Answers(torch.tensor([[2, 1]]), near), read, "F32")
 
     assert (tie["tokens"], tie["ties"]) == (1, 1)
-    assert "prompt 0 part after 0 tokens" in apart["fault"]
+    with pytest.raises(OutputError, match="prompt 0 part after 0 tokens"):
+        judge_answers(Answers(torch.tensor([[2, 1]]), near), read, "F32")
 
 
 def test_free_memory_is_the_machines_or_the_containers(tmp_path: Path) -> None:

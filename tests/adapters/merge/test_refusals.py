@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.merge_cases import VARIANTS, make_adapter
 
-from kodolly_adapters.errors import AdapterError, BaseError, OutputError, UserError
+from kodolly_adapters.errors import AdapterError, BaseError, InputError, OutputError, UserError
 from kodolly_adapters.merge.cli import main
 from kodolly_adapters.merge.run import merge
 
@@ -169,7 +169,7 @@ def test_a_cut_file_is_refused(
     base = Path(shutil.copytree(bases["neox", False], tmp_path / "base"))
     file = min(base.glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-100])
-    assert "cut short" in _refused(base, adapter, tmp_path / "out", BaseError)
+    assert "cut short" in _refused(base, adapter, tmp_path / "out", InputError)
 
 
 def test_a_folder_with_something_else_is_left_alone(

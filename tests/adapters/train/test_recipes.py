@@ -104,10 +104,9 @@ def _merge(base: Path, adapter: Path, merged: Path) -> None:
 
     words = [str(base), str(adapter), "--out", str(merged), "--quiet", "--no-verify"]
     assert main(words) == 0
-    found = verdict(base, adapter, merged)
-    assert "fault" not in found, found
-    assert found["tensors"] > 0
-    assert found["tokens"] > 0
+    comparison = verdict(base, adapter, merged)
+    assert comparison.tensors > 0
+    assert comparison.tokens > 0
 
 
 def _shrunken(name: str, directory: Path) -> Path:

@@ -1,0 +1,40 @@
+"""What all commands of the making side share: one line for people, and the exit status of every error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from kodolly_adapters.errors import OptionError, UserError
+
+GOES_ON = (
+    ". The same command goes on from here"  # `repeat` of a command that keeps what is finished
+)
+
+
+def say(command: str, text: str) -> None:
+    """Write a line of `kodolly COMMAND` to standard error."""
+    sys.stderr.write(f"kodolly {command}: {text}\n")
+    sys.stderr.flush()
+
+
+def run(
+    command: str, work: Callable[[], int | None], *, repeat: str = "", show: bool = True
+) -> int:
+    """Do `work` and return the exit status: its own (None is 0), or that of the error it ends with.
+
+    OptionError is 2, every other UserError and OSError 1, Ctrl-C 130. The error's text is written as one
+    line where `show`; `repeat` is added to it where the same command may be given again (disk, Ctrl-C).
+    """
+    try:
+        return work() or 0
+    except UserError as error:
+        text, status = str(error), 2 if isinstance(error, OptionError) else 1
+    except OSError as error:  # a full disk, most of all
+        text, status = f"{error}{repeat}", 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\n" if show else "")  # after the terminal's ^C
+        text, status = f"stopped{repeat}", 130
+    if show:
+        say(command, text)
+    return status
