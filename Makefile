@@ -13,10 +13,10 @@ PYTEST := $(BIN)/python -m pytest
 # Tests that need a model of real size find it here; `make run` makes its own.
 export KODOLLY_TEST_MODEL ?= $(CURDIR)/$(TEST_MODEL)
 # Tests and benchmarks run several engines at once; `make run` has the machine to itself.
-test test-vllm test-browser bench-gateway bench-chaos bench-soak bench-vllm: export OMP_NUM_THREADS ?= 1
+test test-vllm test-ray test-browser bench-gateway bench-chaos bench-soak bench-vllm: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run data train-env test lint test-vllm vllm-env test-compose test-browser fuzz bench-gateway bench-chaos bench-soak bench-affinity bench-vllm bench-convert bench-train bench-merge model clean
+.PHONY: help run data train-env test lint test-vllm vllm-env test-ray test-compose test-browser fuzz bench-gateway bench-chaos bench-soak bench-affinity bench-vllm bench-convert bench-train bench-merge model clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -31,7 +31,7 @@ train-env: $(STAMP) ## what `.venv/bin/kodolly train`, `plan` and `merge` need b
 	$(PIP) install --quiet -c constraints.txt -e '.[web,transformers,data,train]'
 
 test: $(DEV_STAMP) model lint ## set up everything and run the tests
-	$(PYTEST) -m "not vllm and not compose and not browser" -n 2 --dist loadfile $(ARGS)
+	$(PYTEST) -m "not vllm and not compose and not browser and not ray" -n 2 --dist loadfile $(ARGS)
 
 lint: $(DEV_STAMP) ## style, types, and which way imports flow
 	$(BIN)/ruff check .
@@ -41,6 +41,9 @@ lint: $(DEV_STAMP) ## style, types, and which way imports flow
 
 test-vllm: $(DEV_STAMP) model vllm-env ## real vLLM on the CPU behind the whole stack
 	$(PYTEST) -m vllm $(ARGS)
+
+test-ray: $(DEV_STAMP) ## the converter on a local Ray
+	$(PYTEST) -m ray $(ARGS)
 
 test-compose: $(DEV_STAMP) ## the images and docker-compose.yml on a real Docker engine
 	$(PYTEST) -m compose -s $(ARGS)

@@ -19,13 +19,15 @@ from typing import Any, NamedTuple
 import msgspec
 from backports import zstd
 
-from kodolly_adapters.convert.layout import Layout, layout_of
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.part import SPLITS, Part
-from kodolly_adapters.convert.plan import recognise, shards_of
+from kodolly_adapters.convert.part import Part
+from kodolly_adapters.convert.reading.inputs import Stream
+from kodolly_adapters.convert.reading.layout import Layout, layout_of
+from kodolly_adapters.convert.reading.plan import cut, recognise
+from kodolly_adapters.convert.reading.source import Source
 from kodolly_adapters.convert.run import convert
-from kodolly_adapters.convert.shard import SCAN_FROM, convert_shard
-from kodolly_adapters.convert.source import Source
+from kodolly_adapters.convert.shard import convert_shard
+from kodolly_adapters.convert.sources import SOURCES
 from kodolly_adapters.errors import InputError, UserError
 
 Choose = Callable[[int], int]  # a number from 0 to below the argument
@@ -174,7 +176,7 @@ def check(file: Damaged, size: int, options: Options | None = None) -> str:
     Returns what became of it: unknown, named (in an error) or converted.
     """
     layout = layout_of(file.data[: 1 << 20])
-    source = recognise(file.name, file.data, layout) if layout else None
+    source = recognise(file.name, file.data, layout, SOURCES) if layout else None
     if layout is None or source is None:
         return "unknown"  # refused as a whole: check_run sees that the file is named
     options = options or Options()
@@ -184,22 +186,19 @@ def check(file: Damaged, size: int, options: Options | None = None) -> str:
         assert_names_place(error, file)
         whole = None
     try:
-        cut = _parts(file, layout, source, options, size)
+        pieces = _parts(file, layout, source, options, size)
     except UserError as error:
         assert_names_place(error, file)
         return "named"
-    scanned = _parts(file, layout, source, options, size, later=True)
-    assert _rows(scanned) == _rows(cut), "the fast scan changes the rows"
-    for part in (*cut, *(whole or ())):
-        counts = part.done.counts
+    for part in (*pieces, *(whole or ())):
+        counts = part.mark.counts
         assert counts.kept + sum(counts.refused.values()) == counts.units
-        lines = sum(rows.count(b"\n") for rows in part.rows.values())
-        assert lines == counts.rows == len(part.index)
+        assert part.rows.count(b"\n") == counts.rows == len(part.index)
         assert part.rejected.count(b"\n") == counts.rejected
-    assert whole is None or _rows(cut) == _rows(whole), "the pieces' size changes the rows"
-    assert whole is None or _records(cut) == _records(whole)
+    assert whole is None or _rows(pieces) == _rows(whole), "the pieces' size changes the rows"
+    assert whole is None or _records(pieces) == _records(whole)
     if not file.changed_bytes and layout.kind != "object":
-        assert _records(cut) == _written_records(file), "a record is lost or made up"
+        assert _records(pieces) == _written_records(file), "a record is lost or made up"
     return "converted"
 
 
@@ -209,14 +208,11 @@ def _parts(
     source: Source,
     options: Options,
     size: int,
-    *,
-    later: bool = False,
 ) -> list[Part]:
-    """The file's parts; `later`: as if it stood so far back in its file that the fast scan takes it."""
-    found = shards_of(io.BytesIO(file.data).read, layout, source, file.name, "0", size)
-    move = SCAN_FROM if later else 0
-    moved = (msgspec.structs.replace(shard, offset=shard.offset + move) for shard in found)
-    return [convert_shard(shard, options) for shard in moved]
+    """The file's parts, made of pieces of some `size` bytes."""
+    stream = Stream(file.name, io.BytesIO(file.data), lambda size: None)
+    shards = cut(stream, layout, source, file.name, "0", size)
+    return [convert_shard(shard, source, options) for shard in shards]
 
 
 def assert_names_place(error: UserError, file: Damaged) -> None:
@@ -229,11 +225,11 @@ def assert_names_place(error: UserError, file: Damaged) -> None:
 
 
 def _rows(parts: Sequence[Part]) -> bytes:
-    return b"".join(part.rows[split] for split in SPLITS for part in parts)
+    return b"".join(part.rows for part in parts)
 
 
 def _records(parts: Sequence[Part]) -> int:
-    return sum(part.done.counts.records for part in parts)
+    return sum(part.mark.counts.records for part in parts)
 
 
 def _written_records(file: Damaged) -> int:

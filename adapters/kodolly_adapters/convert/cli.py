@@ -16,10 +16,10 @@ from typing import get_args
 
 from kodolly_adapters.errors import OptionError, UserError
 
+from .cleaning.rules import all_rules, modes_of
+from .cleaning.tokens import counter
 from .options import Categories, Format, Options, PageContext, Roles, Splits
-from .rules import RULES, modes_of
 from .sources import SOURCES, named
-from .tokens import counter
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,7 +49,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _convert(chosen: argparse.Namespace) -> None:
-    from .progress import Progress
+    from kodolly_adapters.terminal import Progress
+
     from .run import convert
 
     source = None
@@ -66,7 +67,7 @@ def _convert(chosen: argparse.Namespace) -> None:
         engine=chosen.engine,
         restart=chosen.restart,
         force=chosen.force,
-        progress=Progress(chosen.sources, show=not chosen.quiet),
+        progress=Progress("convert", show=not chosen.quiet),
     )
     sys.stdout.write(f"{chosen.out}\n")
 
@@ -157,7 +158,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _rules() -> str:
-    lines = [f"{r.name:<16} {'|'.join(r.modes):<20} {r.default:<6} {r.what}" for r in RULES]
+    rules = all_rules().values()
+    lines = [f"{r.name:<16} {'|'.join(r.modes):<20} {r.default:<6} {r.what}" for r in rules]
     return "\n".join([f"{'rule':<16} {'modes':<20} {'does':<6}", *lines, ""])
 
 

@@ -1,7 +1,7 @@
 """What became of one shard, in memory and on disk.
 
-On disk a part is `KEY.data`, all its sections one after the other, and `KEY.json`, which is written last and says
-that the part is whole. A file a section took a fifth of the time on text: making a file costs half a millisecond.
+On disk a part is one file, `KEY.part`: the sizes of its sections, then the sections. It is written under
+another name first, so that a part that is there is whole.
 """
 
 from __future__ import annotations
@@ -14,11 +14,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-
-TRAIN, VALIDATION = 0, 1
-SPLITS = {TRAIN: "train", VALIDATION: "validation"}
-
-PASSAGE = 100  # characters from which a context gives an answer away to whoever has read it
 
 # One entry a row, in the input's order. `leak` is equal where a row of one split gives away one of the other;
 # `size` and `origin` are bytes of the lines, `line` and `offset` the record's place in its file.
@@ -35,94 +30,111 @@ INDEX = np.dtype(
         ("split", "u1"),
     ]
 )
-PACK = struct.Struct("<4Q7IB").pack  # an entry's bytes
 Index = NDArray[np.void]
 
-SECTIONS = (
-    "index",
-    *(f"rows.{name}" for name in SPLITS.values()),
-    *(f"origins.{name}" for name in SPLITS.values()),
-    "rejected",
-)
-HEAD = struct.Struct(f"<{len(SECTIONS)}Q")  # their sizes
+SECTIONS = ("mark", "index", "rows", "origins", "rejected", "signatures")
+HEAD = struct.Struct(f"<{len(SECTIONS)}Q")  # their sizes in bytes
 
 
-class PartCounts(msgspec.Struct):
-    """Counted in the source's units but for `records`, `rows` and rule `hits` (rows)."""
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """What came in and what became of it: `units` = `kept` + all of `refused`, or something is lost.
+
+    `records` and `units` are counted in the input; `rows` came out and account for `kept` of the units.
+    `refused` maps a reason (a rule's name) to units, in `rejected` lines of rejected.jsonl; rows dropped
+    late, as duplicates or leakage, are in both.
+    """
 
     records: int = 0
     units: int = 0
-    kept: int = 0
     rows: int = 0
+    kept: int = 0
     refused: dict[str, int] = {}
-    hits: dict[str, int] = {}
-    rejected: int = 0  # lines
+    rejected: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        refused = dict(self.refused)
+        for reason, units in other.refused.items():
+            refused[reason] = refused.get(reason, 0) + units
+        return Counts(
+            records=self.records + other.records,
+            units=self.units + other.units,
+            rows=self.rows + other.rows,
+            kept=self.kept + other.kept,
+            refused=refused,
+            rejected=self.rejected + other.rejected,
+        )
 
 
-class Done(msgspec.Struct):
-    """The mark of a whole part. `made_of` tells the shard it was made from by its place and bytes."""
+class Mark(msgspec.Struct):
+    """What a part is made from (`identity`: the shard's place and bytes), and what became of it.
+
+    `hits` counts for each rule the rows, or refusals, that it fired on.
+    """
 
     file: str
     source: str
-    made_of: str
-    counts: PartCounts
+    identity: str
+    counts: Counts
+    hits: dict[str, int] = {}
 
 
 @dataclass(slots=True)
 class Part:
-    """JSON lines: `rows` and `origins` (provenance) by split, `rejected`; `signatures` (rows, permutations) u4."""
+    """JSON lines of `rows`, `origins` (provenance; may be empty) and `rejected`.
 
-    rows: dict[int, bytes]
-    origins: dict[int, bytes]
-    rejected: bytes
+    `signatures` (rows, permutations) u4 are there where near duplicates are looked for.
+    """
+
+    mark: Mark
     index: Index
-    signatures: NDArray[np.uint32] | None
-    done: Done
+    rows: bytes
+    origins: bytes
+    rejected: bytes
+    signatures: NDArray[np.uint32] | None = None
 
 
 def save(part: Part, folder: Path, key: str) -> None:
-    """Write the part; it counts as there only when every byte of it is."""
-    (folder / f"{key}.json").unlink(missing_ok=True)  # an older part's mark must not vouch for it
+    """Write the part into `folder`. Raises OSError."""
     sections = [
+        msgspec.json.encode(part.mark),
         part.index.tobytes(),
-        *(part.rows[split] for split in SPLITS),
-        *(part.origins[split] for split in SPLITS),
+        part.rows,
+        part.origins,
         part.rejected,
+        b"" if part.signatures is None else part.signatures.tobytes(),
     ]
-    with (folder / f"{key}.data").open("wb") as file:
+    unfinished = folder / f"{key}.tmp"
+    with unfinished.open("wb") as file:
         file.write(HEAD.pack(*map(len, sections)))
         file.writelines(sections)
-    if part.signatures is not None:
-        part.signatures.tofile(folder / f"{key}.signatures")
-    fresh = folder / f"{key}.json.part"
-    fresh.write_bytes(msgspec.json.encode(part.done))
-    os.replace(fresh, folder / f"{key}.json")
+    os.replace(unfinished, _path(folder, key))
 
 
-def remove(folder: Path, key: str) -> None:
-    """Removes the part, its mark first."""
-    for kind in ("json", "data", "signatures"):
-        (folder / f"{key}.{kind}").unlink(missing_ok=True)
-
-
-def done(folder: Path, key: str) -> Done | None:
-    """The part's mark, or None if it was never finished."""
+def read_mark(folder: Path, key: str) -> Mark | None:
+    """The part's mark, or None where there is no whole part."""
     try:
-        return msgspec.json.decode((folder / f"{key}.json").read_bytes(), type=Done)
-    except (FileNotFoundError, msgspec.DecodeError):
+        with _path(folder, key).open("rb") as file:
+            sizes = HEAD.unpack(file.read(HEAD.size))
+            whole = os.fstat(file.fileno()).st_size == HEAD.size + sum(sizes)
+            return msgspec.json.decode(file.read(sizes[0]), type=Mark) if whole else None
+    except (FileNotFoundError, struct.error, msgspec.DecodeError):
         return None
 
 
-def index_of(folder: Path, key: str) -> Index:
-    """The part's index, one entry a row."""
-    return np.frombuffer(bytearray(section(folder, key, "index")), dtype=INDEX)
-
-
-def section(folder: Path, key: str, name: str, start: int = 0, size: int | None = None) -> bytes:
+def read(folder: Path, key: str, section: str, start: int = 0, size: int | None = None) -> bytes:
     """One of SECTIONS of a part, from its byte `start` on; at most `size` bytes of it."""
-    number = SECTIONS.index(name)
-    with (folder / f"{key}.data").open("rb", buffering=0) as file:
+    number = SECTIONS.index(section)
+    with _path(folder, key).open("rb", buffering=0) as file:
         sizes = HEAD.unpack(file.read(HEAD.size))
         file.seek(HEAD.size + sum(sizes[:number]) + start)
         left = sizes[number] - start
         return file.read(left if size is None else min(left, size))
+
+
+def remove(folder: Path, key: str) -> None:
+    """Remove the part's file."""
+    _path(folder, key).unlink(missing_ok=True)
+
+
+def _path(folder: Path, key: str) -> Path:
+    return folder / f"{key}.part"

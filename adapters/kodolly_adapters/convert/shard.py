@@ -7,258 +7,179 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import Any
 
 import msgspec
 import numpy as np
 import xxhash
 
-from . import signatures
-from .clean import Cleaner
-from .decode import Broken, Shard, decode, positions, starts_of
+from .cleaning.clean import Cleaner
+from .cleaning.rules import DROP, OFF, modes_of
+from .dedupe import signatures_of
 from .options import Options
-from .part import INDEX, PACK, PASSAGE, SPLITS, TRAIN, VALIDATION, Done, Index, Part, PartCounts
-from .rows import Draft, Refusal, Row
-from .rules import FIX, OFF, modes_of
-from .source import Source
-from .sources import named
-
-if TYPE_CHECKING:
-    from .fastpath import Scan
+from .part import INDEX, Counts, Index, Mark, Part
+from .reading.records import Broken, Shard, decode, places
+from .reading.source import Source
+from .schema import TRAIN, VALIDATION, Dialogue, Draft, Message, Origin, Refusal, Rejected, Row
 
 encode = msgspec.json.Encoder().encode
-LOW = 2**64 - 1
-SCAN_FROM = (
-    16 << 20
-)  # bytes of a file that the general way takes in any case: small files are done by then
+PASSAGE = 100  # characters from which a context gives an answer away to whoever has read it
 DEV = re.compile(r"(?<![a-z])(dev|val|valid|validation|test)(?![a-z])")
 TRAINING = re.compile(r"(?<![a-z])train(ing)?(?![a-z])")
 
 
-class Rejected(msgspec.Struct, gc=False):
-    """A line of `rejected.jsonl`: `line` counts from 1, `byte` from 0, in the unpacked file."""
-
-    file: str
-    line: int
-    byte: int
-    source: str
-    id: str
-    turn: int
-    reason: str
-    detail: str
-
-
-class Origin(msgspec.Struct, gc=False):
-    """Provenance of the row at the same place; never trained on."""
-
-    source: str
-    file: str
-    id: str
-    turn: int
-
-
-class Said(msgspec.Struct, gc=False, omit_defaults=True):
-    """One message of a dialogue; `context` belongs to users' messages and is left out when empty."""
-
-    role: str
-    content: str
-    context: str = ""
-
-
-class Dialogue(msgspec.Struct, gc=False):
-    """A row of `--conversations`: a whole dialogue in OpenAI's shape."""
-
-    messages: list[Said]
-    category: str
-
-
-def convert_shard(shard: Shard, options: Options) -> Part:
+def convert_shard(shard: Shard, source: Source, options: Options) -> Part:
     """Every record of `shard` to rows or rejected lines.
 
     Raises InputError, naming file and byte, where the shard's bytes cannot be read on.
     """
-    source = named(shard.source)
-    assert source is not None, shard.source
-    return _Work(shard, source, options).run()
+    records = decode(shard, source, keep_going=options.keep_going)
+    work = _Conversion(shard, source, options, records)
+    for number, record in enumerate(records):
+        work.convert(record, number)
+    return work.part()
 
 
-class _Work:
-    """The columns of a part while they grow."""
+class _Conversion:
+    """The columns of a part while they grow: one entry a kept row in each."""
 
-    def __init__(self, shard: Shard, source: Source, options: Options) -> None:
+    def __init__(self, shard: Shard, source: Source, options: Options, records: list[Any]) -> None:
         self.shard, self.source, self.options = shard, source, options
+        self.places = places(shard, source, len(records))
         modes = modes_of(options.rules, source.rules)
         self.cleaner = Cleaner(modes, options)
-        self.near = modes["near-duplicate"] != "off"
-        self.modes = modes
-        self.keeps_origins = options.provenance or any(
-            modes[rule] == "drop" for rule in ("duplicate", "near-duplicate", "leakage")
-        )
-        self.limit = int(options.validation * 2**64)
-        self.split = official(shard.file) if options.splits == "official" else None
-        self.group: tuple[bytes | None, int] = None, TRAIN  # asked for last, and its split
+        self.split_of = _Splitter(shard.file, options)
+        self.units_in = 0
         self.hits: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
-        self.counts = PartCounts()
-        self.lines: dict[int, list[bytes | memoryview]] = {split: [] for split in SPLITS}
-        self.origins: dict[int, list[bytes | memoryview]] = {split: [] for split in SPLITS}
         self.rejected: list[bytes] = []
-        self.places: list[bytes] = []
-        self.texts: list[list[str]] = []
+        self.lines: list[bytes] = []
+        self.records: list[int] = []  # number of the record a row came from
+        self.chars: list[int] = []  # three a row
+        self.units: list[int] = []
+        self.splits: list[int] = []
+        self.passages: dict[int, bytes] = {}  # long contexts, by the row's number
+        self.texts: list[list[str]] | None = None  # each row's words
+        if modes["near-duplicate"] != OFF:
+            self.texts = []
+        self.origins: list[bytes] | None = None
+        drops = (modes[rule] == DROP for rule in ("duplicate", "near-duplicate", "leakage"))
+        if options.provenance or any(drops):
+            self.origins = []
+        # Every origin begins alike, and those of one record do but for the turn.
+        head = _note(Origin(shard.source, shard.file, "", 0))
+        self.origin_head = head.removesuffix(b'"","turn":0}')
+        self.origin_id: tuple[str | None, bytes] = None, b""
 
-    def run(self) -> Part:
-        if self.is_scannable() and (found := self.scan()) is not None:
-            self.take(found)
-            return self.part()
-        starts = starts_of(self.shard, self.source)
-        records = decode(self.shard, self.source, keep_going=self.options.keep_going)
-        places = positions(self.shard, starts, len(records))
-        for record, at in zip(records, places, strict=True):
-            self.record(record, at)
-        self.counts.records = len(records)
-        return self.part()
-
-    def is_scannable(self) -> bool:
-        """Does the fast scan do all that is asked for? Loading it takes half a second, compiling it once ten."""
-        shard, options, modes = self.shard, self.options, self.modes
-        return (
-            bool(self.source.scan)
-            and shard.kind == "array"
-            and shard.offset >= SCAN_FROM
-            and not (options.conversations or options.history or self.near)
-            and options.kovicuna_roles == "human-asks"
-            and modes["newlines"] == FIX
-            and modes["personal-data"] == OFF
-        )
-
-    def record(self, record: Any, at: tuple[int, int]) -> None:
-        """One parsed record, the general way."""
+    def convert(self, record: Any, number: int) -> None:
+        """All that the record with this number holds."""
         if type(record) is Broken:
-            self.counts.units += 1
-            self.refuse(Refusal(record.reason, record.detail), at)
+            self.units_in += 1
+            self.refuse(Refusal(record.reason, record.detail), number)
             return
         units = self.source.units
-        self.counts.units += 1 if units is None else units(record)
+        self.units_in += 1 if units is None else units(record)
         for item in self.source.drafts(record, self.options):
-            if type(item) is Refusal:
-                self.refuse(item, at)
-            else:
-                self.draft(item, at)  # type: ignore[arg-type]
+            if isinstance(item, Refusal):
+                self.refuse(item, number)
+                continue
+            kept, refusals = self.cleaner.clean(item, self.hits)
+            for refusal in refusals:
+                self.refuse(refusal, number)
+            if kept:
+                self.keep(item, number)
 
-    def draft(self, draft: Draft, at: tuple[int, int]) -> None:
-        """One draft, cleaned and kept or refused."""
-        kept, refusals = self.cleaner.clean(draft, self.hits)
-        for refusal in refusals:
-            self.refuse(refusal, at)
-        if kept:
-            self.keep(draft, at)
-
-    def scan(self) -> Scan | None:
-        from .fastpath import scan
-
-        head = _note(Origin(self.shard.source, self.shard.file, "", 0))
-        return scan(self.shard, self.source, self.options, head.removesuffix(b'","turn":0}'))
-
-    def take(self, found: Scan) -> None:
-        """The scan's rows and, at their places among them, the records and rows it left."""
-        splits = found.splits(self.shard.data, self.split_of)
-        units = 2 if self.source.units else 1
-        index = found.index(splits, units, origins=self.keeps_origins)
-        done = 0
-        for row, number, what in found.left():
-            self.put(found.slices(done, row, splits), index[done:row])
-            if type(what) is Draft:
-                self.draft(what, found.places[number])
-                done = row + 1
-            else:
-                self.record(what, found.places[number])
-                done = row
-        self.put(found.slices(done, len(index), splits), index[done:])
-        self.counts.records = len(found.records)
-        self.counts.units += units * len(index)
-        if crlfs := found.newlines():
-            self.hits["newlines"] += crlfs
-
-    def put(self, slices: Iterable[tuple[int, memoryview, memoryview]], index: Index) -> None:
-        """Rows as they are: their lines and origins by split, and their index."""
-        for split, lines, origins in slices:
-            self.lines[split].append(lines)
-            if self.keeps_origins:
-                self.origins[split].append(origins)
-        self.places.append(index.tobytes())
-        self.counts.kept += int(index["units"].sum())
-
-    def refuse(self, refusal: Refusal, at: tuple[int, int]) -> None:
+    def refuse(self, refusal: Refusal, number: int) -> None:
         self.refused[refusal.reason] += refusal.units
-        self.rejected.append(
-            _note(
-                Rejected(
-                    self.shard.file,
-                    at[1],
-                    at[0],
-                    self.shard.source,
-                    refusal.id,
-                    refusal.turn,
-                    refusal.reason,
-                    refusal.detail,
-                )
-            )
+        byte, line = self.places[number].tolist()
+        file, source = self.shard.file, self.shard.source
+        what = Rejected(
+            file, line, byte, source, refusal.id, refusal.turn, refusal.reason, refusal.detail
         )
+        self.rejected.append(_note(what) + b"\n")
 
-    def keep(self, draft: Draft, at: tuple[int, int]) -> None:
-        instruction, context, response = draft.instruction, draft.context, draft.response
+    def keep(self, draft: Draft, number: int) -> None:
+        asked, context, answer = draft.instruction, draft.context, draft.response
         if self.options.conversations:
             line = encode(dialogue(draft))
         else:
-            line = self.cleaner.line or encode(Row(instruction, context, response, draft.category))
-        origin = b""
-        if self.keeps_origins:
-            origin = _note(Origin(self.shard.source, self.shard.file, draft.id, draft.turn))
-        if self.near:
-            self.texts.append(" ".join(_texts(draft)).split())
-        chars = len(instruction), len(context), len(response)
-        passage = context.encode() if chars[1] >= PASSAGE else b""
+            line = self.cleaner.line or encode(Row(asked, context, answer, draft.category))
+        if len(context) >= PASSAGE:
+            self.passages[len(self.lines)] = context.encode()
+        self.lines.append(line)
+        self.records.append(number)
         if draft.history or draft.system:
-            chars = _lengths(draft)
-        split = self.split_of((draft.group or instruction).encode("utf-8", "replace"))
-        units = draft.units
-        digest = xxhash.xxh3_128_intdigest(line)
-        high = digest >> 64
-        leak = xxhash.xxh3_64_intdigest(passage) if passage else high
-        self.lines[split] += (line, b"\n")
-        if origin:
-            self.origins[split] += (origin, b"\n")
-        self.places.append(
-            PACK(
-                high, digest & LOW, leak, *at, len(line) + 1, len(origin) + 1, *chars, units, split
-            )
-        )
-        self.counts.kept += units
+            self.chars += _dialogue_chars(draft)
+        else:
+            self.chars += len(asked), len(context), len(answer)
+        self.units.append(draft.units)
+        self.splits.append(self.split_of(draft.group or asked))
+        if self.origins is not None:
+            self.origins.append(self.origin(draft))
+        if self.texts is not None:
+            self.texts.append(" ".join(_texts(draft)).split())
 
-    def split_of(self, group: bytes) -> int:
-        """The split of a group; a conversation's rows ask for the same one in a row."""
-        if self.split is not None:
-            return self.split
-        if group != self.group[0]:
-            below = xxhash.xxh3_64_intdigest(group) < self.limit
-            self.group = group, VALIDATION if below else TRAIN
-        return self.group[1]
+    def origin(self, draft: Draft) -> bytes:
+        if draft.id != self.origin_id[0]:
+            try:
+                self.origin_id = draft.id, self.origin_head + encode(draft.id)
+            except UnicodeEncodeError:
+                self.origin_id = draft.id, self.origin_head + encode(_plain(draft.id))
+        return b'%b,"turn":%d}' % (self.origin_id[1], draft.turn)
 
     def part(self) -> Part:
-        self.counts.rejected = len(self.rejected)
-        self.counts.refused = dict(sorted(self.refused.items()))
-        self.counts.hits = dict(sorted(self.hits.items()))
-        index = np.frombuffer(b"".join(self.places), INDEX)
-        self.counts.rows = len(index)
-        return Part(
-            rows={split: b"".join(lines) for split, lines in self.lines.items()},
-            origins={split: b"".join(lines) for split, lines in self.origins.items()},
-            rejected=b"\n".join([*self.rejected, b""]) if self.rejected else b"",
-            index=index,
-            signatures=signatures.of(self.texts) if self.near else None,
-            done=Done(self.shard.file, self.shard.source, self.shard.identity, self.counts),
+        shard = self.shard
+        counts = Counts(
+            records=len(self.places),
+            units=self.units_in,
+            rows=len(self.lines),
+            kept=sum(self.units),
+            refused=dict(sorted(self.refused.items())),
+            rejected=len(self.rejected),
         )
+        hits = dict(sorted(self.hits.items()))
+        return Part(
+            mark=Mark(shard.file, shard.source, shard.identity, counts, hits),
+            index=self.index(),
+            rows=_joined(self.lines),
+            origins=_joined(self.origins or []),
+            rejected=b"".join(self.rejected),
+            signatures=None if self.texts is None else signatures_of(self.texts),
+        )
+
+    def index(self) -> Index:
+        index = np.zeros(len(self.lines), INDEX)
+        digests = b"".join(map(xxhash.xxh3_128_digest, self.lines))
+        index["hash"] = np.frombuffer(digests, ">u8").reshape(-1, 2)
+        index["leak"] = index["hash"][:, 0]
+        for row, passage in self.passages.items():
+            index["leak"][row] = xxhash.xxh3_64_intdigest(passage)
+        index["offset"], index["line"] = self.places[self.records].T
+        index["size"] = np.fromiter(map(len, self.lines), np.uint32, len(self.lines)) + 1
+        index["origin"] = 1
+        if self.origins:
+            index["origin"] += np.fromiter(map(len, self.origins), np.uint32, len(self.lines))
+        index["chars"] = np.array(self.chars, np.uint32).reshape(-1, 3)
+        index["units"], index["split"] = self.units, self.splits
+        return index
+
+
+class _Splitter:
+    """The split of a group; a conversation's rows ask for the same one in a row."""
+
+    def __init__(self, file: str, options: Options) -> None:
+        self.official = official(file) if options.splits == "official" else None
+        self.limit = int(options.validation * 2**64)
+        self.last: tuple[str | None, int] = None, TRAIN
+
+    def __call__(self, group: str) -> int:
+        if self.official is not None:
+            return self.official
+        if group != self.last[0]:
+            digest = xxhash.xxh3_64_intdigest(group.encode("utf-8", "replace"))
+            self.last = group, VALIDATION if digest < self.limit else TRAIN
+        return self.last[1]
 
 
 def official(file: str) -> int:
@@ -275,34 +196,45 @@ def official(file: str) -> int:
 
 def dialogue(draft: Draft) -> Dialogue:
     """The draft as messages: system, earlier pairs, its own; the context stays with its question."""
-    messages = [Said("system", draft.system)] if draft.system else []
+    messages = [Message("system", draft.system)] if draft.system else []
     for pair in draft.history:
-        messages += [Said("user", pair.instruction), Said("assistant", pair.response)]
-    messages += [Said("user", draft.instruction, draft.context), Said("assistant", draft.response)]
+        messages += [Message("user", pair.instruction), Message("assistant", pair.response)]
+    messages += [
+        Message("user", draft.instruction, draft.context),
+        Message("assistant", draft.response),
+    ]
     return Dialogue(messages, draft.category)
 
 
 def _texts(draft: Draft) -> list[str]:
     """Every text of the row, of a dialogue's earlier messages too."""
-    earlier = [text for pair in draft.history for text in (pair.instruction, pair.response)]
+    earlier = chain.from_iterable((pair.instruction, pair.response) for pair in draft.history)
     return [draft.system, *earlier, draft.instruction, draft.context, draft.response]
 
 
-def _lengths(draft: Draft) -> tuple[int, int, int]:
+def _dialogue_chars(draft: Draft) -> tuple[int, int, int]:
     """Characters of a dialogue's questions, contexts (a system message is one) and answers."""
-    asked, answer = len(draft.instruction), len(draft.response)
-    asked += sum(len(pair.instruction) for pair in draft.history)
-    answer += sum(len(pair.response) for pair in draft.history)
-    return asked, len(draft.system) + len(draft.context), answer
+    asked = len(draft.instruction) + sum(len(pair.instruction) for pair in draft.history)
+    answers = len(draft.response) + sum(len(pair.response) for pair in draft.history)
+    return asked, len(draft.system) + len(draft.context), answers
+
+
+def _joined(lines: list[bytes]) -> bytes:
+    return b"\n".join([*lines, b""]) if lines else b""
+
+
+def _plain(text: str) -> str:
+    """Half a surrogate pair in a name of the input becomes `?`."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _note(what: Rejected | Origin) -> bytes:
-    """A line about a row; half a surrogate pair in a name of the input becomes `?`."""
+    """A line about a row, whatever names of the input stand in it."""
     try:
         return encode(what)
     except UnicodeEncodeError:
-        plain = {
-            name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+        names = {
+            name: _plain(value) if isinstance(value, str) else value
             for name, value in msgspec.structs.asdict(what).items()
         }
-        return encode(msgspec.structs.replace(what, **plain))
+        return encode(msgspec.structs.replace(what, **names))

@@ -6,19 +6,17 @@ import re
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
-from kodolly_adapters.convert.card import card, code, table, text, write_card
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.rows import Row
-from kodolly_adapters.convert.source import Licence
-from kodolly_adapters.convert.summary import (
+from kodolly_adapters.convert.output.dataset_card import card, code, table, text, write_card
+from kodolly_adapters.convert.output.pictures import draw
+from kodolly_adapters.convert.output.summary import (
     EDGES,
     FIELDS,
-    Counts,
     InputSummary,
     Lengths,
-    LicenceSummary,
     RuleCount,
     Sample,
     SourceSummary,
@@ -29,6 +27,9 @@ from kodolly_adapters.convert.summary import (
     read_summary,
     write_summary,
 )
+from kodolly_adapters.convert.part import Counts
+from kodolly_adapters.convert.reading.source import Licence
+from kodolly_adapters.convert.schema import Row
 
 FREE = Licence("MIT", "https://example.org/mit", True, True, "Name the authors.")
 NON_COMMERCIAL = Licence("CC BY-NC 4.0", "https://example.org/nc", False, True, "Never sell it.")
@@ -42,7 +43,7 @@ def a_source(name: str, licence: Licence, rows: int = 10, refused: int = 2) -> S
         name=name,
         title=name.upper(),
         unit="questions",
-        licence=LicenceSummary.of(licence),
+        licence=licence,
         counts=Counts(
             records=5,
             units=rows + refused,
@@ -55,7 +56,7 @@ def a_source(name: str, licence: Licence, rows: int = 10, refused: int = 2) -> S
             RuleCount(name="nfc", mode="fix", hits=1234567),
             RuleCount(name="near-duplicate", mode="off", hits=0),
         ),
-        lengths={field: Lengths.of({9: rows}) for field in FIELDS},
+        lengths={field: Lengths.of(np.full(rows, 9)) for field in FIELDS},
         samples=(Sample.of(ROW, licence),),
     )
 
@@ -167,7 +168,7 @@ def test_the_same_summary_gives_the_same_bytes(tmp_path: Path) -> None:
     written = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        write_card(summary, tmp_path / name)
+        write_card(summary, tmp_path / name, draw(summary, tmp_path / name))
         write_summary(summary, tmp_path / name)
         files = sorted(file for file in (tmp_path / name).rglob("*") if file.is_file())
         written.append({f.relative_to(tmp_path / name): f.read_bytes() for f in files})
@@ -232,7 +233,7 @@ def test_totals_are_checked_too(change: dict[str, object], said: str) -> None:
 def test_lengths_count_every_row() -> None:
     """A source with more rows than lengths is named."""
     source = a_source("free", FREE)
-    source = msgspec.structs.replace(source, lengths={"response": Lengths.of({3: 9})})
+    source = msgspec.structs.replace(source, lengths={"response": Lengths.of(np.full(9, 3))})
 
     assert "free: 10 rows kept, but 9 lengths of response" in a_summary(source).reconciles()
 
@@ -258,14 +259,14 @@ def test_numbers_stand_to_the_right() -> None:
 
 def test_lengths_are_exact() -> None:
     """Mean, extremes and percentiles are those of the sorted lengths; each length has its bin."""
-    lengths = Lengths.of({0: 7, **dict.fromkeys(range(1, 101), 1)})
+    lengths = Lengths.of(np.array([0] * 7 + list(range(1, 101))))
 
     assert (lengths.rows, lengths.empty) == (107, 7)
     assert (lengths.min, lengths.mean, lengths.max) == (1, 50.5, 100)
     assert (lengths.p50, lengths.p90, lengths.p99) == (50, 90, 99)
     assert sum(lengths.bins) == 100
     assert lengths.bins[EDGES.index(64)] == 91 - 64
-    assert Lengths.of({2_000_000: 1}).bins[-1] == 1
+    assert Lengths.of(np.array([2_000_000])).bins[-1] == 1
 
 
 def test_the_command_names_what_differs() -> None:

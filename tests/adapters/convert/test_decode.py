@@ -8,8 +8,8 @@ import pickle
 import pytest
 from support.convert_files import alpaca, korquad1
 
-from kodolly_adapters.convert.decode import Broken, Shard, decode, positions, starts_of
-from kodolly_adapters.convert.layout import Kind, layout_of
+from kodolly_adapters.convert.reading.layout import Kind, layout_of
+from kodolly_adapters.convert.reading.records import Broken, Shard, decode, places
 from kodolly_adapters.convert.sources import named
 from kodolly_adapters.errors import InputError
 
@@ -75,9 +75,9 @@ def test_keep_going_saves_what_is_whole() -> None:
     """With --keep-going the records around the damage are kept and the damage is refused."""
     data = ARRAY.replace(b'"output"', b'"output', 1)
     found = decoded(data, keep_going=True)
-    assert [type(one).__name__ for one in found] == ["Broken", *["Record"] * 4]
+    assert [type(one).__name__ for one in found] == ["Broken", *["AlpacaRecord"] * 4]
     cut = decoded(ARRAY[:-30], keep_going=True)
-    assert [type(one).__name__ for one in cut] == [*["Record"] * 4, "Broken"]
+    assert [type(one).__name__ for one in cut] == [*["AlpacaRecord"] * 4, "Broken"]
 
 
 def test_half_a_surrogate_pair_does_not_stop_a_file() -> None:
@@ -126,11 +126,11 @@ def test_a_csv_record_knows_its_byte_and_line() -> None:
     assert source is not None
     shard = csv_shard(CSV)
     found = decode(shard, source)
-    places = positions(shard, starts_of(shard, source), len(found))
-    assert [line for _, line in places] == [2, 5, 6, 7]
+    where = places(shard, source, len(found)).tolist()
+    assert [line for _, line in where] == [2, 5, 6, 7]
     starts = ['"두', "하나,", "깨진", "짧다,"]
     assert all(
-        CSV[at:].startswith(text.encode()) for (at, _), text in zip(places, starts, strict=True)
+        CSV[at:].startswith(text.encode()) for (at, _), text in zip(where, starts, strict=True)
     )
 
 

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kodolly_adapters.convert.clean import KEPT, Cleaner, Verdict
-from kodolly_adapters.convert.decode import Shard
+from kodolly_adapters.convert.cleaning.clean import Cleaner, Verdict
+from kodolly_adapters.convert.cleaning.rules import modes_of
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.part import Part
-from kodolly_adapters.convert.rows import Draft, Exchange
-from kodolly_adapters.convert.rules import modes_of
+from kodolly_adapters.convert.reading.records import Shard
+from kodolly_adapters.convert.schema import Draft, Exchange
 from kodolly_adapters.convert.shard import convert_shard
+from kodolly_adapters.convert.sources.kovicuna import KOVICUNA
 from kodolly_templates.messages import read_dialogue
 
 ENGLISH = "The sun is high and the sea is warm, and we are happy."
@@ -50,7 +51,7 @@ def said(draft: Draft) -> list[str]:
 def test_a_dialogue_is_cleaned_throughout() -> None:
     """Every pair and the system message are cleaned, and a fix counts once however often it fires."""
     draft = talk("가\r\n나", ": 다라", "마\r\n바", system=" 짧게. ")
-    assert clean(draft) == (KEPT, {"newlines": 1, "leading-colon": 1, "outer-space": 1})
+    assert clean(draft) == ((True, []), {"newlines": 1, "leading-colon": 1, "outer-space": 1})
     assert said(draft) == ["가\n나", "다라", "마\n바"]
     assert (draft.system, draft.units) == ("짧게.", 7)
 
@@ -111,7 +112,7 @@ def test_a_bad_system_message_leaves_the_dialogue(system: str, reason: str) -> N
 def test_counting_counts_a_dialogue_once() -> None:
     """A rule that only counts keeps every pair and counts one row."""
     draft = talk("음", "응", "셋째 대답")
-    assert clean(draft, too_short="count") == (KEPT, {"too-short": 1})
+    assert clean(draft, too_short="count") == ((True, []), {"too-short": 1})
     assert len(draft.history) == 2
 
 
@@ -127,7 +128,7 @@ def test_the_units_of_a_dialogue_are_kept_or_refused(answers: list[str], system:
     assert sum(one.units for one in refusals) + (draft.units if kept else 0) == before
     if kept:
         once = (draft.history, draft.instruction, draft.response, draft.system, draft.units)
-        assert clean(draft, untranslated="drop", too_short="drop")[0] == KEPT
+        assert clean(draft, untranslated="drop", too_short="drop")[0] == (True, [])
         again = (draft.history, draft.instruction, draft.response, draft.system, draft.units)
         assert again == once
 
@@ -142,7 +143,7 @@ def convert(*talks: list[tuple[str, str]], options: Options = WHOLE) -> Part:
         key="0000-0000000", file="ko_dataset.json", source="kovicuna", kind="array", header=(),
         offset=1, line=1, data=data, last=True, digest="0",
     )  # fmt: skip
-    return convert_shard(shard, options)
+    return convert_shard(shard, KOVICUNA, options)
 
 
 def lines(data: bytes) -> list[dict[str, Any]]:
@@ -157,7 +158,7 @@ RULED = [
 def test_a_system_message_comes_first() -> None:
     """The row begins with the system message, is one a template can read, and lost only the empty pair."""
     part = convert(RULED)
-    (row,) = lines(part.rows[0])
+    (row,) = lines(part.rows)
     assert row["messages"] == [
         {"role": "system", "content": "짧게."},
         {"role": "user", "content": "하나?"},
@@ -167,16 +168,16 @@ def test_a_system_message_comes_first() -> None:
     assert (dialogue.system, len(dialogue.exchanges)) == ("짧게.", 1)
     (refused,) = lines(part.rejected)
     assert (refused["reason"], refused["turn"]) == ("empty", 1)
-    counts = part.done.counts
+    counts = part.mark.counts
     assert (counts.units, counts.kept, counts.refused) == (5, 3, {"empty": 2})
 
 
 def test_a_system_message_without_a_place_is_no_kept_turn() -> None:
     """A row a pair has no place for it: it is a rejected line, and its text is in no row."""
     part = convert(RULED, options=Options(validation=0))
-    assert "짧게" not in part.rows[0].decode()
-    assert part.done.counts.refused == {"system-turn": 1, "empty": 2}
-    assert part.done.counts.kept == 2
+    assert "짧게" not in part.rows.decode()
+    assert part.mark.counts.refused == {"system-turn": 1, "empty": 2}
+    assert part.mark.counts.kept == 2
 
 
 def test_lengths_are_those_of_all_messages() -> None:

@@ -17,7 +17,7 @@ import pytest
 from support.convert_files import alpaca, korquad2, kovicuna, write_json
 
 from kodolly_adapters.convert.run import convert
-from kodolly_adapters.convert.summary import SUMMARY_FILE
+from kodolly_adapters.convert.schema import SUMMARY_FILE
 from kodolly_adapters.errors import InputError
 
 SLOW = 120.0  # seconds
@@ -62,6 +62,7 @@ def test_a_fault_in_a_process_is_the_same_error(raw: Path, tmp_path: Path) -> No
         convert([str(broken)], tmp_path / "out", jobs=2)
 
 
+@pytest.mark.ray
 def test_ray_gives_the_bytes_of_one_process(
     raw: Path, tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
@@ -114,7 +115,7 @@ def test_two_runs_into_one_folder_are_refused(raw: Path, tmp_path: Path) -> None
     first.wait()
 
 
-@pytest.mark.parametrize("sign", ["parts/*.json", "out/*"], ids=["converting", "drawing"])
+@pytest.mark.parametrize("sign", ["parts/*.part", "out/*"], ids=["converting", "writing"])
 def test_ctrl_c_says_how_to_go_on(raw: Path, tmp_path: Path, sign: str) -> None:
     """Ctrl-C ends with 130, one line and no traceback of any process, and leaves the finished parts."""
     for attempt in range(8):  # a busy machine may show us the sign when all is done
@@ -216,7 +217,7 @@ def parts_seen(
 
 def finished(folder: Path) -> dict[str, int]:
     found = {}
-    for path in folder.glob("*.json"):
+    for path in folder.glob("*.part"):
         with contextlib.suppress(FileNotFoundError):  # a part is removed once it is written
             found[path.name] = path.stat().st_mtime_ns
     return found

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
-
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.convert_fuzz import SEEDS, Choose, Damaged, Seed, check, check_run, damaged
-
-from kodolly_adapters.convert import run
 
 NESTED = b'[{"instruction": "?", "input": "", "output": ' + b"[" * 100_000
 SETTINGS = settings(
@@ -28,12 +23,7 @@ def damaged_files(draw: st.DrawFn) -> Damaged:
     return damaged(choose)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_card() -> Iterator[None]:
-    """Pictures take a second a run and have tests of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "drawing", lambda *_: nullcontext(lambda *_: list))
-        yield
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @settings(SETTINGS, max_examples=400)

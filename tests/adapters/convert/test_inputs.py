@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -17,20 +18,20 @@ from pathlib import Path
 import pytest
 from backports import zstd
 
-from kodolly_adapters.convert.inputs import OURS, Member, members, reading
-from kodolly_adapters.convert.plan import Plan
-from kodolly_adapters.convert.sources import named
-from kodolly_adapters.convert.taking import filled
+from kodolly_adapters.convert.reading.inputs import OURS, Member, Stream, members, opened
+from kodolly_adapters.convert.reading.plan import Plan
+from kodolly_adapters.convert.sources import SOURCES, named
 from kodolly_adapters.errors import InputError
 
 TEXT = '[{"instruction": "가"}]'.encode() * 5000
 
 
 def whole(member: Member) -> bytes:
-    with reading(member) as read:
+    with opened(member) as stream:
         parts = []
-        while data := read(1000):
+        while data := stream.peek(1000):
             parts.append(data)
+            stream.skip(len(data))
         return b"".join(parts)
 
 
@@ -56,6 +57,22 @@ def test_a_container_is_known_by_its_bytes(tmp_path: Path, name: str) -> None:
     assert all_of(path) == {name: TEXT}
     zipped(path, **{"b.json": TEXT, "a.json": b"[]", "__MACOSX/a.json": b"x", ".hidden": b"x"})
     assert all_of(path) == {f"{name}!a.json": b"[]", f"{name}!b.json": TEXT}
+
+
+def test_a_stream_shows_again_what_was_not_skipped() -> None:
+    """Bytes come once however they are asked for, and size and hash are those of the bytes gone past."""
+    data = bytes(range(200))
+    passed: list[int] = []
+    stream = Stream("f", io.BytesIO(data), passed.append)
+    assert stream.peek(50) == data[:50]
+    assert stream.peek(120) == data[:120]
+    assert stream.peek(10) == data[:10]
+    stream.skip(70)
+    assert (stream.size, stream.sha256) == (70, hashlib.sha256(data[:70]).hexdigest())
+    assert stream.peek(300) == data[70:]
+    stream.skip(130)
+    assert (stream.peek(5), sum(passed)) == (b"", 200)
+    assert stream.sha256 == hashlib.sha256(data).hexdigest()
 
 
 def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
@@ -110,17 +127,11 @@ def test_all_before_a_cut_is_read_and_counted(tmp_path: Path) -> None:
     had = len(zlib.decompressobj(31).decompress(packed_text))
     path = tmp_path / "rows.gz"
     path.write_bytes(packed_text)
-    got = 0
-
-    def all_there_is() -> None:
-        nonlocal got
-        with reading(next(iter(members([str(path)])))) as read:
-            while data := read(4 << 20):
-                got += len(data)
-
-    with pytest.raises(InputError, match=rf"rows\.gz: byte {had}: cannot be read on"):
-        all_there_is()
-    assert got == had
+    with (
+        opened(next(iter(members([str(path)])))) as stream,
+        pytest.raises(InputError, match=rf"rows\.gz: byte {had}: cannot be read on"),
+    ):
+        stream.peek(4 << 20)
 
 
 def test_a_broken_zip_is_named(tmp_path: Path) -> None:
@@ -162,8 +173,8 @@ def test_what_a_conversion_wrote_is_not_read_back(tmp_path: Path, files: list[st
     for name in ["dolly.jsonl", *(f"out/{file}" for file in [*files, "train.jsonl"])]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(row)
-    plan = Plan([str(tmp_path)])
-    assert [shard.file for shard in plan.shards()] == ["dolly.jsonl"]
+    plan = Plan([str(tmp_path)], SOURCES)
+    assert [shard.file for shard, _ in plan.shards()] == ["dolly.jsonl"]
     assert plan.skipped == [("out", OURS)]
 
 
@@ -182,10 +193,10 @@ def test_a_source_named_does_not_swallow_text(tmp_path: Path) -> None:
     """--source goes with files of that source's layout; a text with a comma in its first line is no JSON."""
     (tmp_path / "LICENSE.txt").write_bytes(b"Dear reader, hello\nthis, too, is no data\n")
     (tmp_path / "rows.json").write_bytes(b'[{"instruction": "?", "output": "!"}]')
-    plan = Plan([str(tmp_path)], named("koalpaca"))
-    assert [shard.file for shard in plan.shards()] == ["rows.json"]
+    plan = Plan([str(tmp_path)], SOURCES, named("koalpaca"))
+    assert [shard.file for shard, _ in plan.shards()] == ["rows.json"]
     assert plan.skipped == [("LICENSE.txt", "is no JSON, as files of koalpaca are")]
-    plan = Plan([str(tmp_path / "rows.json")], named("chatbot-data"))
+    plan = Plan([str(tmp_path / "rows.json")], SOURCES, named("chatbot-data"))
     with pytest.raises(InputError, match="is no CSV, as files of chatbot-data are"):
         list(plan.shards())
 
@@ -210,9 +221,9 @@ def test_a_first_record_longer_than_the_head_is_recognised(
     lines = kind == "lines"
     texts = [json.dumps(one, ensure_ascii=False) for one in data]
     path.write_text("\n".join(texts) if lines else "[" + ",".join(texts) + "]")
-    shards = list(Plan([str(path)]).shards())
+    shards = [shard for shard, _ in Plan([str(path)], SOURCES).shards()]
     assert {(shard.source, shard.kind) for shard in shards} == {(source, kind)}
-    joined = b"".join(filled(shard).data for shard in shards)
+    joined = b"".join(shard.data for shard in shards)
     assert joined == path.read_bytes()[0 if lines else 1 :]
 
 
@@ -221,7 +232,9 @@ def test_a_broken_first_line_does_not_hide_a_file(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     good = b'{"instruction": "?", "output": "!"}\n'
     path.write_bytes(b'{"instruction": "?", "out\n' + good * 3)
-    assert [(s.source, s.kind) for s in Plan([str(path)]).shards()] == [("koalpaca", "lines")]
+    assert [(s.source, s.kind) for s, _ in Plan([str(path)], SOURCES).shards()] == [
+        ("koalpaca", "lines")
+    ]
 
 
 def packed(kind: str, data: bytes) -> bytes:

@@ -12,10 +12,9 @@ import pytest
 from support.shared_data import SHARED_DATA, needs_shared_data
 
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.rows import Draft, Refusal
-from kodolly_adapters.convert.source import Source
-from kodolly_adapters.convert.sources.korquad2 import KORQUAD2
-from kodolly_adapters.convert.sources.korquad2_questions import KORQUAD2_QUESTIONS
+from kodolly_adapters.convert.reading.source import Source
+from kodolly_adapters.convert.schema import Draft, Refusal
+from kodolly_adapters.convert.sources.korquad2 import KORQUAD2, KORQUAD2_QUESTIONS
 from kodolly_adapters.errors import OptionError
 
 FOLDER = SHARED_DATA / "korquad2"

@@ -8,23 +8,27 @@ import sys
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
+from support.convert_files import alpaca, write_json
 
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.pictures import LENGTHS, SOURCES, draw
-from kodolly_adapters.convert.source import Licence
-from kodolly_adapters.convert.summary import (
+from kodolly_adapters.convert.output.pictures import draw
+from kodolly_adapters.convert.output.summary import (
     FIELDS,
-    Counts,
     Lengths,
-    LicenceSummary,
     SourceSummary,
     Summary,
     plain_options,
 )
+from kodolly_adapters.convert.part import Counts
+from kodolly_adapters.convert.reading.source import Licence
+from kodolly_adapters.convert.run import convert
+from kodolly_adapters.convert.schema import LENGTHS_PICTURE, SOURCES_PICTURE
 
+SOURCES, LENGTHS = SOURCES_PICTURE, LENGTHS_PICTURE
 PNG = b"\x89PNG\r\n\x1a\n"
-LICENCE = LicenceSummary.of(Licence("MIT", "https://example.org", True, True, "Name the authors."))
+LICENCE = Licence("MIT", "https://example.org", True, True, "Name the authors.")
 
 
 def a_source(title: str, lengths: dict[str, Lengths]) -> SourceSummary:
@@ -52,11 +56,11 @@ def a_summary(*sources: SourceSummary) -> Summary:
     )
 
 
-SOME = {field: Lengths.of({0: 3, 4: 5, 900: 2}) for field in FIELDS}
+SOME = {field: Lengths.of(np.array([0] * 3 + [4] * 5 + [900] * 2)) for field in FIELDS}
 
 
 def test_two_pictures_1800_pixels_wide(tmp_path: Path) -> None:
-    """Both pictures are PNGs twice as wide as the 900 pixels they are shown at."""
+    """Both are PNGs twice as wide as the 900 pixels they are shown at, and tell no time and no program."""
     names = draw(a_summary(a_source("Some", SOME)), tmp_path)
 
     assert names == [SOURCES, LENGTHS]
@@ -64,12 +68,6 @@ def test_two_pictures_1800_pixels_wide(tmp_path: Path) -> None:
         data = (tmp_path / name).read_bytes()
         assert data.startswith(PNG)
         assert struct.unpack(">I", data[16:20]) == (1800,)
-
-
-def test_nothing_in_a_picture_tells_when_or_by_what(tmp_path: Path) -> None:
-    """The files hold no text chunk with a program's name or a time."""
-    for name in draw(a_summary(a_source("Some", SOME)), tmp_path):
-        data = (tmp_path / name).read_bytes()
         assert not any(chunk in data for chunk in (b"tEXt", b"iTXt", b"tIME"))
 
 
@@ -77,8 +75,8 @@ def test_nothing_in_a_picture_tells_when_or_by_what(tmp_path: Path) -> None:
     "lengths",
     [
         {field: Lengths() for field in FIELDS},
-        {"response": Lengths.of({1: 10})},
-        {field: Lengths.of({3_000_000: 10}) for field in FIELDS},
+        {"response": Lengths.of(np.full(10, 1))},
+        {field: Lengths.of(np.full(10, 3_000_000)) for field in FIELDS},
     ],
     ids=["no rows", "one field of one character", "beyond the last edge"],
 )
@@ -106,7 +104,7 @@ def test_importing_the_card_loads_no_matplotlib() -> None:
         [
             sys.executable,
             "-c",
-            "import sys, kodolly_adapters.convert.card; print('matplotlib' in sys.modules)",
+            "import sys, kodolly_adapters.convert.output.dataset_card; print('matplotlib' in sys.modules)",
         ],
         capture_output=True,
         text=True,
@@ -115,3 +113,36 @@ def test_importing_the_card_loads_no_matplotlib() -> None:
     )
 
     assert seen.stdout == "False\n"
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """A small input."""
+    return write_json(tmp_path / "ko_alpaca_data.json", alpaca(20))
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+def test_a_rerun_of_the_same_input_gives_the_same_bytes(raw: Path, tmp_path: Path) -> None:
+    """Twice the same command, twice the same files, pictures and card included."""
+    convert([str(raw)], tmp_path / "out", jobs=1)
+    before = files(tmp_path / "out")
+    convert([str(raw)], tmp_path / "out", jobs=1, force=True)
+    assert files(tmp_path / "out") == before
+    assert "pictures/lengths.png" in before
+
+
+def test_force_leaves_no_rows_of_the_run_before(raw: Path, tmp_path: Path) -> None:
+    """Rows of another format or option do not stay beside the new ones."""
+    convert([str(raw)], tmp_path / "out", Options(provenance=True), jobs=1)
+    convert([str(raw)], tmp_path / "out", Options(format="parquet"), jobs=1, force=True)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "convert.json",
+        "dataset_card.md",
+        "pictures",
+        "rejected.jsonl",
+        "train.parquet",
+        "validation.parquet",
+    ]

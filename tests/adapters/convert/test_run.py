@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
+import multiprocessing
 import re
 import shutil
 import threading
@@ -22,15 +24,21 @@ from support.convert_files import (
     write_lines,
 )
 
-from kodolly_adapters.convert import columns, local, part, plan, rules
-from kodolly_adapters.convert.decode import Shard
+from kodolly_adapters import convert as convert_room
+from kodolly_adapters.convert import part, pool
+from kodolly_adapters.convert.cleaning import rules
+from kodolly_adapters.convert.cleaning.rules import OFF
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.rules import OFF
+from kodolly_adapters.convert.output.summary import Summary, read_summary
+from kodolly_adapters.convert.reading import plan
+from kodolly_adapters.convert.reading.records import Shard
 from kodolly_adapters.convert.run import convert
 from kodolly_adapters.convert.shard import convert_shard
-from kodolly_adapters.convert.split import PIECE
-from kodolly_adapters.convert.summary import Summary, read_summary
+from kodolly_adapters.convert.sources.instructions import KOALPACA
 from kodolly_adapters.errors import EngineError, InputError, OutputError
+from kodolly_adapters.terminal import Progress
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 FIELDS = ["instruction", "context", "response", "category"]
 
@@ -102,15 +110,6 @@ def test_text_stays_readable_on_disk(raw: Path, tmp_path: Path) -> None:
     assert "\\u" not in text
 
 
-def test_a_rerun_of_the_same_input_gives_the_same_bytes(raw: Path, tmp_path: Path) -> None:
-    """Twice the same command, twice the same files, pictures and card included."""
-    run([raw], tmp_path / "out")
-    before = files(tmp_path / "out")
-    run([raw], tmp_path / "out", force=True)
-    assert files(tmp_path / "out") == before
-    assert "pictures/lengths.png" in before
-
-
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("mode", ["count", "drop", "off"])
 def test_exact_duplicates(tmp_path: Path, mode: str) -> None:
@@ -127,20 +126,6 @@ def test_exact_duplicates(tmp_path: Path, mode: str) -> None:
         assert len({json.dumps(row) for row in rows(tmp_path / "out")}) == 35
         assert {one["file"] for one in rejected} == {first.name, second.name}
         assert rejected[-1]["line"] == 5  # the second file's fifth line is the last copy
-
-
-@pytest.mark.usefixtures("small_pieces")
-def test_duplicates_are_found_a_bucket_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However few rows are compared at once, the same copies are found in the same places."""
-    file = write_json(tmp_path / "ko_alpaca_data.json", [*alpaca(50), *alpaca(30), *alpaca(50)])
-    whole = run([file], tmp_path / "whole", rules={"duplicate": "drop"})
-    monkeypatch.setattr(columns, "BUCKET", 7)
-    parted = run([file], tmp_path / "parted", rules={"duplicate": "drop"})
-    assert whole.duplicates == parted.duplicates
-    assert (whole.duplicates.exact_groups, whole.duplicates.exact_rows) == (50, 80)
-    assert files(tmp_path / "whole") == files(tmp_path / "parted")
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -306,20 +291,6 @@ def test_a_broken_file_leaves_nothing_behind(raw: Path, tmp_path: Path) -> None:
     assert summary.reconciles() == []
 
 
-def test_a_failed_run_ends_its_threads_itself(raw: Path, tmp_path: Path) -> None:
-    """The broken file is closed and its hashing thread has ended when the error arrives, not when it is collected.
-
-    Left to the collector, the thread was waited for wherever that ran: in the start of another thread, for ever.
-    """
-    file = raw / "ko_dataset.json"
-    file.write_bytes(file.read_bytes()[:-100])
-    before = set(threading.enumerate())
-    with pytest.raises(InputError) as held:  # its traceback keeps every frame of the run alive
-        run([file], tmp_path / "out")
-    assert set(threading.enumerate()) <= before
-    assert held.value.offset is not None
-
-
 def test_a_repaired_file_continues_the_run(raw: Path, tmp_path: Path) -> None:
     """After the broken file was fetched again the same command goes on and gives what it always would."""
     file = raw / "ko_dataset.json"
@@ -359,20 +330,6 @@ def test_finished_rows_are_not_overwritten(raw: Path, tmp_path: Path) -> None:
         run([raw], Path(__file__).parent)
     with pytest.raises(OutputError, match="is a file"):
         run([raw], raw / "ko_dataset.json")
-
-
-def test_force_leaves_no_rows_of_the_run_before(raw: Path, tmp_path: Path) -> None:
-    """Rows of another format or option do not stay beside the new ones."""
-    run([raw], tmp_path / "out", provenance=True)
-    run([raw], tmp_path / "out", force=True, format="parquet")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "convert.json",
-        "dataset_card.md",
-        "pictures",
-        "rejected.jsonl",
-        "train.parquet",
-        "validation.parquet",
-    ]
 
 
 def test_nothing_of_other_peoples_is_touched(raw: Path, tmp_path: Path) -> None:
@@ -415,15 +372,18 @@ def test_a_first_try_that_made_nothing_binds_nobody(tmp_path: Path) -> None:
         run([file], tmp_path / "out", validation=0.5)
 
 
-def test_an_older_mark_never_vouches_for_newer_bytes(tmp_path: Path) -> None:
-    """While a part is written again its old mark is gone, so that a kill in between is seen."""
-    old = convert_shard(Shard(key="k", file="f", source="koalpaca", kind="lines"), Options())
-    part.save(old, tmp_path, "k")
-    assert part.done(tmp_path, "k") is not None
-    old.rows[0] = None  # type: ignore[assignment]  # what cannot be written, as on a full disk
-    with pytest.raises(TypeError):
-        part.save(old, tmp_path, "k")
-    assert part.done(tmp_path, "k") is None
+def test_a_part_that_is_not_whole_is_none(tmp_path: Path) -> None:
+    """A part counts as there only with every byte of it, as when the disk was full or the power went."""
+    shard = Shard(key="k", file="f", source="koalpaca", kind="lines", data=b'{"instruction": 1}')
+    part.save(convert_shard(shard, KOALPACA, Options()), tmp_path, "k")
+    mark = part.read_mark(tmp_path, "k")
+    assert mark is not None
+    assert (mark.identity, mark.counts.units) == (shard.identity, 1)
+    [path] = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    assert part.read_mark(tmp_path, "k") is None
+    path.write_bytes(b"")
+    assert part.read_mark(tmp_path, "k") is None
 
 
 def test_leakage_names_the_question(tmp_path: Path) -> None:
@@ -441,7 +401,7 @@ def test_a_part_that_vanished_is_an_error(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that wrote its part elsewhere costs no rows in silence."""
-    monkeypatch.setattr(local, "save", lambda part, folder, key: None)
+    monkeypatch.setattr(pool, "save", lambda part, folder, key: None)
     with pytest.raises(EngineError, match="do all workers share that folder"):
         run([raw], tmp_path / "out")
 
@@ -468,9 +428,23 @@ def test_compressed_input_gives_the_rows_of_the_plain_file(raw: Path, tmp_path: 
     assert one.inputs[0].sha256 == other.inputs[0].sha256
 
 
+def test_a_library_call_leaves_its_process_as_it_is(raw: Path, tmp_path: Path) -> None:
+    """With one job all is done by the caller, whose collector stays on; no thread and no process is left."""
+    collected, threads = set(), set(threading.enumerate())
+
+    class Watching(Progress):
+        def add(self, count: int) -> None:
+            collected.add(gc.isenabled())
+
+    convert([str(raw)], tmp_path / "out", jobs=1, progress=Watching("convert", show=False))
+    assert collected == {True}
+    assert set(threading.enumerate()) == threads
+    assert multiprocessing.active_children() == []
+
+
 def test_every_reason_has_a_meaning() -> None:
     """Each reason that a source or the decoder gives is a rule or explained in the rules' table."""
-    folder = Path(rules.__file__).parent
+    folder = Path(convert_room.__file__).parent
     used = {
         reason
         for file in folder.rglob("*.py")
@@ -478,10 +452,10 @@ def test_every_reason_has_a_meaning() -> None:
             r'(?:(?:Refusal|Broken)\(|_refuse\(\s*\w+,\s*\w+,)\s*"([a-z0-9-]+)"', file.read_text()
         )
     }
-    assert used >= {"not-json", "no-output", "not-unicode", "empty", "system-turn"}
-    assert used - set(rules.REASONS) - {rule.name for rule in rules.RULES} == set()
+    assert used >= {"not-json", "no-output", "not-unicode", "no-turns", "system-turn"}
+    assert [name for name in used if not rules.meaning(name)] == []
 
 
 def test_pieces_are_large_in_real_life() -> None:
     """The tests' small pieces are the exception: a task carries megabytes."""
-    assert PIECE >= 1 << 20
+    assert plan.PIECE >= 1 << 20

@@ -13,13 +13,15 @@ import pytest
 from support.convert_files import read_lines
 from support.shared_data import SHARED_DATA, needs_shared_data
 
+from kodolly_adapters.convert.cleaning.rules import OFF, all_rules
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.rules import OFF, RULES
+from kodolly_adapters.convert.output.summary import Summary, read_summary
 from kodolly_adapters.convert.run import convert
-from kodolly_adapters.convert.summary import Summary, read_summary
 
 pytestmark = needs_shared_data
-AS_IT_IS = {rule.name: OFF for rule in RULES if OFF in rule.modes}  # no text is touched
+AS_IT_IS = {
+    rule.name: OFF for rule in all_rules().values() if OFF in rule.modes
+}  # no text is touched
 
 Read = tuple[str, str, str, str]  # source, instruction, context, response
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -9,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kodolly_adapters.convert import plan
-from kodolly_adapters.convert.layout import layout_of
+from kodolly_adapters.convert.cleaning.rules import meaning, modes_of
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.plan import recognise
-from kodolly_adapters.convert.rows import Draft, Exchange, Refusal
-from kodolly_adapters.convert.rules import REASONS, RULES, modes_of
+from kodolly_adapters.convert.reading.layout import layout_of
+from kodolly_adapters.convert.reading.plan import recognise
+from kodolly_adapters.convert.reading.source import Source
+from kodolly_adapters.convert.schema import Draft, Exchange, Refusal
 from kodolly_adapters.convert.sources import SOURCES, named
 from kodolly_adapters.errors import OptionError
 
@@ -354,10 +355,10 @@ HEADS = {
 }
 
 
-def known(file: str, head: str) -> str | None:
+def known(file: str, head: str, sources: Sequence[Source] = SOURCES) -> str | None:
     layout = layout_of(head.encode())
     assert layout is not None
-    source = recognise(file, head.encode(), layout)
+    source = recognise(file, head.encode(), layout, sources)
     return source.name if source else None
 
 
@@ -387,12 +388,12 @@ def test_a_source_known_by_its_name_alone_needs_it() -> None:
     assert known("ko_alpaca_style_dataset.json", json.dumps([{"prompt": "?"}])) is None
 
 
-def test_a_source_known_by_its_name_alone_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_known_by_its_name_alone_goes_first() -> None:
     """It wins over a source that stands before it and has a pattern for the same name."""
     first = dataclasses.replace(SOURCES[0], looks_like=lambda record: True, patterns=("ko_*",))
-    monkeypatch.setattr(plan, "SOURCES", (first, *SOURCES[1:]))
-    assert known("ko_alpaca_style_dataset.json", HEADS["koalpaca"]) == "kovicuna-alpaca"
-    assert known("ko_alpaca_data.json", HEADS["koalpaca"]) == "kovicuna"
+    sources = (first, *SOURCES[1:])
+    assert known("ko_alpaca_style_dataset.json", HEADS["koalpaca"], sources) == "kovicuna-alpaca"
+    assert known("ko_alpaca_data.json", HEADS["koalpaca"], sources) == "kovicuna"
 
 
 def test_korquad1_leaves_korquad2_pages() -> None:
@@ -429,12 +430,12 @@ def test_every_turn_is_accounted_for(
 
 def test_reasons_are_explained() -> None:
     """Whatever a source may refuse or note has a sentence for the card."""
-    known = {rule.name for rule in RULES} | set(REASONS)
     for _, name, record, options, _ in TABLE:
         source = named(name)
         assert source is not None
         for item in source.drafts(msgspec.convert(record, source.record), options):
-            assert {item.reason} <= known if isinstance(item, Refusal) else set(item.notes) <= known
+            names = [item.reason] if isinstance(item, Refusal) else item.notes
+            assert all(meaning(name) for name in names)
 
 
 def test_chosen_modes_go_before_a_sources_and_the_rules_own() -> None:

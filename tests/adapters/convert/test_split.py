@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.convert_files import alpaca, korquad1, korquad2, kovicuna
 
-from kodolly_adapters.convert.decode import Shard, decode, positions, starts_of
-from kodolly_adapters.convert.layout import first_record, layout_of
-from kodolly_adapters.convert.part import TRAIN, VALIDATION
-from kodolly_adapters.convert.plan import shards_of
+from kodolly_adapters.convert.reading.inputs import Stream
+from kodolly_adapters.convert.reading.layout import first_record, layout_of
+from kodolly_adapters.convert.reading.plan import cut
+from kodolly_adapters.convert.reading.records import Shard, decode, places
+from kodolly_adapters.convert.reading.source import Source
+from kodolly_adapters.convert.schema import TRAIN, VALIDATION
 from kodolly_adapters.convert.shard import official
-from kodolly_adapters.convert.source import Source
 from kodolly_adapters.convert.sources import named
 
 HOSTILE = '"}, {"instruction": "x"} \\ }, {"id": [ ] {'
@@ -32,7 +33,8 @@ def shards(data: bytes, source: Source, size: int) -> list[Shard]:
     """The shards of a file held in memory, cut at about `size` bytes."""
     layout = layout_of(data[: 1 << 20])
     assert layout is not None
-    return list(shards_of(io.BytesIO(data).read, layout, source, "file", "0", size))
+    stream = Stream("file", io.BytesIO(data), lambda size: None)
+    return list(cut(stream, layout, source, "file", "0", size))
 
 
 FILES: list[tuple[str, Any]] = [
@@ -53,10 +55,10 @@ def test_pieces_hold_every_record_once(
     source = source_named(name)
     data = json.dumps(value, ensure_ascii=False, indent=indent).encode()
     whole = shards(data, source, len(data) * 2)
-    cut = shards(data, source, size)
+    pieces = shards(data, source, size)
     assert len(whole) == 1
-    assert len(cut) > 1 or size >= len(data)
-    assert [r for shard in cut for r in decode(shard, source)] == decode(whole[0], source)
+    assert len(pieces) > 1 or size >= len(data)
+    assert [r for shard in pieces for r in decode(shard, source)] == decode(whole[0], source)
 
 
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=20), st.integers(1, 400), st.booleans())
@@ -103,12 +105,12 @@ def test_every_record_knows_its_byte_and_line(indent: int | None) -> None:
     """The place of each record points at its `{`, and at the line that holds it."""
     source = source_named("koalpaca")
     data = json.dumps(alpaca(40), ensure_ascii=False, indent=indent).encode()
-    places = []
+    where = []
     for shard in shards(data, source, 900):
         records = decode(shard, source)
-        places += positions(shard, starts_of(shard, source), len(records))
-    assert len(places) == 40
-    for (offset, line), record in zip(places, alpaca(40), strict=True):
+        where += places(shard, source, len(records)).tolist()
+    assert len(where) == 40
+    for (offset, line), record in zip(where, alpaca(40), strict=True):
         assert json.JSONDecoder().raw_decode(data[offset:].decode())[0] == record
         assert line == data.count(b"\n", 0, offset) + 1
 

@@ -8,14 +8,14 @@ import msgspec
 import pytest
 from support.shared_data import SHARED_DATA, needs_shared_data
 
-from kodolly_adapters.convert.clean import KEPT, Cleaner
+from kodolly_adapters.convert.cleaning.clean import Cleaner
+from kodolly_adapters.convert.cleaning.rules import all_rules, modes_of
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.rows import Draft
-from kodolly_adapters.convert.rules import RULES, modes_of
+from kodolly_adapters.convert.schema import Draft
 from kodolly_adapters.convert.sources import named
 
 Fields = tuple[str, str, str, str]
-OFF = {rule.name: "off" for rule in RULES if "off" in rule.modes}
+OFF = {rule.name: "off" for rule in all_rules().values() if "off" in rule.modes}
 
 
 def rows(name: str, records: list[Any], **more: Any) -> list[Fields]:
@@ -27,7 +27,7 @@ def rows(name: str, records: list[Any], **more: Any) -> list[Fields]:
     for record in records:
         for draft in source.drafts(msgspec.convert(record, source.record), options):
             assert isinstance(draft, Draft)
-            assert cleaner.clean(draft, counts) == KEPT
+            assert cleaner.clean(draft, counts) == (True, [])
             found.append((draft.instruction, draft.context, draft.response, draft.category))
     assert not counts
     return found

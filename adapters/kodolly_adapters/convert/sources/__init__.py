@@ -1,15 +1,11 @@
-"""The sources KoDolly knows, in the order a file is tried against them; one module each."""
+"""The sources KoDolly knows, in the order a file is tried against them."""
 
 from __future__ import annotations
 
-from ..source import Source
-from .alpaca import KOALPACA, KOVICUNA_ALPACA
-from .chatbot import CHATBOT
-from .dolly import DOLLY
-from .hrc import HRC
+from ..reading.source import Source
+from .instructions import CHATBOT, DOLLY, HRC, KOALPACA, KOVICUNA_ALPACA
 from .korquad1 import KORQUAD1
-from .korquad2 import KORQUAD2
-from .korquad2_questions import KORQUAD2_QUESTIONS
+from .korquad2 import KORQUAD2, KORQUAD2_QUESTIONS
 from .kovicuna import KOVICUNA
 
 # The most telling shapes first; KoVicuna's alpaca-style file goes by its name, so before KoAlpaca.

@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 
 from ..options import Options
-from ..rows import CLOSED_QA, OPEN_QA, Draft, Refusal
-from ..source import Drafts, Licence, Source
+from ..reading.source import Drafts, Source
+from ..schema import Draft, Refusal
+from .common import Named, category_with_context, creative_commons
 
 
 class Answer(msgspec.Struct, gc=False):
@@ -22,12 +23,11 @@ class Answer(msgspec.Struct, gc=False):
     answer_start: int | None = None
 
 
-class Question(msgspec.Struct, gc=False):
+class Question(Named, gc=False):
     """One question; SQuAD 2 shapes have some that cannot be answered."""
 
     question: str | None = None
     answers: list[Answer] | None = None
-    id: str | int | None = None
     is_impossible: bool = False
 
 
@@ -38,18 +38,15 @@ class Paragraph(msgspec.Struct, gc=False):
     qas: list[Question] | None = None
 
 
-class Record(msgspec.Struct, gc=False):
-    """An article, or (context, qas) a bare paragraph."""
+class Record(Paragraph, gc=False):
+    """An article, or a bare paragraph."""
 
     title: str | None = None
     paragraphs: list[Paragraph] | None = None
-    context: str | None = None
-    qas: list[Question] | None = None
 
 
 def _paragraphs(record: Record) -> list[Paragraph]:
-    found = record.paragraphs or []
-    return [*found, Paragraph(record.context, record.qas)] if record.qas else found
+    return [*(record.paragraphs or ()), record]
 
 
 def questions(record: Record) -> int:
@@ -59,7 +56,7 @@ def questions(record: Record) -> int:
 
 def drafts(record: Record, options: Options) -> Drafts:
     """One row a question."""
-    category = CLOSED_QA if options.categories == "dolly" else OPEN_QA
+    category = category_with_context(options)
     turn = 0
     for paragraph in _paragraphs(record):
         context = paragraph.context or ""
@@ -74,18 +71,16 @@ def drafts(record: Record, options: Options) -> Drafts:
 def _draft(
     question: Question, context: str, category: str, turn: int, group: str
 ) -> Draft | Refusal:
-    name = "" if question.id is None else str(question.id)
+    asks, name = question.question or "", question.name
     answer = question.answers[0] if question.answers and not question.is_impossible else None
     if answer is None or not answer.text:
         return Refusal("no-answer", "the record has no answer to the question", name, turn)
     if answer.text not in context:
         return Refusal("answer-not-found", "the answer is not in the context", name, turn)
     start = answer.answer_start
-    at = start is not None and start >= 0 and context.startswith(answer.text, start)
-    notes = () if at else ("answer-start",)
-    return Draft(
-        question.question or "", context, answer.text, category, name, turn, group, notes=notes
-    )
+    is_there = start is not None and start >= 0 and context.startswith(answer.text, start)
+    notes = () if is_there else ("answer-start",)
+    return Draft(asks, context, answer.text, category, name, turn, group, notes=notes)
 
 
 # What KorQuAD 2, and what KLUE-MRC and SQuAD 2.0 have: other sets with other licences.
@@ -109,12 +104,9 @@ def looks_like(record: Mapping[str, Any]) -> bool:
 KORQUAD1 = Source(
     name="korquad1",
     title="KorQuAD 1.0",
-    licence=Licence(
-        "CC BY-ND 2.0 KR",
-        "https://creativecommons.org/licenses/by-nd/2.0/kr/",
-        commercial=True,
-        derivatives=False,
-        consequence="Converted rows are a derivative: train on them, but do not hand them on.",
+    licence=creative_commons(
+        "BY-ND 2.0 KR",
+        "Converted rows are a derivative: train on them, but do not hand them on.",
     ),
     record=Record,
     # A bare paragraph's keys also begin the paragraphs inside an article, so they mark no border.

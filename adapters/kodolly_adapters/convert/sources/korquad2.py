@@ -2,23 +2,25 @@
 
 A record is {"title", "url", "context", "raw_html", "qas": [{"id", "question", "answer": {"text", "answer_start",
 ...}}]}. The context has lost its attributes but not its tags; raw_html is five times as long and stays unread.
+
+There is also a community extract of the 2.1 dev questions without their pages, one a line: {"title", "question",
+"html_answer_text"}, in which a line break is written as a backslash and an n.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 
-from ..markdown import render
+from ..cleaning.tokens import counter
+from ..markdown.marks import Span
+from ..markdown.page import fragment, render
+from ..markdown.windows import Window, windows
 from ..options import Options
-from ..rows import CLOSED_QA, OPEN_QA, Draft, Refusal
-from ..source import Drafts, Licence, Source
-from ..tokens import counter
-from ..windows import Window, windows
-
-Span = tuple[int, int]
+from ..reading.source import Drafts, Source
+from ..schema import Draft, Refusal
+from .common import Named, category_with_context, creative_commons, has_keys, is_blank
 
 
 class Answer(msgspec.Struct, gc=False):
@@ -28,12 +30,11 @@ class Answer(msgspec.Struct, gc=False):
     answer_start: int | None = None
 
 
-class Question(msgspec.Struct, gc=False):
+class Question(Named, gc=False):
     """One question; the test set has no answers."""
 
     question: str | None = None
     answer: Answer | None = None
-    id: str | int | None = None
 
 
 class Record(msgspec.Struct, gc=False):
@@ -44,80 +45,57 @@ class Record(msgspec.Struct, gc=False):
     title: str | int | None = None
 
 
+def questions(record: Record) -> int:
+    """How many questions the page has: what its drafts' and refusals' units add up to."""
+    return len(record.qas)
+
+
 def drafts(record: Record, options: Options) -> Drafts:
     """One row a question, in the page's order."""
     places = [_place(record.context, question) for question in record.qas]
-    rows = (
-        _as_written(record, places)
-        if options.korquad2_context == "html"
-        else _rendered(record, places, options)
-    )
-    category = CLOSED_QA if options.categories == "dolly" else OPEN_QA
-    group = str(record.title or "")
-    for turn, (question, row) in enumerate(zip(record.qas, rows, strict=True)):
-        name = "" if question.id is None else str(question.id)
-        if isinstance(row, Refusal):
-            yield row._replace(id=name, turn=turn)
-        else:
-            context, response = row
-            yield Draft(question.question or "", context, response, category, name, turn, group)
-
-
-Place = Span | Refusal
-Texts = tuple[str, str] | Refusal
-
-
-def _as_written(record: Record, places: list[Place]) -> Iterator[Texts]:
-    """The study's literal mapping: the page's HTML and the answer's."""
-    for place in places:
-        yield (
-            place
-            if isinstance(place, Refusal)
-            else (record.context, record.context[place[0] : place[1]])
-        )
-
-
-def _rendered(record: Record, places: list[Place], options: Options) -> Iterator[Texts]:
-    """Each answer as the part of its rendered page that it is, in a window or the whole page."""
-    html = record.context
     spans = [place for place in places if not isinstance(place, Refusal)]
-    if options.korquad2_context == "page":
-        text, answers = render(html, spans)
-        found = [Window(text, text[slice(*span)]) if span else Window(None, "") for span in answers]
-    else:
-        found = windows(html, spans, options.window_tokens, counter(options.tokenizer))
-    rendered = iter(found)
-    for place in places:
+    answers = iter(_answers(record.context, spans, options))
+    category, group = category_with_context(options), str(record.title or "")
+    for turn, (question, place) in enumerate(zip(record.qas, places, strict=True)):
+        name = question.name
         if isinstance(place, Refusal):
-            yield place
+            yield place._replace(id=name, turn=turn)
             continue
-        context, answer = next(rendered)
+        context, answer = next(answers)
         if not answer:
-            yield Refusal("empty-answer", "the answer's HTML holds no text")
+            yield Refusal("empty-answer", "the answer's HTML holds no text", name, turn)
         elif context is None:
-            yield Refusal("answer-cut", "no window of the page holds the answer")
+            yield Refusal("answer-cut", "no window of the page holds the answer", name, turn)
         else:
-            yield context, answer
+            yield Draft(question.question or "", context, answer, category, name, turn, group)
 
 
-def _place(context: str, question: Question) -> Place:
-    """Where the answer is in the context: as told, or else at the nearest place its text is found."""
-    if not question.question or question.question.isspace():
+def _answers(html: str, spans: Sequence[Span], options: Options) -> list[Window]:
+    """The answers with their contexts: a window, the whole page, or (as in the study) the HTML as it is."""
+    if options.korquad2_context == "html":
+        return [Window(html, html[slice(*span)]) for span in spans]
+    if options.korquad2_context == "window":
+        return windows(html, spans, options.window_tokens, counter(options.tokenizer))
+    text, places = render(html, spans)
+    return [Window(text, text[slice(*place)] if place else "") for place in places]
+
+
+def _place(context: str, question: Question) -> Span | Refusal:
+    """Where the answer is in the context: as the record says, or else the nearest place that holds its text."""
+    if is_blank(question.question):
         return Refusal("empty-question", "the question has no text")
-    answer = question.answer
-    if answer is None or answer.text is None:
+    if question.answer is None or (text := question.answer.text) is None:
         return Refusal("no-answer", "the question has no answer")
-    if not answer.text or answer.text.isspace():
+    if is_blank(text):
         return Refusal("empty-answer", "the answer has no text")
-    told = answer.answer_start
-    start = 0 if told is None else min(max(told, 0), len(context))
-    if told != start or not context.startswith(answer.text, start):
-        start = _nearest(context, answer.text, start)
+    written = question.answer.answer_start
+    start = 0 if written is None else min(max(written, 0), len(context))
+    if written != start or not context.startswith(text, start):
+        start = _nearest(context, text, start)
         if start < 0:
-            return Refusal(
-                "answer-not-found", f"answer_start is {told}, and the page does not hold the answer"
-            )
-    return start, start + len(answer.text)
+            detail = f"answer_start is {written}, and the page does not hold the answer"
+            return Refusal("answer-not-found", detail)
+    return start, start + len(text)
 
 
 def _nearest(context: str, text: str, at: int) -> int:
@@ -129,17 +107,8 @@ def _nearest(context: str, text: str, at: int) -> int:
     return before if at - before <= after - at else after
 
 
-def looks_like(record: Mapping[str, Any]) -> bool:
-    """A page with its questions."""
-    return "context" in record and "qas" in record and ("raw_html" in record or "url" in record)
-
-
-LICENCE = Licence(
-    "CC BY-ND 2.0 KR",
-    "https://creativecommons.org/licenses/by-nd/2.0/kr/",
-    commercial=True,
-    derivatives=False,
-    consequence="Converted rows are derivatives: train on them, but do not hand them on.",
+LICENCE = creative_commons(
+    "BY-ND 2.0 KR", "Converted rows are derivatives: train on them, but do not hand them on."
 )
 
 KORQUAD2 = Source(
@@ -148,9 +117,46 @@ KORQUAD2 = Source(
     licence=LICENCE,
     record=Record,
     first_keys=frozenset({"title", "url", "context", "raw_html", "qas"}),
-    looks_like=looks_like,
+    looks_like=has_keys({"context", "qas", "raw_html"}, {"context", "qas", "url"}),
     drafts=drafts,
     patterns=("KorQuAD_2.[01]_*.json", "korquad2.[01]_*.json"),
     unit="questions",
-    units=lambda page: len(page.qas or ()),
+    units=questions,
+)
+
+
+class LoneQuestion(Named, gc=False):
+    """One question and the HTML of its answer."""
+
+    question: str | None = None
+    html_answer_text: str | None = None
+    title: str | int | None = None
+
+
+def lone_drafts(record: LoneQuestion, options: Options) -> Drafts:
+    """One row a question; with no page to read from, it is an open one under any categories."""
+    question, html, name = record.question, record.html_answer_text, record.name
+    if question is None or is_blank(question):
+        yield Refusal("empty-question", "the question has no text", name)
+    elif html is None:
+        yield Refusal("no-answer", "the question has no answer", name)
+    else:
+        html = html.replace("\\n", "\n")
+        answer = html if options.korquad2_context == "html" else fragment(html)
+        if is_blank(answer):
+            yield Refusal("empty-answer", "the answer has no text", name)
+        else:
+            yield Draft(question, "", answer, id=name, group=str(record.title or ""))
+
+
+KORQUAD2_QUESTIONS = Source(
+    name="korquad2-questions",
+    title="KorQuAD 2.1 questions without pages",
+    licence=LICENCE,
+    record=LoneQuestion,
+    first_keys=frozenset({"title", "question", "html_answer_text", "id"}),
+    looks_like=has_keys({"question", "html_answer_text"}),
+    drafts=lone_drafts,
+    patterns=("korquad2.1_*_qa*.jsonl",),
+    unit="questions",
 )

@@ -8,21 +8,21 @@ response"; its own sample shows the human asking, so here the human asks unless 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 import msgspec
 
-from ..fixes import zero_width
+from ..cleaning.fixes import zero_width
+from ..cleaning.rules import DROP, JOIN, OFF, all_rules
 from ..options import Options
-from ..rows import Draft, Exchange, Refusal
-from ..rules import COUNT, DROP, JOIN, RULES
-from ..source import Drafts, Licence, Source
+from ..reading.source import Drafts, Licence, Source
+from ..schema import Draft, Exchange, Refusal
+from .common import Named
 
 ASKS = frozenset({"human", "user"})
 ANSWERS = frozenset({"gpt", "chatgpt", "assistant", "bing", "bard"})
 _ROLES = dict.fromkeys(ASKS, "ask") | dict.fromkeys(ANSWERS, "answer") | {"system": "system"}
-_SAME_ROLE = next(rule.default for rule in RULES if rule.name == "same-role")
 
 
 class Turn(msgspec.Struct, gc=False):
@@ -32,10 +32,9 @@ class Turn(msgspec.Struct, gc=False):
     value: str | None = None
 
 
-class Record(msgspec.Struct, gc=False):
+class Record(Named, gc=False):
     """One conversation."""
 
-    id: str | int | None = None
     conversations: list[Turn] | None = None
 
 
@@ -45,18 +44,10 @@ class Speech(NamedTuple):
     role: str  # "ask", "answer", or "" for an unknown speaker
     text: str
     units: int
-    speaker: str
+    speaker: str | None
 
 
-class Pair(NamedTuple):
-    """A question and its answer."""
-
-    question: str
-    answer: str
-    units: int
-
-
-def turns(record: Record) -> int:
+def turn_count(record: Record) -> int:
     """How many turns the record holds: what its drafts' and refusals' units add up to."""
     return len(record.conversations or ())
 
@@ -66,63 +57,60 @@ def _role(turn: Turn) -> str:
     return _ROLES.get(speaker) or _ROLES.get(speaker.strip().lower(), "")
 
 
-def _speeches(spoken: list[Turn], mode: str) -> Iterator[Speech | Refusal]:
+def _speeches(turns: list[Turn], mode: str) -> Iterator[Speech | Refusal]:
     """The turns, those of one speaker in a row treated as rule same-role says."""
-    last: Speech | None = None
-    for turn in spoken:
-        role, text = _role(turn), turn.value or ""
-        if last is None or not role or role != last.role or mode not in (JOIN, DROP):
-            if last is not None:
-                yield last
-            last = Speech(role, text, 1, turn.speaker or "")
-        elif mode == JOIN:
-            last = last._replace(text=f"{last.text}\n{text}", units=last.units + 1)
+    for role, group in groupby(turns, _role):
+        speeches = [Speech(role, turn.value or "", 1, turn.speaker) for turn in group]
+        if role and mode == JOIN:
+            text = "\n".join(speech.text for speech in speeches)
+            yield speeches[0]._replace(text=text, units=len(speeches))
+        elif role and mode == DROP:
+            for speech in speeches[1:]:
+                detail = f"{speech.speaker} speaks again: only the first turn is kept"
+                yield Refusal("same-role", detail)
+            yield speeches[0]
         else:
-            yield Refusal("same-role", f"{turn.speaker} speaks again: only the first turn is kept")
-    if last is not None:
-        yield last
+            yield from speeches
 
 
-def _repeats(spoken: list[Turn]) -> bool:
-    """Does a speaker have two turns in a row?"""
-    roles = [_role(turn) for turn in spoken]
-    return any(a == b != "" for a, b in pairwise(roles))
-
-
-def _unanswered(speech: Speech) -> Refusal:
-    return Refusal("question-without-answer", "no answer follows the question", units=speech.units)
-
-
-def _pairs(speeches: Iterator[Speech | Refusal]) -> Iterator[Pair | Refusal]:
+def _pairs(turns: list[Turn], mode: str) -> Iterator[Exchange | Refusal]:
     """Each question with the answer right after it; every other speech is refused."""
     question: Speech | None = None
-    for speech in speeches:
+    number = 0
+    for speech in _speeches(turns, mode):
         if isinstance(speech, Refusal):
-            yield speech
+            yield speech._replace(turn=number)
         elif speech.role == "answer" and question is not None:
-            yield Pair(question.text, speech.text, question.units + speech.units)
+            yield Exchange(question.text, speech.text, number, question.units + speech.units)
             question = None
+            number += 1
         else:
             if question is not None:
-                yield _unanswered(question)
+                yield _unanswered(question, number)
             question = speech if speech.role == "ask" else None
             if speech.role == "answer":
                 detail = "no question comes before the answer"
-                yield Refusal("answer-without-question", detail, units=speech.units)
+                yield Refusal("answer-without-question", detail, "", number, speech.units)
             elif not speech.role:
-                yield Refusal("unknown-role", f"no speaker is known as {speech.speaker!r}")
+                detail = f"no speaker is known as {speech.speaker or ''!r}"
+                yield Refusal("unknown-role", detail, "", number)
     if question is not None:
-        yield _unanswered(question)
+        yield _unanswered(question, number)
 
 
-def _context(system: str, earlier: list[Pair], options: Options) -> str:
+def _unanswered(speech: Speech, number: int) -> Refusal:
+    detail = "no answer follows the question"
+    return Refusal("question-without-answer", detail, "", number, speech.units)
+
+
+def _context(system: str, earlier: list[Exchange], options: Options) -> str:
     """The last `history` pairs that say something as lines, after the system message."""
     if not options.history:
         return ""
     lines = [system] if system else []
-    earlier = [pair for pair in earlier if _says(pair.question) and _says(pair.answer)]
+    earlier = [pair for pair in earlier if _says(pair.instruction) and _says(pair.response)]
     for pair in earlier[-options.history :]:
-        lines += [f"사용자: {pair.question}", f"챗봇: {pair.answer}"]
+        lines += [f"사용자: {pair.instruction}", f"챗봇: {pair.response}"]
     return "\n".join(lines)
 
 
@@ -130,90 +118,73 @@ def _says(text: str) -> bool:
     return bool(zero_width(text).strip())
 
 
-def _sides(pair: Pair, options: Options) -> tuple[str, str]:
-    """Instruction and response."""
-    if options.kovicuna_roles == "as-written":
-        return pair.answer, pair.question
-    return pair.question, pair.answer
+def _is_plain(turns: list[Turn], options: Options) -> bool:
+    """Do questions and answers simply take turns, as nearly everywhere, with no option that changes them?"""
+    if options.history or options.conversations or options.kovicuna_roles != "human-asks":
+        return False
+    return len(turns) % 2 == 0 and all(
+        ask.speaker in ASKS and answer.speaker in ANSWERS
+        for ask, answer in zip(turns[::2], turns[1::2], strict=True)
+    )
 
 
 def drafts(record: Record, options: Options) -> Drafts:
     """One row a pair, or one a conversation; a refusal for every turn that is in none."""
-    name = "" if record.id is None else str(record.id)
-    spoken = record.conversations or []
-    if not spoken:
+    name, turns = record.name, record.conversations or []
+    if not turns:
         yield Refusal("no-turns", "the conversation has no turns", name, units=0)
         return
-    if _is_plain(spoken, options):
-        group = conversation(name) or spoken[0].value or ""
-        for turn in range(0, len(spoken), 2):
-            ask, answer = spoken[turn].value or "", spoken[turn + 1].value or ""
+    group = conversation(name) or turns[0].value or ""
+    if _is_plain(turns, options):
+        for turn in range(0, len(turns), 2):
+            ask, answer = turns[turn].value or "", turns[turn + 1].value or ""
             yield Draft(ask, "", answer, id=name, turn=turn // 2, group=group, units=2)
         return
-    system = [turn for turn in spoken if _role(turn) == "system"]
-    notes: list[str] = []
-    head, units = "\n".join(turn.value or "" for turn in system), len(system)
-    if system:
-        spoken = [turn for turn in spoken if _role(turn) != "system"]
-        if _says(head) and options.history:
-            notes.append("system-turn")
-        elif not (_says(head) and options.conversations):
+    messages = [turn.value or "" for turn in turns if _role(turn) == "system"]
+    system, units = "\n".join(messages), len(messages)
+    notes: tuple[str, ...] = ()
+    if messages:
+        turns = [turn for turn in turns if _role(turn) != "system"]
+        group = conversation(name) or (turns[0].value if turns else "") or ""
+        if _says(system) and options.history:
+            notes = ("system-turn",)
+        elif not (_says(system) and options.conversations):
             yield Refusal("system-turn", "a row has no place for it, or no text", name, units=units)
-            head, units = "", 0
-    mode = options.rules.get("same-role", _SAME_ROLE)
-    if mode in (COUNT, JOIN, DROP) and _repeats(spoken):
-        notes.append("same-role")
-    yield from _rows(name, spoken, mode, options, head, units, tuple(notes))
-
-
-def _is_plain(spoken: list[Turn], options: Options) -> bool:
-    """Do questions and answers simply take turns, as nearly everywhere, and is nothing special asked for?"""
-    if options.history or options.conversations or options.kovicuna_roles != "human-asks":
-        return False
-    return len(spoken) % 2 == 0 and all(
-        ask.speaker in ASKS and answer.speaker in ANSWERS
-        for ask, answer in zip(spoken[::2], spoken[1::2], strict=True)
-    )
-
-
-def _rows(
-    name: str,
-    spoken: list[Turn],
-    mode: str,
-    options: Options,
-    system: str,
-    units: int,
-    notes: tuple[str, ...],
-) -> Drafts:
-    """The drafts; the first also accounts for the `units` system turns and carries the notes."""
-    first = spoken[0].value if spoken else None
-    group = conversation(name) or first or ""
-    pairs: list[Pair] = []
-    for pair in _pairs(_speeches(spoken, mode)):
+            system, units = "", 0
+    system_units = units
+    mode = options.rules.get("same-role", all_rules()["same-role"].default)
+    if mode != OFF and any(a == b != "" for a, b in pairwise(map(_role, turns))):
+        notes += ("same-role",)
+    pairs: list[Exchange] = []
+    for pair in _pairs(turns, mode):
         if isinstance(pair, Refusal):
-            yield pair._replace(id=name, turn=len(pairs))
+            yield pair._replace(id=name)
             continue
         if not options.conversations:
+            context = _context(system, pairs, options)
             ask, answer = _sides(pair, options)
-            context, turn = _context(system, pairs, options), len(pairs)
             yield Draft(
-                ask, context, answer, id=name, turn=turn, group=group,
+                ask, context, answer, id=name, turn=pair.turn, group=group,
                 units=pair.units + units, notes=notes,
             )  # fmt: skip
             units, notes = 0, ()
         pairs.append(pair)
     if options.conversations and pairs:
-        *earlier, last = (
-            Exchange(*_sides(pair, options), turn, pair.units) for turn, pair in enumerate(pairs)
-        )
-        total = units + sum(pair.units for pair in pairs)
+        units += sum(pair.units for pair in pairs)
+        *earlier, last = (Exchange(*_sides(pair, options), *pair[2:]) for pair in pairs)
         yield Draft(
-            last.instruction, "", last.response, id=name, turn=last.turn, group=group,
-            history=tuple(earlier), system=system, system_units=units, units=total, notes=notes,
+            last.instruction, "", last.response, id=name, turn=last.turn, group=group, notes=notes,
+            history=tuple(earlier), system=system, system_units=system_units, units=units,
         )  # fmt: skip
-        units = 0
-    if units:
+    elif units:
         yield Refusal("system-turn", "no row to go with the system message", name, units=units)
+
+
+def _sides(pair: Exchange, options: Options) -> tuple[str, str]:
+    """Instruction and response."""
+    if options.kovicuna_roles == "as-written":
+        return pair.response, pair.instruction
+    return pair.instruction, pair.response
 
 
 def conversation(name: str) -> str:
@@ -224,10 +195,10 @@ def conversation(name: str) -> str:
 
 def looks_like(record: Mapping[str, Any]) -> bool:
     """A list of turns, each with from and value."""
-    spoken = record.get("conversations")
-    if not isinstance(spoken, list):
-        return False
-    return all(isinstance(turn, dict) and "from" in turn and "value" in turn for turn in spoken)
+    turns = record.get("conversations")
+    return isinstance(turns, list) and all(
+        isinstance(turn, dict) and "from" in turn and "value" in turn for turn in turns
+    )
 
 
 LICENCE = Licence(
@@ -249,7 +220,5 @@ KOVICUNA = Source(
     drafts=drafts,
     patterns=("ko_dataset*.json",),
     unit="turns",
-    units=turns,
-    scan="conversations",
-    group=conversation,
+    units=turn_count,
 )

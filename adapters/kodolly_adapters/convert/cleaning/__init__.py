@@ -1,0 +1,1 @@
+"""The cleaning of rows: rules, fixes of texts, and judgements of whole rows."""

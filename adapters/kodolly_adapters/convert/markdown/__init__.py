@@ -1,0 +1,1 @@
+"""Wikipedia HTML to Markdown, and the windows of it around answers."""

@@ -1,0 +1,1 @@
+"""What a conversion leaves: rows, counts, the data card."""

@@ -1,0 +1,1 @@
+"""From the arguments a person gave to typed records."""

@@ -1,0 +1,242 @@
+"""From the arguments a person gave to named byte streams: files, folders, zips, gz, zst, standard input.
+
+Containers are known by their first bytes, never by their names.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import lzma
+import os
+import struct
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from backports import zstd
+
+from kodolly_adapters.errors import InputError
+
+from ..schema import CARD_FILE, SUMMARY_FILE, WORK
+
+STDIN = "-"
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")  # with members, and empty
+UNPACK_ERRORS = (  # on damage, on encryption (RuntimeError) and on methods that are not supported
+    EOFError, OSError, RuntimeError, ValueError, LookupError, ArithmeticError, MemoryError,
+    zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile, zstd.ZstdError,
+)  # fmt: skip
+OURS = "is a conversion's output"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One stream of bytes to convert.
+
+    `name` is shown to people and written into provenance, and no two have the same: relative to the folder
+    it was found in (after that folder's own name where there are several arguments), and
+    `archive.zip!member` inside a zip. `size` is in uncompressed bytes, None where unknown before reading.
+    """
+
+    name: str
+    open: Callable[[ExitStack], BinaryIO]  # what it opens is closed with the stack
+    size: int | None = None
+    asked_for: bool = True  # named by the person, not merely found in a folder
+    skipped: str = ""  # why it is not to be read, if so
+
+
+class Stream:
+    """The bytes of one member, read once: `peek` shows the next ones, `skip` goes past them.
+
+    `size` and `sha256` are those of the bytes gone past; `report` is called with their number. Raises
+    InputError naming the byte offset reached when the stream is cut short or damaged.
+    """
+
+    def __init__(self, name: str, file: BinaryIO, report: Callable[[int], None]) -> None:
+        self.size = 0
+        self._name, self._report = name, report
+        # As it comes, so that all there is before the damage is had and counted.
+        self._read: Callable[[int], bytes] = getattr(file, "read1", file.read)
+        self._hash = hashlib.sha256()
+        self._ahead, self._offset = b"", 0
+
+    @property
+    def sha256(self) -> str:
+        """The hash in hex."""
+        return self._hash.hexdigest()
+
+    def peek(self, size: int) -> bytes:
+        """The next `size` bytes; fewer only at the end."""
+        parts, missing = [self._ahead], size - len(self._ahead)
+        while missing > 0 and (more := self._more(missing)):
+            parts.append(more)
+            missing -= len(more)
+        self._ahead = b"".join(parts)
+        return self._ahead[:size]
+
+    def skip(self, size: int) -> None:
+        """Go past `size` bytes that `peek` has shown."""
+        self._hash.update(memoryview(self._ahead)[:size])
+        self._ahead = self._ahead[size:]
+        self.size += size
+        self._report(size)
+
+    def _more(self, size: int) -> bytes:
+        try:
+            data = self._read(size)
+        except UNPACK_ERRORS as error:
+            raise InputError(self._name, f"cannot be read on: {error}", self._offset) from error
+        self._offset += len(data)
+        return data
+
+
+@contextmanager
+def opened(member: Member, report: Callable[[int], None] = lambda size: None) -> Iterator[Stream]:
+    """The member's stream. Raises InputError where it cannot be opened."""
+    with ExitStack() as stack:
+        try:
+            file = member.open(stack)
+        except UNPACK_ERRORS as error:
+            raise InputError(member.name, f"cannot be opened: {error}") from error
+        yield Stream(member.name, file, report)
+
+
+def members(arguments: Sequence[str]) -> Iterator[Member]:
+    """Every stream behind `arguments`, folders and zips in the order of their names.
+
+    Nothing is opened that can be read only once. Raises InputError for an argument that is not there or
+    cannot be read.
+    """
+    taken: set[str] = set()
+    for member in _members(arguments):
+        name, number = member.name, 1
+        while name in taken:
+            number += 1
+            name = f"{member.name} ({number})"
+        taken.add(name)
+        yield member if number == 1 else replace(member, name=name)
+
+
+def _members(arguments: Sequence[str]) -> Iterator[Member]:
+    for argument in arguments:
+        if argument == STDIN:
+            yield Member("standard input", _standard_input)
+            continue
+        path = Path(argument)
+        if path.is_dir():
+            own = Path(os.path.abspath(path)).name if len(arguments) > 1 else ""
+            for file in _files(path):
+                name = (Path(own) / file.relative_to(path)).as_posix()
+                if file.is_dir():
+                    yield Member(name, _nothing, 0, asked_for=False, skipped=OURS)
+                else:
+                    yield from _of_file(file, name, asked_for=False)
+        elif path.exists() and not path.is_file():  # a pipe, such as the shell's <(command)
+            yield Member(path.name, partial(_pipe, path=path))
+        elif path.exists():
+            yield from _of_file(path, path.name, asked_for=True)
+        else:
+            raise InputError(argument, "there is no such file or folder")
+
+
+def _files(folder: Path) -> list[Path]:
+    """Regular files below `folder` in a fixed order, hidden ones left out.
+
+    A folder among them is one that holds what a conversion wrote, or is still writing.
+    """
+
+    def fail(error: OSError) -> None:
+        raise InputError(str(error.filename), f"cannot be listed: {error.strerror}")
+
+    paths: list[Path] = []
+    for place, folders, files in os.walk(folder, onerror=fail):
+        here = Path(place)
+        visible = [name for name in folders if not name.startswith(".")]
+        ours = [name for name in visible if _is_ours(here / name)]
+        folders[:] = [name for name in visible if name not in ours]
+        paths += [here / name for name in ours]
+        paths += [here / n for n in files if not n.startswith(".") and (here / n).is_file()]
+    return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a conversion wrote into `folder`, or has begun to."""
+    finished = (folder / SUMMARY_FILE).is_file() and (folder / CARD_FILE).is_file()
+    return finished or (folder / WORK / "lock").is_file()
+
+
+def _of_file(path: Path, name: str, *, asked_for: bool) -> Iterator[Member]:
+    try:
+        with path.open("rb") as stream:
+            magic = stream.read(4)
+    except OSError as error:
+        raise InputError(name, f"cannot be opened: {error.strerror or error}") from error
+    if magic in ZIP_MAGICS:
+        yield from _of_zip(path, name, asked_for=asked_for)
+    else:
+        plain = not magic.startswith(GZIP_MAGIC) and magic != ZSTD_MAGIC
+        size = path.stat().st_size if plain else None
+        yield Member(name, partial(_file, path=path, magic=magic), size, asked_for)
+
+
+def _of_zip(path: Path, name: str, *, asked_for: bool) -> Iterator[Member]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = sorted(archive.infolist(), key=lambda info: info.filename)
+    except UNPACK_ERRORS as error:  # its list of members stands at its end
+        raise InputError(name, f"is a broken zip: {error}", path.stat().st_size) from error
+    for info in infos:
+        parts = info.filename.split("/")
+        if info.is_dir() or any(part.startswith((".", "__MACOSX")) for part in parts):
+            continue
+        open_it = partial(_zip_member, path=path, member=info)
+        yield Member(f"{name}!{info.filename}", open_it, info.file_size, asked_for)
+
+
+def _file(stack: ExitStack, path: Path, magic: bytes) -> BinaryIO:
+    return _unpacked(stack, stack.enter_context(path.open("rb")), magic)
+
+
+def _nothing(stack: ExitStack) -> BinaryIO:
+    return stack.enter_context(io.BytesIO())
+
+
+def _pipe(stack: ExitStack, path: Path) -> BinaryIO:
+    return _peeked(stack, stack.enter_context(path.open("rb")), path.name)
+
+
+def _zip_member(stack: ExitStack, path: Path, member: zipfile.ZipInfo) -> BinaryIO:
+    archive = stack.enter_context(zipfile.ZipFile(path))
+    stream = stack.enter_context(archive.open(member))
+    head = stack.enter_context(io.BufferedReader(stream))  # type: ignore[type-var]
+    return _unpacked(stack, head, head.peek(4)[:4])
+
+
+def _standard_input(stack: ExitStack) -> BinaryIO:
+    return _peeked(stack, sys.stdin.buffer, "standard input")
+
+
+def _peeked(stack: ExitStack, stream: BinaryIO, name: str) -> BinaryIO:
+    """What a stream holds that cannot be read twice."""
+    magic = stream.peek(4)[:4] if isinstance(stream, io.BufferedReader) else b""
+    if magic in ZIP_MAGICS:
+        raise InputError(name, "is a zip, which needs a file: give its path instead")
+    return _unpacked(stack, stream, magic)
+
+
+def _unpacked(stack: ExitStack, stream: BinaryIO, magic: bytes) -> BinaryIO:
+    """`stream` itself, or what it holds when `magic` says gz or zst (several frames included)."""
+    if magic.startswith(GZIP_MAGIC):
+        return stack.enter_context(gzip.open(stream))  # type: ignore[return-value]
+    if magic == ZSTD_MAGIC:
+        return stack.enter_context(zstd.ZstdFile(stream))  # type: ignore[return-value]
+    return stream

@@ -1,0 +1,65 @@
+"""What a source is: how its files are recognised, split into records, and turned into drafts."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ..options import Options
+from ..schema import Draft, Refusal
+
+Drafts = Iterator[Draft | Refusal]
+
+
+class Licence(msgspec.Struct, frozen=True):
+    """The terms of a source, and what follows for a model trained on it."""
+
+    name: str
+    url: str
+    commercial: bool  # may a model trained on it be sold?
+    derivatives: bool  # may converted rows be handed on?
+    consequence: str  # one sentence for the data card
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One public data set. It is sent to worker processes: its functions are named ones of a module.
+
+    `record` is the msgspec type of one record; fields it does not name are skipped unread, a field of the
+    wrong type refuses the record. `first_keys` are the keys a record may begin with on disk, and no object
+    nested in a record may begin with one of them followed by a sibling: borders between records are found
+    by them without parsing. `looks_like` judges one parsed record of an unknown file; where `by_name` is set its
+    name must match one of `patterns` too, and then no other source that looks alike is asked.
+    `drafts` yields every row of a record, or the refusal of what becomes none: nothing is passed over silently.
+    `units` counts a record's units independently (turns, questions); the sum of what `drafts` yields must equal it.
+    """
+
+    name: str
+    title: str
+    licence: Licence
+    record: Any
+    first_keys: frozenset[str]
+    looks_like: Callable[[Mapping[str, Any]], bool]
+    drafts: Callable[[Any, Options], Drafts]
+    patterns: tuple[str, ...] = ()  # file names, as fnmatch writes them
+    by_name: bool = False  # its records look like another source's: the file's name must match
+    layout: str = "json"  # "json" (array, {"data": [...]}, object or lines) or "csv"
+    unit: str = "rows"  # what the input is counted in, in the plural
+    units: Callable[[Any], int] | None = None  # None: one a record
+    rules: Mapping[str, str] | None = None  # defaults of its own, by rule
+
+
+@functools.cache
+def border_pattern(first_keys: frozenset[str]) -> re.Pattern[bytes]:
+    """Matches from the `}` that ends a record to the first key of the next, whose `{` is group 1.
+
+    Inside a JSON string a quote is always written `\\"`, so `}, {"KEY":` is a border and nothing else. It is
+    found at over 1 GB/s.
+    """
+    keys = b"|".join(re.escape(key.encode()) for key in sorted(first_keys))
+    return re.compile(rb'\}\s*,\s*(\{)\s*"(?:' + keys + rb')"\s*:')

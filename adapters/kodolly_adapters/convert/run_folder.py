@@ -1,0 +1,117 @@
+"""The output folder while it is being filled: `.work` inside it, and nothing else until all is done."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+
+from kodolly_adapters.errors import OutputError
+from kodolly_adapters.files import locked, write_bytes
+
+from .options import Format
+from .schema import (
+    CARD_FILE,
+    LENGTHS_PICTURE,
+    REJECTED_FILE,
+    SOURCES_PICTURE,
+    SPLITS,
+    SUMMARY_FILE,
+    WORK,
+)
+
+SETTINGS = "settings.json"
+FORCED = "forced"  # its presence says that this run may replace finished rows
+# All that a conversion ever leaves in its folder, and all that one ever replaces or removes there.
+OURS = (
+    *(f"{name}{beside}.{form}" for name in SPLITS for beside in ("", ".provenance")
+      for form in get_args(Format)),
+    REJECTED_FILE, CARD_FILE, LENGTHS_PICTURE, SOURCES_PICTURE, SUMMARY_FILE,
+)  # fmt: skip
+
+
+@contextmanager
+def run_folder(
+    out: Path, arguments: Sequence[str], settings: object, *, restart: bool, force: bool
+) -> Iterator[Path]:
+    """The folder to work in; `settings` decide whether an unfinished run there may be continued.
+
+    Raises OutputError when `out` holds finished rows (unless `force`), another choice's unfinished run (unless
+    `restart`), an input or files of someone else's, or when a run there is still going on.
+    """
+    _may_write(out, arguments, force=force)
+    work = out / WORK
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"--out {out}: cannot be written: {error.strerror}") from error
+    with _lock(out, work):
+        _same_settings(out, work, settings, restart=restart)
+        if force:
+            (work / FORCED).touch()
+        (work / "parts").mkdir(exist_ok=True)
+        yield work
+
+
+@contextmanager
+def _lock(out: Path, work: Path) -> Iterator[None]:
+    lock = locked(work / "lock", wait=False)
+    try:
+        lock.__enter__()
+    except BlockingIOError:
+        raise OutputError(f"--out {out}: another conversion is writing there") from None
+    except OSError as error:
+        raise OutputError(f"--out {out}: cannot be written: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def finish(work: Path, fresh: Path) -> None:
+    """Move everything in `fresh` into the output folder, the summary last, and remove the work."""
+    out = work.parent
+    (out / SUMMARY_FILE).unlink(missing_ok=True)  # without it a folder is not taken for finished
+    made = [name for name in OURS if (fresh / name).exists()]
+    for name in set(OURS) - set(made):
+        (out / name).unlink(missing_ok=True)
+    for name in made:
+        (out / name).parent.mkdir(exist_ok=True)
+        os.replace(fresh / name, out / name)
+    shutil.rmtree(work)
+
+
+def _may_write(out: Path, arguments: Sequence[str], *, force: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"--out {out}: is a file; give a folder")
+    for argument in arguments:
+        if Path(argument).resolve().is_relative_to(out.resolve()) and Path(argument).exists():
+            raise OutputError(f"--out {out}: holds the input {argument}; give another folder")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    unfinished = (out / WORK / SETTINGS).exists()
+    if (out / SUMMARY_FILE).exists():
+        if not force and not (unfinished and (out / WORK / FORCED).exists()):
+            raise OutputError(f"--out {out}: holds finished rows; give another folder, or --force")
+    elif not unfinished:
+        raise OutputError(f"--out {out}: is not empty and holds no conversion; give a new folder")
+
+
+def _same_settings(out: Path, work: Path, settings: object, *, restart: bool) -> None:
+    text = msgspec.json.format(msgspec.json.encode(settings, order="deterministic"))
+    path = work / SETTINGS
+    same = path.exists() and path.read_bytes() == text
+    if not same and not restart and any((work / "parts").glob("*.part")):
+        raise OutputError(
+            f"--out {out}: holds an unfinished run with other options or another version. "
+            "Repeat its command to go on, or give --restart to throw it away"
+        )
+    if restart or not same:
+        for folder in (work / "parts", work / "out"):
+            shutil.rmtree(folder, ignore_errors=True)
+    write_bytes(path, text)
