@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import get_args
 
@@ -46,31 +46,19 @@ def run_folder(
     """
     _may_write(out, arguments, force=force)
     work = out / WORK
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"--out {out}: cannot be written: {error.strerror}") from error
-    with _lock(out, work):
+    with ExitStack() as stack:
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(work / "lock", wait=False))
+        except BlockingIOError:
+            raise OutputError(f"--out {out}: another conversion is writing there") from None
+        except OSError as error:
+            raise OutputError(f"--out {out}: cannot be written: {error.strerror}") from error
         _same_settings(out, work, settings, restart=restart)
         if force:
             (work / FORCED).touch()
         (work / "parts").mkdir(exist_ok=True)
         yield work
-
-
-@contextmanager
-def _lock(out: Path, work: Path) -> Iterator[None]:
-    lock = locked(work / "lock", wait=False)
-    try:
-        lock.__enter__()
-    except BlockingIOError:
-        raise OutputError(f"--out {out}: another conversion is writing there") from None
-    except OSError as error:
-        raise OutputError(f"--out {out}: cannot be written: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        lock.__exit__(None, None, None)
 
 
 def finish(work: Path, fresh: Path) -> None:
