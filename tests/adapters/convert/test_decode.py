@@ -8,8 +8,8 @@ import pickle
 import pytest
 from support.convert_files import alpaca, korquad1
 
-from kodolly_adapters.convert.reading.layout import Kind, layout_of
-from kodolly_adapters.convert.reading.records import Broken, Shard, decode, places
+from kodolly_adapters.convert.reading.plan import layout_of
+from kodolly_adapters.convert.reading.records import Broken, Kind, Shard, decode, places
 from kodolly_adapters.convert.sources import named
 from kodolly_adapters.errors import InputError
 

@@ -7,7 +7,7 @@ import functools
 import json
 from collections.abc import Iterator
 from itertools import pairwise, zip_longest
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from kodolly_adapters.errors import InputError
 
-from .layout import Kind
 from .source import Source, border_pattern
 
+Kind = Literal["array", "data", "lines", "object", "csv"]
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -218,31 +218,30 @@ def _typed(value: Any, source: Source) -> Any:
         return Broken("wrong-shape", str(error))
 
 
-class _CsvRow(NamedTuple):
-    """One record of a CSV; `fault` says why it has no fields, `at` the byte where it shows."""
-
-    start: int
-    fields: list[str]
-    fault: str = ""
-    reason: str = ""
-    at: int = 0
-
-
 def _decode_csv(shard: Shard, source: Source, *, keep_going: bool) -> list[Any]:
     records: list[Any] = []
     for row in _csv_rows(shard.data):
-        if row.fault and not keep_going:
-            hint = "Convert it to UTF-8, or give --keep-going to reject what is broken."
-            reason = f"is no UTF-8 CSV: {row.fault}. {hint}"
-            raise InputError(shard.file, reason, shard.offset + row.at)
-        if row.fault:
-            records.append(Broken(row.reason, row.fault))
-        elif len(row.fields) > len(shard.header):
-            detail = f"{len(row.fields)} fields where the header has {len(shard.header)}"
+        fields = row.fields
+        if isinstance(fields, Broken):
+            if not keep_going:
+                hint = "Convert it to UTF-8, or give --keep-going to reject what is broken."
+                reason = f"is no UTF-8 CSV: {fields.detail}. {hint}"
+                raise InputError(shard.file, reason, shard.offset + row.at)
+            records.append(fields)
+        elif len(fields) > len(shard.header):
+            detail = f"{len(fields)} fields where the header has {len(shard.header)}"
             records.append(Broken("wrong-shape", detail))
         else:
-            records.append(_typed(dict(zip_longest(shard.header, row.fields)), source))
+            records.append(_typed(dict(zip_longest(shard.header, fields)), source))
     return records
+
+
+class _CsvRow(NamedTuple):
+    """One record of a CSV that begins at the byte `start`; where it is broken, that shows at the byte `at`."""
+
+    start: int
+    fields: list[str] | Broken
+    at: int
 
 
 def _csv_rows(data: bytes) -> Iterator[_CsvRow]:
@@ -269,9 +268,9 @@ def _csv_rows(data: bytes) -> Iterator[_CsvRow]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield _CsvRow(start, [], str(error), "wrong-shape", start)
+            yield _CsvRow(start, Broken("wrong-shape", str(error)), start)
             continue
         if bad:
-            yield _CsvRow(start, [], bad[0], "not-unicode", bad[1])
+            yield _CsvRow(start, Broken("not-unicode", bad[0]), bad[1])
         elif fields:
-            yield _CsvRow(start, fields)
+            yield _CsvRow(start, fields, start)
