@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # One entry a row, in the input's order. `leak` is equal where a row of one split gives away one of the other;
-# `size` and `origin` are bytes of the lines, `line` and `offset` the record's place in its file.
+# `size` is the row's line in bytes, `line` and `offset` the record's place in its file.
 INDEX = np.dtype(
     [
         ("hash", "u8", (2,)),
@@ -26,7 +26,6 @@ INDEX = np.dtype(
         ("offset", "u8"),
         ("line", "u4"),
         ("size", "u4"),
-        ("origin", "u4"),
         ("chars", "u4", (3,)),
         ("units", "u4"),
         ("split", "u1"),

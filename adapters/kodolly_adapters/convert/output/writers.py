@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import compress
 from pathlib import Path
 from typing import Any, Self
 
@@ -56,10 +57,10 @@ def write(
         rejected = stack.enter_context((out / REJECTED_FILE).open("wb"))
         for part in parts:
             entries, codes = index[part.rows], outcomes[part.rows]
-            for section, sizes, files in (("rows", "size", rows), ("origins", "origin", origins)):
-                lines = part.read(section) if files else b""
+            for section, files in (("rows", rows), ("origins", origins)):
+                lines = part.read(section).splitlines(keepends=True) if files else []
                 for split, file in enumerate(files):
-                    file.write(_chosen(lines, entries[sizes], codes == split))
+                    file.write(b"".join(compress(lines, (codes == split).tolist())))
             refusals = [part.read("rejected"), *_dropped(part, entries, codes)]
             rejected.writelines(refusals)
             refused += sum(lines.count(b"\n") for lines in refusals)
@@ -75,23 +76,6 @@ def write(
         for split, (name, file) in enumerate(zip(SPLITS, rows, strict=True))
     ]
     return splits, refused
-
-
-def _chosen(lines: bytes, sizes: NDArray[np.uint32], chosen: NDArray[np.bool_]) -> bytes:
-    """Of lines of `sizes` bytes those that are `chosen`."""
-    if chosen.all():
-        return lines
-    if not chosen.any():
-        return b""
-    ends = np.cumsum(sizes, dtype=np.int64)
-    lasts = [*np.flatnonzero(np.diff(chosen)).tolist(), len(chosen) - 1]  # of runs of lines
-    pieces, start = [], 0
-    for last in lasts:
-        end = int(ends[last])
-        if chosen[last]:
-            pieces.append(lines[start:end])
-        start = end
-    return b"".join(pieces)
 
 
 def _dropped(part: StoredPart, entries: Index, codes: NDArray[np.uint8]) -> Iterator[bytes]:
