@@ -60,14 +60,9 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     def __add__(self, other: Counts) -> Counts:
         refused = Counter(self.refused)
         refused.update(other.refused)
-        return Counts(
-            records=self.records + other.records,
-            units=self.units + other.units,
-            rows=self.rows + other.rows,
-            kept=self.kept + other.kept,
-            refused=dict(refused),
-            rejected=self.rejected + other.rejected,
-        )
+        numbers = ("records", "units", "rows", "kept", "rejected")
+        sums = {name: getattr(self, name) + getattr(other, name) for name in numbers}
+        return msgspec.structs.replace(self, refused=dict(refused), **sums)
 
 
 class Mark(msgspec.Struct):

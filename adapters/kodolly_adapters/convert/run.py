@@ -51,7 +51,13 @@ def convert(
     options = options or Options()
     modes_of(options.rules)
     version = importlib.metadata.version("kodolly")
-    settings = [version, plain_options(options), str(options.tokenizer), source and source.name]
+    settings = {
+        "version": version,
+        "index": str(INDEX),  # parts of another layout cannot be read
+        "options": plain_options(options),
+        "tokenizer": str(options.tokenizer),
+        "source": source.name if source else None,
+    }
     progress = progress or Progress("convert", show=False)
     with run_folder(out, arguments, settings, restart=restart, force=force) as work, progress:
         plan = Plan(arguments, SOURCES, source)

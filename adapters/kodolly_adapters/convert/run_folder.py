@@ -7,12 +7,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import get_args
-
-import msgspec
+from typing import Any, get_args
 
 from kodolly_adapters.errors import OutputError
-from kodolly_adapters.files import locked, write_bytes
+from kodolly_adapters.files import locked, read_json, write_json
 
 from .options import Format
 from .schema import (
@@ -37,7 +35,7 @@ OURS = (
 
 @contextmanager
 def run_folder(
-    out: Path, arguments: Sequence[str], settings: object, *, restart: bool, force: bool
+    out: Path, arguments: Sequence[str], settings: dict[str, Any], *, restart: bool, force: bool
 ) -> Iterator[Path]:
     """The folder to work in; `settings` decide whether an unfinished run there may be continued.
 
@@ -90,10 +88,9 @@ def _may_write(out: Path, arguments: Sequence[str], *, force: bool) -> None:
         raise OutputError(f"--out {out}: is not empty and holds no conversion; give a new folder")
 
 
-def _same_settings(out: Path, work: Path, settings: object, *, restart: bool) -> None:
-    text = msgspec.json.format(msgspec.json.encode(settings, order="deterministic"))
+def _same_settings(out: Path, work: Path, settings: dict[str, Any], *, restart: bool) -> None:
     path = work / SETTINGS
-    same = path.exists() and path.read_bytes() == text
+    same = read_json(path) == settings
     if not same and not restart and any((work / "parts").glob("*.part")):
         raise OutputError(
             f"--out {out}: holds an unfinished run with other options or another version. "
@@ -102,4 +99,4 @@ def _same_settings(out: Path, work: Path, settings: object, *, restart: bool) ->
     if restart or not same:
         for folder in (work / "parts", work / "out"):
             shutil.rmtree(folder, ignore_errors=True)
-    write_bytes(path, text)
+    write_json(path, settings)

@@ -91,17 +91,15 @@ class _Conversion:
         self.refused[refusal.reason] += refusal.units
         byte, line = self.places[number].tolist()
         reason, detail, id_, turn, _ = refusal
-        line_of = Rejected(
-            self.shard.file, line, byte, self.shard.source, id_, turn, reason, detail
-        )
-        self.rejected.append(_note(line_of) + b"\n")
+        note = Rejected(self.shard.file, line, byte, self.shard.source, id_, turn, reason, detail)
+        self.rejected.append(_note(note) + b"\n")
 
     def keep(self, draft: Draft, number: int) -> None:
-        asked, context, answer = draft.instruction, draft.context, draft.response
+        question, context, answer = draft.instruction, draft.context, draft.response
         if self.options.conversations:
             line = encode(dialogue(draft))
         else:
-            line = self.cleaner.line or encode(Row(asked, context, answer, draft.category))
+            line = self.cleaner.line or encode(Row(question, context, answer, draft.category))
         if len(context) >= PASSAGE:
             self.passages[len(self.lines)] = context.encode()
         self.lines.append(line)
@@ -109,9 +107,9 @@ class _Conversion:
         if draft.history or draft.system:
             self.chars += _dialogue_chars(draft)
         else:
-            self.chars += len(asked), len(context), len(answer)
+            self.chars += len(question), len(context), len(answer)
         self.units.append(draft.units)
-        self.splits.append(self.split_of(draft.group or asked))
+        self.splits.append(self.split_of(draft.group or question))
         if self.origins is not None:
             origin = Origin(self.shard.source, self.shard.file, draft.id, draft.turn)
             self.origins.append(_note(origin))
@@ -190,9 +188,9 @@ def dialogue(draft: Draft) -> Dialogue:
 
 def _dialogue_chars(draft: Draft) -> tuple[int, int, int]:
     """Characters of a dialogue's questions, contexts (a system message is one) and answers."""
-    asked = len(draft.instruction) + sum(len(pair.instruction) for pair in draft.history)
+    question = len(draft.instruction) + sum(len(pair.instruction) for pair in draft.history)
     answers = len(draft.response) + sum(len(pair.response) for pair in draft.history)
-    return asked, len(draft.system) + len(draft.context), answers
+    return question, len(draft.system) + len(draft.context), answers
 
 
 def _joined(lines: list[bytes]) -> bytes:

@@ -29,11 +29,9 @@ LARGEST = "1M<n<10M"
 NUMBER = re.compile(r"[\d,.]+(?: \(\w+\))?")
 
 
-def write_card(summary: Summary, folder: Path, drawn: Sequence[str]) -> Path:
-    """Write the card into `folder`; gives its path. `drawn` names the pictures that stand beside it."""
-    path = folder / CARD_FILE
-    path.write_bytes(card(summary, drawn).encode())
-    return path
+def write_card(summary: Summary, folder: Path, drawn: Sequence[str]) -> None:
+    """Write the card into `folder`. `drawn` names the pictures that stand beside it."""
+    (folder / CARD_FILE).write_bytes(card(summary, drawn).encode())
 
 
 def card(summary: Summary, drawn: Sequence[str] = ()) -> str:
@@ -47,6 +45,7 @@ def card(summary: Summary, drawn: Sequence[str] = ()) -> str:
     )
     environment.filters |= {"text": text, "code": code, "json": _json, "meaning": meaning}
     rows = sum(split.rows for split in summary.splits)
+    on = {rule.name for source in summary.sources for rule in source.rules if rule.mode != OFF}
     return environment.get_template("dataset_card.md.jinja").render(
         summary=summary,
         drawn=drawn,
@@ -56,8 +55,8 @@ def card(summary: Summary, drawn: Sequence[str] = ()) -> str:
         licence=_hub_licence(summary),
         wrong=summary.reconciles(),
         reasons=sorted({name for source in summary.sources for name in source.counts.refused}),
-        rules=_rules(summary),
-        off=_switched_off(summary),
+        rules=_rules(summary, on),
+        off=[name for name, mode in summary.rules.items() if mode == OFF and name not in on],
         fields=FIELDS,
         sample_chars=SAMPLE_CHARS,
         command=shlex.join(summary.command),
@@ -103,10 +102,9 @@ def _hub_licence(summary: Summary) -> list[str]:
     return ["license: other", f"license_name: {slug}", f"license_link: {json.dumps(url)}"]
 
 
-def _rules(summary: Summary) -> list[list[object]]:
+def _rules(summary: Summary, on: set[str]) -> list[list[object]]:
     """Rows of the table of rules: those on for any source, in the rules' order, then the sources' notes."""
     by_source = [{rule.name: rule for rule in source.rules} for source in summary.sources]
-    on = _rules_on(summary)
     rows: list[list[object]] = []
     for name in [*(name for name in all_rules() if name in on), *sorted(on - set(all_rules()))]:
         usual = summary.rules.get(name, COUNT)
@@ -119,13 +117,3 @@ def _hits(rule: RuleCount | None, usual: str) -> str:
     if rule is None:
         return "0"
     return f"{rule.hits:,}" + ("" if rule.mode == usual else f" ({DID[rule.mode]})")
-
-
-def _rules_on(summary: Summary) -> set[str]:
-    return {rule.name for source in summary.sources for rule in source.rules if rule.mode != OFF}
-
-
-def _switched_off(summary: Summary) -> str:
-    on = _rules_on(summary)
-    names = [code(name) for name, mode in summary.rules.items() if mode == OFF and name not in on]
-    return ", ".join(names)

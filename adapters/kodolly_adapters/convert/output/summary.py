@@ -194,12 +194,10 @@ def _total(entries: Iterable[InputSummary | SourceSummary]) -> Counts:
     return sum((one.counts for one in entries), Counts())
 
 
-def write_summary(summary: Summary, folder: Path) -> Path:
+def write_summary(summary: Summary, folder: Path) -> None:
     """Write `convert.json`: fields in this file's order, the keys of maps sorted."""
     encoded = msgspec.json.encode(summary, order="deterministic")
-    path = folder / SUMMARY_FILE
-    path.write_bytes(msgspec.json.format(encoded, indent=2) + b"\n")
-    return path
+    (folder / SUMMARY_FILE).write_bytes(msgspec.json.format(encoded, indent=2) + b"\n")
 
 
 def read_summary(folder: Path) -> Summary:
@@ -247,19 +245,14 @@ def _input(one: Input, results: Results) -> InputSummary:
 
 def _counts(part: StoredPart, results: Results) -> Counts:
     """One part's counts, with its rows that were dropped for the sake of the whole moved to `refused`."""
-    counts = part.mark.counts
     codes, units = results.outcomes.codes[part.rows], results.index["units"][part.rows]
-    refused = Counter(counts.refused)
-    for code, reason in DROPPED.items():
-        if late := int(units[codes == code].sum()):
-            refused[reason] += late
-    dropped = codes > VALIDATION
-    return msgspec.structs.replace(
-        counts,
-        rows=counts.rows - int(dropped.sum()),
-        kept=counts.kept - int(units[dropped].sum()),
-        refused=dict(refused),
-        rejected=counts.rejected + int(dropped.sum()),
+    by_reason = {reason: int(units[codes == code].sum()) for code, reason in DROPPED.items()}
+    dropped = int((codes > VALIDATION).sum())
+    return part.mark.counts + Counts(
+        rows=-dropped,
+        kept=-sum(by_reason.values()),
+        refused={reason: lost for reason, lost in by_reason.items() if lost},
+        rejected=dropped,
     )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import compress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -49,8 +49,8 @@ def write(
             """One writer a split."""
             paths = [out / f"{name}{ending}.{options.format}" for name in SPLITS]
             if options.format == "parquet":
-                return [stack.enter_context(_Parquet(path, record)) for path in paths]
-            return [stack.enter_context(_Lines(path)) for path in paths]
+                return [stack.enter_context(closing(_Parquet(path, record))) for path in paths]
+            return [stack.enter_context(closing(_Lines(path))) for path in paths]
 
         rows = writers("", Dialogue if options.conversations else Row)
         origins = writers(".provenance", Origin) if options.provenance else []
@@ -105,10 +105,7 @@ class _Lines:
         self.path, self.sha256 = path, ""
         self._file, self._hash = path.open("wb"), hashlib.sha256()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         self._file.close()
         self.sha256 = self._hash.hexdigest()
 
@@ -129,10 +126,7 @@ class _Parquet:
         self._decode = msgspec.json.Decoder(record).decode_lines
         self._waiting = bytearray()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         self._flush()
         self._writer.close()
         self.sha256 = sha256(self.path)

@@ -50,7 +50,7 @@ class Member:
     path: Path | None = None  # None: standard input
     zip_member: zipfile.ZipInfo | None = None  # in the zip at `path`
     size: int | None = None
-    asked_for: bool = True  # named by the person, not merely found in a folder
+    is_argument: bool = True  # itself, or in an archive that is; not merely in a folder that is
     skipped: str = ""  # why it is not to be read, if so
 
 
@@ -136,11 +136,11 @@ def _members(arguments: Sequence[str]) -> Iterator[Member]:
             for file in _files(path):
                 name = (Path(own) / file.relative_to(path)).as_posix()
                 if file.is_dir():
-                    yield Member(name, file, size=0, asked_for=False, skipped=OURS)
+                    yield Member(name, file, size=0, is_argument=False, skipped=OURS)
                 else:
-                    yield from _of_file(file, name, asked_for=False)
+                    yield from _of_file(file, name, is_argument=False)
         elif path.is_file():
-            yield from _of_file(path, path.name, asked_for=True)
+            yield from _of_file(path, path.name, is_argument=True)
         elif path.exists():  # a pipe, such as the shell's <(command)
             yield Member(path.name, path)
         else:
@@ -173,20 +173,20 @@ def _is_ours(folder: Path) -> bool:
     return finished or (folder / WORK / "lock").is_file()
 
 
-def _of_file(path: Path, name: str, *, asked_for: bool) -> Iterator[Member]:
+def _of_file(path: Path, name: str, *, is_argument: bool) -> Iterator[Member]:
     try:
         with path.open("rb") as stream:
             magic = stream.read(4)
     except OSError as error:
         raise InputError(name, f"cannot be opened: {error.strerror or error}") from error
     if magic in ZIP_MAGICS:
-        yield from _of_zip(path, name, asked_for=asked_for)
+        yield from _of_zip(path, name, is_argument=is_argument)
     else:
         size = None if magic.startswith(GZIP_MAGIC) or magic == ZSTD_MAGIC else path.stat().st_size
-        yield Member(name, path, size=size, asked_for=asked_for)
+        yield Member(name, path, size=size, is_argument=is_argument)
 
 
-def _of_zip(path: Path, name: str, *, asked_for: bool) -> Iterator[Member]:
+def _of_zip(path: Path, name: str, *, is_argument: bool) -> Iterator[Member]:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = sorted(archive.infolist(), key=lambda info: info.filename)
@@ -195,7 +195,7 @@ def _of_zip(path: Path, name: str, *, asked_for: bool) -> Iterator[Member]:
     for info in infos:
         parts = info.filename.split("/")
         if not info.is_dir() and not any(part.startswith((".", "__MACOSX")) for part in parts):
-            yield Member(f"{name}!{info.filename}", path, info, info.file_size, asked_for)
+            yield Member(f"{name}!{info.filename}", path, info, info.file_size, is_argument)
 
 
 def _open(member: Member, stack: ExitStack) -> BinaryIO:

@@ -106,7 +106,7 @@ class Plan:
             why = f"is of no known source: its first record has the keys {', '.join(record)[:200]}"
         else:
             why = "is no JSON, and no CSV of a known source"
-        if member.asked_for:
+        if member.is_argument:
             names = ", ".join(source.name for source in self.sources)
             name_it = record and not self.chosen
             hint = "name its source with --source" if name_it else "give a data file"
@@ -251,16 +251,16 @@ def cut(
     """
     size = size or PIECE
     border = _border(layout, source)
-    offset, line, wanted, number = 0, 1, size, 0
+    offset, line, reach, number = 0, 1, size, 0
     while True:
-        data = stream.peek(wanted)
-        last = len(data) < wanted
+        data = stream.peek(reach)
+        last = len(data) < reach
         start = 0 if offset else layout.start
         end = len(data) if last else border(data)
         if not last and end <= start:
             if len(data) > MAX_RECORD:
                 raise InputError(file, f"no record ends within {MAX_RECORD >> 20} MiB", offset)
-            wanted += wanted // 2 + 1  # by shares: a long record is not searched again and again
+            reach += reach // 2 + 1  # by shares: a long record is not searched again and again
             continue
         body = data[start:end]
         line += data.count(b"\n", 0, start)
@@ -280,7 +280,7 @@ def cut(
         if last:
             return
         line += body.count(b"\n")
-        offset, wanted, number = offset + end, size, number + 1
+        offset, reach, number = offset + end, size, number + 1
 
 
 def _border(layout: Layout, source: Source) -> Callable[[bytes], int]:

@@ -158,23 +158,25 @@ def _decode_each(shard: Shard, source: Source, text: bytes) -> list[Any] | None:
 
 def _broken_file(shard: Shard, error: Exception, head: int, body: bytes) -> InputError:
     """The same fault with the byte where the file stops being JSON."""
-    skipped = len(shard.data) - len(body)
+    at, torn = 0, False
     if isinstance(error, json.JSONDecodeError):
         at = len(error.doc[: error.pos].encode("utf-8", "surrogatepass")) - head
-        unended = at >= len(body.rstrip()) or error.msg.startswith("Unterminated")
-        cut = shard.last and unended
-        what = "ends in the middle of a record" if cut else f"is no JSON: {error.msg}"
+        what = f"is no JSON: {error.msg}"
+        torn = at >= len(body.rstrip()) or error.msg.startswith("Unterminated")
     elif isinstance(error, UnicodeDecodeError):
         at, what = error.start - head, f"is not UTF-8: {error.reason}"
-        if shard.last and error.reason == "unexpected end of data":
-            what = "ends in the middle of a record"
+        torn = error.reason == "unexpected end of data"
     elif isinstance(error, RecursionError):
-        at, what = 0, "is nested too deeply"
+        what = "is nested too deeply"
     else:
-        at, what = 0, f"does not hold what its beginning promised: {error}"
+        what = f"does not hold what its beginning promised: {error}"
+    if torn and shard.last:
+        what = "ends in the middle of a record"
     at = min(max(at, 0), len(body))
     hint = "Fetch it again, or give --keep-going to reject what is broken and convert the rest."
-    return InputError(shard.file, f"{what}. {hint}", shard.offset + skipped + at)
+    return InputError(
+        shard.file, f"{what}. {hint}", shard.offset + len(shard.data) - len(body) + at
+    )
 
 
 def _between_borders(body: bytes, source: Source) -> list[Any]:
