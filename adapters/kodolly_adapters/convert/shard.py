@@ -19,7 +19,7 @@ from .cleaning.rules import DROP, OFF, modes_of
 from .dedupe import signatures_of
 from .options import Options
 from .part import INDEX, Counts, Index, Mark, Part
-from .reading.records import Broken, Shard, decode, places
+from .reading.records import Shard, decode, places
 from .reading.source import Source
 from .schema import TRAIN, VALIDATION, Dialogue, Draft, Message, Origin, Refusal, Rejected, Row
 
@@ -71,9 +71,9 @@ class _Conversion:
 
     def convert(self, record: Any, number: int) -> None:
         """All that the record with this number holds."""
-        if type(record) is Broken:
+        if type(record) is Refusal:
             self.units_in += 1
-            self.refuse(Refusal(record.reason, record.detail), number)
+            self.refuse(record, number)
             return
         units = self.source.units
         self.units_in += 1 if units is None else units(record)

@@ -449,7 +449,7 @@ def test_every_reason_has_a_meaning() -> None:
         reason
         for file in folder.rglob("*.py")
         for reason in re.findall(
-            r'(?:(?:Refusal|Broken)\(|_refuse\(\s*\w+,\s*\w+,)\s*"([a-z0-9-]+)"', file.read_text()
+            r'(?:Refusal\(|_refuse\(\s*\w+,\s*\w+,)\s*"([a-z0-9-]+)"', file.read_text()
         )
     }
     assert used >= {"not-json", "no-output", "not-unicode", "no-turns", "system-turn"}
