@@ -25,7 +25,8 @@ from .schema import (
 
 SETTINGS = "settings.json"
 FORCED = "forced"  # its presence says that this run may replace finished rows
-# All that a conversion ever leaves in its folder, and all that one ever replaces or removes there.
+# All that a conversion ever leaves in its folder, and all that one ever replaces or removes there; the
+# summary, which says that a folder is finished, is the last.
 OURS = (
     *(f"{name}{beside}.{form}" for name in SPLITS for beside in ("", ".provenance")
       for form in get_args(Format)),
@@ -63,12 +64,12 @@ def finish(work: Path, fresh: Path) -> None:
     """Move everything in `fresh` into the output folder, the summary last, and remove the work."""
     out = work.parent
     (out / SUMMARY_FILE).unlink(missing_ok=True)  # without it a folder is not taken for finished
-    made = [name for name in OURS if (fresh / name).exists()]
-    for name in set(OURS) - set(made):
-        (out / name).unlink(missing_ok=True)
-    for name in made:
-        (out / name).parent.mkdir(exist_ok=True)
-        os.replace(fresh / name, out / name)
+    for name in OURS:
+        if (fresh / name).exists():
+            (out / name).parent.mkdir(exist_ok=True)
+            os.replace(fresh / name, out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
     shutil.rmtree(work)
 
 

@@ -10,6 +10,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -43,7 +44,8 @@ def card(summary: Summary, drawn: Sequence[str] = ()) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"text": text, "code": code, "json": _json, "meaning": meaning}
+    environment.filters |= {"text": text, "code": code, "meaning": meaning}
+    environment.filters["json"] = partial(json.dumps, ensure_ascii=False)
     rows = sum(split.rows for split in summary.splits)
     on = {rule.name for source in summary.sources for rule in source.rules if rule.mode != OFF}
     return environment.get_template("dataset_card.md.jinja").render(
@@ -84,10 +86,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         "---:" if column and all(map(NUMBER.fullmatch, column)) else "---" for column in columns
     ]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *cells])
-
-
-def _json(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def _hub_licence(summary: Summary) -> list[str]:

@@ -163,31 +163,34 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     def reconciles(self) -> list[str]:
         """Every place where the counts do not add up, a sentence each; [] if nothing was lost."""
-        return list(self._faults())
-
-    def _faults(self) -> Iterator[str]:
+        faults = []
         entries: list[InputSummary | SourceSummary] = [*self.inputs, *self.sources]
         for one in entries:
             counts = one.counts
             if counts.units != counts.kept + counts.refused_units:
-                yield (
-                    f"{one.name}: {counts.units:,} units in, "
-                    f"but {counts.kept:,} kept + {counts.refused_units:,} refused"
-                )
+                out = f"{counts.kept:,} kept + {counts.refused_units:,} refused"
+                faults.append(f"{one.name}: {counts.units:,} units in, but {out}")
         for source in self.sources:
             rows = source.counts.rows
             if _total(i for i in self.inputs if i.source == source.name) != source.counts:
-                yield f"{source.name}: the counts of its files do not add up to the counts of the source"
+                faults.append(
+                    f"{source.name}: the counts of its files do not add up to the counts of the source"
+                )
             for field, lengths in source.lengths.items():
                 if lengths.rows != rows:
-                    yield f"{source.name}: {rows:,} rows kept, but {lengths.rows:,} lengths of {field}"
+                    faults.append(
+                        f"{source.name}: {rows:,} rows kept, but {lengths.rows:,} lengths of {field}"
+                    )
         for name in sorted({i.source for i in self.inputs} - {s.name for s in self.sources}):
-            yield f"{name}: read, but not among the sources"
+            faults.append(f"{name}: read, but not among the sources")
         total, written = _total(self.sources), sum(split.rows for split in self.splits)
         if total.rows != written:
-            yield f"{total.rows:,} rows kept, but {written:,} written"
+            faults.append(f"{total.rows:,} rows kept, but {written:,} written")
         if total.rejected != self.rejected:
-            yield f"{total.rejected:,} refusals, but {self.rejected:,} lines in rejected.jsonl"
+            faults.append(
+                f"{total.rejected:,} refusals, but {self.rejected:,} lines in rejected.jsonl"
+            )
+        return faults
 
 
 def _total(entries: Iterable[InputSummary | SourceSummary]) -> Counts:
