@@ -71,7 +71,7 @@ def convert(
         fresh.mkdir()
         progress.note("writing")
         summary = summarise(plan, results, options, version)
-        splits, rejected = write(parts, fresh, results.index, results.outcomes.codes, options)
+        splits, rejected = write(results, fresh, options)
         summary = msgspec.structs.replace(summary, splits=tuple(splits), rejected=rejected)
         if lost := summary.reconciles():
             raise UserError(f"the counts do not add up, which is a fault of ours: {lost[0]}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from itertools import compress
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..dedupe import DROPPED
 from ..options import Options
 from ..part import Index, StoredPart
 from ..schema import REJECTED_FILE, SPLITS, VALIDATION, Dialogue, Origin, Rejected, Row
-from .summary import SplitSummary
+from .summary import Results, SplitSummary
 
 ROW_GROUP = 32 << 20  # bytes of JSON that make a row group of Parquet
 WHY = {
@@ -29,18 +29,11 @@ WHY = {
 }
 
 
-def write(
-    parts: Sequence[StoredPart],
-    out: Path,
-    index: Index,
-    outcomes: NDArray[np.uint8],
-    options: Options,
-) -> tuple[list[SplitSummary], int]:
-    """Write every split of `parts` and `rejected.jsonl` into `out`.
+def write(results: Results, out: Path, options: Options) -> tuple[list[SplitSummary], int]:
+    """Write every split and `rejected.jsonl` into `out`; gives the splits and the lines of the latter.
 
-    `index` and `outcomes` are those of all rows. Returns the splits and the number of lines in
-    `rejected.jsonl`. A part is removed once it is written: what the disk has not seen yet it never has to.
-    A run killed meanwhile makes it again.
+    A part is removed once it is written: what the disk has not seen yet it never has to. A run killed
+    meanwhile makes it again.
     """
     refused = 0
     with ExitStack() as stack:
@@ -55,20 +48,20 @@ def write(
         rows = writers("", Dialogue if options.conversations else Row)
         origins = writers(".provenance", Origin) if options.provenance else []
         rejected = stack.enter_context((out / REJECTED_FILE).open("wb"))
-        for part in parts:
-            entries, codes = index[part.rows], outcomes[part.rows]
+        for part in results.parts:
+            codes = results.outcomes.codes[part.rows]
             for section, files in (("rows", rows), ("origins", origins)):
                 lines = part.read(section).splitlines(keepends=True) if files else []
                 for split, file in enumerate(files):
                     file.write(b"".join(compress(lines, (codes == split).tolist())))
-            refusals = [part.read("rejected"), *_dropped(part, entries, codes)]
+            refusals = [part.read("rejected"), *_dropped(part, results.index[part.rows], codes)]
             rejected.writelines(refusals)
             refused += sum(lines.count(b"\n") for lines in refusals)
             part.path.unlink()
     splits = [
         SplitSummary(
             name=name,
-            rows=int((outcomes == split).sum()),
+            rows=int((results.outcomes.codes == split).sum()),
             bytes=file.path.stat().st_size,
             file=file.path.name,
             sha256=file.sha256,

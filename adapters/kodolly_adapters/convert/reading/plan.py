@@ -250,13 +250,12 @@ def cut(
     `key` orders files. Raises InputError when no record ends within MAX_RECORD bytes.
     """
     size = size or PIECE
-    border = _border(layout, source)
     offset, line, reach, number = 0, 1, size, 0
     while True:
         data = stream.peek(reach)
         last = len(data) < reach
         start = 0 if offset else layout.start
-        end = len(data) if last else border(data)
+        end = len(data) if last else _border(layout.kind, source, data)
         if not last and end <= start:
             if len(data) > MAX_RECORD:
                 raise InputError(file, f"no record ends within {MAX_RECORD >> 20} MiB", offset)
@@ -283,27 +282,23 @@ def cut(
         offset, reach, number = offset + end, size, number + 1
 
 
-def _border(layout: Layout, source: Source) -> Callable[[bytes], int]:
-    """A function from a buffer to the end of its last whole record, 0 if there is none."""
-    if layout.kind == "object":
-        return lambda buffer: 0
-    if layout.kind == "lines":
-        return lambda buffer: buffer.rfind(b"\n") + 1
-    if layout.kind == "csv":
-        return _csv_border
+def _border(kind: Kind, source: Source, buffer: bytes) -> int:
+    """The end of the buffer's last whole record, 0 if there is none."""
+    if kind == "object":
+        return 0
+    if kind == "lines":
+        return buffer.rfind(b"\n") + 1
+    if kind == "csv":
+        return _csv_border(buffer)
     pattern = border_pattern(source.first_keys)
-
-    def last_border(buffer: bytes) -> int:
-        reach = 1 << 16
-        while True:  # the last border is near the end; records are seldom larger than 64 KiB
-            start = max(0, len(buffer) - reach)
-            if matches := deque(pattern.finditer(buffer, start), maxlen=1):
-                return matches[0].start() + 1
-            if start == 0:
-                return 0
-            reach *= 4
-
-    return last_border
+    reach = 1 << 16  # the last border is near the end: records are seldom larger than 64 KiB
+    while True:
+        start = max(0, len(buffer) - reach)
+        if matches := deque(pattern.finditer(buffer, start), maxlen=1):
+            return matches[0].start() + 1
+        if start == 0:
+            return 0
+        reach *= 4
 
 
 def _csv_border(buffer: bytes) -> int:
