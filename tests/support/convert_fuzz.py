@@ -22,8 +22,7 @@ from backports import zstd
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.part import Part
 from kodolly_adapters.convert.reading.inputs import Stream
-from kodolly_adapters.convert.reading.layout import Layout, layout_of
-from kodolly_adapters.convert.reading.plan import cut, recognise
+from kodolly_adapters.convert.reading.plan import Layout, cut, layout_of, recognise
 from kodolly_adapters.convert.reading.source import Source
 from kodolly_adapters.convert.run import convert
 from kodolly_adapters.convert.shard import convert_shard
@@ -176,7 +175,7 @@ def check(file: Damaged, size: int, options: Options | None = None) -> str:
     Returns what became of it: unknown, named (in an error) or converted.
     """
     layout = layout_of(file.data[: 1 << 20])
-    source = recognise(file.name, file.data, layout, SOURCES) if layout else None
+    source = recognise(file.name, layout, SOURCES) if layout else None
     if layout is None or source is None:
         return "unknown"  # refused as a whole: check_run sees that the file is named
     options = options or Options()

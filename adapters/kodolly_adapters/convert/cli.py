@@ -10,16 +10,42 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args, get_type_hints
 
-from kodolly_adapters.errors import OptionError, UserError
+from kodolly_adapters import command
+from kodolly_adapters.errors import OptionError
 
 from .cleaning.rules import all_rules, modes_of
 from .cleaning.tokens import counter
-from .options import Categories, Format, Options, PageContext, Roles, Splits
+from .options import Options
 from .sources import SOURCES, named
+
+# The help of each field of Options that is a flag; kinds and defaults are those of the field.
+ROWS = {
+    "categories": "study: open_qa for the study's four sources (Dolly's own rows keep theirs); "
+    "dolly: by rule where the source tells",
+    "kovicuna_roles": "who asks; as-written follows the study's table to the letter",
+    "history": "put N earlier pairs of a conversation into the context",
+    "conversations": "one row a dialogue, in `messages`",
+    "korquad2_context": "a window around the answer, the whole page, or the page's HTML",
+    "window_tokens": "size of that window",
+    "tokenizer": "tokenizer.json, or a folder with one, that counts the window's tokens",
+    "provenance": "write where each row came from beside it",
+}
+CLEANING = {
+    "min_chars": "of a response",
+    "max_chars": "of a row",
+    "near_threshold": "of common words that makes near duplicates",
+    "keep_going": "reject broken pieces of a file instead of stopping",
+}
+OUTPUT = {
+    "format": None,
+    "validation": "of the rows, chosen by hash",
+    "splits": "official: what a file's name says (dev, validation, test)",
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,21 +57,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if not chosen.sources or chosen.out is None:
         parser.error("give at least one SOURCE, and --out DIR")
-    try:
-        _convert(chosen)
-    except OptionError as error:
-        sys.stderr.write(f"kodolly convert: {error}\n")
-        return 2
-    except UserError as error:
-        sys.stderr.write(f"kodolly convert: {error}\n")
-        return 1
-    except OSError as error:  # a full disk, most of all
-        sys.stderr.write(f"kodolly convert: {error}. The same command goes on from here\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("\nkodolly convert: stopped. The same command goes on from here\n")
-        return 130
-    return 0
+    return command.run("convert", lambda: _convert(chosen), repeat=command.GOES_ON)
 
 
 def _convert(chosen: argparse.Namespace) -> None:
@@ -53,15 +65,14 @@ def _convert(chosen: argparse.Namespace) -> None:
 
     from .run import convert
 
-    source = None
-    if chosen.source and (source := named(chosen.source)) is None:
-        known = ", ".join(source.name for source in SOURCES)
-        raise OptionError(f"--source {chosen.source}: there is no such source; there are {known}")
-    options = _options(chosen)
+    source = named(chosen.source) if chosen.source else None
+    if chosen.source and source is None:
+        names = ", ".join(source.name for source in SOURCES)
+        raise OptionError(f"--source {chosen.source}: there is no such source; there are {names}")
     convert(
         chosen.sources,
         chosen.out,
-        options,
+        _options(chosen),
         source=source,
         jobs=chosen.jobs,
         engine=chosen.engine,
@@ -76,10 +87,9 @@ def _options(chosen: argparse.Namespace) -> Options:
     """The chosen flags. Raises OptionError naming the flag at fault."""
     rules: dict[str, str] = {}
     for text in chosen.rule:
-        name, equals, mode = text.partition("=")
+        name, equals, rules[name] = text.partition("=")
         if not equals:
             raise OptionError(f"--rule {text}: write NAME=MODE, for example duplicate=drop")
-        rules[name] = mode
     try:
         modes_of(rules)
     except OptionError as error:
@@ -99,12 +109,11 @@ def _options(chosen: argparse.Namespace) -> Options:
         raise OptionError("--history: a dialogue of --conversations holds its history already")
     if chosen.tokenizer is not None:
         counter(chosen.tokenizer)
-    names = set(Options.__dataclass_fields__) - {"rules"}
-    return Options(rules=rules, **{name: getattr(chosen, name) for name in names})
+    flags = {one.name: getattr(chosen, one.name) for one in fields(Options) if one.name != "rules"}
+    return Options(rules=rules, **flags)
 
 
 def _parser() -> argparse.ArgumentParser:
-    default = Options()
     parser = argparse.ArgumentParser(
         prog="kodolly convert", description="Convert public Korean sets to Dolly rows."
     )
@@ -114,47 +123,36 @@ def _parser() -> argparse.ArgumentParser:
     add("--source", metavar="NAME", help="what the files are, instead of recognising it")
     add("--list-sources", action="store_true", help="the sources there are, and end")
     add("--list-rules", action="store_true", help="the cleaning rules there are, and end")
-
-    rows = parser.add_argument_group("rows").add_argument
-    rows("--categories", choices=get_args(Categories), default=default.categories,
-         help="study: open_qa for the study's four sources (Dolly's own rows keep theirs); "
-              "dolly: by rule where the source tells")  # fmt: skip
-    rows("--kovicuna-roles", choices=get_args(Roles), default=default.kovicuna_roles,
-         help="who asks; as-written follows the study's table to the letter")  # fmt: skip
-    rows("--history", type=int, default=default.history, metavar="N",
-         help="put N earlier pairs of a conversation into the context")  # fmt: skip
-    rows("--conversations", action="store_true", help="one row a dialogue, in `messages`")
-    rows("--korquad2-context", choices=get_args(PageContext), default=default.korquad2_context,
-         help="a window around the answer, the whole page, or the page's HTML")  # fmt: skip
-    rows("--window-tokens", type=int, default=default.window_tokens, metavar="N",
-         help="size of that window")  # fmt: skip
-    rows("--tokenizer", type=Path, metavar="PATH",
-         help="tokenizer.json, or a folder with one, that counts the window's tokens")  # fmt: skip
-    rows("--provenance", action="store_true", help="write where each row came from beside it")
-
-    clean = parser.add_argument_group("cleaning").add_argument
-    clean("--rule", action="append", default=[], metavar="NAME=MODE", help="switch one rule")
-    clean("--min-chars", type=int, default=default.min_chars, metavar="N", help="of a response")
-    clean("--max-chars", type=int, default=default.max_chars, metavar="N", help="of a row")
-    clean("--near-threshold", type=float, default=default.near_threshold, metavar="SHARE",
-          help="of common words that makes near duplicates")  # fmt: skip
-    clean("--keep-going", action="store_true",
-          help="reject broken pieces of a file instead of stopping")  # fmt: skip
-
-    out = parser.add_argument_group("output").add_argument
-    out("--format", choices=get_args(Format), default=default.format)
-    out("--validation", type=float, default=default.validation, metavar="SHARE",
-        help="of the rows, chosen by hash")  # fmt: skip
-    out("--splits", choices=get_args(Splits), default=default.splits,
-        help="official: what a file's name says (dev, validation, test)")  # fmt: skip
-    out("--restart", action="store_true", help="throw an unfinished run in DIR away")
-    out("--force", action="store_true", help="replace finished rows in DIR")
-
-    how = parser.add_argument_group("how").add_argument
-    how("--jobs", type=int, metavar="N", help="processes; default: one a core")
-    how("--engine", choices=("local", "ray"), default="local", help="ray: many machines")
-    how("--quiet", action="store_true", help="no progress")
+    _add_flags(parser.add_argument_group("rows").add_argument, ROWS)
+    add = parser.add_argument_group("cleaning").add_argument
+    add("--rule", action="append", default=[], metavar="NAME=MODE", help="switch one rule")
+    _add_flags(add, CLEANING)
+    add = parser.add_argument_group("output").add_argument
+    _add_flags(add, OUTPUT)
+    add("--restart", action="store_true", help="throw an unfinished run in DIR away")
+    add("--force", action="store_true", help="replace finished rows in DIR")
+    add = parser.add_argument_group("how").add_argument
+    add("--jobs", type=int, metavar="N", help="processes; default: one a core")
+    add("--engine", choices=("local", "ray"), default="local", help="ray: many machines")
+    add("--quiet", action="store_true", help="no progress")
     return parser
+
+
+def _add_flags(add: Callable[..., Any], flags: Mapping[str, str | None]) -> None:
+    """A flag for each field of Options named in `flags`, with its help."""
+    kinds = get_type_hints(Options)
+    for name, text in flags.items():
+        default = getattr(Options(), name)
+        how: dict[str, Any] = {"default": default, "help": text}
+        if isinstance(default, bool):
+            how["action"] = "store_true"
+        elif isinstance(default, str):
+            how["choices"] = get_args(kinds[name])
+        elif default is None:
+            how |= {"type": Path, "metavar": "PATH"}
+        else:
+            how |= {"type": type(default), "metavar": "N" if kinds[name] is int else "SHARE"}
+        add("--" + name.replace("_", "-"), **how)
 
 
 def _rules() -> str:

@@ -45,7 +45,7 @@ class Duplicates(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class Outcomes:
-    """`codes` has one u1 a row: its split or a key of DROPPED. `hits` says for each rule which rows it found."""
+    """`codes` has one u1 a row: its split or a key of DROPPED. `hits` says for each rule which rows it is about."""
 
     codes: NDArray[np.uint8]
     hits: Mapping[str, Mask]
@@ -77,20 +77,20 @@ def resolve(
         on = np.array([mode[rule] != OFF for mode in modes], bool)
         return np.flatnonzero(on[source_of] & (codes <= VALIDATION))
 
-    def found(rule: str, rows: Rows) -> None:
+    def apply(rule: str, rows: Rows) -> None:
         hits[rule][rows] = True
         drops = np.array([mode[rule] == DROP for mode in modes], bool)
         codes[rows[drops[source_of[rows]]]] = CODES[rule]
 
     # Leakage comes first: a row must not be dropped as the copy of one that is dropped as leakage.
-    found("leakage", _leaking(index, rows_for("leakage")))
+    apply("leakage", _leaking(index, rows_for("leakage")))
     copies, groups = _copies(index, rows_for("duplicate"))
-    found("duplicate", copies)
+    apply("duplicate", copies)
     near_groups = 0
     if signatures is not None:
         rows = rows_for("near-duplicate")
         near, near_groups = _near_copies(signatures, rows, ~hits["duplicate"], threshold)
-        found("near-duplicate", near)
+        apply("near-duplicate", near)
     duplicates = Duplicates(
         exact_groups=groups,
         exact_rows=len(copies),

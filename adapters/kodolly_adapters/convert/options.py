@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Categories = Literal["study", "dolly"]
 Roles = Literal["human-asks", "as-written"]
@@ -37,3 +37,37 @@ class Options:
     format: Format = "jsonl"
     provenance: bool = False
     keep_going: bool = False  # reject what is no JSON instead of stopping
+
+
+def plain_options(options: Options) -> dict[str, Any]:
+    """The options as JSON holds them; of the tokenizer's path its last part."""
+    return {**asdict(options), "tokenizer": options.tokenizer and options.tokenizer.name}
+
+
+def command_line(
+    options: Options, inputs: Iterable[str], source: str | None = None
+) -> tuple[str, ...]:
+    """The words of the shortest command that makes the same bytes again.
+
+    Only what differs from the defaults is named; `inputs` are the SOURCE arguments as given.
+    """
+    defaults = plain_options(Options())
+    words = ["kodolly", "convert", *map(_plain_name, inputs), "--out", "OUT"]
+    if source:
+        words += ["--source", source]
+    for name, value in plain_options(options).items():
+        if name == "rules":
+            for rule, mode in sorted(value.items()):
+                words += ["--rule", f"{rule}={mode}"]
+        elif value != defaults[name]:
+            words.append("--" + name.replace("_", "-"))
+            words += [] if value is True else [str(value)]
+    return tuple(words)
+
+
+def _plain_name(name: str) -> str:
+    """A file's name without the path of a machine: absolute and upward paths keep their last part."""
+    archive, bang, member = name.partition("!")
+    path = Path(archive)
+    plain = path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
+    return plain + bang + member

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import struct
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 # One entry a row, in the input's order. `leak` is equal where a row of one split gives away one of the other;
-# `size` and `origin` are bytes of the lines, `line` and `offset` the record's place in its file.
+# `size` is the row's line in bytes, `line` and `offset` the record's place in its file.
 INDEX = np.dtype(
     [
         ("hash", "u8", (2,)),
@@ -24,7 +26,6 @@ INDEX = np.dtype(
         ("offset", "u8"),
         ("line", "u4"),
         ("size", "u4"),
-        ("origin", "u4"),
         ("chars", "u4", (3,)),
         ("units", "u4"),
         ("split", "u1"),
@@ -51,18 +52,17 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     refused: dict[str, int] = {}
     rejected: int = 0
 
+    @property
+    def refused_units(self) -> int:
+        """Units of all reasons together."""
+        return sum(self.refused.values())
+
     def __add__(self, other: Counts) -> Counts:
-        refused = dict(self.refused)
-        for reason, units in other.refused.items():
-            refused[reason] = refused.get(reason, 0) + units
-        return Counts(
-            records=self.records + other.records,
-            units=self.units + other.units,
-            rows=self.rows + other.rows,
-            kept=self.kept + other.kept,
-            refused=refused,
-            rejected=self.rejected + other.rejected,
-        )
+        refused = Counter(self.refused)
+        refused.update(other.refused)
+        numbers = ("records", "units", "rows", "kept", "rejected")
+        sums = {name: getattr(self, name) + getattr(other, name) for name in numbers}
+        return msgspec.structs.replace(self, refused=dict(refused), **sums)
 
 
 class Mark(msgspec.Struct):
@@ -93,8 +93,30 @@ class Part:
     signatures: NDArray[np.uint32] | None = None
 
 
-def save(part: Part, folder: Path, key: str) -> None:
-    """Write the part into `folder`. Raises OSError."""
+class StoredPart(NamedTuple):
+    """A finished part on disk, and where its rows stand among all rows of the run."""
+
+    path: Path
+    mark: Mark
+    rows: slice
+
+    def read(self, section: str, start: int = 0, size: int | None = None) -> bytes:
+        """One of SECTIONS, from its byte `start` on; at most `size` bytes of it."""
+        number = SECTIONS.index(section)
+        with self.path.open("rb", buffering=0) as file:
+            sizes = HEAD.unpack(file.read(HEAD.size))
+            file.seek(HEAD.size + sum(sizes[:number]) + start)
+            left = sizes[number] - start
+            return file.read(left if size is None else min(left, size))
+
+
+def path_of(folder: Path, key: str) -> Path:
+    """Where the part of a shard's key is."""
+    return folder / f"{key}.part"
+
+
+def save(part: Part, path: Path) -> None:
+    """Write the part. Raises OSError."""
     sections = [
         msgspec.json.encode(part.mark),
         part.index.tobytes(),
@@ -103,38 +125,19 @@ def save(part: Part, folder: Path, key: str) -> None:
         part.rejected,
         b"" if part.signatures is None else part.signatures.tobytes(),
     ]
-    unfinished = folder / f"{key}.tmp"
+    unfinished = path.with_suffix(".tmp")
     with unfinished.open("wb") as file:
         file.write(HEAD.pack(*map(len, sections)))
         file.writelines(sections)
-    os.replace(unfinished, _path(folder, key))
+    os.replace(unfinished, path)
 
 
-def read_mark(folder: Path, key: str) -> Mark | None:
+def read_mark(path: Path) -> Mark | None:
     """The part's mark, or None where there is no whole part."""
     try:
-        with _path(folder, key).open("rb") as file:
+        with path.open("rb") as file:
             sizes = HEAD.unpack(file.read(HEAD.size))
             whole = os.fstat(file.fileno()).st_size == HEAD.size + sum(sizes)
             return msgspec.json.decode(file.read(sizes[0]), type=Mark) if whole else None
     except (FileNotFoundError, struct.error, msgspec.DecodeError):
         return None
-
-
-def read(folder: Path, key: str, section: str, start: int = 0, size: int | None = None) -> bytes:
-    """One of SECTIONS of a part, from its byte `start` on; at most `size` bytes of it."""
-    number = SECTIONS.index(section)
-    with _path(folder, key).open("rb", buffering=0) as file:
-        sizes = HEAD.unpack(file.read(HEAD.size))
-        file.seek(HEAD.size + sum(sizes[:number]) + start)
-        left = sizes[number] - start
-        return file.read(left if size is None else min(left, size))
-
-
-def remove(folder: Path, key: str) -> None:
-    """Remove the part's file."""
-    _path(folder, key).unlink(missing_ok=True)
-
-
-def _path(folder: Path, key: str) -> Path:
-    return folder / f"{key}.part"

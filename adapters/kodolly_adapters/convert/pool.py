@@ -10,8 +10,8 @@ import gc
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -21,7 +21,7 @@ from typing import Any, Literal
 from kodolly_adapters.errors import EngineError, InputError, UserError
 
 from .options import Options
-from .part import Mark, save
+from .part import Mark, path_of, save
 from .reading.records import Shard
 from .reading.source import Source
 from .shard import convert_shard
@@ -46,9 +46,15 @@ def run(
 
     Raises the UserError or OSError of a shard, and EngineError when a process died or Ray is not installed.
     """
+
+    def collect(results: Iterable[Result]) -> None:
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+            report(result)
+
     if engine == "local" and jobs == 1:
-        for shard, source in shards:
-            report(_mark(work(shard, source, options, folder)))
+        collect(work(shard, source, options, folder) for shard, source in shards)
         return
     workers = _ray(options, folder, jobs) if engine == "ray" else _processes(options, folder, jobs)
     with workers as (submit, ahead):
@@ -56,9 +62,9 @@ def run(
         for shard, source in shards:
             waiting.add(submit(shard, source))
             if len(waiting) >= ahead:
-                waiting = _collect(waiting, report)
-        while waiting:
-            waiting = _collect(waiting, report)
+                finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                collect(future.result() for future in finished)
+        collect(future.result() for future in as_completed(waiting))
 
 
 def work(shard: Shard, source: Source, options: Options, folder: Path) -> Result:
@@ -68,7 +74,7 @@ def work(shard: Shard, source: Source, options: Options, folder: Path) -> Result
     """
     try:
         part = convert_shard(shard, source, options)
-        save(part, folder, shard.key)
+        save(part, path_of(folder, shard.key))
     except (UserError, OSError) as error:
         return error
     except Exception as error:  # noqa: BLE001 - whatever it is, the file is named
@@ -80,19 +86,6 @@ def work(shard: Shard, source: Source, options: Options, folder: Path) -> Result
 def cores() -> int:
     """Processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _collect(waiting: set[Future[Result]], report: Callable[[Mark], None]) -> set[Future[Result]]:
-    finished, left = wait(waiting, return_when=FIRST_COMPLETED)
-    for future in finished:
-        report(_mark(future.result()))
-    return left
-
-
-def _mark(result: Result) -> Mark:
-    if isinstance(result, Exception):
-        raise result
-    return result
 
 
 @contextmanager

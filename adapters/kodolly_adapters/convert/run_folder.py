@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import get_args
-
-import msgspec
+from typing import Any, get_args
 
 from kodolly_adapters.errors import OutputError
-from kodolly_adapters.files import locked, write_bytes
+from kodolly_adapters.files import locked, read_json, write_json
 
 from .options import Format
 from .schema import (
@@ -27,7 +25,8 @@ from .schema import (
 
 SETTINGS = "settings.json"
 FORCED = "forced"  # its presence says that this run may replace finished rows
-# All that a conversion ever leaves in its folder, and all that one ever replaces or removes there.
+# All that a conversion ever leaves in its folder, and all that one ever replaces or removes there; the
+# summary, which says that a folder is finished, is the last.
 OURS = (
     *(f"{name}{beside}.{form}" for name in SPLITS for beside in ("", ".provenance")
       for form in get_args(Format)),
@@ -37,7 +36,7 @@ OURS = (
 
 @contextmanager
 def run_folder(
-    out: Path, arguments: Sequence[str], settings: object, *, restart: bool, force: bool
+    out: Path, arguments: Sequence[str], settings: dict[str, Any], *, restart: bool, force: bool
 ) -> Iterator[Path]:
     """The folder to work in; `settings` decide whether an unfinished run there may be continued.
 
@@ -46,11 +45,14 @@ def run_folder(
     """
     _may_write(out, arguments, force=force)
     work = out / WORK
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"--out {out}: cannot be written: {error.strerror}") from error
-    with _lock(out, work):
+    with ExitStack() as stack:
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(work / "lock", wait=False))
+        except BlockingIOError:
+            raise OutputError(f"--out {out}: another conversion is writing there") from None
+        except OSError as error:
+            raise OutputError(f"--out {out}: cannot be written: {error.strerror}") from error
         _same_settings(out, work, settings, restart=restart)
         if force:
             (work / FORCED).touch()
@@ -58,31 +60,16 @@ def run_folder(
         yield work
 
 
-@contextmanager
-def _lock(out: Path, work: Path) -> Iterator[None]:
-    lock = locked(work / "lock", wait=False)
-    try:
-        lock.__enter__()
-    except BlockingIOError:
-        raise OutputError(f"--out {out}: another conversion is writing there") from None
-    except OSError as error:
-        raise OutputError(f"--out {out}: cannot be written: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        lock.__exit__(None, None, None)
-
-
 def finish(work: Path, fresh: Path) -> None:
     """Move everything in `fresh` into the output folder, the summary last, and remove the work."""
     out = work.parent
     (out / SUMMARY_FILE).unlink(missing_ok=True)  # without it a folder is not taken for finished
-    made = [name for name in OURS if (fresh / name).exists()]
-    for name in set(OURS) - set(made):
-        (out / name).unlink(missing_ok=True)
-    for name in made:
-        (out / name).parent.mkdir(exist_ok=True)
-        os.replace(fresh / name, out / name)
+    for name in OURS:
+        if (fresh / name).exists():
+            (out / name).parent.mkdir(exist_ok=True)
+            os.replace(fresh / name, out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
     shutil.rmtree(work)
 
 
@@ -102,10 +89,9 @@ def _may_write(out: Path, arguments: Sequence[str], *, force: bool) -> None:
         raise OutputError(f"--out {out}: is not empty and holds no conversion; give a new folder")
 
 
-def _same_settings(out: Path, work: Path, settings: object, *, restart: bool) -> None:
-    text = msgspec.json.format(msgspec.json.encode(settings, order="deterministic"))
+def _same_settings(out: Path, work: Path, settings: dict[str, Any], *, restart: bool) -> None:
     path = work / SETTINGS
-    same = path.exists() and path.read_bytes() == text
+    same = read_json(path) == settings
     if not same and not restart and any((work / "parts").glob("*.part")):
         raise OutputError(
             f"--out {out}: holds an unfinished run with other options or another version. "
@@ -114,4 +100,4 @@ def _same_settings(out: Path, work: Path, settings: object, *, restart: bool) ->
     if restart or not same:
         for folder in (work / "parts", work / "out"):
             shutil.rmtree(folder, ignore_errors=True)
-    write_bytes(path, text)
+    write_json(path, settings)

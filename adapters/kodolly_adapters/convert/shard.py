@@ -19,7 +19,7 @@ from .cleaning.rules import DROP, OFF, modes_of
 from .dedupe import signatures_of
 from .options import Options
 from .part import INDEX, Counts, Index, Mark, Part
-from .reading.records import Broken, Shard, decode, places
+from .reading.records import Shard, decode, places
 from .reading.source import Source
 from .schema import TRAIN, VALIDATION, Dialogue, Draft, Message, Origin, Refusal, Rejected, Row
 
@@ -49,7 +49,8 @@ class _Conversion:
         self.places = places(shard, source, len(records))
         modes = modes_of(options.rules, source.rules)
         self.cleaner = Cleaner(modes, options)
-        self.split_of = _Splitter(shard.file, options)
+        self.official = official(shard.file) if options.splits == "official" else None
+        self.group_split: tuple[str | None, int] = None, TRAIN  # the last group and its split
         self.units_in = 0
         self.hits: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -67,16 +68,12 @@ class _Conversion:
         drops = (modes[rule] == DROP for rule in ("duplicate", "near-duplicate", "leakage"))
         if options.provenance or any(drops):
             self.origins = []
-        # Every origin begins alike, and those of one record do but for the turn.
-        head = _note(Origin(shard.source, shard.file, "", 0))
-        self.origin_head = head.removesuffix(b'"","turn":0}')
-        self.origin_id: tuple[str | None, bytes] = None, b""
 
     def convert(self, record: Any, number: int) -> None:
         """All that the record with this number holds."""
-        if type(record) is Broken:
+        if type(record) is Refusal:
             self.units_in += 1
-            self.refuse(Refusal(record.reason, record.detail), number)
+            self.refuse(record, number)
             return
         units = self.source.units
         self.units_in += 1 if units is None else units(record)
@@ -93,18 +90,16 @@ class _Conversion:
     def refuse(self, refusal: Refusal, number: int) -> None:
         self.refused[refusal.reason] += refusal.units
         byte, line = self.places[number].tolist()
-        file, source = self.shard.file, self.shard.source
-        what = Rejected(
-            file, line, byte, source, refusal.id, refusal.turn, refusal.reason, refusal.detail
-        )
-        self.rejected.append(_note(what) + b"\n")
+        reason, detail, id_, turn, _ = refusal
+        note = Rejected(self.shard.file, line, byte, self.shard.source, id_, turn, reason, detail)
+        self.rejected.append(_note(note) + b"\n")
 
     def keep(self, draft: Draft, number: int) -> None:
-        asked, context, answer = draft.instruction, draft.context, draft.response
+        question, context, answer = draft.instruction, draft.context, draft.response
         if self.options.conversations:
             line = encode(dialogue(draft))
         else:
-            line = self.cleaner.line or encode(Row(asked, context, answer, draft.category))
+            line = self.cleaner.line or encode(Row(question, context, answer, draft.category))
         if len(context) >= PASSAGE:
             self.passages[len(self.lines)] = context.encode()
         self.lines.append(line)
@@ -112,21 +107,26 @@ class _Conversion:
         if draft.history or draft.system:
             self.chars += _dialogue_chars(draft)
         else:
-            self.chars += len(asked), len(context), len(answer)
+            self.chars += len(question), len(context), len(answer)
         self.units.append(draft.units)
-        self.splits.append(self.split_of(draft.group or asked))
+        self.splits.append(self.split_of(draft.group or question))
         if self.origins is not None:
-            self.origins.append(self.origin(draft))
+            origin = Origin(self.shard.source, self.shard.file, draft.id, draft.turn)
+            self.origins.append(_note(origin))
         if self.texts is not None:
-            self.texts.append(" ".join(_texts(draft)).split())
+            messages = dialogue(draft).messages
+            texts = chain.from_iterable((one.content, one.context) for one in messages)
+            self.texts.append(" ".join(texts).split())
 
-    def origin(self, draft: Draft) -> bytes:
-        if draft.id != self.origin_id[0]:
-            try:
-                self.origin_id = draft.id, self.origin_head + encode(draft.id)
-            except UnicodeEncodeError:
-                self.origin_id = draft.id, self.origin_head + encode(_plain(draft.id))
-        return b'%b,"turn":%d}' % (self.origin_id[1], draft.turn)
+    def split_of(self, group: str) -> int:
+        """The split of a group; a conversation's rows ask for the same one in a row."""
+        if self.official is not None:
+            return self.official
+        if group != self.group_split[0]:
+            digest = xxhash.xxh3_64_intdigest(group.encode("utf-8", "replace"))
+            limit = int(self.options.validation * 2**64)
+            self.group_split = group, VALIDATION if digest < limit else TRAIN
+        return self.group_split[1]
 
     def part(self) -> Part:
         shard = self.shard
@@ -157,29 +157,9 @@ class _Conversion:
             index["leak"][row] = xxhash.xxh3_64_intdigest(passage)
         index["offset"], index["line"] = self.places[self.records].T
         index["size"] = np.fromiter(map(len, self.lines), np.uint32, len(self.lines)) + 1
-        index["origin"] = 1
-        if self.origins:
-            index["origin"] += np.fromiter(map(len, self.origins), np.uint32, len(self.lines))
         index["chars"] = np.array(self.chars, np.uint32).reshape(-1, 3)
         index["units"], index["split"] = self.units, self.splits
         return index
-
-
-class _Splitter:
-    """The split of a group; a conversation's rows ask for the same one in a row."""
-
-    def __init__(self, file: str, options: Options) -> None:
-        self.official = official(file) if options.splits == "official" else None
-        self.limit = int(options.validation * 2**64)
-        self.last: tuple[str | None, int] = None, TRAIN
-
-    def __call__(self, group: str) -> int:
-        if self.official is not None:
-            return self.official
-        if group != self.last[0]:
-            digest = xxhash.xxh3_64_intdigest(group.encode("utf-8", "replace"))
-            self.last = group, VALIDATION if digest < self.limit else TRAIN
-        return self.last[1]
 
 
 def official(file: str) -> int:
@@ -206,35 +186,25 @@ def dialogue(draft: Draft) -> Dialogue:
     return Dialogue(messages, draft.category)
 
 
-def _texts(draft: Draft) -> list[str]:
-    """Every text of the row, of a dialogue's earlier messages too."""
-    earlier = chain.from_iterable((pair.instruction, pair.response) for pair in draft.history)
-    return [draft.system, *earlier, draft.instruction, draft.context, draft.response]
-
-
 def _dialogue_chars(draft: Draft) -> tuple[int, int, int]:
     """Characters of a dialogue's questions, contexts (a system message is one) and answers."""
-    asked = len(draft.instruction) + sum(len(pair.instruction) for pair in draft.history)
+    question = len(draft.instruction) + sum(len(pair.instruction) for pair in draft.history)
     answers = len(draft.response) + sum(len(pair.response) for pair in draft.history)
-    return asked, len(draft.system) + len(draft.context), answers
+    return question, len(draft.system) + len(draft.context), answers
 
 
 def _joined(lines: list[bytes]) -> bytes:
     return b"\n".join([*lines, b""]) if lines else b""
 
 
-def _plain(text: str) -> str:
-    """Half a surrogate pair in a name of the input becomes `?`."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def _note(what: Rejected | Origin) -> bytes:
-    """A line about a row, whatever names of the input stand in it."""
+def _note(note: Rejected | Origin) -> bytes:
+    """A line about a row; half a surrogate pair in a name of the input becomes `?`."""
     try:
-        return encode(what)
+        return encode(note)
     except UnicodeEncodeError:
-        names = {
-            name: _plain(value) if isinstance(value, str) else value
-            for name, value in msgspec.structs.asdict(what).items()
+        fields = msgspec.structs.asdict(note).items()
+        plain = {
+            name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+            for name, value in fields
         }
-        return encode(msgspec.structs.replace(what, **names))
+        return encode(plain)

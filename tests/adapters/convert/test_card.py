@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from kodolly_adapters.convert.options import Options
+from kodolly_adapters.convert.options import Options, command_line, plain_options
 from kodolly_adapters.convert.output.dataset_card import card, code, table, text, write_card
 from kodolly_adapters.convert.output.pictures import draw
 from kodolly_adapters.convert.output.summary import (
@@ -22,8 +22,6 @@ from kodolly_adapters.convert.output.summary import (
     SourceSummary,
     SplitSummary,
     Summary,
-    command_line,
-    plain_options,
     read_summary,
     write_summary,
 )

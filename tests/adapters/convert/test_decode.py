@@ -8,8 +8,9 @@ import pickle
 import pytest
 from support.convert_files import alpaca, korquad1
 
-from kodolly_adapters.convert.reading.layout import Kind, layout_of
-from kodolly_adapters.convert.reading.records import Broken, Shard, decode, places
+from kodolly_adapters.convert.reading.plan import layout_of
+from kodolly_adapters.convert.reading.records import Kind, Shard, decode, places
+from kodolly_adapters.convert.schema import Refusal
 from kodolly_adapters.convert.sources import named
 from kodolly_adapters.errors import InputError
 
@@ -37,7 +38,7 @@ def test_a_record_of_the_wrong_shape_is_refused_alone() -> None:
     records = [*RECORDS[:2], {"instruction": 7, "output": "x"}, *RECORDS[2:]]
     found = decoded(json.dumps(records).encode())
     assert len(found) == 6
-    assert isinstance(found[2], Broken)
+    assert isinstance(found[2], Refusal)
     assert found[2].reason == "wrong-shape"
     assert "instruction" in found[2].detail
 
@@ -75,9 +76,9 @@ def test_keep_going_saves_what_is_whole() -> None:
     """With --keep-going the records around the damage are kept and the damage is refused."""
     data = ARRAY.replace(b'"output"', b'"output', 1)
     found = decoded(data, keep_going=True)
-    assert [type(one).__name__ for one in found] == ["Broken", *["AlpacaRecord"] * 4]
+    assert [type(one).__name__ for one in found] == ["Refusal", *["AlpacaRecord"] * 4]
     cut = decoded(ARRAY[:-30], keep_going=True)
-    assert [type(one).__name__ for one in cut] == [*["AlpacaRecord"] * 4, "Broken"]
+    assert [type(one).__name__ for one in cut] == [*["AlpacaRecord"] * 4, "Refusal"]
 
 
 def test_half_a_surrogate_pair_does_not_stop_a_file() -> None:
@@ -139,7 +140,7 @@ def test_a_csv_row_with_too_many_fields_is_refused() -> None:
     source = named("chatbot-data")
     assert source is not None
     found = decode(csv_shard(CSV), source)
-    assert found[1] == Broken("wrong-shape", "4 fields where the header has 3")
+    assert found[1] == Refusal("wrong-shape", "4 fields where the header has 3")
     assert [(one.Q, one.A, one.label) for one in (found[0], found[3])] == [
         ("두\n줄", "답", "0"),
         ("짧다", "답", None),

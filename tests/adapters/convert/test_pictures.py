@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 from support.convert_files import alpaca, write_json
 
-from kodolly_adapters.convert.options import Options
+from kodolly_adapters.convert.options import Options, plain_options
 from kodolly_adapters.convert.output.pictures import draw
 from kodolly_adapters.convert.output.summary import (
     FIELDS,
     Lengths,
     SourceSummary,
     Summary,
-    plain_options,
 )
 from kodolly_adapters.convert.part import Counts
 from kodolly_adapters.convert.reading.source import Licence

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from kodolly_adapters.convert.cleaning.rules import meaning, modes_of
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.reading.layout import layout_of
-from kodolly_adapters.convert.reading.plan import recognise
+from kodolly_adapters.convert.reading.plan import layout_of, recognise
 from kodolly_adapters.convert.reading.source import Source
 from kodolly_adapters.convert.schema import Draft, Exchange, Refusal
 from kodolly_adapters.convert.sources import SOURCES, named
@@ -358,7 +357,7 @@ HEADS = {
 def known(file: str, head: str, sources: Sequence[Source] = SOURCES) -> str | None:
     layout = layout_of(head.encode())
     assert layout is not None
-    source = recognise(file, head.encode(), layout, sources)
+    source = recognise(file, layout, sources)
     return source.name if source else None
 
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from support.convert_files import alpaca, korquad1, korquad2, kovicuna
 
 from kodolly_adapters.convert.reading.inputs import Stream
-from kodolly_adapters.convert.reading.layout import first_record, layout_of
-from kodolly_adapters.convert.reading.plan import cut
+from kodolly_adapters.convert.reading.plan import cut, layout_of
 from kodolly_adapters.convert.reading.records import Shard, decode, places
 from kodolly_adapters.convert.reading.source import Source
 from kodolly_adapters.convert.schema import TRAIN, VALIDATION
@@ -146,7 +145,7 @@ def test_a_first_record_longer_than_the_head_still_tells_its_keys() -> None:
     head = ('[{"title": "쪽", "url": "", "context": "' + "가" * 1000).encode()
     layout = layout_of(head)
     assert layout is not None
-    assert list(first_record(head, layout) or {}) == ["title", "url", "context"]
+    assert list(layout.record or {}) == ["title", "url", "context"]
 
 
 def test_a_list_that_is_cut_off_keeps_its_whole_elements() -> None:
@@ -154,7 +153,7 @@ def test_a_list_that_is_cut_off_keeps_its_whole_elements() -> None:
     head = b'[{"id": "a", "conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "val'
     layout = layout_of(head)
     assert layout is not None
-    record = first_record(head, layout)
+    record = layout.record
     assert record == {"id": "a", "conversations": [{"from": "human", "value": "?"}]}
 
 

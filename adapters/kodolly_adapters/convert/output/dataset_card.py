@@ -10,35 +10,29 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..cleaning.rules import COUNT, DROP, FIX, JOIN, MASK, OFF, all_rules, meaning
-from ..part import Counts
 from ..schema import CARD_FILE, LENGTHS_PICTURE, SOURCES_PICTURE
 from .summary import FIELDS, SAMPLE_CHARS, RuleCount, Summary
 
 DID = {COUNT: "counted", FIX: "fixed", DROP: "dropped", JOIN: "joined", MASK: "masked", OFF: "off"}
-# The hub's names of the licences it knows; any other is "other" there, with a name and a link.
+# Licences that the hub has a name for; any other is "other" there, with a name and a link.
 HUB_LICENCES = {
-    "Apache-2.0": "apache-2.0",
-    "CC BY 4.0": "cc-by-4.0",
-    "CC BY-NC 4.0": "cc-by-nc-4.0",
-    "CC BY-ND 4.0": "cc-by-nd-4.0",
-    "CC BY-SA 3.0": "cc-by-sa-3.0",
-    "CC BY-SA 4.0": "cc-by-sa-4.0",
-    "MIT": "mit",
-}
+    "apache-2.0", "mit",
+    "cc-by-4.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0",
+}  # fmt: skip
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 LARGEST = "1M<n<10M"
+NUMBER = re.compile(r"[\d,.]+(?: \(\w+\))?")
 
 
-def write_card(summary: Summary, folder: Path, drawn: Sequence[str]) -> Path:
-    """Write the card into `folder`; gives its path. `drawn` names the pictures that stand beside it."""
-    path = folder / CARD_FILE
-    path.write_bytes(card(summary, drawn).encode())
-    return path
+def write_card(summary: Summary, folder: Path, drawn: Sequence[str]) -> None:
+    """Write the card into `folder`. `drawn` names the pictures that stand beside it."""
+    (folder / CARD_FILE).write_bytes(card(summary, drawn).encode())
 
 
 def card(summary: Summary, drawn: Sequence[str] = ()) -> str:
@@ -50,8 +44,10 @@ def card(summary: Summary, drawn: Sequence[str] = ()) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"text": text, "code": code, "json": _json}
+    environment.filters |= {"text": text, "code": code, "meaning": meaning}
+    environment.filters["json"] = partial(json.dumps, ensure_ascii=False)
     rows = sum(split.rows for split in summary.splits)
+    on = {rule.name for source in summary.sources for rule in source.rules if rule.mode != OFF}
     return environment.get_template("dataset_card.md.jinja").render(
         summary=summary,
         drawn=drawn,
@@ -59,15 +55,13 @@ def card(summary: Summary, drawn: Sequence[str] = ()) -> str:
         rows=rows,
         size=next((name for limit, name in SIZES if rows < limit), LARGEST),
         licence=_hub_licence(summary),
-        titles=_listed([source.title for source in summary.sources]),
         wrong=summary.reconciles(),
-        reasons=_reasons(summary),
-        rules=_rules(summary),
-        off=_switched_off(summary),
+        reasons=sorted({name for source in summary.sources for name in source.counts.refused}),
+        rules=_rules(summary, on),
+        off=[name for name, mode in summary.rules.items() if mode == OFF and name not in on],
         fields=FIELDS,
         sample_chars=SAMPLE_CHARS,
         command=shlex.join(summary.command),
-        refused=_refused,
         table=table,
     )
 
@@ -88,24 +82,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table of cells that are Markdown already; columns of numbers stand to the right."""
     cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
     columns = zip(*cells, strict=True) if cells else ([] for _ in head)
-    rule = ["---:" if column and all(map(_NUMBER, column)) else "---" for column in columns]
+    rule = [
+        "---:" if column and all(map(NUMBER.fullmatch, column)) else "---" for column in columns
+    ]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *cells])
-
-
-_NUMBER = re.compile(r"[\d,.]+(?: \(\w+\))?").fullmatch
-
-
-def _json(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _refused(counts: Counts) -> int:
-    return sum(counts.refused.values())
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = [text(name) for name in names]
-    return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]])) or "nothing"
 
 
 def _hub_licence(summary: Summary) -> list[str]:
@@ -114,49 +94,24 @@ def _hub_licence(summary: Summary) -> list[str]:
     if len(licences) != 1:
         return ["license: other", "license_name: several", f"license_link: {CARD_FILE}"]
     [(name, url)] = licences.items()
-    if name in HUB_LICENCES:
-        return [f"license: {HUB_LICENCES[name]}"]
     slug = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+    if slug in HUB_LICENCES:
+        return [f"license: {slug}"]
     return ["license: other", f"license_name: {slug}", f"license_link: {json.dumps(url)}"]
 
 
-def _reasons(summary: Summary) -> list[list[object]]:
-    """Rows of the table of refusals."""
-    names = sorted({reason for source in summary.sources for reason in source.counts.refused})
-    return [
-        [
-            code(name),
-            *(source.counts.refused.get(name, 0) for source in summary.sources),
-            text(meaning(name)),
-        ]
-        for name in names
-    ]
-
-
-def _rules(summary: Summary) -> list[list[object]]:
+def _rules(summary: Summary, on: set[str]) -> list[list[object]]:
     """Rows of the table of rules: those on for any source, in the rules' order, then the sources' notes."""
     by_source = [{rule.name: rule for rule in source.rules} for source in summary.sources]
-    order = list(all_rules())
-    on = {rule.name for rules in by_source for rule in rules.values() if rule.mode != OFF}
-    usual = summary.rules
-    return [
-        [
-            code(name),
-            DID.get(usual.get(name, COUNT), text(usual.get(name))),
-            *(_hits(rules.get(name), usual.get(name, COUNT)) for rules in by_source),
-            text(meaning(name)),
-        ]
-        for name in [*(name for name in order if name in on), *sorted(on - set(order))]
-    ]
+    rows: list[list[object]] = []
+    for name in [*(name for name in all_rules() if name in on), *sorted(on - set(all_rules()))]:
+        usual = summary.rules.get(name, COUNT)
+        hits = [_hits(rules.get(name), usual) for rules in by_source]
+        rows.append([code(name), DID[usual], *hits, text(meaning(name))])
+    return rows
 
 
 def _hits(rule: RuleCount | None, usual: str) -> str:
     if rule is None:
         return "0"
-    return f"{rule.hits:,}" + ("" if rule.mode == usual else f" ({DID.get(rule.mode, rule.mode)})")
-
-
-def _switched_off(summary: Summary) -> str:
-    on = {rule.name for source in summary.sources for rule in source.rules if rule.mode != OFF}
-    names = [code(name) for name, mode in summary.rules.items() if mode == OFF and name not in on]
-    return ", ".join(names)
+    return f"{rule.hits:,}" + ("" if rule.mode == usual else f" ({DID[rule.mode]})")

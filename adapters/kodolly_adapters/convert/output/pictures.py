@@ -103,7 +103,7 @@ def _sources(summary: Summary) -> Figure:
     axes = figure.subplots()
     places = range(len(sources))
     kept = [source.counts.kept for source in sources]
-    refused = [sum(source.counts.refused.values()) for source in sources]
+    refused = [source.counts.refused_units for source in sources]
     longest = max(*map(sum, zip(kept, refused, strict=True)), 1)
     axes.barh(places, kept, 0.62, color=BLUE, label="kept")
     axes.barh(places, refused, 0.62, left=kept, color=ORANGE, hatch="////", label="refused")

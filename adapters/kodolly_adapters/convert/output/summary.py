@@ -5,8 +5,9 @@ Everything here is plain, holds no time and no path of a machine: the same input
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import fields
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dedupe import Duplicates
-from ..options import Options
-from ..part import Counts
-from ..reading.source import Licence
-from ..schema import SUMMARY_FILE, Row
+from ..cleaning.rules import all_rules, modes_of
+from ..dedupe import DROPPED, Duplicates, Outcomes
+from ..options import Options, command_line, plain_options
+from ..part import Counts, Index, StoredPart
+from ..reading.plan import Input, Plan
+from ..reading.source import Licence, Source
+from ..schema import SUMMARY_FILE, VALIDATION, Dialogue, Row
 
 FIELDS = ("instruction", "context", "response")
 # Half octaves, as whole characters: bin i counts lengths from EDGES[i] up to below EDGES[i + 1].
@@ -67,7 +70,7 @@ class Lengths(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InputSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One file read; `name` as `plain_name` gives it, a zip's member as `zip!member`.
+    """One file read; a zip's member is named `zip!member`.
 
     `bytes` and `sha256` are of the file as it was unpacked: what the records were read from.
     """
@@ -81,7 +84,7 @@ class InputSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RuleCount(msgspec.Struct, frozen=True, kw_only=True):
-    """How often a rule found something in a source, and the mode it ran in there."""
+    """How many rows of a source a rule found something in, and the mode it ran in there."""
 
     name: str
     mode: str
@@ -89,7 +92,10 @@ class RuleCount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """One row to look at; `row` is None where the licence forbids handing on converted rows."""
+    """One row to look at, its fields cut to SAMPLE_CHARS characters.
+
+    `row` is None where the licence forbids handing on converted rows.
+    """
 
     lengths: dict[str, int]
     category: str
@@ -97,15 +103,15 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, row: Row, licence: Licence) -> Sample:
-        """The row with its fields cut to SAMPLE_CHARS, or its lengths alone under a no-derivatives licence."""
-        texts = {"instruction": row.instruction, "context": row.context, "response": row.response}
-        return cls(
-            lengths={name: len(text) for name, text in texts.items()},
-            category=row.category,
-            row={name: shortened(text) for name, text in texts.items()}
-            if licence.derivatives
-            else None,
-        )
+        """A sample of a source under `licence`."""
+        texts = {name: getattr(row, name) for name in FIELDS}
+        short = {
+            name: text if len(text) <= SAMPLE_CHARS else text[:SAMPLE_CHARS] + "…"
+            for name, text in texts.items()
+        }
+        lengths = {name: len(text) for name, text in texts.items()}
+        shown = short if licence.derivatives else None
+        return cls(lengths=lengths, category=row.category, row=shown)
 
 
 class SourceSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,99 +156,153 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     command: tuple[str, ...]
     inputs: tuple[InputSummary, ...]
     sources: tuple[SourceSummary, ...]
-    splits: tuple[SplitSummary, ...]
+    splits: tuple[SplitSummary, ...] = ()
     skipped: tuple[SkippedFile, ...] = ()
     duplicates: Duplicates = Duplicates()
     rejected: int = 0  # lines written to rejected.jsonl
 
     def reconciles(self) -> list[str]:
         """Every place where the counts do not add up, a sentence each; [] if nothing was lost."""
-        return [
-            *(wrong for one in self.inputs for wrong in _lost(one.name, one.counts)),
-            *(wrong for source in self.sources for wrong in self._source_differs(source)),
-            *self._totals_differ(),
-        ]
-
-    def _source_differs(self, source: SourceSummary) -> Iterable[str]:
-        yield from _lost(source.name, source.counts)
-        files = sum((i.counts for i in self.inputs if i.source == source.name), Counts())
-        if files != source.counts:
-            yield f"{source.name}: the counts of its files do not add up to the counts of the source"
-        for field, lengths in source.lengths.items():
-            if lengths.rows != source.counts.rows:
-                yield (
-                    f"{source.name}: {source.counts.rows:,} rows kept, "
-                    f"but {lengths.rows:,} lengths of {field}"
+        faults = []
+        entries: list[InputSummary | SourceSummary] = [*self.inputs, *self.sources]
+        for one in entries:
+            counts = one.counts
+            if counts.units != counts.kept + counts.refused_units:
+                out = f"{counts.kept:,} kept + {counts.refused_units:,} refused"
+                faults.append(f"{one.name}: {counts.units:,} units in, but {out}")
+        for source in self.sources:
+            rows = source.counts.rows
+            if _total(i for i in self.inputs if i.source == source.name) != source.counts:
+                faults.append(
+                    f"{source.name}: the counts of its files do not add up to the counts of the source"
                 )
-
-    def _totals_differ(self) -> Iterable[str]:
-        for name in sorted({one.source for one in self.inputs} - {s.name for s in self.sources}):
-            yield f"{name}: read, but not among the sources"
-        total = sum((source.counts for source in self.sources), Counts())
-        written = sum(split.rows for split in self.splits)
+            for field, lengths in source.lengths.items():
+                if lengths.rows != rows:
+                    faults.append(
+                        f"{source.name}: {rows:,} rows kept, but {lengths.rows:,} lengths of {field}"
+                    )
+        for name in sorted({i.source for i in self.inputs} - {s.name for s in self.sources}):
+            faults.append(f"{name}: read, but not among the sources")
+        total, written = _total(self.sources), sum(split.rows for split in self.splits)
         if total.rows != written:
-            yield f"{total.rows:,} rows kept, but {written:,} written"
+            faults.append(f"{total.rows:,} rows kept, but {written:,} written")
         if total.rejected != self.rejected:
-            yield f"{total.rejected:,} refusals, but {self.rejected:,} lines in rejected.jsonl"
+            faults.append(
+                f"{total.rejected:,} refusals, but {self.rejected:,} lines in rejected.jsonl"
+            )
+        return faults
 
 
-def _lost(name: str, counts: Counts) -> Iterable[str]:
-    refused = sum(counts.refused.values())
-    if counts.units != counts.kept + refused:
-        yield f"{name}: {counts.units:,} units in, but {counts.kept:,} kept + {refused:,} refused"
+def _total(entries: Iterable[InputSummary | SourceSummary]) -> Counts:
+    return sum((one.counts for one in entries), Counts())
 
 
-def shortened(text: str, chars: int = SAMPLE_CHARS) -> str:
-    """The text, or its first `chars` characters and a mark that there was more."""
-    return text if len(text) <= chars else text[:chars] + "…"
-
-
-def plain_name(name: str) -> str:
-    """A file's name without the path of a machine: absolute and upward paths keep their last part."""
-    archive, bang, member = name.partition("!")
-    path = Path(archive)
-    plain = path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
-    return plain + bang + member
-
-
-def plain_options(options: Options) -> dict[str, Any]:
-    """The options as JSON holds them; of the tokenizer's path its last part."""
-    return {
-        **{field.name: getattr(options, field.name) for field in fields(options)},
-        "rules": dict(options.rules),
-        "tokenizer": options.tokenizer and options.tokenizer.name,
-    }
-
-
-def command_line(
-    options: Options, inputs: Iterable[str], out: str = "OUT", source: str | None = None
-) -> tuple[str, ...]:
-    """The words of the shortest command that makes the same bytes again.
-
-    Only what differs from the defaults is named; `inputs` are the SOURCE arguments as given.
-    """
-    defaults = plain_options(Options())
-    words = ["kodolly", "convert", *map(plain_name, inputs), "--out", out]
-    if source:
-        words += ["--source", source]
-    for name, value in plain_options(options).items():
-        flag = "--" + name.replace("_", "-")
-        if name == "rules":
-            for rule, mode in sorted(value.items()):
-                words += ["--rule", f"{rule}={mode}"]
-        elif value != defaults[name]:
-            words += [flag] if value is True else [flag, str(value)]
-    return tuple(words)
-
-
-def write_summary(summary: Summary, folder: Path) -> Path:
+def write_summary(summary: Summary, folder: Path) -> None:
     """Write `convert.json`: fields in this file's order, the keys of maps sorted."""
     encoded = msgspec.json.encode(summary, order="deterministic")
-    path = folder / SUMMARY_FILE
-    path.write_bytes(msgspec.json.format(encoded, indent=2) + b"\n")
-    return path
+    (folder / SUMMARY_FILE).write_bytes(msgspec.json.format(encoded, indent=2) + b"\n")
 
 
 def read_summary(folder: Path) -> Summary:
     """What `write_summary` wrote. Raises msgspec.ValidationError if the file is something else."""
     return msgspec.json.decode((folder / SUMMARY_FILE).read_bytes(), type=Summary)
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """All parts of a run in order, their rows' index and outcomes; `modes` are the rules' by source."""
+
+    parts: Sequence[StoredPart]
+    index: Index
+    outcomes: Outcomes
+    modes: Mapping[str, Mapping[str, str]]
+
+
+def summarise(plan: Plan, results: Results, options: Options, version: str) -> Summary:
+    """The whole conversion in numbers, but for what is only known once it is written: splits and rejected."""
+    inputs = tuple(_input(one, results) for one in plan.inputs)
+    sources = {one.source.name: one.source for one in plan.inputs}
+    return Summary(
+        version=version,
+        options=plain_options(options),
+        rules=modes_of(options.rules),
+        command=command_line(options, plan.arguments, plan.chosen.name if plan.chosen else None),
+        inputs=inputs,
+        sources=tuple(_source(source, inputs, results, options) for source in sources.values()),
+        skipped=tuple(SkippedFile(name=name, why=why) for name, why in plan.skipped),
+        duplicates=results.outcomes.duplicates,
+    )
+
+
+def _input(one: Input, results: Results) -> InputSummary:
+    own = [part for part in results.parts if part.path.name.startswith(f"{one.number:04d}-")]
+    return InputSummary(
+        name=one.name,
+        source=one.source.name,
+        bytes=one.size,
+        sha256=one.sha256,
+        licence=one.source.licence.name,
+        counts=sum((_counts(part, results) for part in own), Counts()),
+    )
+
+
+def _counts(part: StoredPart, results: Results) -> Counts:
+    """One part's counts, with its rows that were dropped for the sake of the whole moved to `refused`."""
+    codes, units = results.outcomes.codes[part.rows], results.index["units"][part.rows]
+    by_reason = {reason: int(units[codes == code].sum()) for code, reason in DROPPED.items()}
+    dropped = int((codes > VALIDATION).sum())
+    return part.mark.counts + Counts(
+        rows=-dropped,
+        kept=-sum(by_reason.values()),
+        refused={reason: lost for reason, lost in by_reason.items() if lost},
+        rejected=dropped,
+    )
+
+
+def _source(
+    source: Source, inputs: Sequence[InputSummary], results: Results, options: Options
+) -> SourceSummary:
+    parts = [part for part in results.parts if part.mark.source == source.name]
+    hits: Counter[str] = Counter()
+    for part in parts:
+        hits.update(part.mark.hits)
+        for rule, rows in results.outcomes.hits.items():
+            hits[rule] += int(rows[part.rows].sum())
+    modes = {name: results.modes[source.name][name] for name in all_rules()}
+    notes = dict.fromkeys(sorted(set(hits) - set(modes)), "count")
+    kept = results.outcomes.kept
+    lengths = np.concatenate([results.index["chars"][p.rows][kept[p.rows]] for p in parts])
+    return SourceSummary(
+        name=source.name,
+        title=source.title,
+        unit=source.unit,
+        licence=source.licence,
+        counts=_total(one for one in inputs if one.source == source.name),
+        rules=tuple(
+            RuleCount(name=name, mode=mode, hits=hits[name])
+            for name, mode in (modes | notes).items()
+        ),
+        lengths={name: Lengths.of(lengths[:, at]) for at, name in enumerate(FIELDS)},
+        samples=tuple(Sample.of(row, source.licence) for row in _samples(parts, results, options)),
+    )
+
+
+def _samples(parts: Sequence[StoredPart], results: Results, options: Options) -> Iterator[Row]:
+    """The kept rows of the smallest hashes, each once."""
+    smallest: dict[int, tuple[StoredPart, int]] = {}
+    for part in parts:
+        hashes = results.index["hash"][part.rows, 0]
+        kept = np.flatnonzero(results.outcomes.kept[part.rows])
+        for number in kept[np.argsort(hashes[kept], kind="stable")[:SAMPLES]].tolist():
+            smallest.setdefault(int(hashes[number]), (part, number))
+        smallest = {digest: smallest[digest] for digest in sorted(smallest)[:SAMPLES]}
+    for part, number in smallest.values():
+        sizes = results.index["size"][part.rows]
+        start = int(sizes[:number].sum(dtype=np.int64))
+        line = part.read("rows", start, int(sizes[number]))
+        if options.conversations:
+            dialogue = msgspec.json.decode(line, type=Dialogue)
+            question, answer = dialogue.messages[-2:]
+            yield Row(question.content, question.context, answer.content, dialogue.category)
+        else:
+            yield msgspec.json.decode(line, type=Row)

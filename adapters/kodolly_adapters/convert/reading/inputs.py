@@ -17,9 +17,8 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from backports import zstd
 
@@ -48,9 +47,10 @@ class Member:
     """
 
     name: str
-    open: Callable[[ExitStack], BinaryIO]  # what it opens is closed with the stack
+    path: Path | None = None  # None: standard input
+    zip_member: zipfile.ZipInfo | None = None  # in the zip at `path`
     size: int | None = None
-    asked_for: bool = True  # named by the person, not merely found in a folder
+    is_argument: bool = True  # itself, or in an archive that is; not merely in a folder that is
     skipped: str = ""  # why it is not to be read, if so
 
 
@@ -104,7 +104,7 @@ def opened(member: Member, report: Callable[[int], None] = lambda size: None) ->
     """The member's stream. Raises InputError where it cannot be opened."""
     with ExitStack() as stack:
         try:
-            file = member.open(stack)
+            file = _open(member, stack)
         except UNPACK_ERRORS as error:
             raise InputError(member.name, f"cannot be opened: {error}") from error
         yield Stream(member.name, file, report)
@@ -128,22 +128,21 @@ def members(arguments: Sequence[str]) -> Iterator[Member]:
 
 def _members(arguments: Sequence[str]) -> Iterator[Member]:
     for argument in arguments:
-        if argument == STDIN:
-            yield Member("standard input", _standard_input)
-            continue
         path = Path(argument)
-        if path.is_dir():
+        if argument == STDIN:
+            yield Member("standard input")
+        elif path.is_dir():
             own = Path(os.path.abspath(path)).name if len(arguments) > 1 else ""
             for file in _files(path):
                 name = (Path(own) / file.relative_to(path)).as_posix()
                 if file.is_dir():
-                    yield Member(name, _nothing, 0, asked_for=False, skipped=OURS)
+                    yield Member(name, file, size=0, is_argument=False, skipped=OURS)
                 else:
-                    yield from _of_file(file, name, asked_for=False)
-        elif path.exists() and not path.is_file():  # a pipe, such as the shell's <(command)
-            yield Member(path.name, partial(_pipe, path=path))
-        elif path.exists():
-            yield from _of_file(path, path.name, asked_for=True)
+                    yield from _of_file(file, name, is_argument=False)
+        elif path.is_file():
+            yield from _of_file(path, path.name, is_argument=True)
+        elif path.exists():  # a pipe, such as the shell's <(command)
+            yield Member(path.name, path)
         else:
             raise InputError(argument, "there is no such file or folder")
 
@@ -174,21 +173,20 @@ def _is_ours(folder: Path) -> bool:
     return finished or (folder / WORK / "lock").is_file()
 
 
-def _of_file(path: Path, name: str, *, asked_for: bool) -> Iterator[Member]:
+def _of_file(path: Path, name: str, *, is_argument: bool) -> Iterator[Member]:
     try:
         with path.open("rb") as stream:
             magic = stream.read(4)
     except OSError as error:
         raise InputError(name, f"cannot be opened: {error.strerror or error}") from error
     if magic in ZIP_MAGICS:
-        yield from _of_zip(path, name, asked_for=asked_for)
+        yield from _of_zip(path, name, is_argument=is_argument)
     else:
-        plain = not magic.startswith(GZIP_MAGIC) and magic != ZSTD_MAGIC
-        size = path.stat().st_size if plain else None
-        yield Member(name, partial(_file, path=path, magic=magic), size, asked_for)
+        size = None if magic.startswith(GZIP_MAGIC) or magic == ZSTD_MAGIC else path.stat().st_size
+        yield Member(name, path, size=size, is_argument=is_argument)
 
 
-def _of_zip(path: Path, name: str, *, asked_for: bool) -> Iterator[Member]:
+def _of_zip(path: Path, name: str, *, is_argument: bool) -> Iterator[Member]:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = sorted(archive.infolist(), key=lambda info: info.filename)
@@ -196,47 +194,26 @@ def _of_zip(path: Path, name: str, *, asked_for: bool) -> Iterator[Member]:
         raise InputError(name, f"is a broken zip: {error}", path.stat().st_size) from error
     for info in infos:
         parts = info.filename.split("/")
-        if info.is_dir() or any(part.startswith((".", "__MACOSX")) for part in parts):
-            continue
-        open_it = partial(_zip_member, path=path, member=info)
-        yield Member(f"{name}!{info.filename}", open_it, info.file_size, asked_for)
+        if not info.is_dir() and not any(part.startswith((".", "__MACOSX")) for part in parts):
+            yield Member(f"{name}!{info.filename}", path, info, info.file_size, is_argument)
 
 
-def _file(stack: ExitStack, path: Path, magic: bytes) -> BinaryIO:
-    return _unpacked(stack, stack.enter_context(path.open("rb")), magic)
-
-
-def _nothing(stack: ExitStack) -> BinaryIO:
-    return stack.enter_context(io.BytesIO())
-
-
-def _pipe(stack: ExitStack, path: Path) -> BinaryIO:
-    return _peeked(stack, stack.enter_context(path.open("rb")), path.name)
-
-
-def _zip_member(stack: ExitStack, path: Path, member: zipfile.ZipInfo) -> BinaryIO:
-    archive = stack.enter_context(zipfile.ZipFile(path))
-    stream = stack.enter_context(archive.open(member))
-    head = stack.enter_context(io.BufferedReader(stream))  # type: ignore[type-var]
-    return _unpacked(stack, head, head.peek(4)[:4])
-
-
-def _standard_input(stack: ExitStack) -> BinaryIO:
-    return _peeked(stack, sys.stdin.buffer, "standard input")
-
-
-def _peeked(stack: ExitStack, stream: BinaryIO, name: str) -> BinaryIO:
-    """What a stream holds that cannot be read twice."""
+def _open(member: Member, stack: ExitStack) -> BinaryIO:
+    """The member's bytes, unpacked where the first ones say gz or zst (several frames included)."""
+    stream: Any
+    if member.path is None:
+        stream = sys.stdin.buffer
+    elif member.zip_member is None:
+        stream = stack.enter_context(member.path.open("rb"))
+    else:
+        archive = stack.enter_context(zipfile.ZipFile(member.path))
+        packed: Any = stack.enter_context(archive.open(member.zip_member))
+        stream = stack.enter_context(io.BufferedReader(packed))
     magic = stream.peek(4)[:4] if isinstance(stream, io.BufferedReader) else b""
-    if magic in ZIP_MAGICS:
-        raise InputError(name, "is a zip, which needs a file: give its path instead")
-    return _unpacked(stack, stream, magic)
-
-
-def _unpacked(stack: ExitStack, stream: BinaryIO, magic: bytes) -> BinaryIO:
-    """`stream` itself, or what it holds when `magic` says gz or zst (several frames included)."""
+    if magic in ZIP_MAGICS and member.zip_member is None:  # a pipe's
+        raise InputError(member.name, "is a zip, which needs a file: give its path instead")
     if magic.startswith(GZIP_MAGIC):
-        return stack.enter_context(gzip.open(stream))  # type: ignore[return-value]
-    if magic == ZSTD_MAGIC:
-        return stack.enter_context(zstd.ZstdFile(stream))  # type: ignore[return-value]
-    return stream
+        stream = stack.enter_context(gzip.GzipFile(fileobj=stream))
+    elif magic == ZSTD_MAGIC:
+        stream = stack.enter_context(zstd.ZstdFile(stream))
+    return stream  # type: ignore[no-any-return]

@@ -7,7 +7,7 @@ import functools
 import json
 from collections.abc import Iterator
 from itertools import pairwise, zip_longest
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -15,17 +15,11 @@ from numpy.typing import NDArray
 
 from kodolly_adapters.errors import InputError
 
-from .layout import Kind
+from ..schema import Refusal
 from .source import Source, border_pattern
 
+Kind = Literal["array", "data", "lines", "object", "csv"]
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
-
-class Broken(NamedTuple):
-    """Bytes that hold no record of the source, and why."""
-
-    reason: str
-    detail: str
 
 
 class Shard(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,10 +47,10 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decode(shard: Shard, source: Source, *, keep_going: bool = False) -> list[Any]:
-    """The shard's records in order, with a Broken where one cannot be had.
+    """The shard's records in order, with a Refusal where one cannot be had.
 
-    A line of JSONL that is no JSON is Broken; inside an array it stops everything, because what follows it
-    cannot be trusted: InputError names the byte. With `keep_going` it is Broken there too. So are a CSV's
+    A line of JSONL that is no JSON is refused; inside an array it stops everything, because what follows it
+    cannot be trusted: InputError names the byte. With `keep_going` it is refused there too. So are a CSV's
     records that are not UTF-8.
     """
     if shard.kind == "csv":
@@ -101,7 +95,7 @@ def _starts(shard: Shard, source: Source) -> list[int]:
     if shard.kind == "object":
         return []
     if shard.kind == "csv":
-        return [row.start for row in _csv_rows(data)]
+        return [start for start, _, _ in _csv_rows(data)]
     if shard.kind == "lines":
         starts, position = [], 0
         for line in data.split(b"\n"):
@@ -142,7 +136,7 @@ def _as_document(shard: Shard) -> tuple[bytes, bytes, bytes]:
 
 
 def _decode_each(shard: Shard, source: Source, text: bytes) -> list[Any] | None:
-    """The records of sound JSON, those of another shape as Broken; None: it is no JSON.
+    """The records of sound JSON, those of another shape as Refusal; None: it is no JSON.
 
     By msgspec too, so that what is sound does not depend on the records beside it.
     """
@@ -151,30 +145,32 @@ def _decode_each(shard: Shard, source: Source, text: bytes) -> list[Any] | None:
     except DECODE_ERRORS:
         return None
     records = [parsed(bytes(value), source) for value in values]
-    if any(type(one) is Broken and one.reason == "not-json" for one in records):
+    if any(type(one) is Refusal and one.reason == "not-json" for one in records):
         return None  # bytes that are no UTF-8, which only a look into the record shows
     return records
 
 
 def _broken_file(shard: Shard, error: Exception, head: int, body: bytes) -> InputError:
     """The same fault with the byte where the file stops being JSON."""
-    skipped = len(shard.data) - len(body)
+    at, torn = 0, False
     if isinstance(error, json.JSONDecodeError):
         at = len(error.doc[: error.pos].encode("utf-8", "surrogatepass")) - head
-        unended = at >= len(body.rstrip()) or error.msg.startswith("Unterminated")
-        cut = shard.last and unended
-        what = "ends in the middle of a record" if cut else f"is no JSON: {error.msg}"
+        what = f"is no JSON: {error.msg}"
+        torn = at >= len(body.rstrip()) or error.msg.startswith("Unterminated")
     elif isinstance(error, UnicodeDecodeError):
         at, what = error.start - head, f"is not UTF-8: {error.reason}"
-        if shard.last and error.reason == "unexpected end of data":
-            what = "ends in the middle of a record"
+        torn = error.reason == "unexpected end of data"
     elif isinstance(error, RecursionError):
-        at, what = 0, "is nested too deeply"
+        what = "is nested too deeply"
     else:
-        at, what = 0, f"does not hold what its beginning promised: {error}"
+        what = f"does not hold what its beginning promised: {error}"
+    if torn and shard.last:
+        what = "ends in the middle of a record"
     at = min(max(at, 0), len(body))
     hint = "Fetch it again, or give --keep-going to reject what is broken and convert the rest."
-    return InputError(shard.file, f"{what}. {hint}", shard.offset + skipped + at)
+    return InputError(
+        shard.file, f"{what}. {hint}", shard.offset + len(shard.data) - len(body) + at
+    )
 
 
 def _between_borders(body: bytes, source: Source) -> list[Any]:
@@ -206,47 +202,40 @@ def parsed(text: bytes, source: Source) -> Any:
     try:
         return _decoder(source.record).decode(text)
     except msgspec.ValidationError as error:
-        return Broken("wrong-shape", str(error))
+        return Refusal("wrong-shape", str(error))
     except DECODE_ERRORS as error:
-        return Broken("not-json", str(error))
+        return Refusal("not-json", str(error))
 
 
 def _typed(value: Any, source: Source) -> Any:
     try:
         return msgspec.convert(value, source.record)
     except msgspec.ValidationError as error:
-        return Broken("wrong-shape", str(error))
-
-
-class _CsvRow(NamedTuple):
-    """One record of a CSV; `fault` says why it has no fields, `at` the byte where it shows."""
-
-    start: int
-    fields: list[str]
-    fault: str = ""
-    reason: str = ""
-    at: int = 0
+        return Refusal("wrong-shape", str(error))
 
 
 def _decode_csv(shard: Shard, source: Source, *, keep_going: bool) -> list[Any]:
     records: list[Any] = []
-    for row in _csv_rows(shard.data):
-        if row.fault and not keep_going:
-            hint = "Convert it to UTF-8, or give --keep-going to reject what is broken."
-            reason = f"is no UTF-8 CSV: {row.fault}. {hint}"
-            raise InputError(shard.file, reason, shard.offset + row.at)
-        if row.fault:
-            records.append(Broken(row.reason, row.fault))
-        elif len(row.fields) > len(shard.header):
-            detail = f"{len(row.fields)} fields where the header has {len(shard.header)}"
-            records.append(Broken("wrong-shape", detail))
+    for _, fields, at in _csv_rows(shard.data):
+        if isinstance(fields, Refusal):
+            if not keep_going:
+                hint = "Convert it to UTF-8, or give --keep-going to reject what is broken."
+                reason = f"is no UTF-8 CSV: {fields.detail}. {hint}"
+                raise InputError(shard.file, reason, shard.offset + at)
+            records.append(fields)
+        elif len(fields) > len(shard.header):
+            detail = f"{len(fields)} fields where the header has {len(shard.header)}"
+            records.append(Refusal("wrong-shape", detail))
         else:
-            records.append(_typed(dict(zip_longest(shard.header, row.fields)), source))
+            records.append(_typed(dict(zip_longest(shard.header, fields)), source))
     return records
 
 
-def _csv_rows(data: bytes) -> Iterator[_CsvRow]:
-    """Every record with the byte it starts at, whatever line ends its quotes hold; empty lines are none."""
+def _csv_rows(data: bytes) -> Iterator[tuple[int, list[str] | Refusal, int]]:
+    """The byte each record begins at, its fields or their fault, and the byte where that shows.
+
+    Line ends inside quotes are part of a record; empty lines are none.
+    """
     consumed = 0  # bytes handed to the reader
     bad: tuple[str, int] | None = None
 
@@ -269,9 +258,9 @@ def _csv_rows(data: bytes) -> Iterator[_CsvRow]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield _CsvRow(start, [], str(error), "wrong-shape", start)
+            yield start, Refusal("wrong-shape", str(error)), start
             continue
         if bad:
-            yield _CsvRow(start, [], bad[0], "not-unicode", bad[1])
+            yield start, Refusal("not-unicode", bad[0]), bad[1]
         elif fields:
-            yield _CsvRow(start, fields)
+            yield start, fields, start
