@@ -34,18 +34,15 @@ def convert_shard(shard: Shard, source: Source, options: Options) -> Part:
 
     Raises InputError, naming file and byte, where the shard's bytes cannot be read on.
     """
-    records = decode(shard, source, keep_going=options.keep_going)
-    work = _Conversion(shard, source, options, records)
-    for number, record in enumerate(records):
-        work.convert(record, number)
-    return work.part()
+    return _Conversion(shard, source, options).part()
 
 
 class _Conversion:
     """The columns of a part while they grow: one entry a kept row in each."""
 
-    def __init__(self, shard: Shard, source: Source, options: Options, records: list[Any]) -> None:
+    def __init__(self, shard: Shard, source: Source, options: Options) -> None:
         self.shard, self.source, self.options = shard, source, options
+        records = decode(shard, source, keep_going=options.keep_going)
         self.places = places(shard, source, len(records))
         modes = modes_of(options.rules, source.rules)
         self.cleaner = Cleaner(modes, options)
@@ -61,13 +58,12 @@ class _Conversion:
         self.units: list[int] = []
         self.splits: list[int] = []
         self.passages: dict[int, bytes] = {}  # long contexts, by the row's number
-        self.texts: list[list[str]] | None = None  # each row's words
-        if modes["near-duplicate"] != OFF:
-            self.texts = []
-        self.origins: list[bytes] | None = None
-        drops = (modes[rule] == DROP for rule in ("duplicate", "near-duplicate", "leakage"))
-        if options.provenance or any(drops):
-            self.origins = []
+        compares = modes["near-duplicate"] != OFF
+        self.texts: list[list[str]] | None = [] if compares else None  # each row's words
+        drops = DROP in (modes["duplicate"], modes["near-duplicate"], modes["leakage"])
+        self.origins: list[bytes] | None = [] if options.provenance or drops else None
+        for number, record in enumerate(records):
+            self.convert(record, number)
 
     def convert(self, record: Any, number: int) -> None:
         """All that the record with this number holds."""
@@ -75,8 +71,7 @@ class _Conversion:
             self.units_in += 1
             self.refuse(record, number)
             return
-        units = self.source.units
-        self.units_in += 1 if units is None else units(record)
+        self.units_in += self.source.units(record) if self.source.units else 1
         for item in self.source.drafts(record, self.options):
             if isinstance(item, Refusal):
                 self.refuse(item, number)

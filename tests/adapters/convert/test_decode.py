@@ -24,9 +24,9 @@ def shard(data: bytes, source: str = "koalpaca", **place: int) -> Shard:
 
 
 def decoded(data: bytes, source: str = "koalpaca", *, keep_going: bool = False) -> list[object]:
-    known = named(source)
-    assert known is not None
-    return decode(shard(data, source), known, keep_going=keep_going)
+    reader = named(source)
+    assert reader is not None
+    return decode(shard(data, source), reader, keep_going=keep_going)
 
 
 RECORDS = alpaca(5)
@@ -36,22 +36,29 @@ ARRAY = json.dumps(RECORDS, ensure_ascii=False).encode()
 def test_a_record_of_the_wrong_shape_is_refused_alone() -> None:
     """A number where a text belongs refuses that record and says where; its neighbours stay."""
     records = [*RECORDS[:2], {"instruction": 7, "output": "x"}, *RECORDS[2:]]
-    found = decoded(json.dumps(records).encode())
-    assert len(found) == 6
-    assert isinstance(found[2], Refusal)
-    assert found[2].reason == "wrong-shape"
-    assert "instruction" in found[2].detail
+    results = decoded(json.dumps(records).encode())
+    assert len(results) == 6
+    assert isinstance(results[2], Refusal)
+    assert results[2].reason == "wrong-shape"
+    assert "instruction" in results[2].detail
 
 
 def test_a_line_that_is_no_json_is_refused_alone() -> None:
     """In JSONL a broken line costs itself only."""
     lines = [json.dumps(record).encode() for record in RECORDS]
-    found = decoded(b"\n".join([lines[0], lines[1], lines[2][:-5], b"\xff\xfe", *lines[3:]]))
-    assert [getattr(one, "reason", "") for one in found] == ["", "", "not-json", "not-json", "", ""]
+    results = decoded(b"\n".join([lines[0], lines[1], lines[2][:-5], b"\xff\xfe", *lines[3:]]))
+    assert [getattr(one, "reason", "") for one in results] == [
+        "",
+        "",
+        "not-json",
+        "not-json",
+        "",
+        "",
+    ]
 
 
 @pytest.mark.parametrize(
-    ("spoil", "where", "said"),
+    ("spoil", "where", "message"),
     [
         (lambda data: data[: len(data) // 2], lambda data: len(data) // 2, "ends in the middle"),
         (
@@ -62,10 +69,10 @@ def test_a_line_that_is_no_json_is_refused_alone() -> None:
         (lambda data: data[:40] + b"\xff" + data[41:], lambda data: 40, "is not UTF-8"),
     ],
 )
-def test_a_broken_array_names_its_byte(spoil: object, where: object, said: str) -> None:
+def test_a_broken_array_names_its_byte(spoil: object, where: object, message: str) -> None:
     """A file cut short, damaged or not UTF-8 stops with its name and the byte offset of the fault."""
     data = spoil(ARRAY)  # type: ignore[operator]
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         decoded(data)
     assert caught.value.offset is not None
     assert abs(caught.value.offset - where(ARRAY)) <= 3  # type: ignore[operator]
@@ -75,8 +82,8 @@ def test_a_broken_array_names_its_byte(spoil: object, where: object, said: str) 
 def test_keep_going_saves_what_is_whole() -> None:
     """With --keep-going the records around the damage are kept and the damage is refused."""
     data = ARRAY.replace(b'"output"', b'"output', 1)
-    found = decoded(data, keep_going=True)
-    assert [type(one).__name__ for one in found] == ["Refusal", *["AlpacaRecord"] * 4]
+    results = decoded(data, keep_going=True)
+    assert [type(one).__name__ for one in results] == ["Refusal", *["AlpacaRecord"] * 4]
     cut = decoded(ARRAY[:-30], keep_going=True)
     assert [type(one).__name__ for one in cut] == [*["AlpacaRecord"] * 4, "Refusal"]
 
@@ -91,9 +98,9 @@ def test_squad_files_may_have_keys_before_and_after_data() -> None:
     """`version` before or after `data`, or none, makes no difference."""
     value = korquad1(3)
     forms = [value, {"data": value["data"], "version": "x"}, {"data": value["data"]}]
-    found = [decoded(json.dumps(form).encode(), "korquad1") for form in forms]
-    assert found[0] == found[1] == found[2]
-    assert len(found[0]) == 3
+    results = [decoded(json.dumps(form).encode(), "korquad1") for form in forms]
+    assert results[0] == results[1] == results[2]
+    assert len(results[0]) == 3
 
 
 def test_an_input_error_crosses_processes_whole() -> None:
@@ -126,8 +133,8 @@ def test_a_csv_record_knows_its_byte_and_line() -> None:
     source = named("chatbot-data")
     assert source is not None
     shard = csv_shard(CSV)
-    found = decode(shard, source)
-    where = places(shard, source, len(found)).tolist()
+    results = decode(shard, source)
+    where = places(shard, source, len(results)).tolist()
     assert [line for _, line in where] == [2, 5, 6, 7]
     starts = ['"두', "하나,", "깨진", "짧다,"]
     assert all(
@@ -139,9 +146,9 @@ def test_a_csv_row_with_too_many_fields_is_refused() -> None:
     """A row with more fields than the header loses none of them silently; one with fewer has no label."""
     source = named("chatbot-data")
     assert source is not None
-    found = decode(csv_shard(CSV), source)
-    assert found[1] == Refusal("wrong-shape", "4 fields where the header has 3")
-    assert [(one.Q, one.A, one.label) for one in (found[0], found[3])] == [
+    results = decode(csv_shard(CSV), source)
+    assert results[1] == Refusal("wrong-shape", "4 fields where the header has 3")
+    assert [(one.Q, one.A, one.label) for one in (results[0], results[3])] == [
         ("두\n줄", "답", "0"),
         ("짧다", "답", None),
     ]
@@ -155,5 +162,5 @@ def test_a_csv_that_is_not_utf8_is_saved_line_by_line() -> None:
     with pytest.raises(InputError, match="is no UTF-8 CSV") as caught:
         decode(csv_shard(data), source)
     assert caught.value.offset == data.index("깨진".encode("cp949"))
-    found = decode(csv_shard(data), source, keep_going=True)
-    assert [getattr(one, "reason", "") for one in found] == ["", "wrong-shape", "not-unicode", ""]
+    results = decode(csv_shard(data), source, keep_going=True)
+    assert [getattr(one, "reason", "") for one in results] == ["", "wrong-shape", "not-unicode", ""]

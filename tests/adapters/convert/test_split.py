@@ -71,8 +71,8 @@ def test_text_that_looks_like_a_border_is_none(
         data = json.dumps(records, ensure_ascii=ascii_only).encode()
     except UnicodeEncodeError:  # lone surrogates have no UTF-8
         data = json.dumps(records).encode()
-    found = [record for shard in shards(data, source, size) for record in decode(shard, source)]
-    assert [(r.instruction, r.output) for r in found] == [
+    results = [record for shard in shards(data, source, size) for record in decode(shard, source)]
+    assert [(r.instruction, r.output) for r in results] == [
         (record["instruction"], record["output"]) for record in records
     ]
 
@@ -83,8 +83,8 @@ def test_lines_are_cut_at_line_ends(mark: str, ending: str) -> None:
     """JSONL with or without a byte order mark, LF or CRLF, is cut between lines only."""
     source = source_named("koalpaca")
     data = (mark + "".join(json.dumps(r, ensure_ascii=False) + ending for r in alpaca(30))).encode()
-    found = [r for shard in shards(data, source, 500) for r in decode(shard, source)]
-    assert [r.output for r in found] == [r["output"] for r in alpaca(30)]
+    results = [r for shard in shards(data, source, 500) for r in decode(shard, source)]
+    assert [r.output for r in results] == [r["output"] for r in alpaca(30)]
 
 
 def test_quoted_line_ends_do_not_tear_a_csv_record() -> None:
@@ -95,8 +95,10 @@ def test_quoted_line_ends_do_not_tear_a_csv_record() -> None:
         '"{}","{}",0\r\n'.format(q.replace('"', '""'), a) for q, a in rows
     )
     for size in (40, 100, 1_000_000):
-        found = [r for shard in shards(text.encode(), source, size) for r in decode(shard, source)]
-        assert [(r.Q, r.A) for r in found] == rows
+        results = [
+            r for shard in shards(text.encode(), source, size) for r in decode(shard, source)
+        ]
+        assert [(r.Q, r.A) for r in results] == rows
 
 
 @pytest.mark.parametrize("indent", [None, 1])

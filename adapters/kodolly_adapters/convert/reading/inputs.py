@@ -50,7 +50,7 @@ class Member:
     path: Path | None = None  # None: standard input
     zip_member: zipfile.ZipInfo | None = None  # in the zip at `path`
     size: int | None = None
-    is_argument: bool = True  # itself, or in an archive that is; not merely in a folder that is
+    is_argument: bool = True  # given by name (or in an archive that was), not found in a folder
     skipped: str = ""  # why it is not to be read, if so
 
 
