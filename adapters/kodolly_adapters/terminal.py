@@ -39,12 +39,12 @@ class Progress:
     def restart(self, total: int | None) -> None:
         """Count from nothing again, to `total`."""
         self.total, self.done = total, 0
-        self._started = self._last_line = time.monotonic()
+        self._start_time = self._last_line = time.monotonic()
 
     @property
     def seconds(self) -> float:
         """Seconds since the start."""
-        return time.monotonic() - self._started
+        return time.monotonic() - self._start_time
 
     def add(self, count: int) -> None:
         """`count` more units are done."""

@@ -57,28 +57,28 @@ def compare_answers(plan: Plan, out: Path) -> dict[str, Any]:
 
     prompts = _prompts(plan, out)
     with torch.no_grad():
-        merged = generate_answers(_load(out), prompts)
+        merged_answers = generate_answers(_load(out), prompts)
         gc.collect()  # frees the merged model before the base is loaded
         base = _load(plan.base.directory)
         if base.get_input_embeddings().weight.shape[0] != plan.vocabulary:
             base.resize_token_embeddings(plan.vocabulary, mean_resizing=False)
         model = PeftModel.from_pretrained(base, str(plan.adapter)).eval()
-        with_adapter = predict_answers(model, prompts, merged.tokens)
-    return judge_answers(merged, with_adapter, plan.dtype)
+        adapter_answers = predict_answers(model, prompts, merged_answers.tokens)
+    return judge_answers(merged_answers, adapter_answers, plan.dtype)
 
 
-def judge_answers(merged: Answers, with_adapter: Answers, dtype: str) -> dict[str, Any]:
-    """compare_answers for answers already computed: `merged` generated them, `with_adapter` is base + adapter."""
-    gap = (merged.logits - with_adapter.logits).abs()
-    share = math.sqrt(float(gap.pow(2).mean()) / max(float(with_adapter.logits.var()), 1e-30))
+def judge_answers(merged_answers: Answers, adapter_answers: Answers, dtype: str) -> dict[str, Any]:
+    """compare_answers for answers already computed: those of the merged model and of base + adapter."""
+    gap = (merged_answers.logits - adapter_answers.logits).abs()
+    share = math.sqrt(float(gap.pow(2).mean()) / max(float(adapter_answers.logits.var()), 1e-30))
     if not share <= MAX_DIFFERENCE.get(dtype, 1e-3):
         raise OutputError(f"the logits differ by {share:.1%} of their spread")
-    differences = (merged.tokens != with_adapter.tokens).nonzero().tolist()
+    differences = (merged_answers.tokens != adapter_answers.tokens).nonzero().tolist()
     for prompt, position in differences:
-        best = with_adapter.logits[prompt, position].topk(2).values
+        best = adapter_answers.logits[prompt, position].topk(2).values
         if float(best[0] - best[1]) > 2 * float(gap[prompt, position].max()):
             raise OutputError(f"greedy answers to prompt {prompt} part after {position} tokens")
-    equal = merged.tokens.numel() - len(differences)
+    equal = merged_answers.tokens.numel() - len(differences)
     return {"tokens": equal, "ties": len(differences), "logits": float(f"{share:.3g}")}
 
 
@@ -90,7 +90,7 @@ def available_memory(meminfo: Path, cgroup: Path) -> int:
         return 0
     free_bytes = int(kib[1]) * 1024 if kib else 0
     try:
-        limit, used = (
+        limit, usage = (
             int((cgroup / f"memory.{name}").read_text(encoding="ascii"))
             for name in ("max", "current")
         )
@@ -98,7 +98,7 @@ def available_memory(meminfo: Path, cgroup: Path) -> int:
     except (OSError, ValueError):  # no container, or "max": no limit
         return free_bytes
     page_cache = re.search(r"^file (\d+)", stat, re.MULTILINE)
-    return min(free_bytes, limit - used + int(page_cache[1] if page_cache else 0))
+    return min(free_bytes, limit - usage + int(page_cache[1] if page_cache else 0))
 
 
 def generate_answers(

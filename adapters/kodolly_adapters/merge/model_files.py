@@ -96,9 +96,12 @@ def _read_tokenizer(directory: Path, from_adapter: bool) -> TokenizerInfo:
             tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         except Exception as error:  # noqa: BLE001 - the library raises no narrower kind
             raise AdapterError(f"{directory / 'tokenizer.json'}: {error}") from None
-        added = tokenizer.get_added_tokens_decoder()
-        ids |= {token.content: number for number, token in added.items()}
-        size = max([tokenizer.get_vocab_size(with_added_tokens=False) - 1, *added], default=-1) + 1
+        added_tokens = tokenizer.get_added_tokens_decoder()
+        ids |= {token.content: number for number, token in added_tokens.items()}
+        size = (
+            max([tokenizer.get_vocab_size(with_added_tokens=False) - 1, *added_tokens], default=-1)
+            + 1
+        )
         for text in names.values():
             if (number := tokenizer.token_to_id(text)) is not None:
                 ids[text] = number
