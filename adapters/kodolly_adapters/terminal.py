@@ -1,4 +1,4 @@
-"""How far a command is: a bar where a person watches, a line now and then where nobody does."""
+"""Show a command's progress: a bar on a terminal, else a line every LINE_INTERVAL seconds."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ LINE_INTERVAL = 10.0  # seconds between lines where standard error is no termina
 
 
 class Progress:
-    """Counts `unit`s done of `total` (None: not known) for `kodolly COMMAND`; silent unless `show`.
+    """Counts the units of work that `kodolly COMMAND` has done, of `total` (None: not known).
 
+    It prints nothing unless `show`.
     A unit "B" is bytes, shown as MB. `total` may be set again while the work goes on.
     """
 
@@ -38,12 +39,12 @@ class Progress:
     def restart(self, total: int | None) -> None:
         """Count from nothing again, to `total`."""
         self.total, self.done = total, 0
-        self._started = self._last_line = time.monotonic()
+        self._start_time = self._last_line = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """Time since the start."""
-        return time.monotonic() - self._started
+        """Seconds since the start."""
+        return time.monotonic() - self._start_time
 
     def add(self, count: int) -> None:
         """`count` more units are done."""
@@ -61,7 +62,7 @@ class Progress:
         self._note = text
 
     def say(self, text: str) -> None:
-        """Print a line of its own; a bar on the screen ends first."""
+        """Remove the bar, then print `text` on a line of its own."""
         self.close()
         if self._show:
             sys.stderr.write(f"kodolly {self._command}: {text}\n")
@@ -101,7 +102,5 @@ class Progress:
 
     def _amount(self, count: float) -> str:
         number, name = (count / 1e6, "MB") if self._unit == "B" else (count, f"{self._unit}s")
-        slow = (
-            isinstance(count, float) and number < 10
-        )  # a rate, of which the whole part says little
-        return f"{number:,.{int(slow)}f} {name}"
+        decimals = 1 if isinstance(count, float) and number < 10 else 0  # 1 for a low rate
+        return f"{number:,.{decimals}f} {name}"

@@ -21,7 +21,7 @@ from .errors import TemplateError
 
 
 class GenerationTag(Extension):
-    """`{% generation %}` marks what a model learns; for a prompt it is its body."""
+    """`{% generation %}` marks the text a model is trained on; in a prompt, its body is rendered as if unmarked."""
 
     tags = {"generation"}  # noqa: RUF012 - the name and form jinja2 asks for
 

@@ -18,7 +18,7 @@ def test_slow_rates_have_a_decimal(
     """Three steps in two seconds are 1.5 steps/s, not 2 or 0."""
     monkeypatch.setattr(terminal, "LINE_INTERVAL", 0.0)
     with terminal.Progress("train", 4_000_000, unit="step") as progress:
-        progress._started -= 2
+        progress._start_time -= 2
         progress.add(steps)
     line = capsys.readouterr().err
     assert re.search(rf"kodolly train: {steps:,} steps of 4,000,000 steps, {rate}, ", line), line

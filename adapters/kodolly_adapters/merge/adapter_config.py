@@ -1,4 +1,4 @@
-"""adapter_config.json, read strictly: what decides the arithmetic; every setting not understood is refused."""
+"""Read the settings that merging needs from adapter_config.json; refuse any other that could change the result."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from kodolly_adapters.errors import AdapterError
 CONFIG = "adapter_config.json"
 RUN = "run.json"  # what `kodolly train` leaves beside its adapter/
 # Values of init_lora_weights that leave the base's weights as they are.
-STARTS_FROM_BASE = (True, False, "gaussian", "eva", "orthogonal")
+LEAVES_BASE_UNCHANGED = (True, False, "gaussian", "eva", "orthogonal")
 # Architectures whose Conv1D layers keep their weight the other way round: (in, out).
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-# Keys beside AdapterConfig's fields that do not change the merged weights.
+# Keys beside AdapterConfig's fields that merging need not read: they do not change the merged weights,
+# or the adapter's tensors already show what they say (bias, modules_to_save), or _refuse checks them.
 # fmt: off
-HARMLESS_KEYS = frozenset((
+UNREAD_KEYS = frozenset((
     "auto_mapping", "bias", "ensure_weight_tying", "eva_config", "inference_mode", "init_lora_weights",
     "layers_pattern", "lora_bias", "lora_dropout", "megatron_core", "modules_to_save", "peft_type",
     "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
@@ -48,14 +49,14 @@ class AdapterConfig(msgspec.Struct, frozen=True):
     trainable_token_indices: dict[str, list[int]] | list[int] | None = None
 
     def scale(self, module: str, rank: int) -> float:
-        """The factor of B @ A in `module`. Raises AdapterError where the config gives it another rank."""
-        configured = _pattern(self.rank_pattern, module, self.r)
-        if configured != rank:
+        """The factor of B @ A in `module`. Raises AdapterError where its config has another rank than `rank`."""
+        config_rank = _pattern_value(self.rank_pattern, module, self.r)
+        if config_rank != rank:
             raise AdapterError(
-                f"{module}: its lora_A has rank {rank}, {CONFIG} says {configured}: "
+                f"{module}: its lora_A has rank {rank}, {CONFIG} says {config_rank}: "
                 "files of two adapters are mixed"
             )
-        alpha: float = _pattern(self.alpha_pattern, module, self.lora_alpha)
+        alpha: float = _pattern_value(self.alpha_pattern, module, self.lora_alpha)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
     def is_target(self, module: str) -> bool:
@@ -66,9 +67,9 @@ class AdapterConfig(msgspec.Struct, frozen=True):
 
 
 def adapter_folders(adapter: Path) -> list[Path]:
-    """Where files of the adapter may be: its folder, and the training run's around it."""
-    around = adapter.resolve().parent
-    return [adapter, around] if (around / RUN).is_file() else [adapter]
+    """Folders where the adapter's files may be: its own, and its parent if `kodolly train` wrote that."""
+    parent = adapter.resolve().parent
+    return [adapter, parent] if (parent / RUN).is_file() else [adapter]
 
 
 def read_adapter_config(directory: Path, model_type: str) -> AdapterConfig:
@@ -92,13 +93,13 @@ def read_adapter_config(directory: Path, model_type: str) -> AdapterConfig:
 
 
 def _refuse(config: Mapping[str, Any], path: Path, model_type: str) -> None:
-    if (kind := config.get("peft_type")) != "LORA":
-        raise AdapterError(f"{path}: peft_type is {kind}; only LORA adapters can be merged")
-    start = config.get("init_lora_weights", True)
-    if start not in STARTS_FROM_BASE:
+    if (peft_type := config.get("peft_type")) != "LORA":
+        raise AdapterError(f"{path}: peft_type is {peft_type}; only LORA adapters can be merged")
+    initialisation = config.get("init_lora_weights", True)
+    if initialisation not in LEAVES_BASE_UNCHANGED:
         raise AdapterError(
-            f'{path}: init_lora_weights "{start}" changed the base before training, so this adapter '
-            "fits no base as published. Save it again with PEFT's "
+            f'{path}: init_lora_weights "{initialisation}" changed the base before training, so this '
+            "adapter fits no base as published. Save it again with PEFT's "
             "save_pretrained(..., path_initial_model_for_weight_conversion=...), then merge that"
         )
     if config.get("fan_in_fan_out") and model_type not in CONV1D_MODELS:
@@ -107,11 +108,11 @@ def _refuse(config: Mapping[str, Any], path: Path, model_type: str) -> None:
             "Set it to false (PEFT itself ignores it there)"
         )
     for key, value in config.items():
-        if value and key not in HARMLESS_KEYS.union(AdapterConfig.__struct_fields__):
+        if value and key not in UNREAD_KEYS.union(AdapterConfig.__struct_fields__):
             raise AdapterError(f"{path}: {key} = {json.dumps(value)[:80]} cannot be merged here")
 
 
-def _pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+def _pattern_value(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     """The value of the first pattern that matches the end of `module`'s name, as PEFT chooses it."""
     matches = (patterns[p] for p in patterns if re.match(rf"(.*\.)?({p})$", module))
     return next(matches, default)

@@ -17,24 +17,24 @@ from kodolly_adapters.terminal import Progress
 from .arithmetic import MergedRows, one_thread, pieces
 from .plan import FLAGS, Dtype, Output, make_plan
 
-SKETCH = 160  # columns of the random projection: ranks up to about this can be measured
-MARGIN = 1.6  # a direction counts when it is this much above what rounding alone makes
-# Bits of the fraction: what rounding to the dtype costs a value between 1 and 2 is 2^-bits / sqrt(12) rms.
+SKETCH = 160  # columns of the random projection; ranks up to 0.9 times this can be measured
+MARGIN = 1.6  # a singular value counts above this many times what rounding alone makes
+# Bits of the fraction. Rounding a value between 1 and 2 to the dtype makes an error of 2^-bits / sqrt(12) (rms).
 FRACTION = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7}
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One tensor that is not the same. Sizes are root mean squares over all of its values."""
+    """One tensor that differs. Rms: the root mean square over the rows that both models have."""
 
     name: str
     shape: tuple[int, ...]
     kind: str  # "changed", "cast" (the same values in another dtype), "new", "gone", "resized"
-    delta: float = 0.0  # of the change
-    share: float = 0.0  # of the change, by the base's values
-    largest: float = 0.0
-    rows: int = 0  # rows that changed
-    rank: int | None = None  # of the change; None: not low, or not a matrix
+    delta: float = 0.0  # rms of the change
+    share: float = 0.0  # rms of the change divided by that of the base's values
+    largest: float = 0.0  # largest absolute change of one value
+    rows: int = 0  # number of rows that changed
+    rank: int | None = None  # of the change; None: too high to measure, or no matrix of floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +66,15 @@ def compare(base: Path, merged: Path, adapter: Path | None, *, quiet: bool = Fal
     size = sum(tensor.size for tensor in after.values())
     with (
         one_thread(),
-        Reader() as reads_base,
-        Reader() as reads_merged,
+        Reader() as base_reader,
+        Reader() as merged_reader,
         Progress("merge", size, show=not quiet) as progress,
     ):
         for name in names:
             old, new = before.get(name), after.get(name)
-            if plan and not _is_predicted(outputs.get(name), new, reads_base, reads_merged):
+            if plan and not _is_predicted(outputs.get(name), new, base_reader, merged_reader):
                 wrong.append(name)
-            if difference := _difference(name, old, new, reads_base, reads_merged):
+            if difference := _difference(name, old, new, base_reader, merged_reader):
                 differences.append(difference)
             progress.add(new.size if new else 0)
     equal = len(names) - len(differences)
@@ -88,17 +88,18 @@ def report(comparison: Comparison) -> list[str]:
     if differences:
         columns = ("change rms", "of base", "largest", "rows", "rank")
         lines.append("{:>10} {:>8} {:>8} {:>7} {:>5}  tensor".format(*columns))
-    for one in differences:
-        no_rank = "full" if len(one.shape) == 2 else "-"
+    for difference in differences:
+        no_rank = "full" if len(difference.shape) == 2 else "-"
         figures = (
-            f"{one.delta:>10.3g} {one.share:>8.2%} {one.largest:>8.3g} {one.rows:>7,} "
-            f"{no_rank if one.rank is None else one.rank:>5}"
+            f"{difference.delta:>10.3g} {difference.share:>8.2%} {difference.largest:>8.3g} "
+            f"{difference.rows:>7,} "
+            f"{no_rank if difference.rank is None else difference.rank:>5}"
         )
-        if one.kind in ("new", "gone", "cast"):
-            figures = f"{one.kind:>42}"
-        resized = " resized" if one.kind == "resized" else ""
-        mark = "  (not the adapter's)" if one.name in wrong else ""
-        lines.append(f"{figures}  {one.name} {list(one.shape)}{resized}{mark}")
+        if difference.kind in ("new", "gone", "cast"):
+            figures = f"{difference.kind:>42}"
+        resized = " resized" if difference.kind == "resized" else ""
+        mark = "  (not what the adapter makes)" if difference.name in wrong else ""
+        lines.append(f"{figures}  {difference.name} {list(difference.shape)}{resized}{mark}")
     lines.append(
         f"{len(differences):,} tensors differ, {comparison.equal:,} are equal to the last bit"
     )
@@ -111,32 +112,34 @@ def report(comparison: Comparison) -> list[str]:
 
 
 def _dtype_flag(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Dtype:
-    """The --dtype that the merged model was made with, by its tensors."""
-    cast = {new.dtype for name, new in after.items() if new.dtype != before.get(name, new).dtype}
-    return next((flag for flag, dtype in FLAGS.items() if dtype in cast), "same")
+    """The --dtype of the merge, inferred from the tensors whose dtype changed."""
+    new_dtypes = {
+        new.dtype for name, new in after.items() if new.dtype != before.get(name, new).dtype
+    }
+    return next((flag for flag, dtype in FLAGS.items() if dtype in new_dtypes), "same")
 
 
 def _is_predicted(
-    output: Output | None, tensor: Tensor | None, reads_base: Reader, reads_merged: Reader
+    output: Output | None, tensor: Tensor | None, base_reader: Reader, merged_reader: Reader
 ) -> bool:
-    """Whether `tensor` holds exactly what merging makes; both None: no tensor is right."""
+    """Whether `tensor` holds exactly what merging makes. None: no such tensor; both None is right too."""
     if output is None or tensor is None:
         return output is None and tensor is None
     target = output.target
     if (target.shape, target.dtype) != (tensor.shape, tensor.dtype):
         return False
-    merged = MergedRows(output, reads_base)
+    predicted = MergedRows(output, base_reader)
     return all(
         torch.equal(
-            merged.rows(first, last).view(torch.uint8),
-            reads_merged.rows(tensor, first, last).view(torch.uint8),
+            predicted.rows(first, last).view(torch.uint8),
+            merged_reader.rows(tensor, first, last).view(torch.uint8),
         )
         for first, last in pieces(target.rows, target.width)
     )
 
 
 def _difference(
-    name: str, old: Tensor | None, new: Tensor | None, reads_base: Reader, reads_merged: Reader
+    name: str, old: Tensor | None, new: Tensor | None, base_reader: Reader, merged_reader: Reader
 ) -> Difference | None:
     """What differs between a tensor of the base and of the merged model; None where nothing does."""
     if new is None or old is None:
@@ -149,17 +152,17 @@ def _difference(
     projection = _projection(old)
     sketch: list[torch.Tensor] = []
     for first, last in pieces(min(old.rows, new.rows), old.width):
-        before = reads_base.rows(old, first, last).to(torch.float32)
-        after = reads_merged.rows(new, first, last).to(torch.float32)
+        before = base_reader.rows(old, first, last).to(torch.float32)
+        after = merged_reader.rows(new, first, last).to(torch.float32)
         delta = after - before
         squares += float(delta.flatten().dot(delta.flatten()))
         base_squares += float(before.flatten().dot(before.flatten()))
         largest = max(largest, float(delta.abs().max()))
-        changed = (delta != 0).any(dim=1)
-        rows = int(changed.sum())
-        changed_rows += rows
-        if projection is not None and rows:
-            noise += _rounding_noise(after[changed], new.dtype)
+        row_changed = (delta != 0).any(dim=1)
+        count = int(row_changed.sum())
+        changed_rows += count
+        if projection is not None and count:
+            noise += _rounding_noise(after[row_changed], new.dtype)
             sketch.append(delta @ projection)
     resized = old.shape != new.shape
     if not changed_rows and not resized:
@@ -177,7 +180,10 @@ def _difference(
 
 
 def _projection(tensor: Tensor) -> torch.Tensor | None:
-    """A thin random matrix, (width, columns): a change times this keeps its rank. None for no matrix of floats."""
+    """A random matrix, (width, columns): a change times this keeps its rank, up to `columns`.
+
+    None where `tensor` is not a matrix of floats.
+    """
     if len(tensor.shape) != 2 or tensor.dtype not in FLOATS:
         return None
     seed = torch.Generator().manual_seed(0)
@@ -185,17 +191,18 @@ def _projection(tensor: Tensor) -> torch.Tensor | None:
 
 
 def _rounding_noise(values: torch.Tensor, dtype: str) -> float:
-    """The sum of squares of the errors that rounding `values` to `dtype` makes on average."""
+    """The sum of the squared errors expected from rounding `values` to `dtype`."""
     _, exponent = torch.frexp(values)  # value = fraction in [0.5, 1) * 2^exponent
     step = torch.exp2((exponent - 1 - FRACTION.get(dtype, 23)).to(torch.float32))
     return float(step.flatten().dot(step.flatten())) / 12
 
 
 def _rank(sketch: torch.Tensor, noise: float, rows: int) -> int | None:
-    """How many directions a change has beyond rounding noise; None where it is no low rank.
+    """The rank of a change: its singular values above rounding noise. None where it is too high to measure.
 
-    `sketch` is the change times `_projection`; `noise` a row's sum of squares. Noise of deviation e in every value
-    makes singular values of at most about e * sqrt(width) * (sqrt(rows) + sqrt(columns)) in the sketch.
+    `sketch` is the change times `_projection`; `noise` is the sum of a row's squared rounding errors, on average.
+    Errors of standard deviation e in every value make singular values of at most about
+    e * sqrt(width) * (sqrt(rows) + sqrt(columns)) in the sketch.
     """
     values = torch.linalg.svdvals(sketch)
     floor = MARGIN * math.sqrt(noise) * (math.sqrt(rows) + math.sqrt(sketch.shape[1]))

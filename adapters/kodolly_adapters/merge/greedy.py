@@ -14,17 +14,20 @@ from kodolly_adapters.errors import OutputError
 
 from .plan import Plan
 
-NEW_TOKENS = 16  # of an answer
+NEW_TOKENS = 16  # tokens of each answer
 PROMPTS = (
     "안녕하세요? 자기소개를 해 주세요.",
     "대한민국의 수도는 어디인가요?",
     "The capital of Korea is",
     "다음 문장을 요약해 주세요: 한강은 서울을 가로질러 흐르는 강이다.",
 )
-# Logits' rms difference as a share of their spread that rounding explains, generously.
-ALLOWED = {"F32": 1e-3, "F16": 3e-2, "BF16": 2e-1}
-SMALL = 128 << 20  # bytes in float32 of a model that is always loaded
-MEMORY_SHARE = 0.6  # of what is free, for a larger model in float32
+# By dtype, the largest difference that rounding can explain: rms of the logits' differences, divided by the
+# logits' standard deviation.
+MAX_DIFFERENCE = {"F32": 1e-3, "F16": 3e-2, "BF16": 2e-1}
+# A model of up to SMALL_MODEL bytes in float32 is always loaded; a larger one only if it takes at most
+# MEMORY_SHARE of the free memory.
+SMALL_MODEL = 128 << 20
+MEMORY_SHARE = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,69 +39,69 @@ class Answers:
 
 
 def compare_answers(plan: Plan, out: Path) -> dict[str, Any]:
-    """A verdict's tokens, ties and logits; or why it was "skipped". Raises OutputError where answers differ.
+    """`tokens`, `ties` and `logits` of a Verdict, or `skipped` with the reason.
 
-    The merged model writes its greedy answers; base + adapter reads them in one pass and must have chosen each
-    token itself: then its own greedy answers are the same.
+    The merged model generates greedy answers. Base + adapter reads them in one pass. Where it ranks each of their
+    tokens first, it would have generated the same answers. Raises OutputError where the answers differ.
     """
     import torch
 
-    need = 4 * sum(math.prod(output.target.shape) for output in plan.outputs)
-    free = available_memory(Path("/proc/meminfo"), Path("/sys/fs/cgroup"))
-    if need > SMALL and need > MEMORY_SHARE * free:
+    needed_bytes = 4 * sum(math.prod(output.target.shape) for output in plan.outputs)
+    free_bytes = available_memory(Path("/proc/meminfo"), Path("/sys/fs/cgroup"))
+    if needed_bytes > SMALL_MODEL and needed_bytes > MEMORY_SHARE * free_bytes:
         return {
-            "skipped": f"in float32 the model needs {need / 1e9:,.1f} GB of memory, "
-            f"{free / 1e9:,.1f} GB are free"
+            "skipped": f"in float32 the model needs {needed_bytes / 1e9:,.1f} GB of memory, "
+            f"{free_bytes / 1e9:,.1f} GB are free"
         }
     from peft import PeftModel
 
     prompts = _prompts(plan, out)
     with torch.no_grad():
-        merged = write_answers(_load(out), prompts)
-        gc.collect()  # of the merged model, before the base is loaded
+        merged_answers = generate_answers(_load(out), prompts)
+        gc.collect()  # frees the merged model before the base is loaded
         base = _load(plan.base.directory)
         if base.get_input_embeddings().weight.shape[0] != plan.vocabulary:
             base.resize_token_embeddings(plan.vocabulary, mean_resizing=False)
         model = PeftModel.from_pretrained(base, str(plan.adapter)).eval()
-        adapted = read_answers(model, prompts, merged.tokens)
-    return judge_answers(merged, adapted, plan.dtype)
+        adapter_answers = predict_answers(model, prompts, merged_answers.tokens)
+    return judge_answers(merged_answers, adapter_answers, plan.dtype)
 
 
-def judge_answers(merged: Answers, adapted: Answers, dtype: str) -> dict[str, Any]:
-    """compare_answers for what the merged model wrote and base + adapter would have written."""
-    gap = (merged.logits - adapted.logits).abs()
-    share = math.sqrt(float(gap.pow(2).mean()) / max(float(adapted.logits.var()), 1e-30))
-    if not share <= ALLOWED.get(dtype, 1e-3):
+def judge_answers(merged_answers: Answers, adapter_answers: Answers, dtype: str) -> dict[str, Any]:
+    """compare_answers for answers already computed: those of the merged model and of base + adapter."""
+    gap = (merged_answers.logits - adapter_answers.logits).abs()
+    share = math.sqrt(float(gap.pow(2).mean()) / max(float(adapter_answers.logits.var()), 1e-30))
+    if not share <= MAX_DIFFERENCE.get(dtype, 1e-3):
         raise OutputError(f"the logits differ by {share:.1%} of their spread")
-    different = (merged.tokens != adapted.tokens).nonzero().tolist()
-    for prompt, place in different:
-        best = adapted.logits[prompt, place].topk(2).values
-        if float(best[0] - best[1]) > 2 * float(gap[prompt, place].max()):
-            raise OutputError(f"greedy answers to prompt {prompt} part after {place} tokens")
-    equal = merged.tokens.numel() - len(different)
-    return {"tokens": equal, "ties": len(different), "logits": float(f"{share:.3g}")}
+    differences = (merged_answers.tokens != adapter_answers.tokens).nonzero().tolist()
+    for prompt, position in differences:
+        best = adapter_answers.logits[prompt, position].topk(2).values
+        if float(best[0] - best[1]) > 2 * float(gap[prompt, position].max()):
+            raise OutputError(f"greedy answers to prompt {prompt} part after {position} tokens")
+    equal = merged_answers.tokens.numel() - len(differences)
+    return {"tokens": equal, "ties": len(differences), "logits": float(f"{share:.3g}")}
 
 
 def available_memory(meminfo: Path, cgroup: Path) -> int:
-    """Bytes that can be taken without swapping, by the machine and by its container's limit; 0 if unknown."""
+    """Free memory in bytes, without swapping: the machine's, or less where its container allows less. 0: unknown."""
     try:
         kib = re.search(r"MemAvailable:\s*(\d+)", meminfo.read_text(encoding="ascii"))
     except OSError:
         return 0
-    free = int(kib[1]) * 1024 if kib else 0
+    free_bytes = int(kib[1]) * 1024 if kib else 0
     try:
-        limit, used = (
+        limit, usage = (
             int((cgroup / f"memory.{name}").read_text(encoding="ascii"))
             for name in ("max", "current")
         )
         stat = (cgroup / "memory.stat").read_text(encoding="ascii")
     except (OSError, ValueError):  # no container, or "max": no limit
-        return free
-    cached = re.search(r"^file (\d+)", stat, re.MULTILINE)
-    return min(free, limit - used + int(cached[1] if cached else 0))
+        return free_bytes
+    page_cache = re.search(r"^file (\d+)", stat, re.MULTILINE)
+    return min(free_bytes, limit - usage + int(page_cache[1] if page_cache else 0))
 
 
-def write_answers(
+def generate_answers(
     model: Any, prompts: Sequence[Sequence[int]], new_tokens: int = NEW_TOKENS
 ) -> Answers:
     """The model's greedy answers to prompts (token ids) of one length."""
@@ -115,8 +118,8 @@ def write_answers(
     return Answers(torch.stack(tokens, dim=1), torch.stack(logits, dim=1))
 
 
-def read_answers(model: Any, prompts: Sequence[Sequence[int]], tokens: Any) -> Answers:
-    """What the model would have written in the place of each of the `tokens`, (prompts, new tokens)."""
+def predict_answers(model: Any, prompts: Sequence[Sequence[int]], tokens: Any) -> Answers:
+    """For each of `tokens` (prompts, new tokens): the token the model itself ranks first there, and its logits."""
     import torch
 
     feed = torch.cat([torch.tensor(prompts), tokens[:, :-1]], dim=1)
@@ -126,7 +129,7 @@ def read_answers(model: Any, prompts: Sequence[Sequence[int]], tokens: Any) -> A
 
 
 def _prompts(plan: Plan, out: Path) -> list[list[int]]:
-    """Prompts in the model's chat template, cut at the front to one length; any ids without a tokenizer."""
+    """Prompts in the model's chat template, cut at the front to one length. Without a tokenizer: made-up ids."""
     if not (out / "tokenizer_config.json").is_file():
         return [[(7 * i + start) % plan.vocabulary for i in range(12)] for start in (1, 5, 9)]
     from transformers import AutoTokenizer

@@ -20,7 +20,7 @@ from .plan import Plan
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-COPIED = (
+TOKENIZER_FILES = (
     *VOCABULARIES,
     "merges.txt",
     "special_tokens_map.json",
@@ -32,7 +32,7 @@ ROLES = ("bos_token", "eos_token", "pad_token")
 GENERATION = "generation_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 NOTICES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
-TOKENIZERS_OWN = "tokenizer"  # a card's template: the tokenizer's own chat template
+TOKENIZER_TEMPLATE = "tokenizer"  # as "template" in a card: the tokenizer's own chat template
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class TokenizerInfo:
 
     directory: Path | None = None
     from_adapter: bool = False  # else it is the base's
-    ids: Mapping[str, int] = field(default_factory=dict)  # of special and added tokens
-    special_ids: Mapping[str, int] = field(default_factory=dict)  # "eos_token_id", ...
+    ids: Mapping[str, int] = field(default_factory=dict)  # special and added tokens, by their text
+    special_ids: Mapping[str, int] = field(default_factory=dict)  # by key: "eos_token_id", ...
     size: int = 0  # the largest id + 1; 0 where it is not known
 
 
@@ -96,9 +96,12 @@ def _read_tokenizer(directory: Path, from_adapter: bool) -> TokenizerInfo:
             tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         except Exception as error:  # noqa: BLE001 - the library raises no narrower kind
             raise AdapterError(f"{directory / 'tokenizer.json'}: {error}") from None
-        added = tokenizer.get_added_tokens_decoder()
-        ids |= {token.content: number for number, token in added.items()}
-        size = max([tokenizer.get_vocab_size(with_added_tokens=False) - 1, *added], default=-1) + 1
+        added_tokens = tokenizer.get_added_tokens_decoder()
+        ids |= {token.content: number for number, token in added_tokens.items()}
+        size = (
+            max([tokenizer.get_vocab_size(with_added_tokens=False) - 1, *added_tokens], default=-1)
+            + 1
+        )
         for text in names.values():
             if (number := tokenizer.token_to_id(text)) is not None:
                 ids[text] = number
@@ -113,8 +116,8 @@ def _text(token: Any) -> str:
 
 
 def _copy_tokenizer(directory: Path, out: Path) -> None:
-    """Copy its files into `out`; its config becomes one that every version of transformers reads."""
-    for name in COPIED:
+    """Copy a tokenizer into `out`, with a tokenizer_config.json that every version of transformers reads."""
+    for name in TOKENIZER_FILES:
         if (directory / name).is_file():
             shutil.copyfile(directory / name, out / name)
     fast = (out / "tokenizer.json").is_file()
@@ -139,7 +142,7 @@ def _notes(plan: Plan, tokenizer: TokenizerInfo) -> list[str]:
 def _config(plan: Plan, tokenizer: TokenizerInfo) -> dict[str, Any]:
     config = dict(plan.config)
     dtype = DTYPES[plan.dtype][0]
-    config |= {"dtype": dtype, "torch_dtype": dtype}  # transformers 5 reads the one, 4 the other
+    config |= {"dtype": dtype, "torch_dtype": dtype}  # for transformers 5, for 4
     if plan.vocabulary:
         config["vocab_size"] = plan.vocabulary
         if "tie_word_embeddings" in config or not plan.tied:
@@ -147,7 +150,7 @@ def _config(plan: Plan, tokenizer: TokenizerInfo) -> dict[str, Any]:
     add_both_rotary_forms(config)
     config |= tokenizer.special_ids
     if isinstance(config.get("pad_token_id"), int) and config["pad_token_id"] < 0:
-        config["pad_token_id"] = None  # LLaMA's first uploads
+        config["pad_token_id"] = None  # LLaMA's first uploads have -1
     config.pop("_name_or_path", None)
     return config
 
@@ -168,7 +171,8 @@ def _generation(plan: Plan, tokenizer: TokenizerInfo, template: str) -> dict[str
         stops.append(special["eos_token_id"])
     base_stops = settings.get("eos_token_id", plan.config.get("eos_token_id"))
     for stop in [base_stops] if isinstance(base_stops, int) else base_stops or []:
-        # A wrong id of an early upload is worse than none: with a tokenizer, only special tokens can stop.
+        # Some early uploads name a wrong stop id, which would end answers at an ordinary token. So, with a
+        # tokenizer and another stop id at hand, the base's is kept only if it is a special or added token.
         if not tokenizer.directory or not stops or stop in tokenizer.ids.values():
             stops.append(int(stop))
     if stops := list(dict.fromkeys(stops)):
@@ -180,34 +184,34 @@ def _generation(plan: Plan, tokenizer: TokenizerInfo, template: str) -> dict[str
 
 
 def _template_stops(tokenizer: TokenizerInfo, template: str) -> list[int]:
-    """Ids of those stops of the chat template that are one token: `### End` where it was added as one."""
+    """Ids of the chat template's stop texts that are a single token, e.g. `### End` where that was added."""
     from kodolly_templates import TemplateError, get_template
 
     try:
         stops = get_template(template).stop
-    except TemplateError:  # of no such name: the tokenizer's own
+    except TemplateError:  # not a known template, e.g. TOKENIZER_TEMPLATE
         return []
     return [tokenizer.ids[stop.strip()] for stop in stops if stop.strip() in tokenizer.ids]
 
 
 def _write_chat_template(plan: Plan, tokenizer: TokenizerInfo, template: str, out: Path) -> None:
-    """The adapter's own template; else the dialect it was trained with; else what the tokenizer has."""
+    """The adapter's own template; else the one it was trained with; else what the tokenizer has."""
     for folder in adapter_folders(plan.adapter):
         if (folder / CHAT_TEMPLATE).is_file():
             shutil.copyfile(folder / CHAT_TEMPLATE, out / CHAT_TEMPLATE)
             return
-    if template == TOKENIZERS_OWN or tokenizer.directory is None:
+    if template == TOKENIZER_TEMPLATE or tokenizer.directory is None:
         return
     from kodolly_templates import Template, TemplateError, load
 
     try:
-        dialect = load(out)
+        chat_template = load(out)
     except TemplateError as error:
         raise AdapterError(f"{plan.adapter}: template {template}: {error}") from None
-    if isinstance(dialect, Template):
-        (out / CHAT_TEMPLATE).write_text(dialect.jinja(), encoding="utf-8")
+    if isinstance(chat_template, Template):
+        (out / CHAT_TEMPLATE).write_text(chat_template.jinja(), encoding="utf-8")
         config = read_object(out / TOKENIZER_CONFIG)
-        config.pop("chat_template", None)  # the base's, of another dialect
+        config.pop("chat_template", None)  # it would contradict chat_template.jinja
         write_json(out / TOKENIZER_CONFIG, config)
 
 
@@ -217,7 +221,7 @@ def _card(plan: Plan, name: str) -> dict[str, Any]:
     for folder in reversed(adapter_folders(plan.adapter)):
         card |= read_card(folder)
     base_name = str(card.get("base") or plan.adapter_config.base_model_name_or_path)
-    if not base_name or Path(base_name).is_absolute():  # a path of the machine that trained
+    if not base_name or Path(base_name).is_absolute():  # a path where the adapter was trained
         base_name = str(base_card.get("name") or plan.base.directory.name)
     source = card.get("source")
     return {
@@ -225,7 +229,7 @@ def _card(plan: Plan, name: str) -> dict[str, Any]:
         "name": name,
         "base": base_name,
         "architecture": next(iter(plan.config.get("architectures") or []), ""),
-        "template": str(card.get("template") or base_card.get("template") or TOKENIZERS_OWN),
+        "template": str(card.get("template") or base_card.get("template") or TOKENIZER_TEMPLATE),
         "license": card.get("license") or base_card.get("license") or "unknown",
         "source": {
             **(source if isinstance(source, Mapping) else {}),

@@ -50,7 +50,7 @@ def test_a_model_that_does_not_fit_into_memory_is_not_loaded(
     """No answers are compared then, and the verdict says why."""
     base = bases["neox", False]
     make_adapter(tmp_path, base, "neox", VARIANTS["lora"], tied=False)
-    monkeypatch.setattr(greedy, "SMALL", 0)
+    monkeypatch.setattr(greedy, "SMALL_MODEL", 0)
     monkeypatch.setattr(greedy, "available_memory", lambda *_: 1_000)
 
     assert "0.0 GB are free" in compare_answers(make_plan(base, tmp_path), base)["skipped"]

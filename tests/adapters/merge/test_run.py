@@ -15,7 +15,7 @@ from support.merge_cases import IDS, NEW, TARGETS, VARIANTS, load, make_adapter,
 from kodolly_adapters.errors import OutputError
 from kodolly_adapters.files import locked
 from kodolly_adapters.merge import cli
-from kodolly_adapters.merge.greedy import write_answers
+from kodolly_adapters.merge.greedy import generate_answers
 from kodolly_adapters.merge.run import merge
 from kodolly_adapters.safetensors_io import checkpoint
 
@@ -115,9 +115,9 @@ def test_the_whole_chain_gives_the_same_greedy_tokens(
         load(again),
     ]
     with torch.no_grad():
-        texts = [write_answers(model, IDS, 24).tokens.tolist() for model in models]
+        texts = [generate_answers(model, IDS, 24).tokens.tolist() for model in models]
         assert texts[0] == texts[1] == texts[2]
-        assert texts[0] != write_answers(load(base), IDS, 24).tokens.tolist()
+        assert texts[0] != generate_answers(load(base), IDS, 24).tokens.tolist()
 
 
 def test_the_command_verifies_itself_and_writes_a_complete_directory(

@@ -1,4 +1,4 @@
-"""How many tokens a text is: an estimate, or exact by a given tokenizer."""
+"""Count the tokens of a text: an estimate, or exactly with a given tokenizer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from kodolly_adapters.errors import OptionError
 
-# Korean prose: Qwen2.5 makes 0.71 (measured on KorQuAD 1.0 dev), LLaMA 1.45, SmolLM2 2.0.
+# Tokens per character of Korean prose: Qwen2.5 0.71 (measured on KorQuAD 1.0 dev), LLaMA 1.45, SmolLM2 2.0.
 TOKENS_PER_CHAR = 0.7
 
 
@@ -21,12 +21,12 @@ class TokenCounter:
         return ceil(len(text) * TOKENS_PER_CHAR)
 
     def chars(self, tokens: int) -> int:
-        """A length in characters that hardly any text of so many tokens passes."""
+        """A length in characters that hardly any text of `tokens` tokens exceeds."""
         return int(tokens / TOKENS_PER_CHAR)
 
 
 class ExactCounter(TokenCounter):
-    """The tokens that one tokenizer.json makes."""
+    """Counts exactly, with the tokenizer of a tokenizer.json."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -35,7 +35,7 @@ class ExactCounter(TokenCounter):
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def chars(self, tokens: int) -> int:
-        return 8 * tokens  # no tokenizer in use makes so long tokens of prose
+        return 8 * tokens  # no tokenizer in use averages 8 characters a token on prose
 
 
 @lru_cache(maxsize=4)

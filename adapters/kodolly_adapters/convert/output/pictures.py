@@ -1,7 +1,7 @@
 """The data card's pictures: how long the rows are, and what became of each source.
 
-Labels are English, so that no Korean font is needed; the colours are Okabe and Ito's, told apart by every
-kind of eye. The same summary gives the same bytes under one version of matplotlib.
+Labels are English, so that no Korean font is needed; the colours are those of Okabe and Ito, which
+colour-blind readers can distinguish. The same summary gives the same bytes under one version of matplotlib.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 9.0  # inches: 900 px as shown, 1,800 px in the file
+WIDTH = 9.0  # inches; the file is 1,800 px wide and the card shows it at 900 px
 DPI = 200
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8C8C8C"
-STYLE: Any = {  # Any: matplotlib spells out each key as a type
-    "font.family": "DejaVu Sans",  # comes with matplotlib
+STYLE: Any = {  # Any, since matplotlib's own type lists every key
+    "font.family": "DejaVu Sans",  # the font that comes with matplotlib
     "font.size": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -30,20 +30,20 @@ STYLE: Any = {  # Any: matplotlib spells out each key as a type
 
 
 def draw(summary: Summary, folder: Path) -> list[str]:
-    """Write the pictures into `folder`; gives their names in it, [] if nothing was read."""
+    """Write the pictures below `folder`; returns their paths in it, [] if no source was read."""
     from matplotlib import rc_context, style
 
     if not summary.sources:
         return []
     (folder / SOURCES_PICTURE).parent.mkdir(parents=True, exist_ok=True)
-    figures = {SOURCES_PICTURE: _sources}
+    draw_functions = {SOURCES_PICTURE: _sources}
     if any(source.lengths for source in summary.sources):
-        figures[LENGTHS_PICTURE] = _lengths
+        draw_functions[LENGTHS_PICTURE] = _lengths
     # "default" first: a person's own matplotlibrc must not change the bytes
     with style.context("default", after_reset=True), rc_context(STYLE):
-        for name, figure in figures.items():
-            figure(summary).savefig(folder / name, dpi=DPI, metadata={"Software": None})
-    return list(figures)
+        for name, draw_figure in draw_functions.items():
+            draw_figure(summary).savefig(folder / name, dpi=DPI, metadata={"Software": None})
+    return list(draw_functions)
 
 
 def _label(source: SourceSummary, width: int) -> str:
@@ -51,7 +51,7 @@ def _label(source: SourceSummary, width: int) -> str:
 
 
 def _figure(height: float, left: float, bottom: float, top: float) -> Figure:
-    """An empty figure; margins in inches, since a constrained layout takes as long as all the rest."""
+    """An empty figure, margins in inches: matplotlib's constrained layout would double the time."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height))
@@ -62,29 +62,34 @@ def _figure(height: float, left: float, bottom: float, top: float) -> Figure:
 
 
 def _lengths(summary: Summary) -> Figure:
-    """One row a source, one column a field; all panels share the axis of characters."""
-    shown = [source for source in summary.sources if source.lengths]
-    figure = _figure(1.2 + 1.55 * len(shown), left=1.15, bottom=0.62, top=0.6)
-    panels = figure.subplots(len(shown), len(FIELDS), sharex=True, sharey="row", squeeze=False)
-    for row, source in zip(panels, shown, strict=True):
+    """Histograms: a row per source, a column per field, all on one x axis (characters)."""
+    sources = [source for source in summary.sources if source.lengths]
+    figure = _figure(1.2 + 1.55 * len(sources), left=1.15, bottom=0.62, top=0.6)
+    panels = figure.subplots(len(sources), len(FIELDS), sharex=True, sharey="row", squeeze=False)
+    for row, source in zip(panels, sources, strict=True):
         for axes, field in zip(row, FIELDS, strict=True):
             _histogram(axes, source.lengths.get(field, Lengths()))
         row[0].set_ylim(bottom=0)
         row[0].set_ylabel(f"{_label(source, 18)}\n{source.counts.rows:,} rows")
-    longest = max(lengths.max for source in shown for lengths in source.lengths.values())
+    longest = max(lengths.max for source in sources for lengths in source.lengths.values())
     ticks = [10**power for power in range(7) if 10**power <= max(longest, 10) * 3]
     panels[0, 0].set(xscale="log", xlim=(0.9, max(longest * 1.6, 20)))
     panels[0, 0].set_xticks(ticks, ["1", "10", "100", "1k", "10k", "100k", "1M"][: len(ticks)])
     panels[0, 0].minorticks_off()
     for axes, field in zip(panels[0], FIELDS, strict=True):
         axes.set_title(f"{field}\n{axes.get_title()}", fontsize=9)
-    note = "length in characters (logarithmic: two bars to a doubling) | share of the source's rows"
-    figure.supxlabel(note, fontsize=9)
+    axis_label = (
+        "length in characters (log scale: two bars per factor of 2) | share of the source's rows"
+    )
+    figure.supxlabel(axis_label, fontsize=9)
     return figure
 
 
 def _histogram(axes: Axes, lengths: Lengths) -> None:
-    """Share of all rows a bin; the median and the 99th percentile of the rows that have the field."""
+    """A bar per range of lengths: its share of all rows.
+
+    The lines are the median and the 99th percentile of the rows in which the field is not empty.
+    """
     if lengths.rows == lengths.empty:
         axes.set_title("always empty", fontsize=9)
         return
@@ -97,20 +102,29 @@ def _histogram(axes: Axes, lengths: Lengths) -> None:
 
 
 def _sources(summary: Summary) -> Figure:
-    """A bar a source: units kept and refused, written out at its end."""
+    """A bar per source: its kept and its refused units, both numbers at the bar's end."""
     sources = summary.sources
     figure = _figure(0.7 + 0.42 * len(sources), left=1.75, bottom=0.12, top=0.45)
     axes = figure.subplots()
-    places = range(len(sources))
-    kept = [source.counts.kept for source in sources]
-    refused = [source.counts.refused_units for source in sources]
-    longest = max(*map(sum, zip(kept, refused, strict=True)), 1)
-    axes.barh(places, kept, 0.62, color=BLUE, label="kept")
-    axes.barh(places, refused, 0.62, left=kept, color=ORANGE, hatch="////", label="refused")
-    for place, ins, outs, source in zip(places, kept, refused, sources, strict=True):
-        text = f" {ins:,} {source.unit} kept, {outs:,} refused"
-        axes.text(ins + outs, place, text, va="center")
-    axes.set_yticks(places, [_label(source, 22) for source in sources])
+    positions = range(len(sources))
+    kept_counts = [source.counts.kept for source in sources]
+    refused_counts = [source.counts.refused_units for source in sources]
+    longest = max(*map(sum, zip(kept_counts, refused_counts, strict=True)), 1)
+    axes.barh(positions, kept_counts, 0.62, color=BLUE, label="kept")
+    axes.barh(
+        positions,
+        refused_counts,
+        0.62,
+        left=kept_counts,
+        color=ORANGE,
+        hatch="////",
+        label="refused",
+    )
+    bars = zip(positions, kept_counts, refused_counts, sources, strict=True)
+    for position, kept, refused, source in bars:
+        text = f" {kept:,} {source.unit} kept, {refused:,} refused"
+        axes.text(kept + refused, position, text, va="center")
+    axes.set_yticks(positions, [_label(source, 22) for source in sources])
     axes.invert_yaxis()
     axes.set_xlim(0, longest * 1.62)
     axes.xaxis.set_visible(False)

@@ -1,4 +1,4 @@
-"""Parts to final files: one file a split, the provenance beside it, and everything refused."""
+"""Write the final files from the parts: one file per split, its provenance file, and `rejected.jsonl`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..schema import REJECTED_FILE, SPLITS, VALIDATION, Dialogue, Origin, Reject
 from .summary import Results, SplitSummary
 
 ROW_GROUP = 32 << 20  # bytes of JSON that make a row group of Parquet
-WHY = {
+DETAILS = {
     "duplicate": "the same row stands earlier in the input",
     "near-duplicate": "nearly the same row stands earlier in the input",
     "leakage": "its passage stands in the validation split too",
@@ -30,33 +30,36 @@ WHY = {
 
 
 def write(results: Results, out: Path, options: Options) -> tuple[list[SplitSummary], int]:
-    """Write every split and `rejected.jsonl` into `out`; gives the splits and the lines of the latter.
+    """Write every split and `rejected.jsonl` into `out`; returns the splits and the number of rejected lines.
 
-    A part is removed once it is written: what the disk has not seen yet it never has to. A run killed
-    meanwhile makes it again.
+    A part's file is deleted as soon as its rows are written: what the kernel still holds of it in memory then
+    never goes to the disk. If the run is killed meanwhile, the next one makes the deleted parts again.
     """
-    refused = 0
+    rejected_count = 0
     with ExitStack() as stack:
 
-        def writers(ending: str, record: type[msgspec.Struct]) -> list[_Lines | _Parquet]:
-            """One writer a split."""
+        def open_writers(ending: str, record: type[msgspec.Struct]) -> list[_Lines | _Parquet]:
+            """One writer per split."""
             paths = [out / f"{name}{ending}.{options.format}" for name in SPLITS]
             if options.format == "parquet":
                 return [stack.enter_context(closing(_Parquet(path, record))) for path in paths]
             return [stack.enter_context(closing(_Lines(path))) for path in paths]
 
-        rows = writers("", Dialogue if options.conversations else Row)
-        origins = writers(".provenance", Origin) if options.provenance else []
-        rejected = stack.enter_context((out / REJECTED_FILE).open("wb"))
+        rows = open_writers("", Dialogue if options.conversations else Row)
+        origins = open_writers(".provenance", Origin) if options.provenance else []
+        rejected_file = stack.enter_context((out / REJECTED_FILE).open("wb"))
         for part in results.parts:
             codes = results.outcomes.codes[part.rows]
             for section, files in (("rows", rows), ("origins", origins)):
                 lines = part.read(section).splitlines(keepends=True) if files else []
                 for split, file in enumerate(files):
                     file.write(b"".join(compress(lines, (codes == split).tolist())))
-            refusals = [part.read("rejected"), *_dropped(part, results.index[part.rows], codes)]
-            rejected.writelines(refusals)
-            refused += sum(lines.count(b"\n") for lines in refusals)
+            rejected = [
+                part.read("rejected"),
+                *_dropped_rows(part, results.index[part.rows], codes),
+            ]
+            rejected_file.writelines(rejected)
+            rejected_count += sum(lines.count(b"\n") for lines in rejected)
             part.path.unlink()
     splits = [
         SplitSummary(
@@ -68,11 +71,11 @@ def write(results: Results, out: Path, options: Options) -> tuple[list[SplitSumm
         )
         for split, (name, file) in enumerate(zip(SPLITS, rows, strict=True))
     ]
-    return splits, refused
+    return splits, rejected_count
 
 
-def _dropped(part: StoredPart, entries: Index, codes: NDArray[np.uint8]) -> Iterator[bytes]:
-    """A rejected line for each row that was dropped for the sake of the whole."""
+def _dropped_rows(part: StoredPart, entries: Index, codes: NDArray[np.uint8]) -> Iterator[bytes]:
+    """A line of `rejected.jsonl` for each row that a rule over all rows dropped: a duplicate, or leakage."""
     numbers = np.flatnonzero(codes > VALIDATION).tolist()
     origins = part.read("origins").splitlines() if numbers else []
     for number in numbers:
@@ -86,13 +89,13 @@ def _dropped(part: StoredPart, entries: Index, codes: NDArray[np.uint8]) -> Iter
             id=origin.id,
             turn=origin.turn,
             reason=reason,
-            detail=WHY[reason],
+            detail=DETAILS[reason],
         )
         yield msgspec.json.encode(line) + b"\n"
 
 
 class _Lines:
-    """JSON lines as they are; `sha256` is the closed file's."""
+    """Writes JSON lines unchanged; `sha256` is set when the file is closed."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.sha256 = path, ""
@@ -108,7 +111,7 @@ class _Lines:
 
 
 class _Parquet:
-    """Columns, compressed; a row group for every ROW_GROUP bytes of JSON."""
+    """Writes compressed Parquet: a row group for every ROW_GROUP bytes of JSON."""
 
     def __init__(self, path: Path, record: type[msgspec.Struct]) -> None:
         from pyarrow import parquet
@@ -117,7 +120,7 @@ class _Parquet:
         self._schema = _schema(record)
         self._writer = parquet.ParquetWriter(path, self._schema, compression="zstd")
         self._decode = msgspec.json.Decoder(record).decode_lines
-        self._waiting = bytearray()
+        self._buffer = bytearray()
 
     def close(self) -> None:
         self._flush()
@@ -125,17 +128,17 @@ class _Parquet:
         self.sha256 = sha256(self.path)
 
     def write(self, lines: bytes) -> None:
-        self._waiting += lines
-        if len(self._waiting) >= ROW_GROUP:
+        self._buffer += lines
+        if len(self._buffer) >= ROW_GROUP:
             self._flush()
 
     def _flush(self) -> None:
         import pyarrow
 
-        rows = [msgspec.to_builtins(row) for row in self._decode(bytes(self._waiting))]
+        rows = [msgspec.to_builtins(row) for row in self._decode(bytes(self._buffer))]
         if rows:
             self._writer.write_table(pyarrow.Table.from_pylist(rows, self._schema))
-        self._waiting = bytearray()
+        self._buffer = bytearray()
 
 
 def _schema(record: type[msgspec.Struct]) -> Any:
@@ -145,5 +148,7 @@ def _schema(record: type[msgspec.Struct]) -> Any:
     if record is Dialogue:
         message = pyarrow.struct([("role", text), ("content", text), ("context", text)])
         return pyarrow.schema([("messages", pyarrow.list_(message)), ("category", text)])
-    kinds = {"turn": pyarrow.int64()}
-    return pyarrow.schema([(name, kinds.get(name, text)) for name in record.__struct_fields__])
+    column_types = {"turn": pyarrow.int64()}
+    return pyarrow.schema(
+        [(name, column_types.get(name, text)) for name in record.__struct_fields__]
+    )
