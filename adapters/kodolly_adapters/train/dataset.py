@@ -6,8 +6,9 @@ A second call with the same files, tokenizer, template and settings finds the fi
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+import numpy as np
 import xxhash
 
 from kodolly_adapters.errors import DataError
@@ -22,7 +24,7 @@ from kodolly_adapters.files import locked, replacing
 from kodolly_templates.definition import Template
 from kodolly_templates.tokenizer import TokenizerTemplate
 
-from .encode import Encoder, Fitter, Tokens
+from .encode import IGNORED, Encoder, Fitter, Tokens
 from .recipe import Data, Recipe
 from .rows import DataFile, Row, Section, read_rows, read_text, survey
 
@@ -192,9 +194,7 @@ class _Preparation:
         share = 0.0 if files["validation"] else self._data.validation_share
         read: Callable[[str], Iterator[Row | Section]]
         read = read_text if self._data.format == "text" else read_rows
-        numbers = pyarrow.list_(pyarrow.int32())
-        columns = {"input_ids": numbers, "labels": numbers, "length": pyarrow.int32()}
-        schema = pyarrow.schema(columns)
+        schema = _record_batch([]).schema
         paths = {split: folder / f"{split}.arrow" for split in SPLITS}
         with ExitStack() as stack:
             streams = {
@@ -205,12 +205,7 @@ class _Preparation:
                 rows = (row for file in files[split] for row in read(file.path))
                 for batch in _batches(islice(rows, limit)):
                     for target, sequences in self._sequences(batch, split, share).items():
-                        values = [
-                            [tokens.ids for tokens in sequences],
-                            [tokens.labels for tokens in sequences],
-                            [len(tokens) for tokens in sequences],
-                        ]
-                        streams[target].write_batch(pyarrow.record_batch(values, schema=schema))
+                        streams[target].write_batch(_record_batch(sequences))
                     self._report(outcomes.rows, max(total, outcomes.rows))
         if not outcomes.sequences("train"):
             table = f":\n{outcomes.table()}" if outcomes.rows else ": the files are empty"
@@ -262,6 +257,26 @@ class _Preparation:
             borders = [len(whole) * number // count for number in range(count + 1)]
             pieces = [Tokens(whole[a:b], [(0, b - a)]) for a, b in pairwise(borders)]
             yield Result("kept" if count == 1 else "split", len(whole), pieces)
+
+
+def _record_batch(sequences: Sequence[Tokens]) -> Any:
+    """Columns input_ids, labels and length, made of whole arrays: a Python object a token would take as long as
+    the tokenizer."""
+    import pyarrow
+
+    ids, ends = array("i"), [0]
+    for tokens in sequences:
+        ids.extend(tokens.ids)
+        ends.append(len(ids))
+    values = np.array(ids, np.int32)
+    labels = np.full(len(values), IGNORED, np.int32)
+    for tokens, offset in zip(sequences, ends, strict=False):
+        for start, end in tokens.learned:
+            labels[offset + start : offset + end] = values[offset + start : offset + end]
+    offsets = np.array(ends, np.int32)
+    lists = [pyarrow.ListArray.from_arrays(offsets, numbers) for numbers in (values, labels)]
+    columns = {"input_ids": lists[0], "labels": lists[1], "length": np.diff(offsets)}
+    return pyarrow.record_batch(columns)
 
 
 def _batches(rows: Iterable[Row | Section]) -> Iterator[list[Row | Section]]:
