@@ -6,14 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kodolly_adapters.train.estimate import GIB, Setup, setup_of
-from kodolly_adapters.train.plan import Gpu, Options, choose, fits, gpus, largest, plan, ways
+from kodolly_adapters.train.estimate import GIB, setup_of
+from kodolly_adapters.train.plan import choose, fits, gpus, largest, on_gpus, plan, ways
 from kodolly_adapters.train.plan_cli import duration, gib, main
 from kodolly_adapters.train.recipe import built_in, load
 from kodolly_adapters.train.shapes import Shapes, shapes_of, table
@@ -28,7 +27,7 @@ def _answer(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
     return answer
 
 
-def _shapes_and_setup(name: str) -> tuple[Shapes, Setup]:
+def _shapes_and_setup(name: str) -> tuple[Shapes, dict[str, Any]]:
     recipe = load(name)
     return shapes_of(table()[recipe.base]["config"]), setup_of(recipe)
 
@@ -206,27 +205,26 @@ def test_too_large_a_model_is_said_not_to_fit(
 def test_largest_batch_fits_and_one_more_does_not(name: str, kind: str) -> None:
     """The largest batch is exactly that, in every way to run."""
     shapes, setup = _shapes_and_setup(name)
-    for way in ways(shapes, setup, gpus()[kind], 8, ("ddp", "fsdp")):
-        run = replace(setup, method=way.method, strategy=way.strategy, gpus=8)
-        for checkpointing, batch in ((True, way.checkpointed), (False, way.plain)):
-            own = replace(run, checkpointing=checkpointing)
+    for way in ways(shapes, on_gpus(load(name), 8), gpus()[kind]):
+        run = setup | {"method": way["method"], "strategy": way["strategy"], "gpus": 8}
+        for checkpointing, batch in ((True, way["checkpointed"]), (False, way["plain"])):
+            own = run | {"checkpointing": checkpointing}
             assert largest(shapes, own, gpus()[kind]) == batch
-            assert batch == 0 or fits(shapes, replace(own, batch=batch), gpus()[kind])
-            assert not fits(shapes, replace(own, batch=batch + 1), gpus()[kind])
+            assert batch == 0 or fits(shapes, own | {"batch": batch}, gpus()[kind])
+            assert not fits(shapes, own | {"batch": batch + 1}, gpus()[kind])
 
 
 def test_choice_changes_as_little_as_it_can() -> None:
     """As the GPU shrinks: smaller batches at the same effective size, then QLoRA, then nothing."""
     shapes, setup = _shapes_and_setup("polyglot-ko-12.8b-lora")
 
-    def on(gib: float) -> Setup | None:
-        gpu = Gpu("x", "x", int(gib * GIB), 1e12, 1e12, 0.4, 1.0)
-        return choose(shapes, setup, gpu, 1, ("none",))
+    def on(gib: float) -> dict[str, Any] | None:
+        return choose(shapes, [setup], {"memory": int(gib * GIB)})
 
     assert on(40) == setup
-    assert on(34) == replace(setup, batch=2, accumulation=8)
-    assert on(30) == replace(setup, batch=1, accumulation=16)
-    assert on(18) == replace(setup, method="qlora")
+    assert on(34) == setup | {"batch": 2, "accumulation": 8}
+    assert on(30) == setup | {"batch": 1, "accumulation": 16}
+    assert on(18) == setup | {"method": "qlora"}
     assert on(8) is None
 
 
@@ -245,7 +243,7 @@ def test_docs_show_the_plan_of_every_recipe_of_the_study() -> None:
         recipe = load(name)
         if not recipe.study:
             continue
-        answer = plan(recipe, Options(gpus=(1, 8), kinds=("a100-80", "h100")))
+        answer = plan(recipe, (1, 8), ("a100-80", "h100"))
         cells = [name, f"{answer['parameters']:,}", f"{answer['trainable']:,}"]
         own = [column for column in answer["memory"] if column["method"] == recipe.method]
         assert [(c["gpus"], c["strategy"]) for c in own] == [(1, "none"), (8, "ddp"), (8, "fsdp")]

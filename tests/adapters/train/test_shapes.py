@@ -8,6 +8,7 @@ import pytest
 
 from kodolly_adapters.errors import BaseError, RecipeError
 from kodolly_adapters.families import look, of, on_meta
+from kodolly_adapters.train.estimate import trainable
 from kodolly_adapters.train.shapes import shapes_of, table
 
 SMALL: dict[str, Any] = {
@@ -111,7 +112,8 @@ def test_adapter_counts_are_pefts(kind: str, dora: bool, tokens: int) -> None:
             task_type="CAUSAL_LM",
         ),
     )
-    counted = shapes_of(config).adapter((), 4, dora=dora, new_tokens=tokens)
+    setup = {"method": "lora", "targets": [], "r": 4, "dora": dora, "new_tokens": tokens}
+    counted = trainable(shapes_of(config), setup)
     assert counted == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
