@@ -65,11 +65,11 @@ def trainable(shapes: Shapes, setup: dict[str, Any]) -> int:
     """How many parameters are trained: of an adapter A (r, inputs), B (outputs, r), DoRA's magnitudes, new rows."""
     if setup["method"] == "full":
         return shapes.parameters
-    layers: int = sum(
-        one.count * (setup["r"] * (one.inputs + one.outputs) + setup["dora"] * one.outputs)
-        for one in shapes.targeted(setup["targets"])
-    )
-    return layers + setup["new_tokens"] * shapes.hidden * (1 if shapes.tied else 2)
+    trained: int = setup["new_tokens"] * shapes.hidden * (1 if shapes.tied else 2)
+    for one in shapes.targeted(setup["targets"]):
+        size = setup["r"] * (one.inputs + one.outputs) + setup["dora"] * one.outputs
+        trained += one.count * size
+    return trained
 
 
 def flops(shapes: Shapes, setup: dict[str, Any]) -> dict[str, int]:

@@ -62,20 +62,24 @@ def plan(
             last = [count for count in counts if count > 1][-1]
             runs.append(setup | {"method": "qlora", "gpus": last, "strategy": "fsdp"})
     machines = []
-    for gpu in map(gpus().__getitem__, kinds):
+    for kind in kinds:
+        gpu = gpus()[kind]
         rates = {
             "price": gpu["price"] if price is None else price,
             "utilisation": mfu or gpu["utilisation"],
         }
         for count in counts:
             best = choose(shapes, on_gpus(recipe, count), gpu)
-            results = {
+            machine = {
+                "gpu": gpu,
+                "gpus": count,
+                **rates,
                 "setup": best,
                 "memory": best and memory(shapes, best),
                 "cost": best and cost(shapes, best, gpu | rates, data),
                 "ways": ways(shapes, on_gpus(recipe, count), gpu),
             }
-            machines.append({"gpu": gpu, "gpus": count} | rates | results)
+            machines.append(machine)
     return {
         "recipe": recipe.model_dump(),
         "base": base,
@@ -237,8 +241,7 @@ def _characters(line: bytes) -> int:
         return 0
     if not isinstance(row, dict):
         return 0
-    parts: list[Any] = [row.get(key) for key in ("instruction", "context", "response", "text")]
-    for message in row.get("messages") or []:
-        if isinstance(message, dict):
-            parts += [message.get("content"), message.get("context")]
-    return sum(len(part) for part in parts if isinstance(part, str))
+    texts = [row.get(key) for key in ("instruction", "context", "response", "text")]
+    messages = [message for message in row.get("messages") or [] if isinstance(message, dict)]
+    texts += [message.get(key) for message in messages for key in ("content", "context")]
+    return sum(len(text) for text in texts if isinstance(text, str))

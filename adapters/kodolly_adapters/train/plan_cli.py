@@ -71,7 +71,6 @@ def as_text(recipe: Recipe, numbers: dict[str, Any], answer: dict[str, Any]) -> 
         setup=setup,
         numbers=numbers,
         characters=row_characters(recipe, answer["rows"]["measured"]),
-        kinds=list({machine["gpu"]["name"]: machine for machine in answer["machines"]}.values()),
         largest_batch=LARGEST_BATCH,
         speed_left=SPEED_LEFT,
         filled=FILLED[setup["packing"]],

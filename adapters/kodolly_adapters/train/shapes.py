@@ -87,22 +87,16 @@ def find_base(name: str, revision: str | None = None) -> dict[str, Any]:
 
     `name` is a folder with a config.json, a built-in name, or one on the hub. Raises BaseError.
     """
-    per_character = TOKENS_PER_CHARACTER
+    share, origin = TOKENS_PER_CHARACTER, "its config.json"
     if Path(name).is_dir():
-        config, origin = _read_config(Path(name) / "config.json"), "its config.json"
+        config = _read_config(Path(name) / "config.json")
     elif entry := table().get(name):
-        config, origin = entry["config"], "built-in table"
-        per_character = entry["tokens_per_character"]
+        config, share, origin = entry["config"], entry["tokens_per_character"], "built-in table"
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise BaseError(f"{name}: no such folder; give one that holds the base's config.json")
     else:
         config, origin = _fetch_config(name, revision), "the hub"
-    return {
-        "name": name,
-        "config": config,
-        "tokens_per_character": per_character,
-        "origin": origin,
-    }
+    return {"name": name, "config": config, "tokens_per_character": share, "origin": origin}
 
 
 def shapes_of(config: Mapping[str, Any]) -> Shapes:
