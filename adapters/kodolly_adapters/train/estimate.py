@@ -11,6 +11,8 @@ from typing import Any
 from .recipe import Recipe
 from .shapes import Shapes
 
+Values = dict[str, Any]  # by name, as `kodolly plan --json` prints them
+
 GIB = 2**30
 FP32 = 4  # bytes
 WIDTH = {"fp32": FP32, "bf16": 2}  # bytes of a number of the arithmetic
@@ -35,7 +37,7 @@ CONTEXT = GIB  # CUDA's own, cuBLAS's and NCCL's buffers; assumed
 FRAGMENTS = 0.05  # of everything else, lost between the allocator's blocks; assumed
 
 
-def setup_of(recipe: Recipe) -> dict[str, Any]:
+def setup_of(recipe: Recipe) -> Values:
     """The recipe as written, on one GPU: the setup that everything below is computed from. Raises RecipeError.
 
     fp16 is planned as bf16: both take two bytes. "batch" is sequences of "length" tokens that one GPU computes at
@@ -61,7 +63,7 @@ def setup_of(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def trainable(shapes: Shapes, setup: dict[str, Any]) -> int:
+def trainable(shapes: Shapes, setup: Values) -> int:
     """How many parameters are trained: of an adapter A (r, inputs), B (outputs, r), DoRA's magnitudes, new rows."""
     if setup["method"] == "full":
         return shapes.parameters
@@ -72,7 +74,7 @@ def trainable(shapes: Shapes, setup: dict[str, Any]) -> int:
     return trained
 
 
-def flops(shapes: Shapes, setup: dict[str, Any]) -> dict[str, int]:
+def flops(shapes: Shapes, setup: Values) -> dict[str, int]:
     """FLOP for a token: two for each weight it meets, and attention over the whole sequence, as MFU is usually counted.
 
     Backward: twice that in full tuning; with frozen weights once, for the inputs' gradients alone. Attention has no
@@ -91,7 +93,7 @@ def flops(shapes: Shapes, setup: dict[str, Any]) -> dict[str, int]:
     return {"forward": forward, "backward": backward, "recomputation": again, "total": total}
 
 
-def memory(shapes: Shapes, setup: dict[str, Any]) -> dict[str, int]:
+def memory(shapes: Shapes, setup: Values) -> dict[str, int]:
     """Bytes that one GPU of this setup needs at its fullest moment: every item, and the total."""
     full, shared = setup["method"] == "full", setup["strategy"] == "fsdp"
     tokens, width = setup["batch"] * setup["length"], WIDTH[setup["precision"]]
@@ -146,7 +148,7 @@ def memory(shapes: Shapes, setup: dict[str, Any]) -> dict[str, int]:
     return items | {"total": sum(items.values())}
 
 
-def inside_of(shapes: Shapes, setup: dict[str, Any]) -> float:
+def inside_of(shapes: Shapes, setup: Values) -> float:
     """Bytes that one layer keeps for its backward pass, for a token; attention keeps no scores.
 
     The factors are what autograd keeps in transformers 5.23 with sdpa (a test measures it again). LoRA's

@@ -9,11 +9,11 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
+from itertools import product
 from math import ceil
 from pathlib import Path
-from typing import Any
 
-from .estimate import GIB, flops, memory, setup_of, trainable
+from .estimate import GIB, Values, flops, memory, setup_of, trainable
 from .recipe import Recipe
 from .shapes import Shapes, find_base, shapes_of
 
@@ -28,7 +28,7 @@ FILLED = {True: 0.98, False: 0.5}  # places of a sequence that hold a token: pac
 
 
 @functools.cache
-def gpus() -> dict[str, dict[str, Any]]:
+def gpus() -> dict[str, Values]:
     """The kinds of GPU in gpus.toml, by name; `memory` in bytes."""
     text = resources.files(__package__).joinpath("gpus.toml").read_text(encoding="utf-8")
     return {
@@ -46,7 +46,7 @@ def plan(
     tokens_per_row: float | None = None,
     price: float | None = None,
     mfu: float | None = None,
-) -> dict[str, Any]:
+) -> Values:
     """The plan as `--json` prints it: sizes in bytes, arithmetic in FLOP a token, prices in USD.
 
     For each of `counts` GPUs of each of `kinds`. None takes what the recipe and gpus.toml say; `price` is USD an
@@ -57,29 +57,24 @@ def plan(
     data = _rows(recipe, base["tokens_per_character"], rows, tokens_per_row)
     runs = [run for count in counts for run in on_gpus(recipe, count)]
     if setup["method"] == "lora":
-        runs.append(setup | {"method": "qlora"})
-        if max(counts) > 1:
-            last = [count for count in counts if count > 1][-1]
-            runs.append(setup | {"method": "qlora", "gpus": last, "strategy": "fsdp"})
-    machines = []
-    for kind in kinds:
-        gpu = gpus()[kind]
-        rates = {
-            "price": gpu["price"] if price is None else price,
-            "utilisation": mfu or gpu["utilisation"],
+        qlora, several = setup | {"method": "qlora"}, [count for count in counts if count > 1]
+        runs += [qlora, *(qlora | {"gpus": n, "strategy": "fsdp"} for n in several[-1:])]
+    columns, machines = [], []
+    for run in runs:
+        way = {key: run[key] for key in ("method", "strategy", "gpus")}
+        columns.append(way | {"memory": memory(shapes, run)})
+    for kind, count in product(kinds, counts):
+        gpu, setups = gpus()[kind], on_gpus(recipe, count)
+        rate = gpu["price"] if price is None else price
+        rates = {"price": rate, "utilisation": mfu or gpu["utilisation"]}
+        best = choose(shapes, setups, gpu)
+        machine = {
+            "setup": best,
+            "memory": best and memory(shapes, best),
+            "cost": best and cost(shapes, best, gpu | rates, data),
+            "ways": ways(shapes, setups, gpu),
         }
-        for count in counts:
-            best = choose(shapes, on_gpus(recipe, count), gpu)
-            machine = {
-                "gpu": gpu,
-                "gpus": count,
-                **rates,
-                "setup": best,
-                "memory": best and memory(shapes, best),
-                "cost": best and cost(shapes, best, gpu | rates, data),
-                "ways": ways(shapes, on_gpus(recipe, count), gpu),
-            }
-            machines.append(machine)
+        machines.append({"gpu": gpu, "gpus": count, **rates, **machine})
     return {
         "recipe": recipe.model_dump(),
         "base": base,
@@ -88,16 +83,12 @@ def plan(
         "shapes": asdict(shapes),
         "flops_per_token": flops(shapes, setup),
         "rows": data,
-        "memory": [
-            {key: run[key] for key in ("method", "strategy", "gpus")}
-            | {"memory": memory(shapes, run)}
-            for run in runs
-        ],
+        "memory": columns,
         "machines": machines,
     }
 
 
-def row_characters(recipe: Recipe, sample: dict[str, Any] | None) -> float:
+def row_characters(recipe: Recipe, sample: Values | None) -> float:
     """Characters of a row with the template's keys; the study's where there is no sample."""
     if sample is None:
         return float(CHARACTERS_PER_ROW)
@@ -105,7 +96,7 @@ def row_characters(recipe: Recipe, sample: dict[str, Any] | None) -> float:
     return float(sample["characters"] + keys)
 
 
-def on_gpus(recipe: Recipe, count: int) -> list[dict[str, Any]]:
+def on_gpus(recipe: Recipe, count: int) -> list[Values]:
     """The recipe on `count` GPUs, once for each strategy, its own first. DeepSpeed is planned as ZeRO-3, as FSDP is."""
     setup, sharded = setup_of(recipe), recipe.distributed.strategy in ("fsdp", "deepspeed")
     if count == 1:
@@ -114,24 +105,16 @@ def on_gpus(recipe: Recipe, count: int) -> list[dict[str, Any]]:
     return [setup | {"gpus": count, "strategy": strategy} for strategy in order]
 
 
-def cost(
-    shapes: Shapes, setup: dict[str, Any], gpu: dict[str, Any], rows: dict[str, Any]
-) -> dict[str, float]:
+def cost(shapes: Shapes, setup: Values, gpu: Values, rows: Values) -> dict[str, float]:
     """What the run takes on its GPUs, which are `gpu`; evaluation and saving come on top.
 
     {"tokens_per_second" of all GPUs, without padding, "steps", "tokens" of the whole run, "hours", "price" in USD}
     """
-    peak = gpu["fp32" if setup["precision"] == "fp32" else "bf16"]
-    left = SPEED_LEFT[setup["strategy"]] * (
-        SPEED_LEFT["qlora"] if setup["method"] == "qlora" else 1
-    )
-    filled = FILLED[setup["packing"]]
-    work = flops(shapes, setup)["total"]
-    speed = peak * gpu["utilisation"] * left * setup["gpus"] / work * filled
-    a_step, steps = (
-        setup["gpus"] * setup["batch"] * setup["length"] * setup["accumulation"] * filled,
-        rows["max_steps"],
-    )
+    peak, work, count = gpu[setup["precision"]], flops(shapes, setup)["total"], setup["gpus"]
+    left = SPEED_LEFT[setup["strategy"]] * SPEED_LEFT.get(setup["method"], 1)
+    filled, steps = FILLED[setup["packing"]], rows["max_steps"]
+    speed = peak * gpu["utilisation"] * left * count / work * filled
+    a_step = count * setup["batch"] * setup["length"] * setup["accumulation"] * filled
     tokens = rows["tokens"] * rows["epochs"] if steps < 0 else steps * a_step
     hours = tokens / speed / 3600
     return {
@@ -139,22 +122,22 @@ def cost(
         "steps": ceil(tokens / a_step) if steps < 0 else steps,
         "tokens": round(tokens),
         "hours": hours,
-        "price": hours * setup["gpus"] * gpu["price"],
+        "price": hours * count * gpu["price"],
     }
 
 
-def fits(shapes: Shapes, setup: dict[str, Any], gpu: dict[str, Any]) -> bool:
+def fits(shapes: Shapes, setup: Values, gpu: Values) -> bool:
     """Whether the setup's fullest moment is within one GPU's memory."""
     return bool(memory(shapes, setup)["total"] <= gpu["memory"])
 
 
-def largest(shapes: Shapes, setup: dict[str, Any], gpu: dict[str, Any]) -> int:
+def largest(shapes: Shapes, setup: Values, gpu: Values) -> int:
     """The largest batch (sequences a GPU) that fits: 0 for none, LARGEST_BATCH at most."""
     sizes = range(1, LARGEST_BATCH + 1)
     return bisect_left(sizes, True, key=lambda n: not fits(shapes, setup | {"batch": n}, gpu))
 
 
-def ways(shapes: Shapes, setups: list[dict[str, Any]], gpu: dict[str, Any]) -> list[dict[str, Any]]:
+def ways(shapes: Shapes, setups: list[Values], gpu: Values) -> list[Values]:
     """The setups, then the first of them by each method that needs less memory.
 
     Each with its largest batch with ("checkpointed") and without ("plain") gradient checkpointing.
@@ -172,9 +155,7 @@ def ways(shapes: Shapes, setups: list[dict[str, Any]], gpu: dict[str, Any]) -> l
     ]
 
 
-def choose(
-    shapes: Shapes, setups: list[dict[str, Any]], gpu: dict[str, Any]
-) -> dict[str, Any] | None:
+def choose(shapes: Shapes, setups: list[Values], gpu: Values) -> Values | None:
     """The first of the setups that fits; else one that is changed as little as possible; else None.
 
     Tried in turn: the batch, half of it with twice the accumulation down to one, checkpointing, then QLoRA for LoRA.
@@ -194,7 +175,7 @@ def choose(
 
 def _rows(
     recipe: Recipe, tokens_per_character: float, rows: int | None, per_row: float | None
-) -> dict[str, Any]:
+) -> Values:
     """The training rows: what the flags say, else what the recipe's files hold, else the study's.
 
     "per_row" is tokens a row after what is too long was cut, "tokens" those of one epoch.
@@ -216,7 +197,7 @@ def _rows(
     }
 
 
-def _sample(paths: Sequence[str]) -> dict[str, Any] | None:
+def _sample(paths: Sequence[str]) -> Values | None:
     """{"rows", "characters": mean of a row without the template's keys} of the files.
 
     None unless all are JSON Lines files that can be read here.
@@ -238,7 +219,7 @@ def _characters(line: bytes) -> int:
     try:
         row = json.loads(line)
     except ValueError:
-        return 0
+        row = None
     if not isinstance(row, dict):
         return 0
     texts = [row.get(key) for key in ("instruction", "context", "response", "text")]

@@ -11,13 +11,12 @@ import sys
 from collections.abc import Sequence
 from importlib import resources
 from math import inf
-from typing import Any
 
 from kodolly_adapters.command import run
 from kodolly_adapters.errors import OptionError
 
 from .cli import recipe_parser, write_list
-from .estimate import GIB, setup_of
+from .estimate import GIB, Values, setup_of
 from .plan import FILLED, LARGEST_BATCH, SPEED_LEFT, gpus, plan, row_characters
 from .recipe import Recipe, load, overrides
 
@@ -50,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     return run("plan", lambda: _plan(args))
 
 
-def as_text(recipe: Recipe, numbers: dict[str, Any], answer: dict[str, Any]) -> str:
+def as_text(recipe: Recipe, numbers: Values, answer: Values) -> str:
     """The plan for people, ending in a newline. `answer` is plan()'s, `numbers` the values of NUMBERS."""
     from jinja2 import Environment, StrictUndefined
 
@@ -126,11 +125,6 @@ def _table(text: str, left: int = 1) -> str:
     """Lines of cells with "|" between them as aligned columns; the first `left` to the left, numbers to the right."""
     cells = [[cell.strip() for cell in line.split("|")] for line in text.strip().split("\n")]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for row in cells:
-        padded = [
-            cell.ljust(width) if at < left else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append(("  " + "  ".join(padded)).rstrip())
-    return "\n".join(lines)
+    columns = [f"{{:{'<' if at < left else '>'}{width}}}" for at, width in enumerate(widths)]
+    line = "  " + "  ".join(columns)
+    return "\n".join(line.format(*row).rstrip() for row in cells)

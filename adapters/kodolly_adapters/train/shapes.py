@@ -154,8 +154,7 @@ def _computed(config: Mapping[str, Any], family: Family) -> Shapes:
         Linear(name, outputs, inputs, layers, bias)
         for name, (outputs, inputs, bias) in zip(family.targets, sizes, strict=True)
     )
-    rest = (2 * layers + 1) * norm
-    tied = bool(config.get("tie_word_embeddings", False))
+    tied, rest = bool(config.get("tie_word_embeddings")), (2 * layers + 1) * norm
     return Shapes(family, layers, hidden, width, kv, ffn, config["vocab_size"], linears, rest, tied)
 
 
