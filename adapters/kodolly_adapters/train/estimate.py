@@ -67,11 +67,11 @@ def trainable(shapes: Shapes, setup: Values) -> int:
     """How many parameters are trained: of an adapter A (r, inputs), B (outputs, r), DoRA's magnitudes, new rows."""
     if setup["method"] == "full":
         return shapes.parameters
-    trained: int = setup["new_tokens"] * shapes.hidden * (1 if shapes.tied else 2)
-    for one in shapes.targeted(setup["targets"]):
+    tunable: int = setup["new_tokens"] * shapes.hidden * (1 if shapes.tied else 2)
+    for one in shapes.select(setup["targets"]):
         size = setup["r"] * (one.inputs + one.outputs) + setup["dora"] * one.outputs
-        trained += one.count * size
-    return trained
+        tunable += one.count * size
+    return tunable
 
 
 def flops(shapes: Shapes, setup: Values) -> dict[str, int]:
@@ -95,21 +95,21 @@ def flops(shapes: Shapes, setup: Values) -> dict[str, int]:
 
 def memory(shapes: Shapes, setup: Values) -> dict[str, int]:
     """Bytes that one GPU of this setup needs at its fullest moment: every item, and the total."""
-    full, shared = setup["method"] == "full", setup["strategy"] == "fsdp"
+    full, fsdp = setup["method"] == "full", setup["strategy"] == "fsdp"
     tokens, width = setup["batch"] * setup["length"], WIDTH[setup["precision"]]
-    trained = trainable(shapes, setup)
+    tunable = trainable(shapes, setup)
     state = next((size for name, size in STATE.items() if name in setup["optimizer"]), 2 * FP32)
-    shards = setup["gpus"] if shared else 1
+    shards = setup["gpus"] if fsdp else 1
 
     # Trained weights are fp32; frozen ones are in the arithmetic's precision, or NF4 in QLoRA.
     if full:
         # Autocast holds a second copy of every weight in the arithmetic's precision; FSDP does not.
-        weights = (FP32 + (width if width < FP32 and not shared else 0)) * trained
+        weights = (FP32 + (width if width < FP32 and not fsdp else 0)) * tunable
     elif setup["method"] == "qlora":  # PEFT keeps what is not quantised in fp32
         others = shapes.parameters - shapes.matrices
-        weights = int(NF4 * shapes.matrices) + FP32 * (others + trained)
+        weights = int(NF4 * shapes.matrices) + FP32 * (others + tunable)
     else:
-        weights = width * shapes.parameters + FP32 * trained
+        weights = width * shapes.parameters + FP32 * tunable
 
     # Without checkpointing all insides; with it the input of every layer and the inside of one, which is
     # kept a second time as gradients, of which about half live together.
@@ -131,18 +131,17 @@ def memory(shapes: Shapes, setup: Values) -> dict[str, int]:
     # DDP: a copy of the gradients. FSDP: the layer at work, the next one, and both embeddings.
     layer = shapes.linear // max(1, shapes.layers)  # parameters
     both = shapes.embedding * (1 if shapes.tied else 2)
-    gathered = width * both + 2 * (NF4 if setup["method"] == "qlora" else width) * layer
+    gather = width * both + 2 * (NF4 if setup["method"] == "qlora" else width) * layer
     if full:
-        gathered += FP32 * layer
+        gather += FP32 * layer
+    communication = {"none": 0, "ddp": FP32 * tunable, "fsdp": int(gather)}
     items = {
         "weights": weights // shards,
-        "gradients": FP32 * trained // shards,
-        "optimizer": int(state * trained) // shards,
+        "gradients": FP32 * tunable // shards,
+        "optimizer": int(state * tunable) // shards,
         "activations": int(activations),
         "loss": loss,
-        "communication": {"none": 0, "ddp": FP32 * trained, "fsdp": int(gathered)}[
-            setup["strategy"]
-        ],
+        "communication": communication[setup["strategy"]],
     }
     items["overhead"] = CONTEXT + int(FRAGMENTS * sum(items.values()))
     return items | {"total": sum(items.values())}
@@ -159,6 +158,6 @@ def inside_of(shapes: Shapes, setup: Values) -> float:
     hidden, kv, ffn = INSIDE[family, method, setup["precision"]]
     size: float = hidden * shapes.hidden + kv * shapes.kv + ffn * shapes.ffn
     if method == "lora" and setup["dropout"]:
-        inputs = sum(linear.inputs * linear.count for linear in shapes.targeted(setup["targets"]))
+        inputs = sum(linear.inputs * linear.count for linear in shapes.select(setup["targets"]))
         size += inputs / shapes.layers * (WIDTH[setup["precision"]] + 1)
     return size

@@ -98,10 +98,10 @@ def row_characters(recipe: Recipe, sample: Values | None) -> float:
 
 def on_gpus(recipe: Recipe, count: int) -> list[Values]:
     """The recipe on `count` GPUs, once for each strategy, its own first. DeepSpeed is planned as ZeRO-3, as FSDP is."""
-    setup, sharded = setup_of(recipe), recipe.distributed.strategy in ("fsdp", "deepspeed")
+    setup, own = setup_of(recipe), recipe.distributed.strategy
     if count == 1:
         return [setup]
-    order = ("fsdp", "ddp") if sharded else ("ddp", "fsdp")
+    order = ("fsdp", "ddp") if own in ("fsdp", "deepspeed") else ("ddp", "fsdp")
     return [setup | {"gpus": count, "strategy": strategy} for strategy in order]
 
 

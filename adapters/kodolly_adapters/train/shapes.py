@@ -63,7 +63,7 @@ class Shapes:
         """All of the model's."""
         return self.embedding * (1 if self.tied else 2) + self.linear + self.rest
 
-    def targeted(self, targets: Sequence[str]) -> list[Linear]:
+    def select(self, targets: Sequence[str]) -> list[Linear]:
         """The linear layers of these names, or all for no names. Raises RecipeError for one that is not there."""
         names = list(dict.fromkeys(linear.name for linear in self.linears))
         for target in targets:
@@ -72,8 +72,7 @@ class Shapes:
                     f"lora.targets: {self.family.name} has no linear layer {target}; "
                     f"it has {', '.join(names)}"
                 )
-        chosen = targets or self.family.targets
-        return [linear for linear in self.linears if linear.name in chosen]
+        return [one for one in self.linears if one.name in (targets or self.family.targets)]
 
 
 def table() -> dict[str, dict[str, Any]]:
@@ -103,7 +102,7 @@ def shapes_of(config: Mapping[str, Any]) -> Shapes:
     """The shapes that a config.json describes: GPT-NeoX's and LLaMA's without torch. Raises BaseError."""
     family = of(config)
     try:
-        return (_computed if family in (GPT_NEOX, LLAMA) else _from_model)(config, family)
+        return (_by_arithmetic if family in (GPT_NEOX, LLAMA) else _from_model)(config, family)
     except KeyError as error:
         raise BaseError(f"the base's config.json does not say {error.args[0]}") from None
 
@@ -134,8 +133,8 @@ def _fetch_config(name: str, revision: str | None) -> dict[str, Any]:
     return values
 
 
-def _computed(config: Mapping[str, Any], family: Family) -> Shapes:
-    """By arithmetic. Sizes are (outputs, inputs, bias), in the order of the family's targets."""
+def _by_arithmetic(config: Mapping[str, Any], family: Family) -> Shapes:
+    """Without a model. Sizes are (outputs, inputs, bias), in the order of the family's targets."""
     hidden, ffn = config["hidden_size"], config["intermediate_size"]
     layers = config["num_hidden_layers"]
     if family is GPT_NEOX:

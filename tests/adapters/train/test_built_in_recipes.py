@@ -31,8 +31,8 @@ SMALL = {
 
 def test_the_study_is_complete() -> None:
     """Every row of the study's table is a built-in recipe with its base in the table of configs."""
-    found = [name for name in built_in() if load(name).study]
-    assert found == STUDY
+    names = [name for name in built_in() if load(name).study]
+    assert names == STUDY
     assert sorted({load(name).base for name in STUDY}) == sorted(table())
 
 

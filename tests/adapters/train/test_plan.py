@@ -33,7 +33,7 @@ def _shapes_and_setup(name: str) -> tuple[Shapes, dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("argv", "status", "said"),
+    ("argv", "status", "text"),
     [
         ([LORA, "--gpus", "1,x"], 2, "--gpus 1,x: numbers of GPUs"),
         ([LORA, "--gpus", "0"], 2, "--gpus 0"),
@@ -51,12 +51,12 @@ def _shapes_and_setup(name: str) -> tuple[Shapes, dict[str, Any]]:
     ids=lambda value: " ".join(value[1:]) if isinstance(value, list) else None,
 )
 def test_bad_use_is_named(
-    capsys: pytest.CaptureFixture[str], argv: list[str], status: int, said: str
+    capsys: pytest.CaptureFixture[str], argv: list[str], status: int, text: str
 ) -> None:
     """A bad flag, key or name ends in one line that names it, and in the right status."""
     assert main(argv) == status
     answer = capsys.readouterr()
-    assert said in answer.err
+    assert text in answer.err
     assert "Traceback" not in answer.err
     assert answer.out == ""
 
@@ -75,7 +75,7 @@ def test_list_names_the_built_in(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "text"),
     [
         (None, "a base's folder holds a config.json"),
         ("{", "not JSON"),
@@ -85,13 +85,13 @@ def test_list_names_the_built_in(capsys: pytest.CaptureFixture[str]) -> None:
     ids=["missing", "broken", "array", "empty"],
 )
 def test_base_folder_without_a_config(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, text: str
 ) -> None:
     """A base's folder whose config.json is missing or broken is refused with its path."""
     if content is not None:
         (tmp_path / "config.json").write_text(content, encoding="utf-8")
     assert main([LORA, "--set", f"base={tmp_path}"]) == 1
-    assert said in capsys.readouterr().err
+    assert text in capsys.readouterr().err
 
 
 def test_plan_of_a_folder_of_any_decoder(
@@ -118,7 +118,7 @@ def test_plan_of_a_folder_of_any_decoder(
 
 def test_unknown_hub_name_says_what_to_do_offline(tmp_path: Path) -> None:
     """A hub name that is not at hand ends in one line with the way out, not in a traceback."""
-    ran = subprocess.run(
+    process = subprocess.run(
         [
             sys.executable,
             "-c",
@@ -131,9 +131,9 @@ def test_unknown_hub_name_says_what_to_do_offline(tmp_path: Path) -> None:
         timeout=300,
         check=False,
     )
-    assert ran.returncode == 1
-    assert "put the base's config.json into a folder and give --set base=FOLDER" in ran.stderr
-    assert "Traceback" not in ran.stderr
+    assert process.returncode == 1
+    assert "put the base's config.json into a folder and give --set base=FOLDER" in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_built_in_plans_import_no_torch() -> None:

@@ -78,19 +78,19 @@ STUDY: dict[str, Any] = {"tokens": 369_436_000, "epochs": 2.0, "max_steps": -1}
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "trained", "items", "work"),
+    ("name", "parameters", "tunable", "items", "work"),
     [
         ("polyglot-ko-12.8b-lora", P_LORA, A_LORA, MEMORY_LORA, FLOPS_LORA),
         ("polyglot-ko-1.3b-full", P_FULL, P_FULL, MEMORY_FULL, FLOPS_FULL),
     ],
 )
 def test_memory_and_arithmetic(
-    name: str, parameters: int, trained: int, items: dict[str, int], work: dict[str, int]
+    name: str, parameters: int, tunable: int, items: dict[str, int], work: dict[str, int]
 ) -> None:
     """Parameters, each item of memory and each part of the arithmetic are those on paper."""
     recipe = load(name)
     shapes, setup = shapes_of(table()[recipe.base]["config"]), setup_of(recipe)
-    assert (shapes.parameters, trainable(shapes, setup)) == (parameters, trained)
+    assert (shapes.parameters, trainable(shapes, setup)) == (parameters, tunable)
     assert memory(shapes, setup) == items | {"total": sum(items.values())}
     assert flops(shapes, setup) == work | {"total": sum(work.values())}
 
@@ -119,10 +119,10 @@ def test_time_of_full_tuning_on_one_h100() -> None:
     """
     recipe = load("polyglot-ko-1.3b-full")
     shapes, setup = shapes_of(table()[recipe.base]["config"]), setup_of(recipe)
-    took = cost(shapes, setup, gpus()["h100"], STUDY)
-    assert took["tokens_per_second"] == pytest.approx(26_647.0, rel=1e-5)
-    assert took["hours"] == pytest.approx(7.7023, rel=1e-4)
-    assert took["price"] == pytest.approx(23.107, rel=1e-4)
+    result = cost(shapes, setup, gpus()["h100"], STUDY)
+    assert result["tokens_per_second"] == pytest.approx(26_647.0, rel=1e-5)
+    assert result["hours"] == pytest.approx(7.7023, rel=1e-4)
+    assert result["price"] == pytest.approx(23.107, rel=1e-4)
 
 
 def test_sharding_by_hand() -> None:
@@ -134,13 +134,13 @@ def test_sharding_by_hand() -> None:
     """
     recipe = load("polyglot-ko-1.3b-full")
     shapes, setup = shapes_of(table()[recipe.base]["config"]), setup_of(recipe)
-    used = memory(shapes, setup | {"gpus": 8, "strategy": "fsdp"})
-    assert (used["weights"], used["gradients"], used["optimizer"]) == (
+    sizes = memory(shapes, setup | {"gpus": 8, "strategy": "fsdp"})
+    assert (sizes["weights"], sizes["gradients"], sizes["optimizer"]) == (
         665_905_152,
         665_905_152,
         1_331_810_304,
     )
-    assert used["communication"] == 649_216_000
+    assert sizes["communication"] == 649_216_000
     buckets = memory(shapes, setup | {"gpus": 8, "strategy": "ddp"})["communication"]
     assert buckets == 5_327_241_216  # DDP: fp32 gradients once more
 
