@@ -6,16 +6,16 @@ import functools
 import json
 import tomllib
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import resources
+from itertools import product
 from math import ceil
 from pathlib import Path
-from typing import Any
 
-from .estimate import GIB, Setup, Strategy, flops, memory, setup_of, trainable
+from .estimate import GIB, Values, flops, memory, setup_of, trainable
 from .recipe import Recipe
-from .shapes import Base, Shapes, find_base, shapes_of
+from .shapes import Shapes, find_base, shapes_of
 
 STUDY_ROWS = 923_590
 CHARACTERS_PER_ROW = 800  # with the template's keys; assumed for the study's mix of sets
@@ -27,132 +27,68 @@ SPEED_LEFT = {"none": 1.0, "ddp": 0.95, "fsdp": 0.85, "qlora": 0.75}
 FILLED = {True: 0.98, False: 0.5}  # places of a sequence that hold a token: packed, padded; assumed
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """One kind of GPU, from gpus.toml, which says where each figure comes from."""
-
-    name: str
-    title: str
-    memory: int  # bytes a process can use
-    bf16: float  # FLOP/s of dense bf16 matrix products
-    fp32: float  # FLOP/s of plain fp32
-    utilisation: float  # share of the peak that training reaches
-    price: float  # USD an hour
-
-
 @functools.cache
-def gpus() -> dict[str, Gpu]:
-    """The GPUs that a plan can be made for, by name."""
+def gpus() -> dict[str, Values]:
+    """The kinds of GPU in gpus.toml, by name; `memory` in bytes."""
     text = resources.files(__package__).joinpath("gpus.toml").read_text(encoding="utf-8")
     return {
-        name: Gpu(name, memory=int(values.pop("memory_gib") * GIB), **values)
+        name: {"name": name, **values, "memory": int(values["memory"] * GIB)}
         for name, values in tomllib.loads(text).items()
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the command line adds to a recipe; None takes what the recipe and gpus.toml say."""
-
-    gpus: tuple[int, ...] = (1, 4, 8)
-    kinds: tuple[str, ...] = ("a100-80", "h100")
-    rows: int | None = None
-    tokens_per_row: float | None = None
-    price: float | None = None  # USD an hour of one GPU
-    utilisation: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The training rows. `per_row` is tokens a row, after what is too long was cut."""
-
-    rows: int
-    per_row: float
-    epochs: float
-    repeat: int = 1
-    max_steps: int = -1
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of one epoch."""
-        return round(self.rows * self.per_row * self.repeat)
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a run takes on its GPUs; evaluation and saving come on top."""
-
-    tokens_per_second: float  # of all GPUs, real tokens
-    steps: int
-    tokens: int  # of the whole run
-    hours: float
-    price: float  # USD for all GPUs
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """One way to run on some GPUs, and the largest batch with and without gradient checkpointing (0: none)."""
-
-    method: str
-    strategy: Strategy
-    checkpointed: int
-    plain: int
-
-
-def plan(recipe: Recipe, options: Options) -> dict[str, Any]:
+def plan(
+    recipe: Recipe,
+    counts: Sequence[int] = (1, 4, 8),
+    kinds: Sequence[str] = ("a100-80", "h100"),
+    *,
+    rows: int | None = None,
+    tokens_per_row: float | None = None,
+    price: float | None = None,
+    mfu: float | None = None,
+) -> Values:
     """The plan as `--json` prints it: sizes in bytes, arithmetic in FLOP a token, prices in USD.
 
-    Raises UserError where the base or the recipe does not allow one.
+    For each of `counts` GPUs of each of `kinds`. None takes what the recipe and gpus.toml say; `price` is USD an
+    hour of one GPU, `mfu` a share. Raises UserError where the base or the recipe does not allow a plan.
     """
     base = find_base(recipe.base, recipe.revision)
-    shapes, setup = shapes_of(base.config), setup_of(recipe)
-    sample = sample_rows(recipe.data.train)
-    rows, work = _rows(recipe, base, options, sample), flops(shapes, setup)
-    runs = [(setup.method, way, n) for n in options.gpus for way in strategies(recipe, n)]
-    if setup.method == "lora":
-        several = [count for count in options.gpus if count > 1]
-        runs += [("qlora", "none", 1), *(("qlora", "fsdp", count) for count in several[-1:])]
-    columns = []
-    for method, strategy, count in runs:
-        run = replace(setup, method=method, strategy=strategy, gpus=count)
-        size = memory(shapes, run).as_dict()
-        columns.append({"method": method, "strategy": strategy, "gpus": count, "memory": size})
+    shapes, setup = shapes_of(base["config"]), setup_of(recipe)
+    data = _rows(recipe, base["tokens_per_character"], rows, tokens_per_row)
+    runs = [run for count in counts for run in on_gpus(recipe, count)]
+    if setup["method"] == "lora":
+        qlora, several = setup | {"method": "qlora"}, [count for count in counts if count > 1]
+        runs += [qlora, *(qlora | {"gpus": n, "strategy": "fsdp"} for n in several[-1:])]
+    columns, machines = [], []
+    for run in runs:
+        way = {key: run[key] for key in ("method", "strategy", "gpus")}
+        columns.append(way | {"memory": memory(shapes, run)})
+    for kind, count in product(kinds, counts):
+        gpu, setups = gpus()[kind], on_gpus(recipe, count)
+        rate = gpu["price"] if price is None else price
+        rates = {"price": rate, "utilisation": mfu or gpu["utilisation"]}
+        best = choose(shapes, setups, gpu)
+        machine = {
+            "setup": best,
+            "memory": best and memory(shapes, best),
+            "cost": best and cost(shapes, best, gpu | rates, data),
+            "ways": ways(shapes, setups, gpu),
+        }
+        machines.append({"gpu": gpu, "gpus": count, **rates, **machine})
     return {
         "recipe": recipe.model_dump(),
-        "base": asdict(base),
+        "base": base,
         "parameters": shapes.parameters,
         "trainable": trainable(shapes, setup),
         "shapes": asdict(shapes),
-        "flops_per_token": asdict(work) | {"total": work.total},
-        "rows": asdict(rows) | {"tokens": rows.tokens, "measured": sample},
+        "flops_per_token": flops(shapes, setup),
+        "rows": data,
         "memory": columns,
-        "machines": [
-            _machine(recipe, shapes, setup, rows, gpus()[kind], count, options)
-            for kind in options.kinds
-            for count in options.gpus
-        ],
+        "machines": machines,
     }
 
 
-def sample_rows(paths: Sequence[str]) -> dict[str, Any] | None:
-    """{"rows", "characters": mean of a row without the template's keys} of the files.
-
-    None unless all are JSON Lines files that can be read here.
-    """
-    rows = sampled = characters = 0
-    for path in map(Path, paths):
-        if path.suffix != ".jsonl" or not path.is_file():
-            return None
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines):
-                rows += bool(line.strip())
-                if number < SAMPLE and (size := _characters(line)):
-                    sampled += 1
-                    characters += size
-    return {"rows": rows, "characters": characters / sampled} if sampled else None
-
-
-def row_characters(recipe: Recipe, sample: dict[str, Any] | None) -> float:
+def row_characters(recipe: Recipe, sample: Values | None) -> float:
     """Characters of a row with the template's keys; the study's where there is no sample."""
     if sample is None:
         return float(CHARACTERS_PER_ROW)
@@ -160,68 +96,122 @@ def row_characters(recipe: Recipe, sample: dict[str, Any] | None) -> float:
     return float(sample["characters"] + keys)
 
 
-def strategies(recipe: Recipe, count: int) -> tuple[Strategy, ...]:
-    """The ways to use `count` GPUs, the recipe's own first. DeepSpeed is planned as ZeRO-3, as FSDP is."""
+def on_gpus(recipe: Recipe, count: int) -> list[Values]:
+    """The recipe on `count` GPUs, once for each strategy, its own first. DeepSpeed is planned as ZeRO-3, as FSDP is."""
+    setup, own = setup_of(recipe), recipe.distributed.strategy
     if count == 1:
-        return ("none",)
-    own = recipe.distributed.strategy
-    return ("fsdp", "ddp") if own in ("fsdp", "deepspeed") else ("ddp", "fsdp")
+        return [setup]
+    order = ("fsdp", "ddp") if own in ("fsdp", "deepspeed") else ("ddp", "fsdp")
+    return [setup | {"gpus": count, "strategy": strategy} for strategy in order]
 
 
-def cost(shapes: Shapes, setup: Setup, gpu: Gpu, rows: Rows) -> Cost:
-    """Time and price of `setup` on its GPUs, which are `gpu`."""
-    peak = gpu.fp32 if setup.precision == "fp32" else gpu.bf16
-    left = SPEED_LEFT[setup.strategy] * (SPEED_LEFT["qlora"] if setup.method == "qlora" else 1)
-    filled = FILLED[setup.packing]
-    places = peak * gpu.utilisation * left * setup.gpus / flops(shapes, setup).total  # a second
-    a_step = setup.gpus * setup.tokens * setup.accumulation * filled
-    tokens = rows.tokens * rows.epochs if rows.max_steps < 0 else rows.max_steps * a_step
-    steps = ceil(tokens / a_step) if rows.max_steps < 0 else rows.max_steps
-    hours = tokens / (places * filled) / 3600
-    return Cost(places * filled, steps, round(tokens), hours, hours * setup.gpus * gpu.price)
+def cost(shapes: Shapes, setup: Values, gpu: Values, rows: Values) -> dict[str, float]:
+    """What the run takes on its GPUs, which are `gpu`; evaluation and saving come on top.
+
+    {"tokens_per_second" of all GPUs, without padding, "steps", "tokens" of the whole run, "hours", "price" in USD}
+    """
+    peak, work, count = gpu[setup["precision"]], flops(shapes, setup)["total"], setup["gpus"]
+    left = SPEED_LEFT[setup["strategy"]] * SPEED_LEFT.get(setup["method"], 1)
+    filled, steps = FILLED[setup["packing"]], rows["max_steps"]
+    speed = peak * gpu["utilisation"] * left * count / work * filled
+    a_step = count * setup["batch"] * setup["length"] * setup["accumulation"] * filled
+    tokens = rows["tokens"] * rows["epochs"] if steps < 0 else steps * a_step
+    hours = tokens / speed / 3600
+    return {
+        "tokens_per_second": speed,
+        "steps": ceil(tokens / a_step) if steps < 0 else steps,
+        "tokens": round(tokens),
+        "hours": hours,
+        "price": hours * count * gpu["price"],
+    }
 
 
-def fits(shapes: Shapes, setup: Setup, gpu: Gpu) -> bool:
+def fits(shapes: Shapes, setup: Values, gpu: Values) -> bool:
     """Whether the setup's fullest moment is within one GPU's memory."""
-    return memory(shapes, setup).total <= gpu.memory
+    return bool(memory(shapes, setup)["total"] <= gpu["memory"])
 
 
-def largest(shapes: Shapes, setup: Setup, gpu: Gpu) -> int:
+def largest(shapes: Shapes, setup: Values, gpu: Values) -> int:
     """The largest batch (sequences a GPU) that fits: 0 for none, LARGEST_BATCH at most."""
     sizes = range(1, LARGEST_BATCH + 1)
-    return bisect_left(sizes, True, key=lambda n: not fits(shapes, replace(setup, batch=n), gpu))
+    return bisect_left(sizes, True, key=lambda n: not fits(shapes, setup | {"batch": n}, gpu))
 
 
-def ways(
-    shapes: Shapes, setup: Setup, gpu: Gpu, count: int, order: Sequence[Strategy]
-) -> Iterator[Way]:
-    """The recipe's own method by each strategy of `order`, then the methods that need less memory."""
-    cheaper = {"full": ("full", "lora", "qlora"), "lora": ("lora", "qlora")}
-    for method in cheaper.get(setup.method, (setup.method,)):
-        for strategy in order if method == setup.method else order[:1]:
-            run = replace(setup, method=method, gpus=count, strategy=strategy)
-            batches = [largest(shapes, replace(run, checkpointing=c), gpu) for c in (True, False)]
-            yield Way(method, strategy, *batches)
+def ways(shapes: Shapes, setups: list[Values], gpu: Values) -> list[Values]:
+    """The setups, then the first of them by each method that needs less memory.
+
+    Each with its largest batch with ("checkpointed") and without ("plain") gradient checkpointing.
+    """
+    first = setups[0]
+    cheaper = {"full": ["lora", "qlora"], "lora": ["qlora"]}.get(first["method"], [])
+    return [
+        {
+            "method": run["method"],
+            "strategy": run["strategy"],
+            "checkpointed": largest(shapes, run | {"checkpointing": True}, gpu),
+            "plain": largest(shapes, run | {"checkpointing": False}, gpu),
+        }
+        for run in [*setups, *(first | {"method": method} for method in cheaper)]
+    ]
 
 
-def choose(
-    shapes: Shapes, setup: Setup, gpu: Gpu, count: int, order: Sequence[Strategy]
-) -> Setup | None:
-    """The recipe as written by the first strategy that fits; else changed as little as possible; else None.
+def choose(shapes: Shapes, setups: list[Values], gpu: Values) -> Values | None:
+    """The first of the setups that fits; else one that is changed as little as possible; else None.
 
     Tried in turn: the batch, half of it with twice the accumulation down to one, checkpointing, then QLoRA for LoRA.
     """
-    for method in [setup.method, *(["qlora"] if setup.method == "lora" else [])]:
-        for checkpointing in dict.fromkeys([setup.checkpointing, True]):
-            for strategy in order:
-                run = replace(
-                    setup, method=method, gpus=count, strategy=strategy, checkpointing=checkpointing
-                )
-                while not fits(shapes, run, gpu) and run.batch % 2 == 0:
-                    run = replace(run, batch=run.batch // 2, accumulation=run.accumulation * 2)
+    own = setups[0]
+    for method in [own["method"], *(["qlora"] if own["method"] == "lora" else [])]:
+        for checkpointing in dict.fromkeys([own["checkpointing"], True]):
+            for setup in setups:
+                run = setup | {"method": method, "checkpointing": checkpointing}
+                while not fits(shapes, run, gpu) and run["batch"] % 2 == 0:
+                    run["batch"] //= 2
+                    run["accumulation"] *= 2
                 if fits(shapes, run, gpu):
                     return run
     return None
+
+
+def _rows(
+    recipe: Recipe, tokens_per_character: float, rows: int | None, per_row: float | None
+) -> Values:
+    """The training rows: what the flags say, else what the recipe's files hold, else the study's.
+
+    "per_row" is tokens a row after what is too long was cut, "tokens" those of one epoch.
+    """
+    data, train, sample = recipe.data, recipe.train, _sample(recipe.data.train)
+    rows = rows or (sample["rows"] if sample else STUDY_ROWS)
+    rows = min(rows, data.max_rows or rows)
+    per_row = per_row or row_characters(recipe, sample) * tokens_per_character
+    if data.format == "rows":
+        per_row = min(per_row, data.max_length)
+    return {
+        "rows": rows,
+        "per_row": per_row,
+        "epochs": train.epochs,
+        "repeat": data.repeat,
+        "max_steps": train.max_steps,
+        "tokens": round(rows * per_row * data.repeat),
+        "measured": sample,
+    }
+
+
+def _sample(paths: Sequence[str]) -> Values | None:
+    """{"rows", "characters": mean of a row without the template's keys} of the files.
+
+    None unless all are JSON Lines files that can be read here.
+    """
+    rows, sizes = 0, []
+    for path in map(Path, paths):
+        if path.suffix != ".jsonl" or not path.is_file():
+            return None
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines):
+                rows += bool(line.strip())
+                if number < SAMPLE and (size := _characters(line)):
+                    sizes.append(size)
+    return {"rows": rows, "characters": sum(sizes) / len(sizes)} if sizes else None
 
 
 def _characters(line: bytes) -> int:
@@ -229,48 +219,10 @@ def _characters(line: bytes) -> int:
     try:
         row = json.loads(line)
     except ValueError:
-        return 0
+        row = None
     if not isinstance(row, dict):
         return 0
-    parts: list[Any] = [row.get(key) for key in ("instruction", "context", "response", "text")]
-    for message in row.get("messages") or []:
-        if isinstance(message, dict):
-            parts += [message.get("content"), message.get("context")]
-    return sum(len(part) for part in parts if isinstance(part, str))
-
-
-def _rows(recipe: Recipe, base: Base, options: Options, sample: dict[str, Any] | None) -> Rows:
-    """What the options say, else what the recipe's files hold, else the study's rows."""
-    data, train = recipe.data, recipe.train
-    rows = options.rows or (sample["rows"] if sample else STUDY_ROWS)
-    per_row = options.tokens_per_row or row_characters(recipe, sample) * base.tokens_per_character
-    return Rows(
-        min(rows, data.max_rows or rows),
-        min(per_row, data.max_length) if data.format == "rows" else per_row,
-        train.epochs,
-        data.repeat,
-        train.max_steps,
-    )
-
-
-def _machine(
-    recipe: Recipe, shapes: Shapes, setup: Setup, rows: Rows, gpu: Gpu, count: int, options: Options
-) -> dict[str, Any]:
-    """`count` GPUs of one kind: the setup that runs there with its cost (None where none fits), and every way."""
-    order = strategies(recipe, count)
-    rented = replace(
-        gpu,
-        price=gpu.price if options.price is None else options.price,
-        utilisation=options.utilisation or gpu.utilisation,
-    )
-    run = choose(shapes, setup, gpu, count, order)
-    return {
-        "gpu": asdict(gpu),
-        "gpus": count,
-        "price": rented.price,
-        "utilisation": rented.utilisation,
-        "setup": run and asdict(run),
-        "memory": run and memory(shapes, run).as_dict(),
-        "cost": run and asdict(cost(shapes, run, rented, rows)),
-        "ways": [asdict(way) for way in ways(shapes, setup, gpu, count, order)],
-    }
+    texts = [row.get(key) for key in ("instruction", "context", "response", "text")]
+    messages = [message for message in row.get("messages") or [] if isinstance(message, dict)]
+    texts += [message.get(key) for message in messages for key in ("content", "context")]
+    return sum(len(text) for text in texts if isinstance(text, str))

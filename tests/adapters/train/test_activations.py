@@ -32,10 +32,10 @@ def test_factors_are_what_autograd_keeps(kind: str, method: str, precision: str)
         config["num_key_value_heads"] = 2
     more = config | {"num_hidden_layers": 3}
     layer = _grown(more, method, precision) - _grown(config, method, precision)
-    found = layer / (LONG - SHORT)
+    size = layer / (LONG - SHORT)
     if (kind, method, precision) == ("gpt_neox", "lora", "bf16"):
-        found += 6 * 256  # a CPU's autocast leaves layer norms in bf16, CUDA's does not
-    assert inside_of(shapes_of(config), _setup(method, precision)) == pytest.approx(found, rel=0.03)
+        size += 6 * 256  # a CPU's autocast leaves layer norms in bf16, CUDA's does not
+    assert inside_of(shapes_of(config), _setup(method, precision)) == pytest.approx(size, rel=0.03)
 
 
 def test_dropout_keeps_a_copy_and_a_mask() -> None:
@@ -94,10 +94,10 @@ def _model(config: dict[str, Any], method: str, precision: str) -> Any:
 def _kept(model: Any, tokens: int, precision: str) -> int:
     import torch
 
-    found: dict[int, Any] = {}
+    storages: dict[int, Any] = {}
 
     def keep(tensor: Any) -> Any:
-        found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
 
     ids = torch.zeros((1, tokens), dtype=torch.long)
@@ -107,4 +107,4 @@ def _kept(model: Any, tokens: int, precision: str) -> int:
     ):
         model(input_ids=ids, use_cache=False)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    return sum(storage.nbytes() for place, storage in found.items() if place not in own)
+    return sum(storage.nbytes() for place, storage in storages.items() if place not in own)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kodolly_adapters.families import of, on_meta
-from kodolly_adapters.train.plan import Options, plan
+from kodolly_adapters.train.plan import plan
 from kodolly_adapters.train.recipe import built_in, load
 from kodolly_adapters.train.shapes import table
 
@@ -31,8 +31,8 @@ SMALL = {
 
 def test_the_study_is_complete() -> None:
     """Every row of the study's table is a built-in recipe with its base in the table of configs."""
-    found = [name for name in built_in() if load(name).study]
-    assert found == STUDY
+    names = [name for name in built_in() if load(name).study]
+    assert names == STUDY
     assert sorted({load(name).base for name in STUDY}) == sorted(table())
 
 
@@ -72,7 +72,7 @@ def test_targets_are_all_linear_layers_of_the_architecture(name: str) -> None:
 def test_study_recipes_run_on_every_gpu_of_80_gb(name: str) -> None:
     """As written, each recipe fits 1, 4 and 8 A100s and H100s of 80 GB, by plain data parallelism."""
     recipe = load(name)
-    for machine in plan(recipe, Options())["machines"]:
+    for machine in plan(recipe)["machines"]:
         setup = machine["setup"]
         assert setup["batch"] == recipe.train.batch_size
         assert setup["method"] == recipe.method

@@ -6,14 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kodolly_adapters.train.estimate import GIB, Setup, setup_of
-from kodolly_adapters.train.plan import Gpu, Options, choose, fits, gpus, largest, plan, ways
+from kodolly_adapters.train.estimate import GIB, setup_of
+from kodolly_adapters.train.plan import choose, fits, gpus, largest, on_gpus, plan, ways
 from kodolly_adapters.train.plan_cli import duration, gib, main
 from kodolly_adapters.train.recipe import built_in, load
 from kodolly_adapters.train.shapes import Shapes, shapes_of, table
@@ -28,13 +27,13 @@ def _answer(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
     return answer
 
 
-def _shapes_and_setup(name: str) -> tuple[Shapes, Setup]:
+def _shapes_and_setup(name: str) -> tuple[Shapes, dict[str, Any]]:
     recipe = load(name)
     return shapes_of(table()[recipe.base]["config"]), setup_of(recipe)
 
 
 @pytest.mark.parametrize(
-    ("argv", "status", "said"),
+    ("argv", "status", "text"),
     [
         ([LORA, "--gpus", "1,x"], 2, "--gpus 1,x: numbers of GPUs"),
         ([LORA, "--gpus", "0"], 2, "--gpus 0"),
@@ -52,12 +51,12 @@ def _shapes_and_setup(name: str) -> tuple[Shapes, Setup]:
     ids=lambda value: " ".join(value[1:]) if isinstance(value, list) else None,
 )
 def test_bad_use_is_named(
-    capsys: pytest.CaptureFixture[str], argv: list[str], status: int, said: str
+    capsys: pytest.CaptureFixture[str], argv: list[str], status: int, text: str
 ) -> None:
     """A bad flag, key or name ends in one line that names it, and in the right status."""
     assert main(argv) == status
     answer = capsys.readouterr()
-    assert said in answer.err
+    assert text in answer.err
     assert "Traceback" not in answer.err
     assert answer.out == ""
 
@@ -76,7 +75,7 @@ def test_list_names_the_built_in(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "text"),
     [
         (None, "a base's folder holds a config.json"),
         ("{", "not JSON"),
@@ -86,13 +85,13 @@ def test_list_names_the_built_in(capsys: pytest.CaptureFixture[str]) -> None:
     ids=["missing", "broken", "array", "empty"],
 )
 def test_base_folder_without_a_config(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, text: str
 ) -> None:
     """A base's folder whose config.json is missing or broken is refused with its path."""
     if content is not None:
         (tmp_path / "config.json").write_text(content, encoding="utf-8")
     assert main([LORA, "--set", f"base={tmp_path}"]) == 1
-    assert said in capsys.readouterr().err
+    assert text in capsys.readouterr().err
 
 
 def test_plan_of_a_folder_of_any_decoder(
@@ -119,7 +118,7 @@ def test_plan_of_a_folder_of_any_decoder(
 
 def test_unknown_hub_name_says_what_to_do_offline(tmp_path: Path) -> None:
     """A hub name that is not at hand ends in one line with the way out, not in a traceback."""
-    ran = subprocess.run(
+    process = subprocess.run(
         [
             sys.executable,
             "-c",
@@ -132,9 +131,9 @@ def test_unknown_hub_name_says_what_to_do_offline(tmp_path: Path) -> None:
         timeout=300,
         check=False,
     )
-    assert ran.returncode == 1
-    assert "put the base's config.json into a folder and give --set base=FOLDER" in ran.stderr
-    assert "Traceback" not in ran.stderr
+    assert process.returncode == 1
+    assert "put the base's config.json into a folder and give --set base=FOLDER" in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_built_in_plans_import_no_torch() -> None:
@@ -206,27 +205,26 @@ def test_too_large_a_model_is_said_not_to_fit(
 def test_largest_batch_fits_and_one_more_does_not(name: str, kind: str) -> None:
     """The largest batch is exactly that, in every way to run."""
     shapes, setup = _shapes_and_setup(name)
-    for way in ways(shapes, setup, gpus()[kind], 8, ("ddp", "fsdp")):
-        run = replace(setup, method=way.method, strategy=way.strategy, gpus=8)
-        for checkpointing, batch in ((True, way.checkpointed), (False, way.plain)):
-            own = replace(run, checkpointing=checkpointing)
+    for way in ways(shapes, on_gpus(load(name), 8), gpus()[kind]):
+        run = setup | {"method": way["method"], "strategy": way["strategy"], "gpus": 8}
+        for checkpointing, batch in ((True, way["checkpointed"]), (False, way["plain"])):
+            own = run | {"checkpointing": checkpointing}
             assert largest(shapes, own, gpus()[kind]) == batch
-            assert batch == 0 or fits(shapes, replace(own, batch=batch), gpus()[kind])
-            assert not fits(shapes, replace(own, batch=batch + 1), gpus()[kind])
+            assert batch == 0 or fits(shapes, own | {"batch": batch}, gpus()[kind])
+            assert not fits(shapes, own | {"batch": batch + 1}, gpus()[kind])
 
 
 def test_choice_changes_as_little_as_it_can() -> None:
     """As the GPU shrinks: smaller batches at the same effective size, then QLoRA, then nothing."""
     shapes, setup = _shapes_and_setup("polyglot-ko-12.8b-lora")
 
-    def on(gib: float) -> Setup | None:
-        gpu = Gpu("x", "x", int(gib * GIB), 1e12, 1e12, 0.4, 1.0)
-        return choose(shapes, setup, gpu, 1, ("none",))
+    def on(gib: float) -> dict[str, Any] | None:
+        return choose(shapes, [setup], {"memory": int(gib * GIB)})
 
     assert on(40) == setup
-    assert on(34) == replace(setup, batch=2, accumulation=8)
-    assert on(30) == replace(setup, batch=1, accumulation=16)
-    assert on(18) == replace(setup, method="qlora")
+    assert on(34) == setup | {"batch": 2, "accumulation": 8}
+    assert on(30) == setup | {"batch": 1, "accumulation": 16}
+    assert on(18) == setup | {"method": "qlora"}
     assert on(8) is None
 
 
@@ -245,7 +243,7 @@ def test_docs_show_the_plan_of_every_recipe_of_the_study() -> None:
         recipe = load(name)
         if not recipe.study:
             continue
-        answer = plan(recipe, Options(gpus=(1, 8), kinds=("a100-80", "h100")))
+        answer = plan(recipe, (1, 8), ("a100-80", "h100"))
         cells = [name, f"{answer['parameters']:,}", f"{answer['trainable']:,}"]
         own = [column for column in answer["memory"] if column["method"] == recipe.method]
         assert [(c["gpus"], c["strategy"]) for c in own] == [(1, "none"), (8, "ddp"), (8, "fsdp")]

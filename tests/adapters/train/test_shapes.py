@@ -8,6 +8,7 @@ import pytest
 
 from kodolly_adapters.errors import BaseError, RecipeError
 from kodolly_adapters.families import look, of, on_meta
+from kodolly_adapters.train.estimate import trainable
 from kodolly_adapters.train.shapes import shapes_of, table
 
 SMALL: dict[str, Any] = {
@@ -53,10 +54,10 @@ def test_published_sizes(base: str, parameters: int) -> None:
 
 def test_tuned_polyglots_keep_their_shapes() -> None:
     """KoAlpaca's models are planned with the shapes of the Polyglots they were tuned from."""
-    known = table()
+    bases = table()
     for size in ("5.8", "12.8"):
-        tuned = known[f"beomi/KoAlpaca-Polyglot-{size}B"]
-        assert tuned == known[f"EleutherAI/polyglot-ko-{size}b"]
+        tuned = bases[f"beomi/KoAlpaca-Polyglot-{size}B"]
+        assert tuned == bases[f"EleutherAI/polyglot-ko-{size}b"]
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -101,7 +102,7 @@ def test_adapter_counts_are_pefts(kind: str, dora: bool, tokens: int) -> None:
     family = of(config)
     rows = {name.rpartition(".")[2]: [7, 8, 9] for name in family.embeddings}
     own = AutoConfig.for_model(kind, **{k: v for k, v in config.items() if k != "model_type"})
-    adapted = get_peft_model(
+    model = get_peft_model(
         AutoModelForCausalLM.from_config(own),
         LoraConfig(
             r=4,
@@ -111,18 +112,19 @@ def test_adapter_counts_are_pefts(kind: str, dora: bool, tokens: int) -> None:
             task_type="CAUSAL_LM",
         ),
     )
-    counted = shapes_of(config).adapter((), 4, dora=dora, new_tokens=tokens)
-    assert counted == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    setup = {"method": "lora", "targets": [], "r": 4, "dora": dora, "new_tokens": tokens}
+    count = trainable(shapes_of(config), setup)
+    assert count == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def test_unknown_target_is_named() -> None:
     """A target that the family has not is refused with those it has."""
     with pytest.raises(RecipeError, match=r"no linear layer q_proj; it has query_key_value, dense"):
-        shapes_of(CONFIGS["neox"]).targeted(["q_proj"])
+        shapes_of(CONFIGS["neox"]).select(["q_proj"])
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "text"),
     [
         ({}, "names no model_type"),
         ({"model_type": "gpt_neox", "hidden_size": 64}, "does not say intermediate_size"),
@@ -132,7 +134,7 @@ def test_unknown_target_is_named() -> None:
     ],
     ids=["nameless", "cut-short", "unknown", "encoder", "no-linear"],
 )
-def test_unusable_configs(config: dict[str, Any], said: str) -> None:
+def test_unusable_configs(config: dict[str, Any], text: str) -> None:
     """A config that no plan can be made from says what is wrong with it."""
-    with pytest.raises(BaseError, match=said):
+    with pytest.raises(BaseError, match=text):
         shapes_of(config)
