@@ -31,7 +31,7 @@ CACHE = ".cache"  # prepared rows, in the run's folder until it is finished
 Say = Callable[[str], None]  # called with what a person should know
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """Somebody ended the run early, and it left a checkpoint."""
 
 
@@ -53,26 +53,28 @@ class Run:
     hardware: Hardware
     precision: str
 
-    @property
-    def stored_dtype(self) -> str:
-        """The dtype of the base's files, "float16" for Polyglot."""
-        return str(getattr(self.config, "dtype", None) or "float32").removeprefix("torch.")
-
-    @property
-    def new_tokens(self) -> list[str]:
-        """The tokens that the template adds."""
-        return list(self.tokenizer.convert_ids_to_tokens(list(self.new_ids)))
-
-    def decisive(self) -> dict[str, Any]:
-        """What two runs must share to be one."""
+    def record(self, started_at: str) -> dict[str, Any]:
+        """run.json but for its state. Two calls that share what is "decisive" are one run."""
+        files = self.prepared.files
         return {
-            "recipe": self.recipe.model_dump(mode="json", exclude={"study", "notes"}),
-            "base_config_sha256": config_sha256(self.config),
-            "data": [{"sha256": file.sha256, "bytes": file.size} for file in self.prepared.files],
-            "tokenizer_repairs": list(self.repairs),
-            "new_tokens": self.new_tokens,
-            "processes": self.hardware.world,
+            "decisive": {
+                "recipe": self.recipe.model_dump(mode="json", exclude={"study", "notes"}),
+                "base_config_sha256": config_sha256(self.config),
+                "data": [{"sha256": file.sha256, "bytes": file.size} for file in files],
+                "tokenizer_repairs": list(self.repairs),
+                "new_tokens": list(self.tokenizer.convert_ids_to_tokens(list(self.new_ids))),
+                "processes": self.hardware.world,
+                "precision": self.precision,
+            },
+            "recipe": self.recipe.model_dump(mode="json"),
+            "files": [file._asdict() for file in files],
+            "outcomes": self.prepared.outcomes.as_dict(),
+            "sequences": {"train": len(self.train), "held_out": len(self.validation or ())},
+            "schedule": asdict(self.schedule),
             "precision": self.precision,
+            "hardware": asdict(self.hardware) | {"machine": platform.machine()},
+            "versions": run_folder.versions(),
+            "started_at": started_at,
         }
 
 
@@ -139,23 +141,22 @@ def train(
     `show` draws the progress. Raises a UserError, or Interrupted when a signal asked for the end.
     """
     from transformers import set_seed
+    from transformers.trainer_utils import get_last_checkpoint
 
     from .callbacks import Stop
 
     started = time.monotonic()
-    run_folder.check_free(out)
-    started_at = run_folder.start_time(out)
+    before = run_folder.unfinished(out)
     run = set_up(recipe, out / CACHE, report)
-    main, decisive = run.hardware.main, run.decisive()
-    folder = out.resolve() / CHECKPOINTS
+    main, folder = run.hardware.main, out.resolve() / CHECKPOINTS
     args = arguments(recipe, run.schedule, run.precision, run.hardware, folder)
-    record = _record(run, decisive, started_at)
+    record = run.record(before.get("started_at") or run_folder.now())
     with args.main_process_first(local=False):
         if main:
             for repair in run.repairs:
                 say(f"tokenizer: {repair}")
             say(f"{len(run.train):,} sequences of these rows\n{run.prepared.outcomes.table()}")
-            run_folder.check_same_run(out, decisive)
+            run_folder.check_same_run(out, before, record)
             folder.mkdir(parents=True, exist_ok=True)
             run_folder.sweep_checkpoints(folder)
             write_json(out / RECORD, record | {"state": "unfinished"})
@@ -168,19 +169,17 @@ def train(
         if main and not run_folder.finished_checkpoints(folder):
             run_folder.release(out)
         raise
-    last = next(reversed(run_folder.finished_checkpoints(folder)), None)
+    last = get_last_checkpoint(folder)  # the unfinished ones are gone
     if last is not None:
-        say(f"going on after step {run_folder.step_of(last)}")
+        say(f"going on after step {run_folder.step_of(Path(last))}")
     with stop.listening(), _with_libraries():
-        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        trainer.train(resume_from_checkpoint=last)
     if stop.requested:
         raise Interrupted(f"stopped after step {trainer.state.global_step}, with a checkpoint")
     metrics = _metrics(trainer, time.monotonic() - started)
-    card = _card(run, decisive, trainer.model, metrics)
-    output = run_folder.Output(
-        recipe, run.tokenizer, run.template, run.stored_dtype, run.use_cache, card
-    )
-    final = run_folder.place(trainer, out, output)
+    trainer.model.config.use_cache = run.use_cache
+    card = _card(run, record["decisive"], trainer.model, metrics)
+    final = run_folder.place(trainer, out, recipe, card)
     if main:
         end = {"state": "finished", "metrics": metrics, "output": final.name}
         write_json(out / RECORD, record | end | {"finished_at": run_folder.now()})
@@ -215,11 +214,10 @@ def make_trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> An
     trainer.remove_callback(PrinterCallback)
     if recipe.train.early_stopping and run.validation is not None:
         trainer.add_callback(EarlyStoppingCallback(recipe.train.early_stopping))
-    wait = trainer.accelerator.wait_for_everyone
     trainer.add_callback(stop)
     trainer.add_callback(StepProgress(lambda: trainer.tokens, show=show))
     trainer.add_callback(Metrics(out / "metrics.jsonl", recipe.name))
-    trainer.add_callback(Checkpoints(out.resolve() / CHECKPOINTS, recipe.train.keep, wait))
+    trainer.add_callback(Checkpoints(recipe.train.keep))
     if "tensorboard" in recipe.train.report_to and run.hardware.main:
         from torch.utils.tensorboard import SummaryWriter
         from transformers.integrations import TensorBoardCallback
@@ -228,19 +226,17 @@ def make_trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> An
     return trainer
 
 
-def _own_template(recipe: Recipe, tokenizer: Any) -> TokenizerTemplate:
+def _own_template(recipe: Recipe, tokenizer: Any) -> Template | TokenizerTemplate:
     """The base's chat template, read as a worker will read it beside the trained weights."""
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         try:
-            template = load(folder, TOKENIZER)
+            return load(folder, TOKENIZER)
         except TemplateError:
             raise RecipeError(
                 f'template = "{TOKENIZER}": the tokenizer of {recipe.base} has no chat template. '
                 'Choose a dialect, such as "dolly-ko"'
             ) from None
-    assert isinstance(template, TokenizerTemplate)
-    return template
 
 
 @contextmanager
@@ -276,25 +272,10 @@ def _metrics(trainer: Any, seconds: float) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _record(run: Run, decisive: dict[str, Any], started_at: str) -> dict[str, Any]:
-    """run.json but for its state: what decided the run, and where, when and how it ran."""
-    return {
-        "decisive": decisive,
-        "recipe": run.recipe.model_dump(mode="json"),
-        "files": [file._asdict() for file in run.prepared.files],
-        "outcomes": run.prepared.outcomes.as_dict(),
-        "sequences": {"train": len(run.train), "held_out": len(run.validation or ())},
-        "schedule": asdict(run.schedule),
-        "precision": run.precision,
-        "hardware": asdict(run.hardware) | {"machine": platform.machine()},
-        "versions": run_folder.versions(),
-        "started_at": started_at,
-    }
-
-
 def _card(run: Run, decisive: dict[str, Any], net: Any, metrics: dict[str, Any]) -> dict[str, Any]:
     """model_card.json, as the workers read it."""
     recipe, base = run.recipe, read_card(Path(run.recipe.base))
+    stored = str(getattr(run.config, "dtype", None) or "float32")  # "float16" for Polyglot
     return {
         "name": recipe.name,
         "base": recipe.base,
@@ -312,7 +293,7 @@ def _card(run: Run, decisive: dict[str, Any], net: Any, metrics: dict[str, Any])
         },
         "created_by": "kodolly train",
         "created_at": run_folder.now(),
-        "dtype": run.stored_dtype if recipe.method == "full" else "float32",
+        "dtype": stored.removeprefix("torch.") if recipe.method == "full" else "float32",
         "context_length": getattr(run.config, "max_position_embeddings", None),
         "new_tokens": decisive["new_tokens"],
         "metrics": metrics,

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from support.tiny_models import make_tiny_llama, make_tiny_neox
 from support.tiny_runs import rows_file, toy
+from transformers import TrainerState, TrainingArguments
 
 from kodolly_adapters.errors import BaseError, RecipeError
 from kodolly_adapters.train import cli, model, run_folder
-from kodolly_adapters.train.callbacks import draw_curve
+from kodolly_adapters.train.callbacks import Checkpoints, draw_curve
 from kodolly_adapters.train.model import Hardware, choose_precision
 from kodolly_adapters.train.recipe import Train
 from kodolly_adapters.train.run_folder import finish_checkpoint, finished_checkpoints
@@ -116,7 +117,9 @@ def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
 def test_old_checkpoints_go(tmp_path: Path, keep: int, best: int | None, left: set[int]) -> None:
     """The newest stays to go on from, the best to end with; the rest goes beyond `keep`."""
     paths = {step: checkpoint(tmp_path, step) for step in (2, 4, 8, 10)}
-    run_folder.rotate_checkpoints(tmp_path, keep, paths[best] if best else None)
+    state = TrainerState(global_step=10, best_model_checkpoint=str(paths[best]) if best else None)
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to=[])
+    Checkpoints(keep).on_save(args, state, None)
     assert set(map(run_folder.step_of, finished_checkpoints(tmp_path))) == left
 
 
