@@ -157,14 +157,17 @@ def grow(model: Any, tokenizer: Any, new_ids: Sequence[int], seed: int) -> int:
 
 
 def wrap(model: Any, recipe: Recipe, new_ids: Sequence[int]) -> Any:
-    """`model` with a fresh adapter, and rows of `new_ids` trained beside it. Raises RecipeError for unknown targets."""
+    """`model` with a fresh adapter. Raises RecipeError for unknown targets.
+
+    LoRA freezes the embeddings, so rows of `new_ids` are trained beside it. Left random, as the study left them,
+    the model could neither read its own keys nor write the one that ends an answer.
+    """
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     family, lora = families.of(model.config), recipe.lora
     targets = lora.targets or list(family.targets)
-    names = [f".{name}" for name, _ in model.named_modules()]
     for target in targets:
-        if not any(name.endswith(f".{target}") for name in names):
+        if not any(f".{name}".endswith(f".{target}") for name, _ in model.named_modules()):
             raise RecipeError(
                 f"lora.targets: {type(model).__name__} has no module {target!r}; "
                 f"its linear layers are {', '.join(family.targets)}"
@@ -192,23 +195,6 @@ def wrap(model: Any, recipe: Recipe, new_ids: Sequence[int]) -> Any:
     )
     config.base_model_name_or_path, config.revision = recipe.base, recipe.revision
     return wrapped
-
-
-def check_new_tokens(model: Any, tokenizer: Any, new_ids: Sequence[int]) -> None:
-    """Raise RecipeError when a row of `new_ids` would not be trained.
-
-    LoRA freezes the embeddings. Rows of new tokens would stay as random as they were made: the model could
-    neither read its own keys nor write the one that ends an answer. That was the study's flaw.
-    """
-    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-        if layer is None or not new_ids:
-            continue
-        indices = getattr(layer, "token_indices", {})
-        if layer.weight.requires_grad and not indices:  # the whole matrix is trained
-            continue
-        if frozen := sorted(set(new_ids) - {i for ids in indices.values() for i in ids}):
-            names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(frozen)))
-            raise RecipeError(f"rows of new tokens would stay untrained: {names}")
 
 
 def _own_head(model: Any) -> Any | None:

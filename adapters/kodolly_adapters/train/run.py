@@ -25,7 +25,7 @@ from .model import Hardware
 from .recipe import Recipe
 from .run_folder import CHECKPOINTS, RECORD
 from .tokenizer import add_template_tokens, load_tokenizer
-from .trainer import Schedule, Trainer, arguments, make_schedule, micro_batches
+from .trainer import Schedule, Trainer, arguments, make_schedule
 
 CACHE = ".cache"  # prepared rows, in the run's folder until it is finished
 Say = Callable[[str], None]  # called with what a person should know
@@ -117,11 +117,7 @@ def set_up(recipe: Recipe, cache: Path, report: Report = lambda done, total: Non
         train=train,
         validation=validation,
         schedule=make_schedule(
-            recipe.train,
-            len(train),
-            validation=validation is not None,
-            micro=micro_batches(recipe, flash=hardware.flash),
-            world=hardware.world,
+            recipe, len(train), validation=validation is not None, hardware=hardware
         ),
         hardware=hardware,
         precision=precision,
@@ -199,7 +195,6 @@ def make_trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> An
     model.grow(net, run.tokenizer, run.new_ids, recipe.train.seed)
     if recipe.method != "full":
         net = model.wrap(net, recipe, run.new_ids)
-    model.check_new_tokens(net, run.tokenizer, run.new_ids)
     trainer = Trainer(
         model=net,
         args=args,

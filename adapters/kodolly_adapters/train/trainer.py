@@ -9,19 +9,19 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerState
 from trl import SFTConfig, SFTTrainer
 
 from kodolly_adapters.errors import BaseError, RecipeError
 
 from .encode import IGNORED
 from .model import Hardware
-from .recipe import Distributed, Recipe, Train
+from .recipe import Distributed, Recipe
 
 HEADS_ON_DISK = {"embed_out.weight": "lm_head.weight"}  # GPT-NeoX's, before transformers 5
 EVALUATIONS = 10  # a run, where the recipe does not say
@@ -130,10 +130,9 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """Train to the end of the recipe, from the start or from a checkpoint's folder."""
         if resume_from_checkpoint is not None:
-            state = Path(resume_from_checkpoint) / "trainer_state.json"
-            history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
-            counts = [int(record["num_tokens"]) for record in history if "num_tokens" in record]
-            self._total_train_tokens = counts[-1] if counts else 0
+            state = TrainerState.load_from_json(f"{resume_from_checkpoint}/trainer_state.json")
+            counts = (int(record.get("num_tokens", 0)) for record in state.log_history)
+            self._total_train_tokens = max(counts, default=0)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -165,15 +164,15 @@ def micro_batches(recipe: Recipe, *, flash: bool) -> tuple[int, int]:
 
 
 def make_schedule(
-    train: Train, sequences: int, *, validation: bool, micro: tuple[int, int], world: int
+    recipe: Recipe, sequences: int, *, validation: bool, hardware: Hardware
 ) -> Schedule:
-    """The schedule of `sequences` training sequences over `world` processes, as transformers will run it.
+    """The schedule of `sequences` training sequences, as transformers will run it.
 
-    `micro` is micro_batches'. Raises RecipeError where saving and evaluating do not meet, because the best
-    checkpoint could then not be kept.
+    Raises RecipeError where saving and evaluating do not meet: the best checkpoint could then not be kept.
     """
-    batch, accumulation = micro
-    passes = math.ceil(math.ceil(sequences / batch) / world)
+    train = recipe.train
+    batch, accumulation = micro_batches(recipe, flash=hardware.flash)
+    passes = math.ceil(math.ceil(sequences / batch) / hardware.world)
     steps = math.ceil(train.epochs * math.ceil(passes / accumulation))
     if train.max_steps > 0:
         steps = train.max_steps
@@ -224,19 +223,15 @@ def arguments(
         eval_steps=schedule.evaluate,
         save_steps=schedule.save,
         load_best_model_at_end=validation,
-        metric_for_best_model="eval_loss" if validation else None,
-        greater_is_better=False if validation else None,
         prediction_loss_only=True,
         restore_callback_states_from_checkpoint=True,
         max_length=recipe.data.max_length,
         packing=recipe.data.packing,
         dataset_kwargs={"skip_prepare_dataset": True},
-        report_to=["wandb"]
-        if wandb
-        else [],  # TensorBoard's is made by the run, which knows its folder
+        report_to=["wandb"] * wandb,  # TensorBoard's is made by the run, which knows its folder
         disable_tqdm=True,
         log_level="error",
-        ddp_find_unused_parameters=False if hardware.world > 1 else None,
+        ddp_find_unused_parameters=False,
         **_distributed(recipe.distributed, hardware),
     )
 

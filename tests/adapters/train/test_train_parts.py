@@ -17,7 +17,6 @@ from kodolly_adapters.errors import BaseError, RecipeError
 from kodolly_adapters.train import cli, model, run_folder
 from kodolly_adapters.train.callbacks import Checkpoints, draw_curve
 from kodolly_adapters.train.model import Hardware, choose_precision
-from kodolly_adapters.train.recipe import Train
 from kodolly_adapters.train.run_folder import finish_checkpoint, finished_checkpoints
 from kodolly_adapters.train.tokenizer import add_template_tokens, load_tokenizer
 from kodolly_adapters.train.trainer import arguments, make_schedule, micro_batches
@@ -69,28 +68,20 @@ def test_packed_batches_are_computed_in_pieces(
 
 def test_a_schedule_looks_ten_times() -> None:
     """Without a word evaluations and checkpoints come ten times; epochs are counted as transformers does."""
-    schedule = make_schedule(
-        Train.model_validate({"epochs": 3}), 1000, validation=True, micro=(4, 8), world=2
+    recipe = toy(Path("base"), "rows", data__packing=False, train={"epochs": 3})
+    schedule, alone = (
+        make_schedule(recipe, 1000, validation=validation, hardware=replace(CPU, world=2))
+        for validation in (True, False)
     )
     assert (schedule.steps, schedule.evaluate, schedule.save) == (48, 5, 5)
-    assert (
-        make_schedule(
-            Train.model_validate({"epochs": 3}), 1000, validation=False, micro=(4, 8), world=2
-        ).evaluate
-        is None
-    )
+    assert alone.evaluate is None
 
 
 def test_a_schedule_that_would_lose_the_best_is_refused() -> None:
     """Saving between evaluations could not keep the best of them."""
+    recipe = toy(Path("base"), "rows", train__eval_steps=5, train__save_steps=7)
     with pytest.raises(RecipeError, match=r"train\.save_steps: 7 is no multiple .* 5"):
-        make_schedule(
-            Train.model_validate({"eval_steps": 5, "save_steps": 7}),
-            100,
-            validation=True,
-            micro=(1, 1),
-            world=1,
-        )
+        make_schedule(recipe, 100, validation=True, hardware=CPU)
 
 
 def checkpoint(folder: Path, step: int) -> Path:
@@ -255,7 +246,7 @@ def test_processes_that_do_not_fit_are_refused(
 ) -> None:
     """Sharding on CPUs, and several GPUs in one process, would silently be something else."""
     recipe = toy(llama, "rows", distributed__strategy=strategy)
-    steps = make_schedule(recipe.train, 8, validation=False, micro=(1, 1), world=1)
+    steps = make_schedule(recipe, 8, validation=False, hardware=CPU)
     with pytest.raises(RecipeError, match=said):
         arguments(recipe, steps, "fp32", machine, tmp_path)
 
