@@ -17,7 +17,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
 from transformers import TrainerCallback
-from transformers.trainer_utils import rotate_checkpoints
 
 from kodolly_adapters.errors import RecipeError
 from kodolly_adapters.files import write_bytes
@@ -110,10 +109,9 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
-            run_folder.finish_checkpoint(
-                Path(args.output_dir, f"{run_folder.PREFIX}{state.global_step}")
-            )
-            rotate_checkpoints(args.output_dir, self._keep, state.best_model_checkpoint)
+            folder = Path(args.output_dir)
+            run_folder.finish_checkpoint(folder / f"{run_folder.PREFIX}{state.global_step}")
+            run_folder.rotate_checkpoints(folder, self._keep, state.best_model_checkpoint)
 
 
 class Stop(TrainerCallback):  # type: ignore[misc]

@@ -58,11 +58,11 @@ def _train(args: argparse.Namespace) -> int:
     recipe = load(args.recipe, overrides(args.set))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     _quiet_libraries()
-    from .run import set_up, train
+    from .run import Run, train
 
     if args.dry_run:
         with tempfile.TemporaryDirectory() as cache:
-            sys.stdout.write(_description(set_up(recipe, Path(cache))))
+            sys.stdout.write(_description(Run(recipe, Path(cache))))
         return 0
     show = _is_main() and not args.quiet
     with Progress("train", unit="row", show=show) as progress:

@@ -110,9 +110,9 @@ def load_model(recipe: Recipe, config: Any, precision: str, hardware: Hardware) 
         )
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     dtype = torch.float32 if recipe.method == "full" else dtypes[precision]
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
+    four_bit = None
     if recipe.method == "qlora":
-        options["quantization_config"] = BitsAndBytesConfig(
+        four_bit = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
@@ -126,7 +126,9 @@ def load_model(recipe: Recipe, config: Any, precision: str, hardware: Hardware) 
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            **options,
+            dtype=dtype,
+            attn_implementation=attention,
+            quantization_config=four_bit,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise BaseError(f"base {recipe.base}: {first_line(error)}") from None
@@ -144,11 +146,10 @@ def grow(model: Any, tokenizer: Any, new_ids: Sequence[int], seed: int) -> int:
     Never takes rows away: Polyglot has 30,080 for 30,003 tokens. A new row starts at the mean of the old ones
     with a little noise, the same for the same seed.
     """
-    rows = int(model.get_input_embeddings().weight.shape[0])
+    rows = total = int(model.get_input_embeddings().weight.shape[0])
     if len(tokenizer) > rows:
-        size = -(-len(tokenizer) // ROUND_TO) * ROUND_TO
-        model.resize_token_embeddings(size, mean_resizing=False)
-    total = int(model.get_input_embeddings().weight.shape[0])
+        total = -(-len(tokenizer) // ROUND_TO) * ROUND_TO
+        model.resize_token_embeddings(total, mean_resizing=False)
     if fresh := sorted({*new_ids, *range(rows, total)}):
         for shift, layer in enumerate([model.get_input_embeddings(), _own_head(model)]):
             if layer is not None:

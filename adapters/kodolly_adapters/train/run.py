@@ -8,7 +8,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,14 +21,14 @@ from kodolly_templates import Template, TemplateError, TokenizerTemplate, load
 from kodolly_templates.tokenizer import TOKENIZER
 
 from . import model, run_folder
-from .dataset import Prepared, Report, pack, prepare
-from .model import Hardware
+from .dataset import Report, pack, prepare
 from .recipe import Recipe
 from .run_folder import CHECKPOINTS, RECORD
 from .tokenizer import add_template_tokens, load_tokenizer
-from .trainer import Schedule, Trainer, arguments, make_schedule
+from .trainer import Trainer, arguments, make_schedule
 
 CACHE = ".cache"  # prepared rows, in the run's folder until it is finished
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers")
 Say = Callable[[str], None]  # called with what a person should know
 
 
@@ -35,23 +36,45 @@ class Interrupted(KeyboardInterrupt):
     """Somebody ended the run early, and it left a checkpoint."""
 
 
-@dataclass(frozen=True, slots=True)
 class Run:
-    """A run ready to load its weights. `train` and `validation` are packed where the recipe says so."""
+    """A run ready to load its weights: hardware, config, tokenizer, data and schedule.
 
-    recipe: Recipe
-    template: Template | TokenizerTemplate
-    config: Any
-    use_cache: bool  # the base's; training turns the config's off
-    tokenizer: Any
-    repairs: tuple[str, ...]  # of the tokenizer
-    new_ids: tuple[int, ...]  # of tokens that the template adds
-    prepared: Prepared
-    train: Any  # datasets.Dataset
-    validation: Any  # datasets.Dataset, or None
-    schedule: Schedule
-    hardware: Hardware
-    precision: str
+    `train` and `validation` (None without rows) are datasets, packed where the recipe says so. Prepared data is
+    kept in `cache`. Raises a UserError.
+    """
+
+    def __init__(
+        self, recipe: Recipe, cache: Path, report: Report = lambda done, total: None
+    ) -> None:
+        from transformers.training_args import OptimizerNames
+
+        self.recipe = recipe
+        self.hardware = model.find_hardware()
+        self.precision = model.choose_precision(recipe.train.precision, self.hardware)
+        model.check_method(recipe, self.hardware)
+        optimizers = [str(name.value) for name in OptimizerNames]
+        if recipe.train.optimizer not in optimizers:
+            raise RecipeError(
+                f"train.optimizer: transformers has no {recipe.train.optimizer!r}; it has {', '.join(optimizers)}"
+            )
+        dialect = recipe.dialect()
+        self.config = model.load_config(recipe)
+        self.use_cache = bool(getattr(self.config, "use_cache", True))  # training turns it off
+        context = getattr(self.config, "max_position_embeddings", None)
+        if context and recipe.data.max_length > context:
+            raise RecipeError(
+                f"data.max_length: {recipe.data.max_length} tokens are more than the base's context of {context}"
+            )
+        self.tokenizer, self.repairs = load_tokenizer(recipe)
+        template = dialect or _own_template(recipe, self.tokenizer)
+        self.new_ids = add_template_tokens(self.tokenizer, template, recipe)
+        self.prepared = prepare(recipe, self.tokenizer, template, cache, report)
+        folder, validation = self.prepared.folder, self.prepared.validation
+        self.train = pack(self.prepared.train, recipe, folder / "train")
+        self.validation = validation and pack(validation, recipe, folder / "validation")
+        self.schedule = make_schedule(
+            recipe, len(self.train), validation=self.validation is not None, hardware=self.hardware
+        )
 
     def record(self, started_at: str) -> dict[str, Any]:
         """run.json but for its state. Two calls that share what is "decisive" are one run."""
@@ -73,55 +96,9 @@ class Run:
             "schedule": asdict(self.schedule),
             "precision": self.precision,
             "hardware": asdict(self.hardware) | {"machine": platform.machine()},
-            "versions": run_folder.versions(),
+            "versions": {"python": platform.python_version()} | {n: version(n) for n in PACKAGES},
             "started_at": started_at,
         }
-
-
-def set_up(recipe: Recipe, cache: Path, report: Report = lambda done, total: None) -> Run:
-    """Config, tokenizer, data and schedule of a run; prepared data is kept in `cache`. Raises a UserError."""
-    from transformers.training_args import OptimizerNames
-
-    hardware = model.find_hardware()
-    precision = model.choose_precision(recipe.train.precision, hardware)
-    model.check_method(recipe, hardware)
-    optimizers = [str(name.value) for name in OptimizerNames]
-    if recipe.train.optimizer not in optimizers:
-        raise RecipeError(
-            f"train.optimizer: transformers has no {recipe.train.optimizer!r}; it has {', '.join(optimizers)}"
-        )
-    dialect = recipe.dialect()
-    config = model.load_config(recipe)
-    context = getattr(config, "max_position_embeddings", None)
-    if context and recipe.data.max_length > context:
-        raise RecipeError(
-            f"data.max_length: {recipe.data.max_length} tokens are more than the base's context of {context}"
-        )
-    tokenizer, repairs = load_tokenizer(recipe)
-    template = dialect or _own_template(recipe, tokenizer)
-    new_ids = add_template_tokens(tokenizer, template, recipe)
-    prepared = prepare(recipe, tokenizer, template, cache, report)
-    train = pack(prepared.train, recipe, prepared.folder / "train")
-    validation = prepared.validation
-    if validation is not None:
-        validation = pack(validation, recipe, prepared.folder / "validation")
-    return Run(
-        recipe=recipe,
-        template=template,
-        config=config,
-        use_cache=bool(getattr(config, "use_cache", True)),
-        tokenizer=tokenizer,
-        repairs=repairs,
-        new_ids=new_ids,
-        prepared=prepared,
-        train=train,
-        validation=validation,
-        schedule=make_schedule(
-            recipe, len(train), validation=validation is not None, hardware=hardware
-        ),
-        hardware=hardware,
-        precision=precision,
-    )
 
 
 def train(
@@ -143,7 +120,7 @@ def train(
 
     started = time.monotonic()
     before = run_folder.unfinished(out)
-    run = set_up(recipe, out / CACHE, report)
+    run = Run(recipe, out / CACHE, report)
     main, folder = run.hardware.main, out.resolve() / CHECKPOINTS
     args = arguments(recipe, run.schedule, run.precision, run.hardware, folder)
     record = run.record(before.get("started_at") or run_folder.now())

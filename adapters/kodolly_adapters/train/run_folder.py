@@ -6,12 +6,10 @@ run.json holds everything that decided the run; with it a folder holds one run o
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +25,8 @@ RECORD = "run.json"
 CHECKPOINTS = "checkpoints"
 PREFIX = "checkpoint-"
 MARK = "finished.json"  # {file: bytes} of everything a checkpoint holds
-PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers")
 # Pickles, makers' cards and copies that the finished folder is better without.
 UNWANTED = ("training_args.bin", "README.md", "optimizer.pt", "scheduler.pt")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes, for the record."""
-    return {"python": platform.python_version()} | {n: metadata.version(n) for n in PACKAGES}
 
 
 def now() -> str:
@@ -107,6 +99,13 @@ def sweep_checkpoints(folder: Path) -> None:
     for path in _checkpoints(folder):
         if not _is_finished(path):
             shutil.rmtree(path)
+
+
+def rotate_checkpoints(folder: Path, keep: int, best: str | None) -> None:
+    """Remove the oldest finished checkpoints beyond `keep`, but never the newest nor `best`."""
+    others = [path for path in finished_checkpoints(folder) if str(path) != best]
+    for path in others[: -max(1, keep - (best is not None))]:
+        shutil.rmtree(path)
 
 
 def step_of(checkpoint: Path) -> int:

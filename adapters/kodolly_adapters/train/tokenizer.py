@@ -98,15 +98,9 @@ def _fixes(
     from tokenizers import Tokenizer
     from transformers.utils import cached_file
 
-    file = cached_file(
-        recipe.base,
-        "tokenizer.json",
-        revision=recipe.revision,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )
-    if file is None:
+    try:
+        file = cached_file(recipe.base, "tokenizer.json", revision=recipe.revision)
+    except OSError:
         return {}
     vocabulary = Tokenizer.from_file(str(file))
     end = next((token for token in ENDS if vocabulary.token_to_id(token) is not None), None)

@@ -272,10 +272,9 @@ def _read(name: str) -> dict[str, Any]:
         raise RecipeError(f"distributed.config: {name}: {error}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"distributed.config: {name}: not an object")
-    for part in ("fsdp_config", "deepspeed_config"):
-        if isinstance(values.get(part), dict):
-            inner: dict[str, Any] = values[part]
-            return {key.removeprefix("fsdp_"): value for key, value in inner.items()}
+    inner = values.get("fsdp_config") or values.get("deepspeed_config")
+    if isinstance(inner, dict):
+        return {key.removeprefix("fsdp_"): value for key, value in inner.items()}
     return values
 
 
