@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+
 from kodolly_adapters import families
 from kodolly_adapters.errors import BaseError, RecipeError, first_line
 
@@ -41,8 +45,6 @@ class Hardware:
 
 def find_hardware() -> Hardware:
     """The hardware of this process. WORLD_SIZE and RANK are torchrun's."""
-    import torch
-
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if torch.cuda.is_available():
         names = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
@@ -82,8 +84,6 @@ def check_method(recipe: Recipe, hardware: Hardware) -> None:
 
 def load_config(recipe: Recipe) -> Any:
     """The base's config. Raises BaseError naming the base and what to do."""
-    from transformers import AutoConfig
-
     _check_directory(recipe)
     try:
         return AutoConfig.from_pretrained(
@@ -99,9 +99,6 @@ def load_model(recipe: Recipe, config: Any, precision: str, hardware: Hardware) 
     Weights that are trained are kept in fp32, whatever the precision of the arithmetic; frozen ones are kept in the
     precision itself. Raises BaseError where weights are missing, pickled or of another shape than the config says.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
     attention = "flash_attention_2" if hardware.flash else "sdpa"
     if recipe.start == "random":
         torch.manual_seed(recipe.train.seed)
@@ -163,8 +160,6 @@ def wrap(model: Any, recipe: Recipe, new_ids: Sequence[int]) -> Any:
     LoRA freezes the embeddings, so rows of `new_ids` are trained beside it. Left random, as the study left them,
     the model could neither read its own keys nor write the one that ends an answer.
     """
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-
     family, lora = families.of(model.config), recipe.lora
     targets = lora.targets or list(family.targets)
     for target in targets:
@@ -208,8 +203,6 @@ def _own_head(model: Any) -> Any | None:
 
 def _start_rows(weight: Any, fresh: Sequence[int], seed: int) -> None:
     """Fill rows `fresh` (ascending) of `weight` (vocabulary, hidden) from the rows before the first."""
-    import torch
-
     with torch.no_grad():
         rows = weight[: fresh[0]].float()
         mean, deviation = rows.mean(dim=0), rows.std(dim=0)

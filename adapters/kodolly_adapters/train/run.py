@@ -14,6 +14,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+from transformers import EarlyStoppingCallback, set_seed
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.training_args import OptimizerNames
+
 from kodolly_adapters.card import config_sha256, read_card
 from kodolly_adapters.errors import RecipeError, UserError, first_line
 from kodolly_adapters.files import write_json
@@ -21,6 +27,7 @@ from kodolly_templates import Template, TemplateError, TokenizerTemplate, load
 from kodolly_templates.tokenizer import TOKENIZER
 
 from . import model, run_folder
+from .callbacks import Checkpoints, Metrics, StepProgress, Stop
 from .dataset import Report, pack, prepare
 from .recipe import Recipe
 from .run_folder import CHECKPOINTS, RECORD
@@ -46,8 +53,6 @@ class Run:
     def __init__(
         self, recipe: Recipe, cache: Path, report: Report = lambda done, total: None
     ) -> None:
-        from transformers.training_args import OptimizerNames
-
         self.recipe = recipe
         self.hardware = model.find_hardware()
         self.precision = model.choose_precision(recipe.train.precision, self.hardware)
@@ -113,10 +118,6 @@ def train(
 
     `show` draws the progress. Raises a UserError, or Interrupted when a signal asked for the end.
     """
-    from transformers import set_seed
-    from transformers.trainer_utils import get_last_checkpoint
-
-    from .callbacks import Stop
 
     started = time.monotonic()
     before = run_folder.unfinished(out)
@@ -162,10 +163,6 @@ def train(
 
 def make_trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> Any:
     """The trainer of a run before its first step: weights loaded, adapter and callbacks in place."""
-    from transformers import EarlyStoppingCallback
-    from transformers.trainer_callback import PrinterCallback
-
-    from .callbacks import Checkpoints, Metrics, StepProgress
 
     recipe = run.recipe
     net = model.load_model(recipe, run.config, run.precision, run.hardware)
@@ -214,8 +211,6 @@ def _own_template(recipe: Recipe, tokenizer: Any) -> Template | TokenizerTemplat
 @contextmanager
 def _with_libraries() -> Iterator[None]:
     """Let TRL and PEFT use names that transformers will drop, and say what helps where a GPU is full."""
-    import torch
-
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl|peft")
         try:

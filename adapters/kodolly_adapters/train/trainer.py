@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.nn import functional
 from transformers import TrainerState
 from trl import SFTConfig, SFTTrainer
 
@@ -75,9 +77,6 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         num_items_in_batch: Any = None,
     ) -> Any:
         """The cross entropy of learned tokens: the mean over all passes of a step, or over the batch."""
-        import torch
-        from torch.nn import functional
-
         shifted = functional.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORED)
         learned = shifted != IGNORED
         if self._fused or return_outputs:
@@ -102,8 +101,6 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
 
     def _count(self, inputs: dict[str, Any], logits: Any, target: Any) -> None:
         """Add to TRL's own metrics of this pass: tokens, and the share of them that came first."""
-        import torch
-
         ids = inputs["input_ids"]
         real = inputs.get("attention_mask", torch.ones_like(ids)).sum()
         hits = (logits.detach().argmax(-1) == target).sum()
@@ -117,8 +114,6 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """transformers' loop; its loss, a mean over batches, becomes one over tokens."""
-        import torch
-
         self._eval_sums = [0.0, 0.0]
         output = super().evaluation_loop(*args, **kwargs)
         mine = torch.tensor([self._eval_sums], dtype=torch.float64)
