@@ -34,7 +34,7 @@ def run(
         text, status = f"{error}{repeat}", 1
     except KeyboardInterrupt as error:
         sys.stderr.write("\n" if show else "")  # after the terminal's ^C
-        text, status = f"{error or 'stopped'}{repeat}", 130
+        text, status = f"{str(error) or 'stopped'}{repeat}", 130
     if show:
         say(command, text)
     return status
