@@ -32,9 +32,9 @@ def run(
         text, status = str(error), 2 if isinstance(error, OptionError) else 1
     except OSError as error:  # a full disk, most of all
         text, status = f"{error}{repeat}", 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         sys.stderr.write("\n" if show else "")  # after the terminal's ^C
-        text, status = f"stopped{repeat}", 130
+        text, status = f"{str(error) or 'stopped'}{repeat}", 130
     if show:
         say(command, text)
     return status

@@ -13,6 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
 from transformers import TrainerCallback
 
 from kodolly_adapters.errors import RecipeError
@@ -90,25 +93,25 @@ class Metrics(TrainerCallback):  # type: ignore[misc]
 
 
 class Checkpoints(TrainerCallback):  # type: ignore[misc]
-    """Marks each checkpoint when all processes have written their part of it, then removes the oldest."""
+    """Marks each checkpoint when all processes have written their part of it, then removes the oldest.
 
-    def __init__(self, folder: Path, keep: int, wait: Callable[[], None]) -> None:
-        self._folder = folder
+    transformers' own `save_total_limit` would remove the old before the new has its mark.
+    """
+
+    def __init__(self, keep: int) -> None:
         self._keep = keep
-        self._wait = wait
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        best = self._folder / f"{run_folder.PREFIX}{state.best_global_step}"
+        best = Path(args.output_dir, f"{run_folder.PREFIX}{state.best_global_step}")
         if state.best_global_step and best.is_dir():
             state.best_model_checkpoint = str(best)  # the folder may have moved since
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._wait()
-        if not state.is_world_process_zero:
-            return
-        run_folder.finish_checkpoint(self._folder / f"{run_folder.PREFIX}{state.global_step}")
-        best = Path(state.best_model_checkpoint) if state.best_model_checkpoint else None
-        run_folder.rotate_checkpoints(self._folder, self._keep, best)
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir)
+            run_folder.finish_checkpoint(folder / f"{run_folder.PREFIX}{state.global_step}")
+            run_folder.rotate_checkpoints(folder, self._keep, state.best_model_checkpoint)
 
 
 class Stop(TrainerCallback):  # type: ignore[misc]
@@ -134,9 +137,9 @@ class Stop(TrainerCallback):  # type: ignore[misc]
         self.requested = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if _in_any_process(self.requested):
-            self.requested = True
-            control.should_save = control.should_training_stop = True
+        flag = torch.tensor(int(self.requested), device=PartialState().device)
+        if reduce(flag, "sum").item():  # in any process: all must stop after the same step
+            self.requested = control.should_save = control.should_training_stop = True
 
 
 def draw_curve(records: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
@@ -166,16 +169,6 @@ def draw_curve(records: Sequence[Mapping[str, Any]], path: Path, title: str) -> 
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
     write_bytes(path, picture.getvalue())
-
-
-def _in_any_process(flag: bool) -> bool:
-    """Whether any process has the flag: all must stop after the same step."""
-    import torch
-    from accelerate import PartialState
-    from accelerate.utils import reduce
-
-    flags = torch.tensor(int(flag), device=PartialState().device)
-    return bool(reduce(flags, "sum").item())
 
 
 def _line(record: Mapping[str, Any]) -> str:

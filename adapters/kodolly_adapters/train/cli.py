@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kodolly_adapters.command import GOES_ON, run, say
+from kodolly_adapters.command import GOES_ON, run
 from kodolly_adapters.terminal import Progress
 
 from .recipe import built_in, load, overrides
@@ -58,11 +58,11 @@ def _train(args: argparse.Namespace) -> int:
     recipe = load(args.recipe, overrides(args.set))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     _quiet_libraries()
-    from .run import Interrupted, set_up, train
+    from .run import Run, train
 
     if args.dry_run:
         with tempfile.TemporaryDirectory() as cache:
-            sys.stdout.write(_description(set_up(recipe, Path(cache))))
+            sys.stdout.write(_description(Run(recipe, Path(cache))))
         return 0
     show = _is_main() and not args.quiet
     with Progress("train", unit="row", show=show) as progress:
@@ -73,12 +73,7 @@ def _train(args: argparse.Namespace) -> int:
             if rows >= total:
                 progress.close()
 
-        try:
-            metrics = train(recipe, args.out, say=progress.say, report=report, show=show)
-        except Interrupted as error:
-            if _is_main():
-                say("train", f"{error}{GOES_ON}")
-            return 130
+        metrics = train(recipe, args.out, say=progress.say, report=report, show=show)
         progress.say(_summary(metrics))
     if _is_main():
         sys.stdout.write(f"{args.out}\n")

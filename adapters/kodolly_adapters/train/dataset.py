@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -64,22 +64,14 @@ class Outcomes(msgspec.Struct):
     train: dict[str, Count] = {}
     validation: dict[str, Count] = {}
 
-    def of(self, split: str) -> dict[str, Count]:
-        """The counts of "train" or "validation" by outcome."""
-        return self.train if split == "train" else self.validation
-
     @property
     def rows(self) -> int:
         """Rows read."""
-        return sum(count.rows for split in SPLITS for count in self.of(split).values())
-
-    def sequences(self, split: str) -> int:
-        """Sequences of a split."""
-        return sum(count.sequences for count in self.of(split).values())
+        return sum(count.rows for count in (*self.train.values(), *self.validation.values()))
 
     def add(self, split: str, result: Result) -> None:
-        """Count one more row of a split."""
-        count = self.of(split).setdefault(result.outcome, Count())
+        """Count one more row of "train" or "validation"."""
+        count = getattr(self, split).setdefault(result.outcome, Count())
         count.rows += 1
         count.sequences += len(result.sequences)
         count.tokens += result.tokens
@@ -146,7 +138,7 @@ def prepare(
     with locked(cache / f"{key}.lock", wait=True):  # torchrun's processes wait here for the first
         if not (folder / COUNTS).is_file():
             with replacing(folder) as part:
-                _Preparation(data, encoder, report).write(part, files)
+                _write(part, files, data, encoder, report)
     outcomes = msgspec.json.decode((folder / COUNTS).read_bytes(), type=Outcomes)
     report(outcomes.rows, outcomes.rows)
     train, validation = (
@@ -175,88 +167,79 @@ def pack(dataset: Dataset, recipe: Recipe, stem: Path) -> Dataset:
         return pack_dataset(mixed, length, "bfd", {"cache_file_name": str(file)})
 
 
-class _Preparation:
-    """One pass over the files of a recipe, written as the Arrow streams that datasets maps into memory."""
+def _write(
+    folder: Path, files: dict[str, list[DataFile]], data: Data, encoder: Encoder, report: Report
+) -> None:
+    """Read the files once and write both splits, as Arrow streams that datasets maps into memory, and the counts.
 
-    def __init__(self, data: Data, encoder: Encoder, report: Report) -> None:
-        self._data = data
-        self._encoder = encoder
-        self._report = report
-        self._fitter = Fitter(encoder, data.max_length)
-        self._outcomes = Outcomes()
+    Raises DataError when there is nothing to learn.
+    """
+    import pyarrow
 
-    def write(self, folder: Path, files: dict[str, list[DataFile]]) -> None:
-        """Both splits and the counts into `folder`. Raises DataError when there is nothing to learn."""
-        import pyarrow
+    limit, outcomes = data.max_rows or 1 << 62, Outcomes()
+    total = sum(min(sum(file.rows for file in files[split]), limit) for split in SPLITS)
+    share = 0.0 if files["validation"] else data.validation_share
+    read: Callable[[str], Iterator[Any]] = read_text if data.format == "text" else read_rows
+    encode = _encode_sections if data.format == "text" else _encode_rows
+    schema = _record_batch([]).schema
+    with ExitStack() as stack:
+        streams = {
+            split: stack.enter_context(pyarrow.ipc.new_stream(f"{folder}/{split}.arrow", schema))
+            for split in SPLITS
+        }
+        for split in SPLITS:
+            rows = (row for file in files[split] for row in read(file.path))
+            for batch in _batches(islice(rows, limit)):
+                sequences: dict[str, list[Tokens]] = defaultdict(list)
+                for row, result in zip(batch, encode(batch, encoder, data), strict=True):
+                    # By a hash of the row alone: the same row is always in the same split.
+                    aside = (
+                        share and xxhash.xxh3_64_intdigest(row.content.encode()) / 2.0**64 < share
+                    )
+                    target = "validation" if aside else split
+                    sequences[target] += result.sequences
+                    outcomes.add(target, result)
+                for target, tokens in sequences.items():
+                    streams[target].write_batch(_record_batch(tokens))
+                report(outcomes.rows, max(total, outcomes.rows))
+    if not any(count.sequences for count in outcomes.train.values()):
+        table = f":\n{outcomes.table()}" if outcomes.rows else ": the files are empty"
+        raise DataError(f"data.train: no row is left to learn from{table}")
+    if not any(count.sequences for count in outcomes.validation.values()):
+        (folder / "validation.arrow").unlink()
+    (folder / COUNTS).write_bytes(msgspec.json.encode(outcomes))
 
-        limit, outcomes = self._data.max_rows or 1 << 62, self._outcomes
-        total = sum(min(sum(file.rows for file in files[split]), limit) for split in SPLITS)
-        share = 0.0 if files["validation"] else self._data.validation_share
-        read: Callable[[str], Iterator[Row | Section]]
-        read = read_text if self._data.format == "text" else read_rows
-        schema = _record_batch([]).schema
-        paths = {split: folder / f"{split}.arrow" for split in SPLITS}
-        with ExitStack() as stack:
-            streams = {
-                split: stack.enter_context(pyarrow.ipc.new_stream(str(path), schema))
-                for split, path in paths.items()
-            }
-            for split in SPLITS:
-                rows = (row for file in files[split] for row in read(file.path))
-                for batch in _batches(islice(rows, limit)):
-                    for target, sequences in self._sequences(batch, split, share).items():
-                        streams[target].write_batch(_record_batch(sequences))
-                    self._report(outcomes.rows, max(total, outcomes.rows))
-        if not outcomes.sequences("train"):
-            table = f":\n{outcomes.table()}" if outcomes.rows else ": the files are empty"
-            raise DataError(f"data.train: no row is left to learn from{table}")
-        if not outcomes.sequences("validation"):
-            paths["validation"].unlink()
-        (folder / COUNTS).write_bytes(msgspec.json.encode(outcomes))
 
-    def _sequences(self, batch: list[Any], split: str, share: float) -> dict[str, list[Tokens]]:
-        """The sequences of a batch of `split`, by the split they go to: `share` of them to validation."""
-        sequences: dict[str, list[Tokens]] = defaultdict(list)
-        results = self._texts(batch) if self._data.format == "text" else self._rows(batch)
-        for row, result in zip(batch, results, strict=True):
-            # By a hash of the row alone: the same row is always in the same split.
-            aside = share and xxhash.xxh3_64_intdigest(row.content.encode()) / 2.0**64 < share
-            target = "validation" if aside else split
-            sequences[target] += result.sequences
-            self._outcomes.add(target, result)
-        return sequences
-
-    def _rows(self, rows: list[Row]) -> Iterator[Result]:
-        """Dolly rows and dialogues, of which the answers are learned; a row is one sequence."""
-        encoded = iter(self._encoder.encode_rows([row for row in rows if not row.is_empty]))
-        for row in rows:
-            if row.is_empty:
-                yield Result("empty", 0, [])
-                continue
-            tokens = next(encoded)
-            outcome, rest = (
-                ("kept", tokens)
-                if len(tokens) <= self._data.max_length
-                else self._fitter.fit(row.messages)
-            )
+def _encode_rows(rows: list[Any], encoder: Encoder, data: Data) -> Iterator[Result]:
+    """Dolly rows and dialogues, of which the answers are learned; a row is one sequence."""
+    fitter = Fitter(encoder, data.max_length)
+    encoded = iter(encoder.encode_rows([row for row in rows if not row.is_empty]))
+    for row in rows:
+        if row.is_empty:
+            yield Result("empty", 0, [])
+        elif len(tokens := next(encoded)) <= data.max_length:
+            yield Result("kept", len(tokens), [tokens])
+        else:
+            outcome, rest = fitter.fit(row.messages)
             yield Result(outcome, len(tokens), [] if rest is None else [rest])
 
-    def _texts(self, sections: list[Section]) -> Iterator[Result]:
-        """Running text, every token of which is learned, in as few sequences as can be, of even lengths.
 
-        A document begins as the tokenizer begins a text and ends with its end token.
-        """
-        encoded = self._encoder.plain_ids([section.content for section in sections])
-        for section, ids in zip(sections, encoded, strict=True):
-            if section.is_empty:
-                yield Result("empty", 0, [])
-                continue
-            before = self._encoder.bos_ids if section.first else []
-            whole = [*before, *ids, *([self._encoder.eos_id] if section.last else [])]
-            count = -(-len(whole) // self._data.max_length)
-            borders = [len(whole) * number // count for number in range(count + 1)]
-            pieces = [Tokens(whole[a:b], [(0, b - a)]) for a, b in pairwise(borders)]
-            yield Result("kept" if count == 1 else "split", len(whole), pieces)
+def _encode_sections(sections: list[Any], encoder: Encoder, data: Data) -> Iterator[Result]:
+    """Running text, every token of which is learned, in as few sequences as can be, of even lengths.
+
+    A document begins as the tokenizer begins a text and ends with its end token.
+    """
+    encoded = encoder.plain_ids([section.content for section in sections])
+    for section, ids in zip(sections, encoded, strict=True):
+        if section.is_empty:
+            yield Result("empty", 0, [])
+            continue
+        before = encoder.bos_ids if section.first else []
+        whole = [*before, *ids, *([encoder.eos_id] if section.last else [])]
+        count = -(-len(whole) // data.max_length)
+        borders = [len(whole) * number // count for number in range(count + 1)]
+        pieces = [Tokens(whole[a:b], [(0, b - a)]) for a, b in pairwise(borders)]
+        yield Result("kept" if count == 1 else "split", len(whole), pieces)
 
 
 def _record_batch(sequences: Sequence[Tokens]) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kodolly_adapters.errors import BaseError, DataError, RecipeError
 from kodolly_templates.definition import Template
@@ -18,9 +18,6 @@ from kodolly_templates.tokenizer import TokenizerTemplate
 from kodolly_templates.training import TrainingText
 
 from .rows import Row
-
-if TYPE_CHECKING:
-    from tokenizers import Encoding
 
 IGNORED = -100  # the label of a token that is not learned, torch's own
 GAP = " … "  # stands for what is gone from the middle of an instruction
@@ -80,7 +77,8 @@ class Encoder:
         self._backend.no_padding()
         self._backend.no_truncation()
         self._backend.encode_special_tokens = False
-        self.bos_ids = self._leading()
+        text = self._backend.encode("가", add_special_tokens=True)
+        self.bos_ids = text.ids[: sum(takewhile(bool, text.special_tokens_mask))]
         self.bos = "".join(self._backend.id_to_token(token) or "" for token in self.bos_ids)
         self.eos = str(tokenizer.eos_token or "")
         self.eos_id = -1 if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
@@ -123,13 +121,7 @@ class Encoder:
 
     def encode_rows(self, rows: Sequence[Row]) -> list[Tokens]:
         """Every row's tokens. Raises DataError naming file and line, RecipeError where the chat template is at fault."""
-        texts = []
-        for row in rows:
-            try:
-                texts.append(self.text(row.messages))
-            except TemplateError as error:
-                raise self._row_error(row, error) from None
-        return self.encode(texts)
+        return self.encode([self._row_text(row) for row in rows])
 
     def plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of every text, in which a special token's name (an HTML `</s>`) is text as any other."""
@@ -143,26 +135,22 @@ class Encoder:
         """The character at which each token of the text begins."""
         return [start for start, _ in self._batch([text])[0].offsets]
 
-    def _batch(self, texts: Sequence[str]) -> list[Encoding]:
+    def _batch(self, texts: Sequence[str]) -> list[Any]:
         return self._backend.encode_batch(list(texts), add_special_tokens=False)
 
-    def _leading(self) -> list[int]:
-        """Ids of what the tokenizer puts before every text."""
-        encoding = self._backend.encode("가", add_special_tokens=True)
-        count = sum(takewhile(bool, encoding.special_tokens_mask))
-        return list(encoding.ids[:count])
-
-    def _row_error(self, row: Row, error: TemplateError) -> DataError | RecipeError:
-        """The row's fault, or the chat template's where the dialogue is complete."""
-        place = f"{row.file}:{row.line}: {error}"
+    def _row_text(self, row: Row) -> TrainingText:
+        try:
+            return self.text(row.messages)
+        except TemplateError as error:
+            place = f"{row.file}:{row.line}: {error}"
         if isinstance(self._template, TokenizerTemplate):
             with suppress(TemplateError):
-                if not read_dialogue(row.messages).is_open:
-                    return RecipeError(
+                if not read_dialogue(row.messages).is_open:  # complete: the template is at fault
+                    raise RecipeError(
                         f'template = "{self._template.name}" cannot mask {place}. Choose a dialect, '
                         'such as "dolly-ko"'
                     )
-        return DataError(place)
+        raise DataError(place)
 
 
 class Fitter:
@@ -278,19 +266,13 @@ def guarded(template: Template | TokenizerTemplate, tokenizer: Any) -> Template 
     return template.with_guard([token for token in dict.fromkeys(special) if is_key(token)])
 
 
-def _range(encoding: Encoding, first: int, last: int) -> tuple[int, int]:
+def _range(encoding: Any, first: int, last: int) -> tuple[int, int]:
     """The tokens that lie wholly in the characters first..last.
 
     A token never begins or ends before the one before it does, so both ends are found by bisection:
     making every offset a Python object costs more than all the rest of the mask.
     """
-    tokens = range(len(encoding))
-    start = bisect_left(tokens, first, key=lambda token: _characters(encoding, token)[0])
-    end = bisect_right(tokens, last, lo=start, key=lambda token: _characters(encoding, token)[1])
+    tokens, characters = range(len(encoding)), encoding.token_to_chars
+    start = bisect_left(tokens, first, key=lambda token: characters(token)[0])
+    end = bisect_right(tokens, last, lo=start, key=lambda token: characters(token)[1])
     return start, end
-
-
-def _characters(encoding: Encoding, token: int) -> tuple[int, int]:
-    characters = encoding.token_to_chars(token)
-    assert characters is not None, "a token the tokenizer added by itself"
-    return characters

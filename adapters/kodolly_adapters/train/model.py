@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+
 from kodolly_adapters import families
 from kodolly_adapters.errors import BaseError, RecipeError, first_line
 
@@ -41,8 +45,6 @@ class Hardware:
 
 def find_hardware() -> Hardware:
     """The hardware of this process. WORLD_SIZE and RANK are torchrun's."""
-    import torch
-
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if torch.cuda.is_available():
         names = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
@@ -82,8 +84,6 @@ def check_method(recipe: Recipe, hardware: Hardware) -> None:
 
 def load_config(recipe: Recipe) -> Any:
     """The base's config. Raises BaseError naming the base and what to do."""
-    from transformers import AutoConfig
-
     _check_directory(recipe)
     try:
         return AutoConfig.from_pretrained(
@@ -99,9 +99,6 @@ def load_model(recipe: Recipe, config: Any, precision: str, hardware: Hardware) 
     Weights that are trained are kept in fp32, whatever the precision of the arithmetic; frozen ones are kept in the
     precision itself. Raises BaseError where weights are missing, pickled or of another shape than the config says.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
     attention = "flash_attention_2" if hardware.flash else "sdpa"
     if recipe.start == "random":
         torch.manual_seed(recipe.train.seed)
@@ -110,9 +107,9 @@ def load_model(recipe: Recipe, config: Any, precision: str, hardware: Hardware) 
         )
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     dtype = torch.float32 if recipe.method == "full" else dtypes[precision]
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention}
+    four_bit = None
     if recipe.method == "qlora":
-        options["quantization_config"] = BitsAndBytesConfig(
+        four_bit = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
@@ -126,7 +123,9 @@ def load_model(recipe: Recipe, config: Any, precision: str, hardware: Hardware) 
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            **options,
+            dtype=dtype,
+            attn_implementation=attention,
+            quantization_config=four_bit,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise BaseError(f"base {recipe.base}: {first_line(error)}") from None
@@ -144,11 +143,10 @@ def grow(model: Any, tokenizer: Any, new_ids: Sequence[int], seed: int) -> int:
     Never takes rows away: Polyglot has 30,080 for 30,003 tokens. A new row starts at the mean of the old ones
     with a little noise, the same for the same seed.
     """
-    rows = int(model.get_input_embeddings().weight.shape[0])
+    rows = total = int(model.get_input_embeddings().weight.shape[0])
     if len(tokenizer) > rows:
-        size = -(-len(tokenizer) // ROUND_TO) * ROUND_TO
-        model.resize_token_embeddings(size, mean_resizing=False)
-    total = int(model.get_input_embeddings().weight.shape[0])
+        total = -(-len(tokenizer) // ROUND_TO) * ROUND_TO
+        model.resize_token_embeddings(total, mean_resizing=False)
     if fresh := sorted({*new_ids, *range(rows, total)}):
         for shift, layer in enumerate([model.get_input_embeddings(), _own_head(model)]):
             if layer is not None:
@@ -157,14 +155,15 @@ def grow(model: Any, tokenizer: Any, new_ids: Sequence[int], seed: int) -> int:
 
 
 def wrap(model: Any, recipe: Recipe, new_ids: Sequence[int]) -> Any:
-    """`model` with a fresh adapter, and rows of `new_ids` trained beside it. Raises RecipeError for unknown targets."""
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    """`model` with a fresh adapter. Raises RecipeError for unknown targets.
 
+    LoRA freezes the embeddings, so rows of `new_ids` are trained beside it. Left random, as the study left them,
+    the model could neither read its own keys nor write the one that ends an answer.
+    """
     family, lora = families.of(model.config), recipe.lora
     targets = lora.targets or list(family.targets)
-    names = [f".{name}" for name, _ in model.named_modules()]
     for target in targets:
-        if not any(name.endswith(f".{target}") for name in names):
+        if not any(f".{name}".endswith(f".{target}") for name, _ in model.named_modules()):
             raise RecipeError(
                 f"lora.targets: {type(model).__name__} has no module {target!r}; "
                 f"its linear layers are {', '.join(family.targets)}"
@@ -194,23 +193,6 @@ def wrap(model: Any, recipe: Recipe, new_ids: Sequence[int]) -> Any:
     return wrapped
 
 
-def check_new_tokens(model: Any, tokenizer: Any, new_ids: Sequence[int]) -> None:
-    """Raise RecipeError when a row of `new_ids` would not be trained.
-
-    LoRA freezes the embeddings. Rows of new tokens would stay as random as they were made: the model could
-    neither read its own keys nor write the one that ends an answer. That was the study's flaw.
-    """
-    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-        if layer is None or not new_ids:
-            continue
-        indices = getattr(layer, "token_indices", {})
-        if layer.weight.requires_grad and not indices:  # the whole matrix is trained
-            continue
-        if frozen := sorted(set(new_ids) - {i for ids in indices.values() for i in ids}):
-            names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(frozen)))
-            raise RecipeError(f"rows of new tokens would stay untrained: {names}")
-
-
 def _own_head(model: Any) -> Any | None:
     """The output embeddings where they have weights of their own; None where they share the input's."""
     head, entry = model.get_output_embeddings(), model.get_input_embeddings()
@@ -221,8 +203,6 @@ def _own_head(model: Any) -> Any | None:
 
 def _start_rows(weight: Any, fresh: Sequence[int], seed: int) -> None:
     """Fill rows `fresh` (ascending) of `weight` (vocabulary, hidden) from the rows before the first."""
-    import torch
-
     with torch.no_grad():
         rows = weight[: fresh[0]].float()
         mean, deviation = rows.mean(dim=0), rows.std(dim=0)

@@ -6,6 +6,7 @@ JSON lines and Parquet, as `kodolly convert` writes them; plain .txt for running
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
@@ -19,6 +20,7 @@ from kodolly_adapters.errors import DataError
 BLOCK = 1 << 20  # bytes read at once
 SECTION = 1 << 16  # characters of running text that are tokenized at once
 BOM = b"\xef\xbb\xbf"
+NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of such bytes
 
 
 class DataFile(NamedTuple):
@@ -87,22 +89,22 @@ def survey(paths: Sequence[str], key: str) -> list[DataFile]:
     """Size, hash and number of rows of every file. `key` is the recipe's ("train"), for DataError."""
     files = []
     for path in paths:
-        sha, lines, size, block = hashlib.sha256(), 0, 0, b"\n"
+        sha, lines, size, end = hashlib.sha256(), 0, 0, b"\n"
         try:
             with Path(path).open("rb") as file:
-                while data := file.read(BLOCK):
-                    block = data
+                while block := file.read(BLOCK):
                     sha.update(block)
                     lines += block.count(b"\n")
                     size += len(block)
+                    end = block[-1:]
         except OSError as error:
             raise DataError(f"data.{key}: {path}: {error.strerror or error}") from None
         if path.endswith(".parquet"):
             lines = _parquet(path).metadata.num_rows
         elif path.endswith(".txt"):
             lines = size // SECTION + 1
-        elif not block.endswith(b"\n"):
-            lines += 1
+        else:
+            lines += end != b"\n"
         files.append(DataFile(path, lines, size, sha.hexdigest()))
     return files
 
@@ -142,37 +144,27 @@ def read_text(path: str) -> Iterator[Section]:
 
 def _records(path: str) -> Iterator[tuple[int, _Record]]:
     """(line, record) of every row; a Parquet's line is the number of its row."""
-    return _from_parquet(path) if path.endswith(".parquet") else _from_lines(path)
-
-
-def _from_lines(path: str) -> Iterator[tuple[int, _Record]]:
-    decode = msgspec.json.Decoder(_Record).decode
-    with Path(path).open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if number == 1:
-                line = line.removeprefix(BOM)
-            if line.isspace() or not line:
-                continue
-            try:
-                yield number, decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise DataError(f"{path}:{number}: {error}") from None
-
-
-def _from_parquet(path: str) -> Iterator[tuple[int, _Record]]:
-    file, number = _parquet(path), 0
-    columns = [name for name in _Record.__struct_fields__ if name in file.schema_arrow.names]
-    for batch in file.iter_batches(batch_size=1_000, columns=columns):
-        try:
-            rows = batch.to_pylist()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: rows {number + 1} and on: {error}") from None
-        for row in rows:
-            number += 1
-            try:
-                yield number, msgspec.convert(row, _Record)
-            except msgspec.ValidationError as error:
-                raise DataError(f"{path}:{number}: {error}") from None
+    number = 0
+    try:
+        if path.endswith(".parquet"):
+            file = _parquet(path)
+            fields = [name for name in _Record.__struct_fields__ if name in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_size=1_000, columns=fields):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, msgspec.convert(row, _Record)
+            return
+        decode = msgspec.json.Decoder(_Record).decode
+        with Path(path).open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                text = line if number > 1 else line.removeprefix(BOM)
+                if text and not text.isspace():
+                    yield number, decode(text)
+    except msgspec.DecodeError as error:  # no JSON, or of another type
+        raise DataError(f"{path}:{number}: {error}") from None
+    except UnicodeDecodeError as error:
+        place = f" rows {number + 1} and on" if path.endswith(".parquet") else str(number)
+        raise DataError(f"{path}:{place}: {error}") from None
 
 
 def _parquet(path: str) -> Any:
@@ -198,13 +190,8 @@ def _text_file(path: str) -> Iterator[Section]:
             yield from _sections(file, path, 1)
     except UnicodeDecodeError as error:
         with Path(path).open(encoding="utf-8", errors="surrogateescape") as file:
-            bad = (n for n, line in enumerate(file, 1) if not line.isascii() and _is_torn(line))
+            bad = (number for number, line in enumerate(file, 1) if NOT_UTF8.search(line))
             raise DataError(f"{path}:{next(bad)}: not UTF-8: {error.reason}") from None
-
-
-def _is_torn(line: str) -> bool:
-    """Whether a byte of the line was no UTF-8 (surrogateescape)."""
-    return any("\udc80" <= character <= "\udcff" for character in line)
 
 
 def _sections(file: TextIO, path: str, line: int) -> Iterator[Section]:

@@ -8,10 +8,17 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import torch
+from transformers import EarlyStoppingCallback, set_seed
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.training_args import OptimizerNames
 
 from kodolly_adapters.card import config_sha256, read_card
 from kodolly_adapters.errors import RecipeError, UserError, first_line
@@ -20,110 +27,83 @@ from kodolly_templates import Template, TemplateError, TokenizerTemplate, load
 from kodolly_templates.tokenizer import TOKENIZER
 
 from . import model, run_folder
-from .dataset import Prepared, Report, pack, prepare
-from .model import Hardware
+from .callbacks import Checkpoints, Metrics, StepProgress, Stop
+from .dataset import Report, pack, prepare
 from .recipe import Recipe
 from .run_folder import CHECKPOINTS, RECORD
 from .tokenizer import add_template_tokens, load_tokenizer
-from .trainer import Schedule, Trainer, arguments, make_schedule, micro_batches
+from .trainer import Trainer, arguments, make_schedule
 
 CACHE = ".cache"  # prepared rows, in the run's folder until it is finished
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers")
 Say = Callable[[str], None]  # called with what a person should know
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """Somebody ended the run early, and it left a checkpoint."""
 
 
-@dataclass(frozen=True, slots=True)
 class Run:
-    """A run ready to load its weights. `train` and `validation` are packed where the recipe says so."""
+    """A run ready to load its weights: hardware, config, tokenizer, data and schedule.
 
-    recipe: Recipe
-    template: Template | TokenizerTemplate
-    config: Any
-    use_cache: bool  # the base's; training turns the config's off
-    tokenizer: Any
-    repairs: tuple[str, ...]  # of the tokenizer
-    new_ids: tuple[int, ...]  # of tokens that the template adds
-    prepared: Prepared
-    train: Any  # datasets.Dataset
-    validation: Any  # datasets.Dataset, or None
-    schedule: Schedule
-    hardware: Hardware
-    precision: str
+    `train` and `validation` (None without rows) are datasets, packed where the recipe says so. Prepared data is
+    kept in `cache`. Raises a UserError.
+    """
 
-    @property
-    def stored_dtype(self) -> str:
-        """The dtype of the base's files, "float16" for Polyglot."""
-        return str(getattr(self.config, "dtype", None) or "float32").removeprefix("torch.")
+    def __init__(
+        self, recipe: Recipe, cache: Path, report: Report = lambda done, total: None
+    ) -> None:
+        self.recipe = recipe
+        self.hardware = model.find_hardware()
+        self.precision = model.choose_precision(recipe.train.precision, self.hardware)
+        model.check_method(recipe, self.hardware)
+        optimizers = [str(name.value) for name in OptimizerNames]
+        if recipe.train.optimizer not in optimizers:
+            raise RecipeError(
+                f"train.optimizer: transformers has no {recipe.train.optimizer!r}; it has {', '.join(optimizers)}"
+            )
+        dialect = recipe.dialect()
+        self.config = model.load_config(recipe)
+        self.use_cache = bool(getattr(self.config, "use_cache", True))  # training turns it off
+        context = getattr(self.config, "max_position_embeddings", None)
+        if context and recipe.data.max_length > context:
+            raise RecipeError(
+                f"data.max_length: {recipe.data.max_length} tokens are more than the base's context of {context}"
+            )
+        self.tokenizer, self.repairs = load_tokenizer(recipe)
+        template = dialect or _own_template(recipe, self.tokenizer)
+        self.new_ids = add_template_tokens(self.tokenizer, template, recipe)
+        self.prepared = prepare(recipe, self.tokenizer, template, cache, report)
+        folder, validation = self.prepared.folder, self.prepared.validation
+        self.train = pack(self.prepared.train, recipe, folder / "train")
+        self.validation = validation and pack(validation, recipe, folder / "validation")
+        self.schedule = make_schedule(
+            recipe, len(self.train), validation=self.validation is not None, hardware=self.hardware
+        )
 
-    @property
-    def new_tokens(self) -> list[str]:
-        """The tokens that the template adds."""
-        return list(self.tokenizer.convert_ids_to_tokens(list(self.new_ids)))
-
-    def decisive(self) -> dict[str, Any]:
-        """What two runs must share to be one."""
+    def record(self, started_at: str) -> dict[str, Any]:
+        """run.json but for its state. Two calls that share what is "decisive" are one run."""
+        files = self.prepared.files
         return {
-            "recipe": self.recipe.model_dump(mode="json", exclude={"study", "notes"}),
-            "base_config_sha256": config_sha256(self.config),
-            "data": [{"sha256": file.sha256, "bytes": file.size} for file in self.prepared.files],
-            "tokenizer_repairs": list(self.repairs),
-            "new_tokens": self.new_tokens,
-            "processes": self.hardware.world,
+            "decisive": {
+                "recipe": self.recipe.model_dump(mode="json", exclude={"study", "notes"}),
+                "base_config_sha256": config_sha256(self.config),
+                "data": [{"sha256": file.sha256, "bytes": file.size} for file in files],
+                "tokenizer_repairs": list(self.repairs),
+                "new_tokens": list(self.tokenizer.convert_ids_to_tokens(list(self.new_ids))),
+                "processes": self.hardware.world,
+                "precision": self.precision,
+            },
+            "recipe": self.recipe.model_dump(mode="json"),
+            "files": [file._asdict() for file in files],
+            "outcomes": self.prepared.outcomes.as_dict(),
+            "sequences": {"train": len(self.train), "held_out": len(self.validation or ())},
+            "schedule": asdict(self.schedule),
             "precision": self.precision,
+            "hardware": asdict(self.hardware) | {"machine": platform.machine()},
+            "versions": {"python": platform.python_version()} | {n: version(n) for n in PACKAGES},
+            "started_at": started_at,
         }
-
-
-def set_up(recipe: Recipe, cache: Path, report: Report = lambda done, total: None) -> Run:
-    """Config, tokenizer, data and schedule of a run; prepared data is kept in `cache`. Raises a UserError."""
-    from transformers.training_args import OptimizerNames
-
-    hardware = model.find_hardware()
-    precision = model.choose_precision(recipe.train.precision, hardware)
-    model.check_method(recipe, hardware)
-    optimizers = [str(name.value) for name in OptimizerNames]
-    if recipe.train.optimizer not in optimizers:
-        raise RecipeError(
-            f"train.optimizer: transformers has no {recipe.train.optimizer!r}; it has {', '.join(optimizers)}"
-        )
-    dialect = recipe.dialect()
-    config = model.load_config(recipe)
-    context = getattr(config, "max_position_embeddings", None)
-    if context and recipe.data.max_length > context:
-        raise RecipeError(
-            f"data.max_length: {recipe.data.max_length} tokens are more than the base's context of {context}"
-        )
-    tokenizer, repairs = load_tokenizer(recipe)
-    template = dialect or _own_template(recipe, tokenizer)
-    new_ids = add_template_tokens(tokenizer, template, recipe)
-    prepared = prepare(recipe, tokenizer, template, cache, report)
-    train = pack(prepared.train, recipe, prepared.folder / "train")
-    validation = prepared.validation
-    if validation is not None:
-        validation = pack(validation, recipe, prepared.folder / "validation")
-    return Run(
-        recipe=recipe,
-        template=template,
-        config=config,
-        use_cache=bool(getattr(config, "use_cache", True)),
-        tokenizer=tokenizer,
-        repairs=repairs,
-        new_ids=new_ids,
-        prepared=prepared,
-        train=train,
-        validation=validation,
-        schedule=make_schedule(
-            recipe.train,
-            len(train),
-            validation=validation is not None,
-            micro=micro_batches(recipe, flash=hardware.flash),
-            world=hardware.world,
-        ),
-        hardware=hardware,
-        precision=precision,
-    )
 
 
 def train(
@@ -138,24 +118,19 @@ def train(
 
     `show` draws the progress. Raises a UserError, or Interrupted when a signal asked for the end.
     """
-    from transformers import set_seed
-
-    from .callbacks import Stop
 
     started = time.monotonic()
-    run_folder.check_free(out)
-    started_at = run_folder.start_time(out)
-    run = set_up(recipe, out / CACHE, report)
-    main, decisive = run.hardware.main, run.decisive()
-    folder = out.resolve() / CHECKPOINTS
+    before = run_folder.unfinished(out)
+    run = Run(recipe, out / CACHE, report)
+    main, folder = run.hardware.main, out.resolve() / CHECKPOINTS
     args = arguments(recipe, run.schedule, run.precision, run.hardware, folder)
-    record = _record(run, decisive, started_at)
+    record = run.record(before.get("started_at") or run_folder.now())
     with args.main_process_first(local=False):
         if main:
             for repair in run.repairs:
                 say(f"tokenizer: {repair}")
             say(f"{len(run.train):,} sequences of these rows\n{run.prepared.outcomes.table()}")
-            run_folder.check_same_run(out, decisive)
+            run_folder.check_same_run(out, before, record)
             folder.mkdir(parents=True, exist_ok=True)
             run_folder.sweep_checkpoints(folder)
             write_json(out / RECORD, record | {"state": "unfinished"})
@@ -168,19 +143,17 @@ def train(
         if main and not run_folder.finished_checkpoints(folder):
             run_folder.release(out)
         raise
-    last = next(reversed(run_folder.finished_checkpoints(folder)), None)
+    last = get_last_checkpoint(folder)  # the unfinished ones are gone
     if last is not None:
-        say(f"going on after step {run_folder.step_of(last)}")
+        say(f"going on after step {run_folder.step_of(Path(last))}")
     with stop.listening(), _with_libraries():
-        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        trainer.train(resume_from_checkpoint=last)
     if stop.requested:
         raise Interrupted(f"stopped after step {trainer.state.global_step}, with a checkpoint")
     metrics = _metrics(trainer, time.monotonic() - started)
-    card = _card(run, decisive, trainer.model, metrics)
-    output = run_folder.Output(
-        recipe, run.tokenizer, run.template, run.stored_dtype, run.use_cache, card
-    )
-    final = run_folder.place(trainer, out, output)
+    trainer.model.config.use_cache = run.use_cache
+    card = _card(run, record["decisive"], trainer.model, metrics)
+    final = run_folder.place(trainer, out, recipe, card)
     if main:
         end = {"state": "finished", "metrics": metrics, "output": final.name}
         write_json(out / RECORD, record | end | {"finished_at": run_folder.now()})
@@ -190,17 +163,12 @@ def train(
 
 def make_trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> Any:
     """The trainer of a run before its first step: weights loaded, adapter and callbacks in place."""
-    from transformers import EarlyStoppingCallback
-    from transformers.trainer_callback import PrinterCallback
-
-    from .callbacks import Checkpoints, Metrics, StepProgress
 
     recipe = run.recipe
     net = model.load_model(recipe, run.config, run.precision, run.hardware)
     model.grow(net, run.tokenizer, run.new_ids, recipe.train.seed)
     if recipe.method != "full":
         net = model.wrap(net, recipe, run.new_ids)
-    model.check_new_tokens(net, run.tokenizer, run.new_ids)
     trainer = Trainer(
         model=net,
         args=args,
@@ -215,11 +183,10 @@ def make_trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> An
     trainer.remove_callback(PrinterCallback)
     if recipe.train.early_stopping and run.validation is not None:
         trainer.add_callback(EarlyStoppingCallback(recipe.train.early_stopping))
-    wait = trainer.accelerator.wait_for_everyone
     trainer.add_callback(stop)
     trainer.add_callback(StepProgress(lambda: trainer.tokens, show=show))
     trainer.add_callback(Metrics(out / "metrics.jsonl", recipe.name))
-    trainer.add_callback(Checkpoints(out.resolve() / CHECKPOINTS, recipe.train.keep, wait))
+    trainer.add_callback(Checkpoints(recipe.train.keep))
     if "tensorboard" in recipe.train.report_to and run.hardware.main:
         from torch.utils.tensorboard import SummaryWriter
         from transformers.integrations import TensorBoardCallback
@@ -228,26 +195,22 @@ def make_trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> An
     return trainer
 
 
-def _own_template(recipe: Recipe, tokenizer: Any) -> TokenizerTemplate:
+def _own_template(recipe: Recipe, tokenizer: Any) -> Template | TokenizerTemplate:
     """The base's chat template, read as a worker will read it beside the trained weights."""
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         try:
-            template = load(folder, TOKENIZER)
+            return load(folder, TOKENIZER)
         except TemplateError:
             raise RecipeError(
                 f'template = "{TOKENIZER}": the tokenizer of {recipe.base} has no chat template. '
                 'Choose a dialect, such as "dolly-ko"'
             ) from None
-    assert isinstance(template, TokenizerTemplate)
-    return template
 
 
 @contextmanager
 def _with_libraries() -> Iterator[None]:
     """Let TRL and PEFT use names that transformers will drop, and say what helps where a GPU is full."""
-    import torch
-
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl|peft")
         try:
@@ -276,25 +239,10 @@ def _metrics(trainer: Any, seconds: float) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _record(run: Run, decisive: dict[str, Any], started_at: str) -> dict[str, Any]:
-    """run.json but for its state: what decided the run, and where, when and how it ran."""
-    return {
-        "decisive": decisive,
-        "recipe": run.recipe.model_dump(mode="json"),
-        "files": [file._asdict() for file in run.prepared.files],
-        "outcomes": run.prepared.outcomes.as_dict(),
-        "sequences": {"train": len(run.train), "held_out": len(run.validation or ())},
-        "schedule": asdict(run.schedule),
-        "precision": run.precision,
-        "hardware": asdict(run.hardware) | {"machine": platform.machine()},
-        "versions": run_folder.versions(),
-        "started_at": started_at,
-    }
-
-
 def _card(run: Run, decisive: dict[str, Any], net: Any, metrics: dict[str, Any]) -> dict[str, Any]:
     """model_card.json, as the workers read it."""
     recipe, base = run.recipe, read_card(Path(run.recipe.base))
+    stored = str(getattr(run.config, "dtype", None) or "float32")  # "float16" for Polyglot
     return {
         "name": recipe.name,
         "base": recipe.base,
@@ -312,7 +260,7 @@ def _card(run: Run, decisive: dict[str, Any], net: Any, metrics: dict[str, Any])
         },
         "created_by": "kodolly train",
         "created_at": run_folder.now(),
-        "dtype": run.stored_dtype if recipe.method == "full" else "float32",
+        "dtype": stored.removeprefix("torch.") if recipe.method == "full" else "float32",
         "context_length": getattr(run.config, "max_position_embeddings", None),
         "new_tokens": decisive["new_tokens"],
         "metrics": metrics,

@@ -6,13 +6,10 @@ run.json holds everything that decided the run; with it a folder holds one run o
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +25,8 @@ RECORD = "run.json"
 CHECKPOINTS = "checkpoints"
 PREFIX = "checkpoint-"
 MARK = "finished.json"  # {file: bytes} of everything a checkpoint holds
-PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers")
 # Pickles, makers' cards and copies that the finished folder is better without.
 UNWANTED = ("training_args.bin", "README.md", "optimizer.pt", "scheduler.pt")
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """What the finished folder holds beside the weights."""
-
-    recipe: Recipe
-    tokenizer: Any
-    template: Template | TokenizerTemplate
-    dtype: str  # of a fully trained model's weights, such as "float16"
-    use_cache: bool  # the base's; training turns the model's off
-    card: Mapping[str, Any]
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes, for the record."""
-    return {"python": platform.python_version()} | {n: metadata.version(n) for n in PACKAGES}
 
 
 def now() -> str:
@@ -55,16 +34,10 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def start_time(out: Path) -> str:
-    """When the unfinished run in `out` began, by its record; now where there is none."""
-    value = (read_json(out / RECORD) or {}).get("started_at")
-    return value if isinstance(value, str) else now()
-
-
-def check_free(out: Path) -> None:
-    """Raise OutputError when `out` holds a finished run, or something that is no run."""
+def unfinished(out: Path) -> dict[str, Any]:
+    """The record of the unfinished run in `out`; {} where a run can begin. Raises OutputError where none can."""
     if not out.exists():
-        return
+        return {}
     if not out.is_dir():
         raise OutputError(f"--out {out}: this is no folder")
     record = read_json(out / RECORD)
@@ -74,19 +47,18 @@ def check_free(out: Path) -> None:
         raise OutputError(
             f"--out {out}: a finished run is in it. Choose a new folder, or remove this one"
         )
+    return record or {}
 
 
-def check_same_run(out: Path, decisive: Mapping[str, Any]) -> None:
-    """Raise OutputError when the unfinished run in `out` has other `decisive` values, naming them."""
-    record = read_json(out / RECORD)
-    if record is None:
+def check_same_run(out: Path, before: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Raise OutputError naming what decided `before`, the unfinished run in `out`, and is not in `record`."""
+    if not before:
         return
-    there = _flat(record.get("decisive", {}))
-    now = _flat(json.loads(json.dumps(decisive, default=str)))
+    old, new = (_flat(one.get("decisive", {})) for one in (before, record))
     changes = [
-        f"{key}: {_short(there.get(key))} there, {_short(now.get(key))} now"
-        for key in sorted({*there, *now})
-        if there.get(key) != now.get(key)
+        f"{key}: {_short(old.get(key))} there, {_short(new.get(key))} now"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
     ]
     if changes:
         shown = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if changes[5:] else "")
@@ -129,12 +101,10 @@ def sweep_checkpoints(folder: Path) -> None:
             shutil.rmtree(path)
 
 
-def rotate_checkpoints(folder: Path, keep: int, best: Path | None) -> None:
+def rotate_checkpoints(folder: Path, keep: int, best: str | None) -> None:
     """Remove the oldest finished checkpoints beyond `keep`, but never the newest nor `best`."""
-    finished = finished_checkpoints(folder)
-    others = [path for path in finished if path != best]
-    for path in others[: -max(1, keep - (len(finished) - len(others)))]:
-        (path / MARK).unlink()  # first, so that a kill in between leaves nothing that counts
+    others = [path for path in finished_checkpoints(folder) if str(path) != best]
+    for path in others[: -max(1, keep - (best is not None))]:
         shutil.rmtree(path)
 
 
@@ -143,33 +113,21 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(PREFIX))
 
 
-def place(trainer: Any, out: Path, output: Output) -> Path:
+def place(trainer: Any, out: Path, recipe: Recipe, card: Mapping[str, Any]) -> Path:
     """Write the trained weights and all that serving them needs; returns the folder ("model" or "adapter").
 
     All processes must call it: sharded weights are gathered. Only the first writes.
     """
-    final = out / ("model" if output.recipe.method == "full" else "adapter")
+    final = out / ("model" if recipe.method == "full" else "adapter")
     main = trainer.is_world_process_zero()
     with replacing(final) if main else nullcontext(final) as folder:
         trainer.accelerator.wait_for_everyone()
-        _save_weights(trainer, output, folder)
+        _save_weights(trainer, folder, card["dtype"] if recipe.method == "full" else None)
         if main:
-            _save_rest(trainer, output, folder)
+            _save_rest(trainer, recipe, folder)
+            write_card(folder, card)
     trainer.accelerator.wait_for_everyone()
     return final
-
-
-def stop_ids(model: Any, output: Output) -> list[int]:
-    """Stop ids: the template's end where that is one token, the tokenizer's, and those the base had beside it."""
-    tokenizer, template = output.tokenizer, output.template
-    end = tokenizer.eos_token_id
-    before = getattr(model.generation_config, "eos_token_id", None)
-    base_ids = before if isinstance(before, list) else [before]
-    ids = [end, *(token for token in base_ids if end in base_ids and token is not None)]
-    if output.recipe.data.format == "rows" and isinstance(template, Template):
-        special = [t for t in template.special_tokens if t == template.end.strip()]
-        ids = [*(tokenizer.convert_tokens_to_ids(t) for t in special), *ids]
-    return list(dict.fromkeys(ids))
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -191,7 +149,8 @@ def _is_finished(checkpoint: Path) -> bool:
         return False
 
 
-def _save_weights(trainer: Any, output: Output, folder: Path) -> None:
+def _save_weights(trainer: Any, folder: Path, dtype: str | None) -> None:
+    """Write model or adapter; a whole model in `dtype`, such as "float16", where it is not sharded."""
     import torch
 
     if trainer.is_fsdp_enabled:
@@ -200,14 +159,14 @@ def _save_weights(trainer: Any, output: Output, folder: Path) -> None:
         trainer.save_model(str(folder))
     elif trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
-        if output.recipe.method == "full":
-            model = model.to(getattr(torch, output.dtype))
+        if dtype:
+            model = model.to(getattr(torch, dtype))
         model.save_pretrained(str(folder))
 
 
-def _save_rest(trainer: Any, output: Output, folder: Path) -> None:
-    """Tokenizer, chat template, generation config and card, as every server of these models reads them."""
-    tokenizer = output.tokenizer
+def _save_rest(trainer: Any, recipe: Recipe, folder: Path) -> None:
+    """Tokenizer, chat template and generation config, as every server of these models reads them."""
+    tokenizer = trainer.processing_class
     tokenizer.save_pretrained(str(folder))
     for name in UNWANTED:
         (folder / name).unlink(missing_ok=True)
@@ -218,13 +177,12 @@ def _save_rest(trainer: Any, output: Output, folder: Path) -> None:
         config["eos_token_id"] = tokenizer.eos_token_id
         if tokenizer.bos_token_id is not None:
             config["bos_token_id"] = tokenizer.bos_token_id
-        config["use_cache"] = output.use_cache
         config.pop("_name_or_path", None)
         write_json(folder / "config.json", config)
-    if output.recipe.data.format == "rows":
-        template = load(folder, override=output.recipe.template).jinja()
-        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    stops = stop_ids(trainer.model, output)
+    template = load(folder, override=recipe.template) if recipe.data.format == "rows" else None
+    if template:
+        (folder / "chat_template.jinja").write_text(template.jinja(), encoding="utf-8")
+    stops = _stop_ids(trainer.model, tokenizer, template)
     generation = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": stops if len(stops) > 1 else stops[0],
@@ -232,7 +190,19 @@ def _save_rest(trainer: Any, output: Output, folder: Path) -> None:
     }
     generation = {key: value for key, value in generation.items() if value is not None}
     write_json(folder / "generation_config.json", generation)
-    write_card(folder, output.card)
+
+
+def _stop_ids(
+    model: Any, tokenizer: Any, template: Template | TokenizerTemplate | None
+) -> list[int]:
+    """The template's end where that is one token, the tokenizer's end, and those the base had beside it."""
+    end = tokenizer.eos_token_id
+    before = getattr(model.generation_config, "eos_token_id", None)
+    base_ids = before if isinstance(before, list) else [before]
+    ids = [end, *(token for token in base_ids if end in base_ids and token is not None)]
+    if isinstance(template, Template) and template.end.strip() in template.special_tokens:
+        ids.insert(0, tokenizer.convert_tokens_to_ids(template.end.strip()))
+    return list(dict.fromkeys(ids))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

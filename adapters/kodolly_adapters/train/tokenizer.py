@@ -10,6 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+from transformers.utils import cached_file
+
 from kodolly_adapters.errors import BaseError, RecipeError, first_line
 from kodolly_templates import Template, TokenizerTemplate
 
@@ -76,8 +80,6 @@ def add_template_tokens(
 
 
 def _open(recipe: Recipe, fixes: Mapping[str, str | None]) -> Any:
-    from transformers import AutoTokenizer
-
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             recipe.base, revision=recipe.revision, trust_remote_code=False, **fixes
@@ -95,18 +97,9 @@ def _fixes(
     recipe: Recipe, tokenizer: Any, names: Mapping[str, str | None]
 ) -> dict[str, str | None]:
     """What to call named tokens that the vocabulary does not hold: {role: token, or None for none}."""
-    from tokenizers import Tokenizer
-    from transformers.utils import cached_file
-
-    file = cached_file(
-        recipe.base,
-        "tokenizer.json",
-        revision=recipe.revision,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )
-    if file is None:
+    try:
+        file = cached_file(recipe.base, "tokenizer.json", revision=recipe.revision)
+    except OSError:
         return {}
     vocabulary = Tokenizer.from_file(str(file))
     end = next((token for token in ENDS if vocabulary.token_to_id(token) is not None), None)

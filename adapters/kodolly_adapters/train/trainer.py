@@ -9,19 +9,21 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.nn import functional
+from transformers import TrainerState
 from trl import SFTConfig, SFTTrainer
 
 from kodolly_adapters.errors import BaseError, RecipeError
 
 from .encode import IGNORED
 from .model import Hardware
-from .recipe import Distributed, Recipe, Train
+from .recipe import Distributed, Recipe
 
 HEADS_ON_DISK = {"embed_out.weight": "lm_head.weight"}  # GPT-NeoX's, before transformers 5
 EVALUATIONS = 10  # a run, where the recipe does not say
@@ -75,9 +77,6 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         num_items_in_batch: Any = None,
     ) -> Any:
         """The cross entropy of learned tokens: the mean over all passes of a step, or over the batch."""
-        import torch
-        from torch.nn import functional
-
         shifted = functional.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORED)
         learned = shifted != IGNORED
         if self._fused or return_outputs:
@@ -102,8 +101,6 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
 
     def _count(self, inputs: dict[str, Any], logits: Any, target: Any) -> None:
         """Add to TRL's own metrics of this pass: tokens, and the share of them that came first."""
-        import torch
-
         ids = inputs["input_ids"]
         real = inputs.get("attention_mask", torch.ones_like(ids)).sum()
         hits = (logits.detach().argmax(-1) == target).sum()
@@ -117,8 +114,6 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """transformers' loop; its loss, a mean over batches, becomes one over tokens."""
-        import torch
-
         self._eval_sums = [0.0, 0.0]
         output = super().evaluation_loop(*args, **kwargs)
         mine = torch.tensor([self._eval_sums], dtype=torch.float64)
@@ -130,10 +125,9 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """Train to the end of the recipe, from the start or from a checkpoint's folder."""
         if resume_from_checkpoint is not None:
-            state = Path(resume_from_checkpoint) / "trainer_state.json"
-            history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
-            counts = [int(record["num_tokens"]) for record in history if "num_tokens" in record]
-            self._total_train_tokens = counts[-1] if counts else 0
+            state = TrainerState.load_from_json(f"{resume_from_checkpoint}/trainer_state.json")
+            counts = (int(record.get("num_tokens", 0)) for record in state.log_history)
+            self._total_train_tokens = max(counts, default=0)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -165,15 +159,15 @@ def micro_batches(recipe: Recipe, *, flash: bool) -> tuple[int, int]:
 
 
 def make_schedule(
-    train: Train, sequences: int, *, validation: bool, micro: tuple[int, int], world: int
+    recipe: Recipe, sequences: int, *, validation: bool, hardware: Hardware
 ) -> Schedule:
-    """The schedule of `sequences` training sequences over `world` processes, as transformers will run it.
+    """The schedule of `sequences` training sequences, as transformers will run it.
 
-    `micro` is micro_batches'. Raises RecipeError where saving and evaluating do not meet, because the best
-    checkpoint could then not be kept.
+    Raises RecipeError where saving and evaluating do not meet: the best checkpoint could then not be kept.
     """
-    batch, accumulation = micro
-    passes = math.ceil(math.ceil(sequences / batch) / world)
+    train = recipe.train
+    batch, accumulation = micro_batches(recipe, flash=hardware.flash)
+    passes = math.ceil(math.ceil(sequences / batch) / hardware.world)
     steps = math.ceil(train.epochs * math.ceil(passes / accumulation))
     if train.max_steps > 0:
         steps = train.max_steps
@@ -224,19 +218,15 @@ def arguments(
         eval_steps=schedule.evaluate,
         save_steps=schedule.save,
         load_best_model_at_end=validation,
-        metric_for_best_model="eval_loss" if validation else None,
-        greater_is_better=False if validation else None,
         prediction_loss_only=True,
         restore_callback_states_from_checkpoint=True,
         max_length=recipe.data.max_length,
         packing=recipe.data.packing,
         dataset_kwargs={"skip_prepare_dataset": True},
-        report_to=["wandb"]
-        if wandb
-        else [],  # TensorBoard's is made by the run, which knows its folder
+        report_to=["wandb"] * wandb,  # TensorBoard's is made by the run, which knows its folder
         disable_tqdm=True,
         log_level="error",
-        ddp_find_unused_parameters=False if hardware.world > 1 else None,
+        ddp_find_unused_parameters=False,
         **_distributed(recipe.distributed, hardware),
     )
 
@@ -277,10 +267,9 @@ def _read(name: str) -> dict[str, Any]:
         raise RecipeError(f"distributed.config: {name}: {error}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"distributed.config: {name}: not an object")
-    for part in ("fsdp_config", "deepspeed_config"):
-        if isinstance(values.get(part), dict):
-            inner: dict[str, Any] = values[part]
-            return {key.removeprefix("fsdp_"): value for key, value in inner.items()}
+    inner = values.get("fsdp_config") or values.get("deepspeed_config")
+    if isinstance(inner, dict):
+        return {key.removeprefix("fsdp_"): value for key, value in inner.items()}
     return values
 
 

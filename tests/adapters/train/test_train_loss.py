@@ -18,7 +18,7 @@ from support.tiny_runs import MAKERS, losses_of, toy
 
 from kodolly_adapters.train.callbacks import Stop
 from kodolly_adapters.train.recipe import Recipe
-from kodolly_adapters.train.run import Interrupted, make_trainer, set_up, train
+from kodolly_adapters.train.run import Interrupted, Run, make_trainer, train
 from kodolly_adapters.train.trainer import arguments
 
 Sequences = Sequence[dict[str, list[int]]]
@@ -26,7 +26,7 @@ Sequences = Sequence[dict[str, list[int]]]
 
 def opened(recipe: Recipe, out: Path) -> Any:
     """A run's trainer before its first step."""
-    run = set_up(recipe, out)
+    run = Run(recipe, out)
     args = arguments(recipe, run.schedule, run.precision, run.hardware, out / "checkpoints")
     return make_trainer(run, args, out, Stop(), show=False)
 

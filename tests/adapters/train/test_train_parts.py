@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from support.tiny_models import make_tiny_llama, make_tiny_neox
 from support.tiny_runs import rows_file, toy
+from transformers import TrainerState, TrainingArguments
 
 from kodolly_adapters.errors import BaseError, RecipeError
 from kodolly_adapters.train import cli, model, run_folder
-from kodolly_adapters.train.callbacks import draw_curve
+from kodolly_adapters.train.callbacks import Checkpoints, draw_curve
 from kodolly_adapters.train.model import Hardware, choose_precision
-from kodolly_adapters.train.recipe import Train
 from kodolly_adapters.train.run_folder import finish_checkpoint, finished_checkpoints
 from kodolly_adapters.train.tokenizer import add_template_tokens, load_tokenizer
 from kodolly_adapters.train.trainer import arguments, make_schedule, micro_batches
@@ -68,28 +68,20 @@ def test_packed_batches_are_computed_in_pieces(
 
 def test_a_schedule_looks_ten_times() -> None:
     """Without a word evaluations and checkpoints come ten times; epochs are counted as transformers does."""
-    schedule = make_schedule(
-        Train.model_validate({"epochs": 3}), 1000, validation=True, micro=(4, 8), world=2
+    recipe = toy(Path("base"), "rows", data__packing=False, train={"epochs": 3})
+    schedule, alone = (
+        make_schedule(recipe, 1000, validation=validation, hardware=replace(CPU, world=2))
+        for validation in (True, False)
     )
     assert (schedule.steps, schedule.evaluate, schedule.save) == (48, 5, 5)
-    assert (
-        make_schedule(
-            Train.model_validate({"epochs": 3}), 1000, validation=False, micro=(4, 8), world=2
-        ).evaluate
-        is None
-    )
+    assert alone.evaluate is None
 
 
 def test_a_schedule_that_would_lose_the_best_is_refused() -> None:
     """Saving between evaluations could not keep the best of them."""
+    recipe = toy(Path("base"), "rows", train__eval_steps=5, train__save_steps=7)
     with pytest.raises(RecipeError, match=r"train\.save_steps: 7 is no multiple .* 5"):
-        make_schedule(
-            Train.model_validate({"eval_steps": 5, "save_steps": 7}),
-            100,
-            validation=True,
-            micro=(1, 1),
-            world=1,
-        )
+        make_schedule(recipe, 100, validation=True, hardware=CPU)
 
 
 def checkpoint(folder: Path, step: int) -> Path:
@@ -116,7 +108,9 @@ def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
 def test_old_checkpoints_go(tmp_path: Path, keep: int, best: int | None, left: set[int]) -> None:
     """The newest stays to go on from, the best to end with; the rest goes beyond `keep`."""
     paths = {step: checkpoint(tmp_path, step) for step in (2, 4, 8, 10)}
-    run_folder.rotate_checkpoints(tmp_path, keep, paths[best] if best else None)
+    state = TrainerState(global_step=10, best_model_checkpoint=str(paths[best]) if best else None)
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to=[])
+    Checkpoints(keep).on_save(args, state, None)
     assert set(map(run_folder.step_of, finished_checkpoints(tmp_path))) == left
 
 
@@ -252,7 +246,7 @@ def test_processes_that_do_not_fit_are_refused(
 ) -> None:
     """Sharding on CPUs, and several GPUs in one process, would silently be something else."""
     recipe = toy(llama, "rows", distributed__strategy=strategy)
-    steps = make_schedule(recipe.train, 8, validation=False, micro=(1, 1), world=1)
+    steps = make_schedule(recipe, 8, validation=False, hardware=CPU)
     with pytest.raises(RecipeError, match=said):
         arguments(recipe, steps, "fp32", machine, tmp_path)
 
