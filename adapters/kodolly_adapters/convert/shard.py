@@ -5,6 +5,7 @@ It depends on nothing but its arguments, so that any number of processes or mach
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from itertools import chain
@@ -54,7 +55,9 @@ class _Conversion:
         self.rejected: list[bytes] = []
         self.lines: list[bytes] = []
         self.records: list[int] = []  # number of the record a row came from
-        self.chars: list[int] = []  # three a row
+        self.chars: list[
+            int
+        ] = []  # three a row: questions, contexts (a system message is one), answers
         self.units: list[int] = []
         self.splits: list[int] = []
         self.passages: dict[int, bytes] = {}  # long contexts, by the row's number
@@ -99,10 +102,11 @@ class _Conversion:
             self.passages[len(self.lines)] = context.encode()
         self.lines.append(line)
         self.records.append(number)
-        if draft.history or draft.system:
-            self.chars += _dialogue_chars(draft)
-        else:
-            self.chars += len(question), len(context), len(answer)
+        questions, answers = len(question), len(answer)
+        for pair in draft.history:
+            questions += len(pair.instruction)
+            answers += len(pair.response)
+        self.chars += questions, len(draft.system) + len(context), answers
         self.units.append(draft.units)
         self.splits.append(self.split_of(draft.group or question))
         if self.origins is not None:
@@ -181,13 +185,6 @@ def dialogue(draft: Draft) -> Dialogue:
     return Dialogue(messages, draft.category)
 
 
-def _dialogue_chars(draft: Draft) -> tuple[int, int, int]:
-    """Characters of a dialogue's questions, contexts (a system message is one) and answers."""
-    question = len(draft.instruction) + sum(len(pair.instruction) for pair in draft.history)
-    answers = len(draft.response) + sum(len(pair.response) for pair in draft.history)
-    return question, len(draft.system) + len(draft.context), answers
-
-
 def _joined(lines: list[bytes]) -> bytes:
     return b"\n".join([*lines, b""]) if lines else b""
 
@@ -197,9 +194,6 @@ def _note(note: Rejected | Origin) -> bytes:
     try:
         return encode(note)
     except UnicodeEncodeError:
-        fields = msgspec.structs.asdict(note).items()
-        plain = {
-            name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-            for name, value in fields
-        }
-        return encode(plain)
+        fields = msgspec.structs.asdict(note)
+        line = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+        return line.encode("utf-8", "replace")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from html import unescape
 
 from .marks import Marks
@@ -46,13 +47,9 @@ class Blocks:
 
     def render(self, pieces: Sequence[str]) -> str:
         """Markdown of [text, tag, text, tag, ..., text]."""
-        handlers: dict[str, Handler | None] = {}
         text = ""
         for piece, tag in zip(pieces[::2], pieces[1::2], strict=False):
-            try:
-                handler = handlers[tag]
-            except KeyError:
-                handler = handlers[tag] = _handler(tag)
+            handler = _handler(tag)
             if handler is None:  # an inline tag: nothing comes between the texts beside it
                 text += piece
                 continue
@@ -249,6 +246,7 @@ _ELEMENTS: dict[str, tuple[Handler, Handler]] = {
 }
 
 
+@lru_cache(1024)
 def _handler(tag: str) -> Handler | None:
     """What to do at a tag, whatever its attributes; None for an inline one."""
     match = _NAME.match(tag)

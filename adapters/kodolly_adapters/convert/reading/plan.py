@@ -21,9 +21,7 @@ from .records import Kind, Shard
 from .source import Source, border_pattern
 
 HEAD = 1 << 20  # bytes read to recognise a file; more where its first record is longer
-PIECE = (
-    4 << 20
-)  # bytes of a shard: under 100 MB a worker, and few enough tasks that each costs little
+PIECE = 4 << 20  # bytes of a shard: under 100 MB a worker, and few tasks
 MAX_RECORD = 64 << 20  # bytes; beyond this a file is not what it seems
 
 STRING = rb'"(?:[^"\\]|\\.)*"'

@@ -20,14 +20,7 @@ from ..markdown.window import cut
 from ..options import Options
 from ..reading.source import Drafts, Source
 from ..schema import Draft, Refusal
-from .common import Named, category_with_context, creative_commons, has_keys, is_blank
-
-
-class Answer(msgspec.Struct, gc=False):
-    """HTML of the answer and where it begins in the context, in characters."""
-
-    text: str | None = None
-    answer_start: int | None = None
+from .common import Answer, Named, category_with_context, creative_commons, has_keys, is_blank
 
 
 class Question(Named, gc=False):
