@@ -48,7 +48,7 @@ class _Conversion:
         modes = modes_of(options.rules, source.rules)
         self.cleaner = Cleaner(modes, options)
         self.official = official(shard.file) if options.splits == "official" else None
-        self.group_split: tuple[str | None, int] = None, TRAIN  # the last group and its split
+        self.validation = int(options.validation * 2**64)  # hashes below it are validation's
         self.units_in = 0
         self.hits: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -118,14 +118,11 @@ class _Conversion:
             self.texts.append(" ".join(texts).split())
 
     def split_of(self, group: str) -> int:
-        """The split of a group; a conversation's rows ask for the same one in a row."""
+        """The split of a group: a conversation's rows must not be torn apart."""
         if self.official is not None:
             return self.official
-        if group != self.group_split[0]:
-            digest = xxhash.xxh3_64_intdigest(group.encode("utf-8", "replace"))
-            limit = int(self.options.validation * 2**64)
-            self.group_split = group, VALIDATION if digest < limit else TRAIN
-        return self.group_split[1]
+        digest = xxhash.xxh3_64_intdigest(group.encode("utf-8", "replace"))
+        return VALIDATION if digest < self.validation else TRAIN
 
     def part(self) -> Part:
         shard = self.shard

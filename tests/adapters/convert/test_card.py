@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kodolly_adapters.convert.options import Options, command_line, plain_options
-from kodolly_adapters.convert.output.dataset_card import card, code, table, text, write_card
+from kodolly_adapters.convert.output.dataset_card import card, code, table, text
 from kodolly_adapters.convert.output.pictures import draw
 from kodolly_adapters.convert.output.summary import (
     EDGES,
@@ -165,7 +165,8 @@ def test_the_same_summary_gives_the_same_bytes(tmp_path: Path) -> None:
     written = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        write_card(summary, tmp_path / name, draw(summary, tmp_path / name))
+        drawn = draw(summary, tmp_path / name)
+        (tmp_path / name / "dataset_card.md").write_bytes(card(summary, drawn).encode())
         write_summary(summary, tmp_path / name)
         files = sorted(file for file in (tmp_path / name).rglob("*") if file.is_file())
         written.append({f.relative_to(tmp_path / name): f.read_bytes() for f in files})

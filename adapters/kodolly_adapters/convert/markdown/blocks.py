@@ -92,8 +92,7 @@ class Blocks:
         self.pending = after
         if self.heading and "편집" in text:
             text = text.replace("[편집]", "").rstrip()
-        if self.tables and self._is_between_cells():
-            self.open_cell("")  # else the text would come before the table
+        self.open_missing_cell()
         self.last = block = Block(self.gap, self.prefix or self.indent, text)
         self.flow.append(block)
         self.gap = 0 if self.pre else 1
@@ -176,13 +175,13 @@ class Blocks:
 
     # --- tables
 
-    def _is_between_cells(self) -> bool:
-        """Is the innermost table past its first tag, and none of its cells open?"""
-        return self.tables[-1].cell is None and bool(self.tables[-1].rows)
+    def open_missing_cell(self) -> None:
+        """Open a cell for what stands between two cells of a table: else it would come before the table."""
+        if self.tables and self.tables[-1].cell is None and self.tables[-1].rows:
+            self.open_cell("")
 
     def open_table(self, tag: str) -> None:
-        if self.tables and self._is_between_cells():
-            self.open_cell("")
+        self.open_missing_cell()
         self.open_block(tag)
         self.tables.append(Table())
 

@@ -110,8 +110,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
             name: text[:SAMPLE_CHARS] + "…" * (len(text) > SAMPLE_CHARS)
             for name, text in texts.items()
         }
-        row_shown = short if licence.derivatives else None
-        return cls(lengths=lengths, category=row.category, row=row_shown)
+        excerpt = short if licence.derivatives else None
+        return cls(lengths=lengths, category=row.category, row=excerpt)
 
 
 class SourceSummary(msgspec.Struct, frozen=True, kw_only=True):

@@ -84,7 +84,7 @@ class Plan:
                 self.inputs.append(entry)
                 for shard in cut(stream, layout, source, member.name, f"{entry.number:04d}"):
                     yield shard, source
-                entry.size, entry.sha256 = stream.size, stream.sha256
+                entry.size, entry.sha256 = stream.size, stream.sha256.hexdigest()
         if not self.inputs:
             raise InputError(", ".join(self.arguments), "holds no file of a known source")
 
