@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -21,31 +22,7 @@ from kodolly_adapters.errors import OptionError
 from .cleaning.rules import all_rules, modes_of
 from .cleaning.tokens import counter
 from .options import Options
-from .sources import SOURCES, named
-
-# The help of each field of Options that is a flag; kinds and defaults are those of the field.
-ROWS = {
-    "categories": "study: open_qa for the study's four sources (Dolly's own rows keep theirs); "
-    "dolly: by rule where the source tells",
-    "kovicuna_roles": "who asks; as-written follows the study's table to the letter",
-    "history": "put N earlier pairs of a conversation into the context",
-    "conversations": "one row a dialogue, in `messages`",
-    "korquad2_context": "a window around the answer, the whole page, or the page's HTML",
-    "window_tokens": "size of that window",
-    "tokenizer": "tokenizer.json, or a folder with one, that counts the window's tokens",
-    "provenance": "write where each row came from beside it",
-}
-CLEANING = {
-    "min_chars": "of a response",
-    "max_chars": "of a row",
-    "near_threshold": "of common words that makes near duplicates",
-    "keep_going": "reject broken pieces of a file instead of stopping",
-}
-OUTPUT = {
-    "format": None,
-    "validation": "of the rows, chosen by hash",
-    "splits": "official: what a file's name says (dev, validation, test)",
-}
+from .sources import BY_NAME, SOURCES
 
 
 def main(argv: Sequence[str]) -> int:
@@ -65,15 +42,14 @@ def _convert(chosen: argparse.Namespace) -> None:
 
     from .run import convert
 
-    source = named(chosen.source) if chosen.source else None
-    if chosen.source and source is None:
-        names = ", ".join(source.name for source in SOURCES)
+    if chosen.source and chosen.source not in BY_NAME:
+        names = ", ".join(BY_NAME)
         raise OptionError(f"--source {chosen.source}: there is no such source; there are {names}")
     convert(
         chosen.sources,
         chosen.out,
         _options(chosen),
-        source=source,
+        source=BY_NAME[chosen.source] if chosen.source else None,
         jobs=chosen.jobs,
         engine=chosen.engine,
         restart=chosen.restart,
@@ -118,17 +94,18 @@ def _parser() -> argparse.ArgumentParser:
         prog="kodolly convert", description="Convert public Korean sets to Dolly rows."
     )
     add = parser.add_argument
+    flags = tomllib.loads(Path(__file__).with_name("flags.toml").read_text(encoding="utf-8"))
     add("sources", nargs="*", metavar="SOURCE", help="files, folders, zip, gz, zst, or - for stdin")
     add("--out", type=Path, metavar="DIR", help="a new folder for the rows and the data card")
     add("--source", metavar="NAME", help="what the files are, instead of recognising it")
     add("--list-sources", action="store_true", help="the sources there are, and end")
     add("--list-rules", action="store_true", help="the cleaning rules there are, and end")
-    _add_flags(parser.add_argument_group("rows").add_argument, ROWS)
+    _add_flags(parser.add_argument_group("rows").add_argument, flags["rows"])
     add = parser.add_argument_group("cleaning").add_argument
     add("--rule", action="append", default=[], metavar="NAME=MODE", help="switch one rule")
-    _add_flags(add, CLEANING)
+    _add_flags(add, flags["cleaning"])
     add = parser.add_argument_group("output").add_argument
-    _add_flags(add, OUTPUT)
+    _add_flags(add, flags["output"])
     add("--restart", action="store_true", help="throw an unfinished run in DIR away")
     add("--force", action="store_true", help="replace finished rows in DIR")
     add = parser.add_argument_group("how").add_argument
@@ -138,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_flags(add: Callable[..., Any], flags: Mapping[str, str | None]) -> None:
+def _add_flags(add: Callable[..., Any], flags: Mapping[str, str]) -> None:
     """A flag for each field of Options named in `flags`, with its help."""
     kinds = get_type_hints(Options)
     for name, text in flags.items():

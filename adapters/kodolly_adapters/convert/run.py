@@ -19,7 +19,7 @@ from .cleaning.rules import OFF, modes_of
 from .dedupe import PERMUTATIONS, resolve
 from .options import Options, plain_options
 from .output import pictures
-from .output.dataset_card import write_card
+from .output.dataset_card import card
 from .output.summary import Results, Summary, summarise, write_summary
 from .output.writers import write
 from .part import INDEX, Mark, StoredPart, path_of, read_mark
@@ -27,6 +27,7 @@ from .reading.plan import Plan
 from .reading.records import Shard
 from .reading.source import Source
 from .run_folder import finish, run_folder
+from .schema import CARD_FILE
 from .sources import SOURCES
 
 
@@ -76,7 +77,7 @@ def convert(
         if lost := summary.reconciles():
             raise UserError(f"the counts do not add up, which is a fault of ours: {lost[0]}")
         write_summary(summary, fresh)
-        write_card(summary, fresh, pictures.draw(summary, fresh))
+        (fresh / CARD_FILE).write_bytes(card(summary, pictures.draw(summary, fresh)).encode())
         finish(work, fresh)
         rows, seconds = sum(split.rows for split in summary.splits), progress.seconds
         progress.say(

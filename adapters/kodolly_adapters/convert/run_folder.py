@@ -7,31 +7,15 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from kodolly_adapters.errors import OutputError
 from kodolly_adapters.files import locked, read_json, write_json
 
-from .options import Format
-from .schema import (
-    CARD_FILE,
-    LENGTHS_PICTURE,
-    REJECTED_FILE,
-    SOURCES_PICTURE,
-    SPLITS,
-    SUMMARY_FILE,
-    WORK,
-)
+from .schema import OUTPUT_FILES, SUMMARY_FILE, WORK
 
 SETTINGS = "settings.json"
 FORCED = "forced"  # its presence says that this run may replace finished rows
-# All that a conversion ever leaves in its folder, and all that one ever replaces or removes there; the
-# summary, which says that a folder is finished, is the last.
-OURS = (
-    *(f"{name}{beside}.{form}" for name in SPLITS for beside in ("", ".provenance")
-      for form in get_args(Format)),
-    REJECTED_FILE, CARD_FILE, LENGTHS_PICTURE, SOURCES_PICTURE, SUMMARY_FILE,
-)  # fmt: skip
 
 
 @contextmanager
@@ -64,7 +48,7 @@ def finish(work: Path, fresh: Path) -> None:
     """Move everything in `fresh` into the output folder, the summary last, and remove the work."""
     out = work.parent
     (out / SUMMARY_FILE).unlink(missing_ok=True)  # without it a folder is not taken for finished
-    for name in OURS:
+    for name in OUTPUT_FILES:
         if (fresh / name).exists():
             (out / name).parent.mkdir(exist_ok=True)
             os.replace(fresh / name, out / name)

@@ -5,6 +5,7 @@ It depends on nothing but its arguments, so that any number of processes or mach
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from itertools import chain
@@ -47,14 +48,16 @@ class _Conversion:
         modes = modes_of(options.rules, source.rules)
         self.cleaner = Cleaner(modes, options)
         self.official = official(shard.file) if options.splits == "official" else None
-        self.group_split: tuple[str | None, int] = None, TRAIN  # the last group and its split
+        self.validation = int(options.validation * 2**64)  # hashes below it are validation's
         self.units_in = 0
         self.hits: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.rejected: list[bytes] = []
         self.lines: list[bytes] = []
         self.records: list[int] = []  # number of the record a row came from
-        self.chars: list[int] = []  # three a row
+        self.chars: list[
+            int
+        ] = []  # three a row: questions, contexts (a system message is one), answers
         self.units: list[int] = []
         self.splits: list[int] = []
         self.passages: dict[int, bytes] = {}  # long contexts, by the row's number
@@ -99,10 +102,11 @@ class _Conversion:
             self.passages[len(self.lines)] = context.encode()
         self.lines.append(line)
         self.records.append(number)
-        if draft.history or draft.system:
-            self.chars += _dialogue_chars(draft)
-        else:
-            self.chars += len(question), len(context), len(answer)
+        questions, answers = len(question), len(answer)
+        for pair in draft.history:
+            questions += len(pair.instruction)
+            answers += len(pair.response)
+        self.chars += questions, len(draft.system) + len(context), answers
         self.units.append(draft.units)
         self.splits.append(self.split_of(draft.group or question))
         if self.origins is not None:
@@ -114,14 +118,11 @@ class _Conversion:
             self.texts.append(" ".join(texts).split())
 
     def split_of(self, group: str) -> int:
-        """The split of a group; a conversation's rows ask for the same one in a row."""
+        """The split of a group: a conversation's rows must not be torn apart."""
         if self.official is not None:
             return self.official
-        if group != self.group_split[0]:
-            digest = xxhash.xxh3_64_intdigest(group.encode("utf-8", "replace"))
-            limit = int(self.options.validation * 2**64)
-            self.group_split = group, VALIDATION if digest < limit else TRAIN
-        return self.group_split[1]
+        digest = xxhash.xxh3_64_intdigest(group.encode("utf-8", "replace"))
+        return VALIDATION if digest < self.validation else TRAIN
 
     def part(self) -> Part:
         shard = self.shard
@@ -181,13 +182,6 @@ def dialogue(draft: Draft) -> Dialogue:
     return Dialogue(messages, draft.category)
 
 
-def _dialogue_chars(draft: Draft) -> tuple[int, int, int]:
-    """Characters of a dialogue's questions, contexts (a system message is one) and answers."""
-    question = len(draft.instruction) + sum(len(pair.instruction) for pair in draft.history)
-    answers = len(draft.response) + sum(len(pair.response) for pair in draft.history)
-    return question, len(draft.system) + len(draft.context), answers
-
-
 def _joined(lines: list[bytes]) -> bytes:
     return b"\n".join([*lines, b""]) if lines else b""
 
@@ -197,9 +191,6 @@ def _note(note: Rejected | Origin) -> bytes:
     try:
         return encode(note)
     except UnicodeEncodeError:
-        fields = msgspec.structs.asdict(note).items()
-        plain = {
-            name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-            for name, value in fields
-        }
-        return encode(plain)
+        fields = msgspec.structs.asdict(note)
+        line = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+        return line.encode("utf-8", "replace")

@@ -11,7 +11,7 @@ from support.convert_files import alpaca, korquad1
 from kodolly_adapters.convert.reading.plan import layout_of
 from kodolly_adapters.convert.reading.records import Kind, Shard, decode, places
 from kodolly_adapters.convert.schema import Refusal
-from kodolly_adapters.convert.sources import named
+from kodolly_adapters.convert.sources import BY_NAME
 from kodolly_adapters.errors import InputError
 
 
@@ -24,7 +24,7 @@ def shard(data: bytes, source: str = "koalpaca", **place: int) -> Shard:
 
 
 def decoded(data: bytes, source: str = "koalpaca", *, keep_going: bool = False) -> list[object]:
-    reader = named(source)
+    reader = BY_NAME[source]
     assert reader is not None
     return decode(shard(data, source), reader, keep_going=keep_going)
 
@@ -130,7 +130,7 @@ CSV = 'Q,A,label\n"두\n줄",답,0\n\n하나,둘,셋,넷\n깨진 \x00,답,1\n짧
 
 def test_a_csv_record_knows_its_byte_and_line() -> None:
     """Line ends inside quotes and empty lines do not shift the place of what follows."""
-    source = named("chatbot-data")
+    source = BY_NAME["chatbot-data"]
     assert source is not None
     shard = csv_shard(CSV)
     results = decode(shard, source)
@@ -144,7 +144,7 @@ def test_a_csv_record_knows_its_byte_and_line() -> None:
 
 def test_a_csv_row_with_too_many_fields_is_refused() -> None:
     """A row with more fields than the header loses none of them silently; one with fewer has no label."""
-    source = named("chatbot-data")
+    source = BY_NAME["chatbot-data"]
     assert source is not None
     results = decode(csv_shard(CSV), source)
     assert results[1] == Refusal("wrong-shape", "4 fields where the header has 3")
@@ -156,7 +156,7 @@ def test_a_csv_row_with_too_many_fields_is_refused() -> None:
 
 def test_a_csv_that_is_not_utf8_is_saved_line_by_line() -> None:
     """Without --keep-going the byte is named; with it only the bad record is refused."""
-    source = named("chatbot-data")
+    source = BY_NAME["chatbot-data"]
     assert source is not None
     data = CSV.replace("깨진".encode(), "깨진".encode("cp949"))
     with pytest.raises(InputError, match="is no UTF-8 CSV") as caught:

@@ -20,7 +20,7 @@ from backports import zstd
 
 from kodolly_adapters.convert.reading.inputs import OURS, Member, Stream, members, opened
 from kodolly_adapters.convert.reading.plan import Plan
-from kodolly_adapters.convert.sources import SOURCES, named
+from kodolly_adapters.convert.sources import BY_NAME, SOURCES
 from kodolly_adapters.errors import InputError
 
 TEXT = '[{"instruction": "가"}]'.encode() * 5000
@@ -68,11 +68,11 @@ def test_a_stream_shows_again_what_was_not_skipped() -> None:
     assert stream.peek(120) == data[:120]
     assert stream.peek(10) == data[:10]
     stream.skip(70)
-    assert (stream.size, stream.sha256) == (70, hashlib.sha256(data[:70]).hexdigest())
+    assert (stream.size, stream.sha256.digest()) == (70, hashlib.sha256(data[:70]).digest())
     assert stream.peek(300) == data[70:]
     stream.skip(130)
     assert (stream.peek(5), sum(passed)) == (b"", 200)
-    assert stream.sha256 == hashlib.sha256(data).hexdigest()
+    assert stream.sha256.digest() == hashlib.sha256(data).digest()
 
 
 def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
@@ -193,10 +193,10 @@ def test_a_source_named_does_not_swallow_text(tmp_path: Path) -> None:
     """--source goes with files of that source's layout; a text with a comma in its first line is no JSON."""
     (tmp_path / "LICENSE.txt").write_bytes(b"Dear reader, hello\nthis, too, is no data\n")
     (tmp_path / "rows.json").write_bytes(b'[{"instruction": "?", "output": "!"}]')
-    plan = Plan([str(tmp_path)], SOURCES, named("koalpaca"))
+    plan = Plan([str(tmp_path)], SOURCES, BY_NAME["koalpaca"])
     assert [shard.file for shard, _ in plan.shards()] == ["rows.json"]
     assert plan.skipped == [("LICENSE.txt", "is no JSON, as files of koalpaca are")]
-    plan = Plan([str(tmp_path / "rows.json")], SOURCES, named("chatbot-data"))
+    plan = Plan([str(tmp_path / "rows.json")], SOURCES, BY_NAME["chatbot-data"])
     with pytest.raises(InputError, match="is no CSV, as files of chatbot-data are"):
         list(plan.shards())
 

@@ -12,6 +12,7 @@ import threading
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
 from pyarrow import parquet
 from support.convert_files import (
@@ -29,7 +30,7 @@ from kodolly_adapters.convert import part, pool
 from kodolly_adapters.convert.cleaning import rules
 from kodolly_adapters.convert.cleaning.rules import OFF
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.output.summary import Summary, read_summary
+from kodolly_adapters.convert.output.summary import Summary
 from kodolly_adapters.convert.reading import plan
 from kodolly_adapters.convert.reading.records import Shard
 from kodolly_adapters.convert.run import convert
@@ -91,7 +92,8 @@ def test_all_sources_in_one_run(raw: Path, tmp_path: Path) -> None:
     assert all(list(row) == FIELDS for row in rows(tmp_path / "out"))
     assert len(rows(tmp_path / "out")) == 168
     assert {row["category"] for row in rows(tmp_path / "out")} == {"open_qa"}
-    assert read_summary(tmp_path / "out") == summary
+    written = msgspec.json.decode((tmp_path / "out" / "convert.json").read_bytes(), type=Summary)
+    assert written == summary
 
 
 def test_pieces_change_nothing(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,7 +417,9 @@ def test_an_unfinished_run_is_not_continued_with_other_options(raw: Path, tmp_pa
     with pytest.raises(OutputError, match="--restart"):
         run([raw], tmp_path / "out", validation=0.3)
     convert([str(raw)], tmp_path / "out", Options(validation=0.3), jobs=1, restart=True)
-    assert read_summary(tmp_path / "out").options["validation"] == 0.3
+    assert (
+        json.loads((tmp_path / "out" / "convert.json").read_bytes())["options"]["validation"] == 0.3
+    )
 
 
 def test_compressed_input_gives_the_rows_of_the_plain_file(raw: Path, tmp_path: Path) -> None:

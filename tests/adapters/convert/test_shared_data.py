@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from support.convert_files import read_lines
 from support.shared_data import SHARED_DATA, needs_shared_data
 
 from kodolly_adapters.convert.cleaning.rules import OFF, all_rules
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.output.summary import Summary, read_summary
+from kodolly_adapters.convert.output.summary import Summary
 from kodolly_adapters.convert.run import convert
 
 pytestmark = needs_shared_data
@@ -91,7 +92,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def summary(out: Path) -> Summary:
-    return read_summary(out)
+    return msgspec.json.decode((out / "convert.json").read_bytes(), type=Summary)
 
 
 def readings() -> dict[str, list[Read]]:

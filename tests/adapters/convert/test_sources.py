@@ -15,7 +15,7 @@ from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.reading.plan import layout_of, recognise
 from kodolly_adapters.convert.reading.source import Source
 from kodolly_adapters.convert.schema import Draft, Exchange, Refusal
-from kodolly_adapters.convert.sources import SOURCES, named
+from kodolly_adapters.convert.sources import BY_NAME, SOURCES
 from kodolly_adapters.errors import OptionError
 
 PLAIN = Options()
@@ -299,7 +299,7 @@ def test_a_record_becomes_its_rows(
     name: str, record: dict[str, Any], options: Options, expected: list[Any]
 ) -> None:
     """Every record of the table becomes exactly its drafts and refusals, and their units add up."""
-    source = named(name)
+    source = BY_NAME[name]
     assert source is not None
     read = msgspec.convert(record, source.record)
     found = list(source.drafts(read, options))
@@ -397,7 +397,7 @@ def test_a_source_known_by_its_name_alone_goes_first() -> None:
 
 def test_korquad1_leaves_korquad2_pages() -> None:
     """A KorQuAD 2 page has `answer` where 1.0 has `answers`, and is no 1.0 record."""
-    source = named("korquad1")
+    source = BY_NAME["korquad1"]
     assert source is not None
     page = {"title": "서울", "context": "<p>", "qas": [{"question": "?", "answer": {"text": ""}}]}
     assert not source.looks_like(page)
@@ -417,7 +417,7 @@ def test_every_turn_is_accounted_for(
     turns: list[tuple[str, str]], mode: str, history: int, whole: bool
 ) -> None:
     """Whatever order speakers come in, used and refused turns add up to the conversation's."""
-    source = named("kovicuna")
+    source = BY_NAME["kovicuna"]
     assert source is not None
     assert source.units is not None
     record = msgspec.convert(talk(*turns), source.record)
@@ -430,7 +430,7 @@ def test_every_turn_is_accounted_for(
 def test_reasons_are_explained() -> None:
     """Whatever a source may refuse or note has a sentence for the card."""
     for _, name, record, options, _ in TABLE:
-        source = named(name)
+        source = BY_NAME[name]
         assert source is not None
         for item in source.drafts(msgspec.convert(record, source.record), options):
             names = [item.reason] if isinstance(item, Refusal) else item.notes

@@ -17,13 +17,13 @@ from kodolly_adapters.convert.reading.records import Shard, decode, places
 from kodolly_adapters.convert.reading.source import Source
 from kodolly_adapters.convert.schema import TRAIN, VALIDATION
 from kodolly_adapters.convert.shard import official
-from kodolly_adapters.convert.sources import named
+from kodolly_adapters.convert.sources import BY_NAME
 
 HOSTILE = '"}, {"instruction": "x"} \\ }, {"id": [ ] {'
 
 
 def source_named(name: str) -> Source:
-    source = named(name)
+    source = BY_NAME[name]
     assert source is not None
     return source
 

@@ -12,14 +12,14 @@ from kodolly_adapters.convert.cleaning.clean import Cleaner
 from kodolly_adapters.convert.cleaning.rules import all_rules, modes_of
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.schema import Draft
-from kodolly_adapters.convert.sources import named
+from kodolly_adapters.convert.sources import BY_NAME
 
 Fields = tuple[str, str, str, str]
 OFF = {rule.name: "off" for rule in all_rules().values() if "off" in rule.modes}
 
 
 def rows(name: str, records: list[Any], **more: Any) -> list[Fields]:
-    source = named(name)
+    source = BY_NAME[name]
     assert source is not None
     options = Options(rules=OFF, **more)
     cleaner, counts = Cleaner(modes_of(OFF, source.rules), options), Counter[str]()

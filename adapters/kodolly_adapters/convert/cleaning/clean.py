@@ -15,7 +15,6 @@ from .rules import DROP, FIX, OFF
 
 encode = msgspec.json.Encoder().encode
 
-
 Verdict = tuple[bool, list[Refusal]]  # is the draft a row now, and what of it was refused?
 
 
@@ -104,22 +103,18 @@ class Cleaner:
 
     def _fix(self, draft: Draft, counts: Counter[str], fired: set[str]) -> Refusal | None:
         """Fix the draft's texts and count the rules that fire, beside those that have `fired` before."""
-        instruction, context, response = draft.instruction, draft.context, draft.response
+        texts = draft.instruction, draft.context, draft.response
         fix = self._fixer.fix
         try:
-            line = encode(Row(instruction, context, response, draft.category))
-            draft.instruction = fix(instruction, "instruction", fired)
-            draft.context = fix(context, "context", fired)
-            draft.response = fix(response, "response", fired)
+            line = encode(Row(*texts, draft.category))
+            draft.instruction = fix(draft.instruction, "instruction", fired)
+            draft.context = fix(draft.context, "context", fired)
+            draft.response = fix(draft.response, "response", fired)
         except UnicodeEncodeError:
             return _refuse(draft, counts, "not-unicode", "half of a surrogate pair")
         except Unstable:
             return _refuse(draft, counts, "entities", "entities nested in entities without end")
-        is_same = (
-            draft.instruction is instruction
-            and draft.context is context
-            and draft.response is response
-        )
+        is_same = (draft.instruction, draft.context, draft.response) == texts
         self.line = line if is_same else None
         if fired:
             counts.update(fired)

@@ -24,8 +24,6 @@ _CODE_OR_ENTITY = re.compile(
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")
 _LEADING_COLON = re.compile(r"(?::\s+)+")
 _LONGEST_MARKER = 24  # characters of a context that says "no input"
-
-
 _MAX_PASSES = 8  # more are needed only where entities are nested in entities on purpose
 
 

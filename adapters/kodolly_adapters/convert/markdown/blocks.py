@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from html import unescape
 
 from .marks import Marks
@@ -46,13 +47,9 @@ class Blocks:
 
     def render(self, pieces: Sequence[str]) -> str:
         """Markdown of [text, tag, text, tag, ..., text]."""
-        handlers: dict[str, Handler | None] = {}
         text = ""
         for piece, tag in zip(pieces[::2], pieces[1::2], strict=False):
-            try:
-                handler = handlers[tag]
-            except KeyError:
-                handler = handlers[tag] = _handler(tag)
+            handler = _handler(tag)
             if handler is None:  # an inline tag: nothing comes between the texts beside it
                 text += piece
                 continue
@@ -95,8 +92,7 @@ class Blocks:
         self.pending = after
         if self.heading and "편집" in text:
             text = text.replace("[편집]", "").rstrip()
-        if self.tables and self._is_between_cells():
-            self.open_cell("")  # else the text would come before the table
+        self.open_missing_cell()
         self.last = block = Block(self.gap, self.prefix or self.indent, text)
         self.flow.append(block)
         self.gap = 0 if self.pre else 1
@@ -179,13 +175,13 @@ class Blocks:
 
     # --- tables
 
-    def _is_between_cells(self) -> bool:
-        """Is the innermost table past its first tag, and none of its cells open?"""
-        return self.tables[-1].cell is None and bool(self.tables[-1].rows)
+    def open_missing_cell(self) -> None:
+        """Open a cell for what stands between two cells of a table: else it would come before the table."""
+        if self.tables and self.tables[-1].cell is None and self.tables[-1].rows:
+            self.open_cell("")
 
     def open_table(self, tag: str) -> None:
-        if self.tables and self._is_between_cells():
-            self.open_cell("")
+        self.open_missing_cell()
         self.open_block(tag)
         self.tables.append(Table())
 
@@ -249,6 +245,7 @@ _ELEMENTS: dict[str, tuple[Handler, Handler]] = {
 }
 
 
+@lru_cache(1024)
 def _handler(tag: str) -> Handler | None:
     """What to do at a tag, whatever its attributes; None for an inline one."""
     match = _NAME.match(tag)

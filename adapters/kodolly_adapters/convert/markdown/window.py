@@ -13,23 +13,20 @@ _CLOSING = frozenset(")]\"'”’」』%")
 _HEADING = re.compile(r"^#{1,6} .*$", re.MULTILINE)
 
 
-def cut(text: str, start: int, end: int, budget: int, counter: TokenCounter) -> str | None:
+def cut(text: str, start: int, end: int, budget: int, counter: TokenCounter) -> str:
     """A context for the answer `text[start:end]`: about `budget` tokens of Markdown that hold it.
 
     It begins and ends at borders of sentences or blocks; what one side does not need goes to the other. In front
     come the section's heading and, inside a table, the table's header, where they fit. An answer that alone
-    passes the budget gets its own lines and no more. White space at the answer's ends is no
-    part of it. None if the answer cannot be found in the result.
+    passes the budget gets its own lines and no more. White space at the answer's ends is no part of it.
     """
     answer = text[start:end].strip()
     start = text.find(answer, start)
     end = start + len(answer)
     if counter.count(answer) >= budget:
         low = _line_start(text, start)
-        context = _table_header(text, low) + text[low : _line_end(text, end)]
-    else:
-        context = _Cutter(text, start, end, budget, counter).context()
-    return context if answer in context else None
+        return _table_header(text, low) + text[low : _line_end(text, end)]
+    return _Cutter(text, start, end, budget, counter).context()
 
 
 @dataclass(slots=True)
@@ -183,19 +180,14 @@ class _Cutter:
 def _ends_sentence(text: str, at: int, after: int) -> bool:
     """Does the punctuation `text[at:after]` end a sentence? Not in 3.14, J. K., 2019. 3. 1. or "!"라고."""
     sign = text[at]
-    following = text[after : after + 1]
+    before, following = text[at - 1 : at], text[after : after + 1]
     if sign in "。？！":
         return True
     if following and not following.isspace():
-        return (
-            sign == "."
-            and after == at + 1
-            and text[at - 1 : at] in ("다", "요")
-            and "가" <= following <= "힣"
-        )
+        is_verb = before in ("다", "요")  # of a whole sentence
+        return sign == "." and after == at + 1 and is_verb and "가" <= following <= "힣"
     if sign != ".":
         return True
-    before = text[at - 1 : at]
     if "가" <= before <= "힣" or before in _CLOSING:
         return True
     return before.islower() and text[at - 2 : at - 1].isalpha()

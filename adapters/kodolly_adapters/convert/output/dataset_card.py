@@ -11,7 +11,6 @@ import re
 import shlex
 from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -30,13 +29,8 @@ LARGEST = "1M<n<10M"
 NUMBER = re.compile(r"[\d,.]+(?: \(\w+\))?")
 
 
-def write_card(summary: Summary, folder: Path, drawn: Sequence[str]) -> None:
-    """Write the card into `folder`. `drawn` names the pictures that stand beside it."""
-    (folder / CARD_FILE).write_bytes(card(summary, drawn).encode())
-
-
 def card(summary: Summary, drawn: Sequence[str] = ()) -> str:
-    """The card's whole text."""
+    """The card's whole text. `drawn` names the pictures that stand beside it."""
     environment = Environment(
         loader=PackageLoader(__package__, "."),
         undefined=StrictUndefined,

@@ -105,13 +105,13 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     def of(cls, row: Row, licence: Licence) -> Sample:
         """A sample of a source under `licence`."""
         texts = {name: getattr(row, name) for name in FIELDS}
+        lengths = {name: len(text) for name, text in texts.items()}
         short = {
-            name: text if len(text) <= SAMPLE_CHARS else text[:SAMPLE_CHARS] + "…"
+            name: text[:SAMPLE_CHARS] + "…" * (len(text) > SAMPLE_CHARS)
             for name, text in texts.items()
         }
-        lengths = {name: len(text) for name, text in texts.items()}
-        shown = short if licence.derivatives else None
-        return cls(lengths=lengths, category=row.category, row=shown)
+        excerpt = short if licence.derivatives else None
+        return cls(lengths=lengths, category=row.category, row=excerpt)
 
 
 class SourceSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,34 +163,29 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     def reconciles(self) -> list[str]:
         """Every place where the counts do not add up, a sentence each; [] if nothing was lost."""
-        faults = []
+        return [fault for is_right, fault in self._checks() if not is_right]
+
+    def _checks(self) -> Iterator[tuple[bool, str]]:
+        """Every check of the counts: does it hold, and what is wrong where it does not."""
         entries: list[InputSummary | SourceSummary] = [*self.inputs, *self.sources]
         for one in entries:
-            counts = one.counts
-            if counts.units != counts.kept + counts.refused_units:
-                out = f"{counts.kept:,} kept + {counts.refused_units:,} refused"
-                faults.append(f"{one.name}: {counts.units:,} units in, but {out}")
+            units, kept, refused = one.counts.units, one.counts.kept, one.counts.refused_units
+            fault = f"{one.name}: {units:,} units in, but {kept:,} kept + {refused:,} refused"
+            yield units == kept + refused, fault
         for source in self.sources:
-            rows = source.counts.rows
-            if _total(i for i in self.inputs if i.source == source.name) != source.counts:
-                faults.append(
-                    f"{source.name}: the counts of its files do not add up to the counts of the source"
-                )
+            name, rows = source.name, source.counts.rows
+            files = _total(one for one in self.inputs if one.source == name)
+            fault = "the counts of its files do not add up to the counts of the source"
+            yield files == source.counts, f"{name}: {fault}"
             for field, lengths in source.lengths.items():
-                if lengths.rows != rows:
-                    faults.append(
-                        f"{source.name}: {rows:,} rows kept, but {lengths.rows:,} lengths of {field}"
-                    )
-        for name in sorted({i.source for i in self.inputs} - {s.name for s in self.sources}):
-            faults.append(f"{name}: read, but not among the sources")
+                fault = f"{name}: {rows:,} rows kept, but {lengths.rows:,} lengths of {field}"
+                yield lengths.rows == rows, fault
+        for name in sorted({one.source for one in self.inputs} - {s.name for s in self.sources}):
+            yield False, f"{name}: read, but not among the sources"
         total, written = _total(self.sources), sum(split.rows for split in self.splits)
-        if total.rows != written:
-            faults.append(f"{total.rows:,} rows kept, but {written:,} written")
-        if total.rejected != self.rejected:
-            faults.append(
-                f"{total.rejected:,} refusals, but {self.rejected:,} lines in rejected.jsonl"
-            )
-        return faults
+        yield total.rows == written, f"{total.rows:,} rows kept, but {written:,} written"
+        fault = f"{total.rejected:,} refusals, but {self.rejected:,} lines in rejected.jsonl"
+        yield total.rejected == self.rejected, fault
 
 
 def _total(entries: Iterable[InputSummary | SourceSummary]) -> Counts:
@@ -201,11 +196,6 @@ def write_summary(summary: Summary, folder: Path) -> None:
     """Write `convert.json`: fields in this file's order, the keys of maps sorted."""
     encoded = msgspec.json.encode(summary, order="deterministic")
     (folder / SUMMARY_FILE).write_bytes(msgspec.json.format(encoded, indent=2) + b"\n")
-
-
-def read_summary(folder: Path) -> Summary:
-    """What `write_summary` wrote. Raises msgspec.ValidationError if the file is something else."""
-    return msgspec.json.decode((folder / SUMMARY_FILE).read_bytes(), type=Summary)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,13 +66,8 @@ class Stream:
         self._name, self._report = name, report
         # As it comes, so that all there is before the damage is had and counted.
         self._read: Callable[[int], bytes] = getattr(file, "read1", file.read)
-        self._hash = hashlib.sha256()
+        self.sha256 = hashlib.sha256()
         self._ahead, self._offset = b"", 0
-
-    @property
-    def sha256(self) -> str:
-        """The hash in hex."""
-        return self._hash.hexdigest()
 
     def peek(self, size: int) -> bytes:
         """The next `size` bytes; fewer only at the end."""
@@ -85,7 +80,7 @@ class Stream:
 
     def skip(self, size: int) -> None:
         """Go past `size` bytes that `peek` has shown."""
-        self._hash.update(memoryview(self._ahead)[:size])
+        self.sha256.update(memoryview(self._ahead)[:size])
         self._ahead = self._ahead[size:]
         self.size += size
         self._report(size)

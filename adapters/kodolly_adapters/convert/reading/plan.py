@@ -21,9 +21,7 @@ from .records import Kind, Shard
 from .source import Source, border_pattern
 
 HEAD = 1 << 20  # bytes read to recognise a file; more where its first record is longer
-PIECE = (
-    4 << 20
-)  # bytes of a shard: under 100 MB a worker, and few enough tasks that each costs little
+PIECE = 4 << 20  # bytes of a shard: under 100 MB a worker, and few tasks
 MAX_RECORD = 64 << 20  # bytes; beyond this a file is not what it seems
 
 STRING = rb'"(?:[^"\\]|\\.)*"'
@@ -86,7 +84,7 @@ class Plan:
                 self.inputs.append(entry)
                 for shard in cut(stream, layout, source, member.name, f"{entry.number:04d}"):
                     yield shard, source
-                entry.size, entry.sha256 = stream.size, stream.sha256
+                entry.size, entry.sha256 = stream.size, stream.sha256.hexdigest()
         if not self.inputs:
             raise InputError(", ".join(self.arguments), "holds no file of a known source")
 

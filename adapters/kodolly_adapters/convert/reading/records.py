@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import re
 from collections.abc import Iterator
 from itertools import pairwise, zip_longest
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from ..schema import Refusal
 from .source import Source, border_pattern
 
 Kind = Literal["array", "data", "lines", "object", "csv"]
+LINE = re.compile(rb"^.*\S", re.MULTILINE)  # one that is not blank, without white space at its end
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -97,12 +99,7 @@ def _starts(shard: Shard, source: Source) -> list[int]:
     if shard.kind == "csv":
         return [start for start, _, _ in _csv_rows(data)]
     if shard.kind == "lines":
-        starts, position = [], 0
-        for line in data.split(b"\n"):
-            if line.strip():
-                starts.append(position)
-            position += len(line) + 1
-        return starts
+        return [match.start() for match in LINE.finditer(data)]
     first = data.find(b"{")
     between = [match.start(1) for match in border_pattern(source.first_keys).finditer(data)]
     return [first, *between] if first >= 0 else []
@@ -166,11 +163,9 @@ def _broken_file(shard: Shard, error: Exception, head: int, body: bytes) -> Inpu
         what = f"does not hold what its beginning promised: {error}"
     if torn and shard.last:
         what = "ends in the middle of a record"
-    at = min(max(at, 0), len(body))
+    byte = shard.offset + len(shard.data) - len(body) + min(max(at, 0), len(body))
     hint = "Fetch it again, or give --keep-going to reject what is broken and convert the rest."
-    return InputError(
-        shard.file, f"{what}. {hint}", shard.offset + len(shard.data) - len(body) + at
-    )
+    return InputError(shard.file, f"{what}. {hint}", byte)
 
 
 def _between_borders(body: bytes, source: Source) -> list[Any]:

@@ -20,8 +20,4 @@ SOURCES: tuple[Source, ...] = (
     KOALPACA,
     CHATBOT,
 )
-
-
-def named(name: str) -> Source | None:
-    """The source of that name, or None."""
-    return next((source for source in SOURCES if source.name == name), None)
+BY_NAME = {source.name: source for source in SOURCES}

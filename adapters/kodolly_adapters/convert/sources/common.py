@@ -26,6 +26,13 @@ class Named(msgspec.Struct, gc=False, kw_only=True):
         return "" if self.id is None else str(self.id)
 
 
+class Answer(msgspec.Struct, gc=False):
+    """An answer (in KorQuAD 2 its HTML) and where in the context it starts, in characters."""
+
+    text: str | None = None
+    answer_start: int | None = None
+
+
 def creative_commons(terms: str, consequence: str) -> Licence:
     """The licence with these terms ("BY-ND 2.0 KR"): NC forbids commercial use, ND derivatives."""
     return Licence(

@@ -12,18 +12,10 @@ from ..schema import Draft, Refusal
 from .common import Named, creative_commons, has_keys
 from .kovicuna import LICENCE as KOVICUNA_LICENCE
 
-CATEGORIES = frozenset(
-    {
-        "brainstorming",
-        "classification",
-        "closed_qa",
-        "creative_writing",
-        "general_qa",
-        "information_extraction",
-        "open_qa",
-        "summarization",
-    }
-)
+CATEGORIES = {
+    "brainstorming", "classification", "closed_qa", "creative_writing", "general_qa",
+    "information_extraction", "open_qa", "summarization",
+}  # fmt: skip
 
 
 def _row(

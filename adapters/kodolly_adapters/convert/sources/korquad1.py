@@ -13,14 +13,7 @@ import msgspec
 from ..options import Options
 from ..reading.source import Drafts, Source
 from ..schema import Draft, Refusal
-from .common import Named, category_with_context, creative_commons
-
-
-class Answer(msgspec.Struct, gc=False):
-    """An answer and where in the context it starts, in characters."""
-
-    text: str | None = None
-    answer_start: int | None = None
+from .common import Answer, Named, category_with_context, creative_commons
 
 
 class Question(Named, gc=False):

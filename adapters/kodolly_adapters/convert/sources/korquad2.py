@@ -20,14 +20,7 @@ from ..markdown.window import cut
 from ..options import Options
 from ..reading.source import Drafts, Source
 from ..schema import Draft, Refusal
-from .common import Named, category_with_context, creative_commons, has_keys, is_blank
-
-
-class Answer(msgspec.Struct, gc=False):
-    """HTML of the answer and where it begins in the context, in characters."""
-
-    text: str | None = None
-    answer_start: int | None = None
+from .common import Answer, Named, category_with_context, creative_commons, has_keys, is_blank
 
 
 class Question(Named, gc=False):
@@ -64,16 +57,12 @@ def drafts(record: Record, options: Options) -> Drafts:
         context, answer = next(answers)
         if not answer:
             yield Refusal("empty-answer", "the answer's HTML holds no text", name, turn)
-        elif context is None:
-            yield Refusal("answer-cut", "no window of the page holds the answer", name, turn)
         else:
             yield Draft(question.question or "", context, answer, category, name, turn, group)
 
 
-def _answers(
-    html: str, spans: Sequence[Span], options: Options
-) -> Iterator[tuple[str | None, str]]:
-    """Each answer's context (None: no window holds the answer) and the answer itself ("": nothing to read).
+def _answers(html: str, spans: Sequence[Span], options: Options) -> Iterator[tuple[str, str]]:
+    """Each answer's context and the answer itself ("": nothing to read).
 
     The context is a window, the whole page or, as in the study, the HTML as it is.
     """
@@ -82,10 +71,8 @@ def _answers(
         return
     text, places = render(html, spans)
     for place in places:
-        if place is None:
-            yield None, ""
-        elif options.korquad2_context == "page":
-            yield text, text[slice(*place)]
+        if place is None or options.korquad2_context == "page":
+            yield text, text[slice(*place)] if place else ""
         else:
             tokens = counter(options.tokenizer)
             yield cut(text, *place, options.window_tokens, tokens), text[slice(*place)]

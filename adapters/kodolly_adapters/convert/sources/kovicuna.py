@@ -41,10 +41,13 @@ class Record(Named, gc=False):
 class Speech(NamedTuple):
     """What one speaker says at once: `units` turns of the record."""
 
-    role: str  # "ask", "answer", or "" for an unknown speaker
+    role: str  # "ask", "answer", END's, or "" for an unknown speaker
     text: str
     units: int
     speaker: str | None
+
+
+END = Speech("end", "", 0, None)  # after the last turn: a question before it has no answer
 
 
 def turn_count(record: Record) -> int:
@@ -77,7 +80,7 @@ def _pairs(turns: list[Turn], mode: str) -> Iterator[Exchange | Refusal]:
     """Each question with the answer right after it; every other speech is refused."""
     question: Speech | None = None
     number = 0
-    for speech in _speeches(turns, mode):
+    for speech in [*_speeches(turns, mode), END]:
         if isinstance(speech, Refusal):
             yield speech._replace(turn=number)
         elif speech.role == "answer" and question is not None:
@@ -86,7 +89,8 @@ def _pairs(turns: list[Turn], mode: str) -> Iterator[Exchange | Refusal]:
             number += 1
         else:
             if question is not None:
-                yield _unanswered(question, number)
+                detail = "no answer follows the question"
+                yield Refusal("question-without-answer", detail, "", number, question.units)
             question = speech if speech.role == "ask" else None
             if speech.role == "answer":
                 detail = "no question comes before the answer"
@@ -94,13 +98,6 @@ def _pairs(turns: list[Turn], mode: str) -> Iterator[Exchange | Refusal]:
             elif not speech.role:
                 detail = f"no speaker is known as {speech.speaker or ''!r}"
                 yield Refusal("unknown-role", detail, "", number)
-    if question is not None:
-        yield _unanswered(question, number)
-
-
-def _unanswered(speech: Speech, number: int) -> Refusal:
-    detail = "no answer follows the question"
-    return Refusal("question-without-answer", detail, "", number, speech.units)
 
 
 def _context(system: str, earlier: list[Exchange], options: Options) -> str:
