@@ -6,10 +6,11 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any
 
 from kodolly_adapters.errors import BaseError, DataError, RecipeError
+from kodolly_adapters.word_cache import WordCache, token_borders
 from kodolly_templates.definition import Template
 from kodolly_templates.errors import TemplateError
 from kodolly_templates.guard import is_key
@@ -77,6 +78,7 @@ class Encoder:
         self._backend.no_padding()
         self._backend.no_truncation()
         self._backend.encode_special_tokens = False
+        self._words = WordCache.of(self._backend.to_str(), self._ids)
         text = self._backend.encode("가", add_special_tokens=True)
         self.bos_ids = text.ids[: sum(takewhile(bool, text.special_tokens_mask))]
         self.bos = "".join(self._backend.id_to_token(token) or "" for token in self.bos_ids)
@@ -109,10 +111,23 @@ class Encoder:
 
     def encode(self, texts: Sequence[TrainingText]) -> list[Tokens]:
         """Ids and learned ranges of every text; a bos must be in the text already."""
-        encodings = self._batch([text.text for text in texts])
+        results = self._from_words(texts)
+        rest = [number for number, tokens in enumerate(results) if tokens is None]
+        encodings = self._batch([texts[number].text for number in rest])
+        for number, encoding in zip(rest, encodings, strict=True):
+            spans = [_range(encoding, *span) for span in texts[number].spans]
+            results[number] = Tokens(encoding.ids, spans)
+        return [tokens for tokens in results if tokens is not None]
+
+    def _from_words(self, texts: Sequence[TrainingText]) -> list[Tokens | None]:
+        """Tokens of the texts for which the cached words are enough; None for the others."""
+        if self._words is None:
+            return [None] * len(texts)
+        cuts = [self._words.cut(text.text) for text in texts]
+        ids = iter(self._words.ids([words for words in cuts if words is not None]))
         return [
-            Tokens(encoding.ids, [_range(encoding, *span) for span in text.spans])
-            for text, encoding in zip(texts, encodings, strict=True)
+            None if words is None else _join_words(text, words, next(ids))
+            for text, words in zip(texts, cuts, strict=True)
         ]
 
     def encode_dialogue(self, messages: Messages) -> Tokens:
@@ -134,6 +149,9 @@ class Encoder:
     def starts(self, text: str) -> list[int]:
         """The character at which each token of the text begins."""
         return [start for start, _ in self._batch([text])[0].offsets]
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._batch(texts)]
 
     def _batch(self, texts: Sequence[str]) -> list[Any]:
         return self._backend.encode_batch(list(texts), add_special_tokens=False)
@@ -264,6 +282,16 @@ def guarded(template: Template | TokenizerTemplate, tokenizer: Any) -> Template 
     added = tokenizer.added_tokens_decoder.values()
     special = [*(token.content for token in added if token.special), *tokenizer.all_special_tokens]
     return template.with_guard([token for token in dict.fromkeys(special) if is_key(token)])
+
+
+def _join_words(
+    text: TrainingText, words: Sequence[str], ids: Sequence[Sequence[int]]
+) -> Tokens | None:
+    borders = token_borders(text.text, words, ids, [at for span in text.spans for at in span])
+    if borders is None:
+        return None
+    spans = list(zip(borders[::2], borders[1::2], strict=True))
+    return Tokens(list(chain.from_iterable(ids)), spans)
 
 
 def _range(encoding: Any, first: int, last: int) -> tuple[int, int]:

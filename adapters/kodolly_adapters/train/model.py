@@ -193,6 +193,23 @@ def wrap(model: Any, recipe: Recipe, new_ids: Sequence[int]) -> Any:
     return wrapped
 
 
+def check_new_tokens(model: Any, tokenizer: Any, new_ids: Sequence[int]) -> None:
+    """Raise RecipeError when a row of `new_ids` would not be trained.
+
+    LoRA freezes the embeddings. Rows of new tokens would stay as random as they were made: the model could
+    neither read its own keys nor write the one that ends an answer. That was the study's flaw.
+    """
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        if layer is None or not new_ids:
+            continue
+        indices = getattr(layer, "token_indices", {})
+        if layer.weight.requires_grad and not indices:  # the whole matrix is trained
+            continue
+        if frozen := sorted(set(new_ids) - {i for ids in indices.values() for i in ids}):
+            names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(frozen)))
+            raise RecipeError(f"rows of new tokens would stay untrained: {names}")
+
+
 def _own_head(model: Any) -> Any | None:
     """The output embeddings where they have weights of their own; None where they share the input's."""
     head, entry = model.get_output_embeddings(), model.get_input_embeddings()

@@ -169,6 +169,7 @@ def make_trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> An
     model.grow(net, run.tokenizer, run.new_ids, recipe.train.seed)
     if recipe.method != "full":
         net = model.wrap(net, recipe, run.new_ids)
+    model.check_new_tokens(net, run.tokenizer, run.new_ids)
     trainer = Trainer(
         model=net,
         args=args,
