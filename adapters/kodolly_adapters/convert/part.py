@@ -110,11 +110,6 @@ class StoredPart(NamedTuple):
             return file.read(left if size is None else min(left, size))
 
 
-def path_of(folder: Path, key: str) -> Path:
-    """Where the part of a shard's key is."""
-    return folder / f"{key}.part"
-
-
 def save(part: Part, path: Path) -> None:
     """Write the part. Raises OSError."""
     sections = [

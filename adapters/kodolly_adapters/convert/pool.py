@@ -21,7 +21,7 @@ from typing import Any, Literal
 from kodolly_adapters.errors import EngineError, InputError, UserError
 
 from .options import Options
-from .part import Mark, path_of, save
+from .part import Mark, save
 from .reading.records import Shard
 from .reading.source import Source
 from .shard import convert_shard
@@ -74,7 +74,7 @@ def work(shard: Shard, source: Source, options: Options, folder: Path) -> Result
     """
     try:
         part = convert_shard(shard, source, options)
-        save(part, path_of(folder, shard.key))
+        save(part, folder / f"{shard.key}.part")
     except (UserError, OSError) as error:
         return error
     except Exception as error:  # noqa: BLE001 - whatever it is, the file is named

@@ -22,7 +22,7 @@ from .output import pictures
 from .output.dataset_card import card
 from .output.summary import Results, Summary, summarise, write_summary
 from .output.writers import write
-from .part import INDEX, Mark, StoredPart, path_of, read_mark
+from .part import INDEX, Mark, StoredPart, read_mark
 from .reading.plan import Plan
 from .reading.records import Shard
 from .reading.source import Source
@@ -102,7 +102,7 @@ def _convert_all(
     def missing() -> Generator[tuple[Shard, Source], None, None]:
         with closing(plan.shards(progress.add)) as planned:
             for shard, source in planned:
-                paths.append(path_of(folder, shard.key))
+                paths.append(folder / f"{shard.key}.part")
                 mark = read_mark(paths[-1])
                 same = (shard.file, shard.source, shard.identity)
                 if mark and (mark.file, mark.source, mark.identity) == same:

@@ -56,12 +56,9 @@ def _has_check_digit(digits: str) -> bool:
 
 def _mask_resident(match: re.Match[str]) -> str:
     year, month, day, hyphen, rest = match.groups()
-    real_day = int(day) <= _DAYS[int(month) - 1]
-    if not real_day or (
-        not hyphen and (rest.endswith("*") or not _has_check_digit(year + month + day + rest))
-    ):
-        return match[0]
-    return RESIDENT
+    alone = not rest.endswith("*") and _has_check_digit(year + month + day + rest)
+    is_number = int(day) <= _DAYS[int(month) - 1] and (hyphen or alone)
+    return RESIDENT if is_number else match[0]
 
 
 def _mask_office(match: re.Match[str]) -> str:
@@ -69,11 +66,10 @@ def _mask_office(match: re.Match[str]) -> str:
 
     With a word for telephoning up to 20 characters before it, a span of years is a phone number too.
     """
-    start, end = int(match[1]), int(match[2])
-    years = start < end <= _LAST_YEAR
-    if years and not _PHONE_WORD.search(match.string, max(0, match.start() - 20), match.start()):
-        return match[0]
-    return PHONE
+    start, end, at = int(match[1]), int(match[2]), match.start()
+    may_be_years = start < end <= _LAST_YEAR
+    is_phone = not may_be_years or _PHONE_WORD.search(match.string, max(0, at - 20), at)
+    return PHONE if is_phone else match[0]
 
 
 def mask(text: str) -> str:

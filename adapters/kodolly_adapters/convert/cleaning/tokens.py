@@ -53,7 +53,5 @@ def counter(tokenizer: Path | None) -> TokenCounter:
         from tokenizers import Tokenizer
 
         return ExactCounter(Tokenizer.from_file(str(path)))
-    except ImportError as error:
-        raise OptionError("--tokenizer needs the package `tokenizers`") from error
     except Exception as error:  # the library raises nothing narrower
         raise OptionError(f"--tokenizer: {path} is no tokenizer.json: {error}") from error

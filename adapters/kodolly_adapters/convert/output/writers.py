@@ -54,10 +54,8 @@ def write(results: Results, out: Path, options: Options) -> tuple[list[SplitSumm
                 lines = part.read(section).splitlines(keepends=True) if files else []
                 for split, file in enumerate(files):
                     file.write(b"".join(compress(lines, (codes == split).tolist())))
-            rejected = [
-                part.read("rejected"),
-                *_dropped_rows(part, results.index[part.rows], codes),
-            ]
+            dropped = _dropped_rows(part, results.index[part.rows], codes)
+            rejected = [part.read("rejected"), *dropped]
             rejected_file.writelines(rejected)
             rejected_count += sum(lines.count(b"\n") for lines in rejected)
             part.path.unlink()
@@ -148,7 +146,5 @@ def _schema(record: type[msgspec.Struct]) -> Any:
     if record is Dialogue:
         message = pyarrow.struct([("role", text), ("content", text), ("context", text)])
         return pyarrow.schema([("messages", pyarrow.list_(message)), ("category", text)])
-    column_types = {"turn": pyarrow.int64()}
-    return pyarrow.schema(
-        [(name, column_types.get(name, text)) for name in record.__struct_fields__]
-    )
+    names = record.__struct_fields__
+    return pyarrow.schema([(name, pyarrow.int64() if name == "turn" else text) for name in names])
