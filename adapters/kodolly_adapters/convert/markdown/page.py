@@ -20,7 +20,7 @@ _INLINE = ("<a>", "</a>", "<span>", "</span>", "<b>", "</b>", "<i>", "</i>")
 _HIDDEN = ("head", "title", "script", "style", "noscript", "form", "template")
 
 # What Wikipedia's pages hold beside the article.
-_FOOTER = ('<div>원본 주소 "', "<h2>둘러보기 메뉴</h2>")
+FOOTER = ('<div>원본 주소 "', "<h2>둘러보기 메뉴</h2>")
 _CHROME = (
     "<div>위키백과, 우리 모두의 백과사전.</div>",
     "<a>둘러보기로 가기</a>",
@@ -110,7 +110,7 @@ def _flat(html: str, marks: Marks) -> str:
 
 def _without_footer(html: str, last_border: int) -> str:
     """The page up to its footer, if no border is in the footer."""
-    for beginning in _FOOTER:
+    for beginning in FOOTER:
         at = html.rfind(beginning)
         if at >= max(0, last_border):
             html = html[:at]

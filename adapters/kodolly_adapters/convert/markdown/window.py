@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from ..cleaning.tokens import TokenCounter
+from .marks import Span
 
 _STOP = re.compile(r"""[.?!。？！]+["'”’」』)\]]*""")
 _LINE_BREAK = re.compile("\n")
@@ -13,12 +14,19 @@ _CLOSING = frozenset(")]\"'”’」』%")
 _HEADING = re.compile(r"^#{1,6} .*$", re.MULTILINE)
 
 
-def cut(text: str, start: int, end: int, budget: int, counter: TokenCounter) -> str:
+class NotInside(Exception):
+    """The window depends on text that is not there."""
+
+
+def cut(
+    text: str, start: int, end: int, budget: int, counter: TokenCounter, inside: Span | None = None
+) -> str:
     """A context for the answer `text[start:end]`: about `budget` tokens of Markdown that hold it.
 
     It begins and ends at borders of sentences or blocks; what one side does not need goes to the other. In front
     come the section's heading and, inside a table, the table's header, where they fit. An answer that alone
-    passes the budget gets its own lines and no more. White space at the answer's ends is no part of it.
+    passes the budget gets its own lines and no more. White space at the answer's ends is no part of it. Where
+    `text` is a part of a page, `inside` is where its borders are those of the page.
     """
     answer = text[start:end].strip()
     start = text.find(answer, start)
@@ -26,7 +34,7 @@ def cut(text: str, start: int, end: int, budget: int, counter: TokenCounter) -> 
     if counter.count(answer) >= budget:
         low = _line_start(text, start)
         return _table_header(text, low) + text[low : _line_end(text, end)]
-    return _Cutter(text, start, end, budget, counter).context()
+    return _Cutter(text, start, end, budget, counter, inside or (0, len(text))).context()
 
 
 @dataclass(slots=True)
@@ -38,6 +46,7 @@ class _Cutter:
     end: int
     budget: int
     counter: TokenCounter
+    inside: Span
     low: int = 0
     high: int = 0
 
@@ -48,6 +57,8 @@ class _Cutter:
         left = [at for at in borders if at <= start]
         right = [at for at in borders if at >= end]
         self.low, self.high = left.pop(), right.pop(0)
+        if self.low < self.inside[0] or self.high > self.inside[1]:
+            raise NotInside
         head = self._heads()
         if self._tokens(head) > self.budget:
             head = _table_header(text, self.low)
@@ -90,6 +101,8 @@ class _Cutter:
             side = left if is_left else right
             at = side.pop()
             low, high = (at, self.low) if is_left else (self.high, at)
+            if not self.inside[0] <= at <= self.inside[1]:
+                raise NotInside
             cost = count(text[low:high])
             if cost > budget:
                 side.clear()

@@ -9,14 +9,14 @@ There is also a community extract of the 2.1 dev questions without their pages, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from ..cleaning.tokens import counter
 from ..markdown.marks import Span
 from ..markdown.page import fragment, render
-from ..markdown.window import cut
+from ..markdown.windows import Window, windows
 from ..options import Options
 from ..reading.source import Drafts, Source
 from ..schema import Draft, Refusal
@@ -47,7 +47,7 @@ def drafts(record: Record, options: Options) -> Drafts:
     """One row a question, in the page's order."""
     places = [_place(record.context, question) for question in record.qas]
     spans = [place for place in places if not isinstance(place, Refusal)]
-    answers = _answers(record.context, spans, options)
+    answers = iter(_answers(record.context, spans, options))
     category, group = category_with_context(options), str(record.title or "")
     for turn, (question, place) in enumerate(zip(record.qas, places, strict=True)):
         name = question.name
@@ -61,21 +61,14 @@ def drafts(record: Record, options: Options) -> Drafts:
             yield Draft(question.question or "", context, answer, category, name, turn, group)
 
 
-def _answers(html: str, spans: Sequence[Span], options: Options) -> Iterator[tuple[str, str]]:
-    """Each answer's context and the answer itself ("": nothing to read).
-
-    The context is a window, the whole page or, as in the study, the HTML as it is.
-    """
+def _answers(html: str, spans: Sequence[Span], options: Options) -> list[Window]:
+    """The answers with their contexts: a window, the whole page, or (as in the study) the HTML as it is."""
     if options.korquad2_context == "html":
-        yield from ((html, html[slice(*span)]) for span in spans)
-        return
+        return [Window(html, html[slice(*span)]) for span in spans]
+    if options.korquad2_context == "window":
+        return windows(html, spans, options.window_tokens, counter(options.tokenizer))
     text, places = render(html, spans)
-    for place in places:
-        if place is None or options.korquad2_context == "page":
-            yield text, text[slice(*place)] if place else ""
-        else:
-            tokens = counter(options.tokenizer)
-            yield cut(text, *place, options.window_tokens, tokens), text[slice(*place)]
+    return [Window(text, text[slice(*place)] if place else "") for place in places]
 
 
 def _place(context: str, question: Question) -> Span | Refusal:

@@ -1,0 +1,114 @@
+"""The windows around a page's answers, each cut from as few of the page's sections as surely give it.
+
+Parts of a page between certain headings render, by themselves, as they do within the page.
+The renderer remembers nothing of what came before a heading, provided that no list, table, heading or hidden
+element is open there. A page for which that cannot be shown is rendered as a whole.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from ..cleaning.tokens import TokenCounter
+from .marks import Span
+from .page import FOOTER, render
+from .window import NotInside, cut
+
+# All tags of elements that the renderer remembers, and all upper-case tags. (The lookaheads only save time.)
+_EDGE = re.compile(
+    r"<(/?)(?=[tuodphmfnsA-Z])(?!(?:t[drh]|span|sup|div|tbody)>)"
+    r"(table|[uod]l|pre|h[1-6]|math|form|head|title|script|style|noscript|template|[a-z]*[A-Z][a-zA-Z0-9]*)"
+    r"(?![a-zA-Z0-9])([^<>]*>)?"
+)
+_STRAY = re.compile(r"<(?:l[iI]|t[rdhRDH]|d[dtDT])")  # items and cells outside of lists and tables
+_HEADINGS = frozenset(f"h{n}" for n in range(1, 7))
+# Characters of HTML on each side of an answer for one character of its window, one try after the other.
+_WIDTHS = (1.2, 4)
+
+
+class Window(NamedTuple):
+    """An answer as Markdown and its context; both "" where nothing legible was in it."""
+
+    context: str
+    answer: str
+
+
+def windows(html: str, spans: Sequence[Span], budget: int, counter: TokenCounter) -> list[Window]:
+    """The window around each answer of a page; `spans` are offsets into `html`, `budget` is in tokens.
+
+    Each is cut from the sections around the answer if the window keeps clear of their ends, else from the whole page.
+    """
+    found: dict[int, Window] = {}
+    starts = section_starts(html)
+    in_footer = any(0 <= html.find(footer) < span[1] for footer in FOOTER for span in spans)
+    for width in () if in_footer else _WIDTHS:
+        margin = int(width * counter.chars(budget))
+        parts = {
+            number: part_around(starts, span, margin, len(html))
+            for number, span in enumerate(spans)
+            if number not in found
+        }
+        if sum(high - low for low, high in parts.values()) >= len(html):
+            break
+        for number, (low, high) in parts.items():
+            # With the other answers: what is left out elsewhere stays where an answer touches it.
+            text, answers = render(html[low:high], [(s - low, e - low) for s, e in spans])
+            answer = answers[number]
+            if low and not text.startswith("#"):  # an empty heading: an earlier one counts
+                continue
+            # More text may stand before the first heading, and stands after the end.
+            inside = 1 if low else 0, len(text) - (high < len(html))
+            if answer is None or (inside[0] <= answer[0] and answer[1] <= inside[1]):
+                with suppress(NotInside):
+                    found[number] = _window(text, answer, budget, counter, inside)
+    if len(found) < len(spans):
+        text, answers = render(html, spans)
+        for number, answer in enumerate(answers):
+            if number not in found:
+                found[number] = _window(text, answer, budget, counter)
+    return [found[number] for number in range(len(spans))]
+
+
+def _window(
+    text: str, answer: Span | None, budget: int, counter: TokenCounter, inside: Span | None = None
+) -> Window:
+    if answer is None:
+        return Window("", "")
+    return Window(cut(text, *answer, budget, counter, inside), text[slice(*answer)])
+
+
+def section_starts(html: str) -> list[int]:
+    """Offsets of the headings at which the page can be cut; none if elements overlap or anything else is odd."""
+    contents = html.count("목차")  # only the first box of a page is left out
+    if "<!--" in html or contents > 1 or any(html.count(footer) > 1 for footer in FOOTER):
+        return []
+    starts: list[int] = []
+    elements: list[str] = []  # open ones, the innermost last
+    outside = 0  # where the present stretch outside of all elements begins
+    for edge in _EDGE.finditer(html):
+        closing, name, rest = edge.groups()
+        if rest is None or not name.islower():
+            return []
+        if closing:
+            if not elements or elements.pop() != name:
+                return []
+            outside = edge.end()
+            continue
+        if not elements:
+            if _STRAY.search(html, outside, edge.start()):
+                return []
+            if name in _HEADINGS:
+                starts.append(edge.start())
+        elements.append(name)
+    return [] if elements or _STRAY.search(html, outside) else starts
+
+
+def part_around(starts: list[int], span: Span, margin: int, length: int) -> Span:
+    """The sections that hold `span` and `margin` characters of HTML on both sides, as far as the page goes."""
+    before = bisect_right(starts, span[0] - margin) - 1
+    after = bisect_left(starts, span[1] + margin)
+    return starts[before] if before >= 0 else 0, starts[after] if after < len(starts) else length
