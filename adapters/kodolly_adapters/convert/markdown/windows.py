@@ -42,7 +42,7 @@ def windows(html: str, spans: Sequence[Span], budget: int, counter: TokenCounter
 
     Each is cut from the sections around the answer if the window keeps clear of their ends, else from the whole page.
     """
-    found: dict[int, Window] = {}
+    results: dict[int, Window] = {}
     starts = section_starts(html)
     in_footer = any(0 <= html.find(footer) < span[1] for footer in FOOTER for span in spans)
     for width in () if in_footer else _WIDTHS:
@@ -50,7 +50,7 @@ def windows(html: str, spans: Sequence[Span], budget: int, counter: TokenCounter
         parts = {
             number: part_around(starts, span, margin, len(html))
             for number, span in enumerate(spans)
-            if number not in found
+            if number not in results
         }
         if sum(high - low for low, high in parts.values()) >= len(html):
             break
@@ -64,13 +64,13 @@ def windows(html: str, spans: Sequence[Span], budget: int, counter: TokenCounter
             inside = 1 if low else 0, len(text) - (high < len(html))
             if answer is None or (inside[0] <= answer[0] and answer[1] <= inside[1]):
                 with suppress(NotInside):
-                    found[number] = _window(text, answer, budget, counter, inside)
-    if len(found) < len(spans):
+                    results[number] = _window(text, answer, budget, counter, inside)
+    if len(results) < len(spans):
         text, answers = render(html, spans)
         for number, answer in enumerate(answers):
-            if number not in found:
-                found[number] = _window(text, answer, budget, counter)
-    return [found[number] for number in range(len(spans))]
+            if number not in results:
+                results[number] = _window(text, answer, budget, counter)
+    return [results[number] for number in range(len(spans))]
 
 
 def _window(
