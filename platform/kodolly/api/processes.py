@@ -159,27 +159,27 @@ class Processes:
 
     async def _started(self) -> Child:
         """A new process that serves. Raises OSError if it does not within the time."""
-        seen, told = os.pipe()
+        ready_read, ready_write = os.pipe()
         try:
-            handed = (self._listener.fileno(), told, self._parent)
+            handed = (self._listener.fileno(), ready_write, self._parent)
             names = zip((LISTENER, STARTED, PARENT), map(str, handed), strict=True)
             env = {**os.environ, **dict(names)}
             process = await asyncio.create_subprocess_exec(
                 *self._argv, env=env, pass_fds=handed, start_new_session=True
             )
         finally:
-            os.close(told)
+            os.close(ready_write)
         child = Child(process)
         self._children.add(child)
         try:
-            await asyncio.wait_for(_readable(seen), START_TIMEOUT)
-            if os.read(seen, 1) == b"1":
+            await asyncio.wait_for(_readable(ready_read), START_TIMEOUT)
+            if os.read(ready_read, 1) == b"1":
                 log.info("API process %d serves", process.pid)
                 return child
         except TimeoutError:
             process.kill()
         finally:
-            os.close(seen)
+            os.close(ready_read)
         self._children.discard(child)
         if child.retired:
             raise RetiredError
