@@ -70,21 +70,20 @@ def _options(chosen: argparse.Namespace) -> Options:
         modes_of(rules)
     except OptionError as error:
         raise OptionError(f"--rule: {error}") from None
-    if not 0 <= chosen.validation < 1:
-        raise OptionError(f"--validation {chosen.validation}: give a share from 0 to below 1")
-    if not 0 < chosen.near_threshold <= 1:
-        raise OptionError(
-            f"--near-threshold {chosen.near_threshold}: give a share above 0, up to 1"
-        )
-    for name in ("history", "window_tokens", "min_chars", "max_chars"):
-        if getattr(chosen, name) < 0:
-            raise OptionError(f"--{name.replace('_', '-')}: must not be negative")
-    if chosen.jobs is not None and chosen.jobs < 1:
-        raise OptionError("--jobs: at least 1")
-    if chosen.conversations and chosen.history:
-        raise OptionError("--history: a dialogue of --conversations holds its history already")
-    if chosen.tokenizer is not None:
-        counter(chosen.tokenizer)
+    for flag, is_wrong, advice in (
+        ("validation", not 0 <= chosen.validation < 1, "give a share from 0 to below 1"),
+        ("near_threshold", not 0 < chosen.near_threshold <= 1, "give a share above 0, up to 1"),
+        ("window_tokens", chosen.window_tokens < 0, "must not be negative"),
+        ("min_chars", chosen.min_chars < 0, "must not be negative"),
+        ("max_chars", chosen.max_chars < 0, "must not be negative"),
+        ("jobs", chosen.jobs is not None and chosen.jobs < 1, "at least 1"),
+        ("history", chosen.history < 0, "must not be negative"),
+        ("history", chosen.history and chosen.conversations, "--conversations holds it already"),
+    ):
+        if is_wrong:
+            value = getattr(chosen, flag)
+            raise OptionError(f"--{flag.replace('_', '-')} {value}: {advice}")
+    counter(chosen.tokenizer)  # raises where it cannot be read
     flags = {one.name: getattr(chosen, one.name) for one in fields(Options) if one.name != "rules"}
     return Options(rules=rules, **flags)
 

@@ -112,14 +112,9 @@ class StoredPart(NamedTuple):
 
 def save(part: Part, path: Path) -> None:
     """Write the part. Raises OSError."""
-    sections = [
-        msgspec.json.encode(part.mark),
-        part.index.tobytes(),
-        part.rows,
-        part.origins,
-        part.rejected,
-        b"" if part.signatures is None else part.signatures.tobytes(),
-    ]
+    signatures = b"" if part.signatures is None else part.signatures.tobytes()
+    texts = part.rows, part.origins, part.rejected
+    sections = msgspec.json.encode(part.mark), part.index.tobytes(), *texts, signatures
     unfinished = path.with_suffix(".tmp")
     with unfinished.open("wb") as file:
         file.write(HEAD.pack(*map(len, sections)))

@@ -18,7 +18,6 @@ from . import pool
 from .cleaning.rules import OFF, modes_of
 from .dedupe import PERMUTATIONS, resolve
 from .options import Options, plain_options
-from .output import pictures
 from .output.dataset_card import card
 from .output.summary import Results, Summary, summarise, write_summary
 from .output.writers import write
@@ -77,6 +76,8 @@ def convert(
         if lost := summary.reconciles():
             raise UserError(f"the counts do not add up, which is a fault of ours: {lost[0]}")
         write_summary(summary, fresh)
+        from .output import pictures  # here, as matplotlib takes long to import
+
         (fresh / CARD_FILE).write_bytes(card(summary, pictures.draw(summary, fresh)).encode())
         finish(work, fresh)
         rows, seconds = sum(split.rows for split in summary.splits), progress.seconds
@@ -117,9 +118,7 @@ def _convert_all(
     for path in paths:
         mark = read_mark(path)
         if mark is None:
-            raise EngineError(
-                f"part {path.stem} is not in {folder}: do all workers share that folder?"
-            )
+            raise EngineError(f"{path.name} is not in {folder}: do all workers share that folder?")
         parts.append(StoredPart(path, mark, slice(start, start + mark.counts.rows)))
         start += mark.counts.rows
     return parts

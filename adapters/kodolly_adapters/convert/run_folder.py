@@ -7,14 +7,24 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from kodolly_adapters.errors import OutputError
 from kodolly_adapters.files import locked, read_json, write_json
 
-from .schema import OUTPUT_FILES, SUMMARY_FILE, WORK
+from . import schema
+from .options import Format
+from .schema import SUMMARY_FILE, WORK
 
 SETTINGS = "settings.json"
+# All files that a conversion leaves in its folder, and the only ones it ever replaces or removes there. The
+# summary, which says that a folder is finished, is the last.
+OUTPUT_FILES = (
+    *(f"{name}{beside}.{form}" for name in schema.SPLITS for beside in ("", ".provenance")
+      for form in get_args(Format)),
+    schema.REJECTED_FILE, schema.CARD_FILE, schema.LENGTHS_PICTURE, schema.SOURCES_PICTURE,
+    SUMMARY_FILE,
+)  # fmt: skip
 FORCED = "forced"  # its presence says that this run may replace finished rows
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import msgspec
-
-from .options import Format
 
 OPEN_QA = "open_qa"  # the study's category for every row
 CLOSED_QA = "closed_qa"
@@ -20,13 +18,6 @@ CARD_FILE = "dataset_card.md"
 REJECTED_FILE = "rejected.jsonl"
 LENGTHS_PICTURE = "pictures/lengths.png"
 SOURCES_PICTURE = "pictures/sources.png"
-# All that a conversion ever leaves in its folder, and all that one ever replaces or removes there; the
-# summary, which says that a folder is finished, is the last.
-OUTPUT_FILES = (
-    *(f"{name}{beside}.{form}" for name in SPLITS for beside in ("", ".provenance")
-      for form in get_args(Format)),
-    REJECTED_FILE, CARD_FILE, LENGTHS_PICTURE, SOURCES_PICTURE, SUMMARY_FILE,
-)  # fmt: skip
 
 
 class Row(msgspec.Struct, gc=False):

@@ -25,6 +25,9 @@ from .reading.source import Source
 from .schema import TRAIN, VALIDATION, Dialogue, Draft, Message, Origin, Refusal, Rejected, Row
 
 encode = msgspec.json.Encoder().encode
+# The number of a row's record; characters of its questions, contexts (a system message is one) and answers;
+# its units, its split, and the hash of a long context (0: it has none).
+Entry = tuple[int, int, int, int, int, int, int]
 PASSAGE = 100  # characters from which a context gives an answer away to whoever has read it
 DEV = re.compile(r"(?<![a-z])(dev|val|valid|validation|test)(?![a-z])")
 TRAINING = re.compile(r"(?<![a-z])train(ing)?(?![a-z])")
@@ -39,7 +42,7 @@ def convert_shard(shard: Shard, source: Source, options: Options) -> Part:
 
 
 class _Conversion:
-    """The columns of a part while they grow: one entry a kept row in each."""
+    """A part while it grows. `lines`, `entries`, `texts` and `origins` have one element for each kept row."""
 
     def __init__(self, shard: Shard, source: Source, options: Options) -> None:
         self.shard, self.source, self.options = shard, source, options
@@ -54,13 +57,7 @@ class _Conversion:
         self.refused: Counter[str] = Counter()
         self.rejected: list[bytes] = []
         self.lines: list[bytes] = []
-        self.records: list[int] = []  # number of the record a row came from
-        self.chars: list[
-            int
-        ] = []  # three a row: questions, contexts (a system message is one), answers
-        self.units: list[int] = []
-        self.splits: list[int] = []
-        self.passages: dict[int, bytes] = {}  # long contexts, by the row's number
+        self.entries: list[Entry] = []
         compares = modes["near-duplicate"] != OFF
         self.texts: list[list[str]] | None = [] if compares else None  # each row's words
         drops = DROP in (modes["duplicate"], modes["near-duplicate"], modes["leakage"])
@@ -98,17 +95,14 @@ class _Conversion:
             line = encode(dialogue(draft))
         else:
             line = self.cleaner.line or encode(Row(question, context, answer, draft.category))
-        if len(context) >= PASSAGE:
-            self.passages[len(self.lines)] = context.encode()
         self.lines.append(line)
-        self.records.append(number)
-        questions, answers = len(question), len(answer)
+        questions, contexts, answers = len(question), len(draft.system) + len(context), len(answer)
         for pair in draft.history:
             questions += len(pair.instruction)
             answers += len(pair.response)
-        self.chars += questions, len(draft.system) + len(context), answers
-        self.units.append(draft.units)
-        self.splits.append(self.split_of(draft.group or question))
+        leak = xxhash.xxh3_64_intdigest(context.encode()) if len(context) >= PASSAGE else 0
+        split = self.split_of(draft.group or question)
+        self.entries.append((number, questions, contexts, answers, draft.units, split, leak))
         if self.origins is not None:
             origin = Origin(self.shard.source, self.shard.file, draft.id, draft.turn)
             self.origins.append(_note(origin))
@@ -125,19 +119,19 @@ class _Conversion:
         return VALIDATION if digest < self.validation else TRAIN
 
     def part(self) -> Part:
-        shard = self.shard
+        shard, index = self.shard, self.index()
         counts = Counts(
             records=len(self.places),
             units=self.units_in,
             rows=len(self.lines),
-            kept=sum(self.units),
+            kept=int(index["units"].sum()),
             refused=dict(sorted(self.refused.items())),
             rejected=len(self.rejected),
         )
         hits = dict(sorted(self.hits.items()))
         return Part(
             mark=Mark(shard.file, shard.source, shard.identity, counts, hits),
-            index=self.index(),
+            index=index,
             rows=_joined(self.lines),
             origins=_joined(self.origins or []),
             rejected=b"".join(self.rejected),
@@ -146,15 +140,14 @@ class _Conversion:
 
     def index(self) -> Index:
         index = np.zeros(len(self.lines), INDEX)
+        entries = np.array(self.entries, np.uint64).reshape(len(self.lines), 7)
         digests = b"".join(map(xxhash.xxh3_128_digest, self.lines))
         index["hash"] = np.frombuffer(digests, ">u8").reshape(-1, 2)
-        index["leak"] = index["hash"][:, 0]
-        for row, passage in self.passages.items():
-            index["leak"][row] = xxhash.xxh3_64_intdigest(passage)
-        index["offset"], index["line"] = self.places[self.records].T
+        index["offset"], index["line"] = self.places[entries[:, 0].astype(int)].T
         index["size"] = np.fromiter(map(len, self.lines), np.uint32, len(self.lines)) + 1
-        index["chars"] = np.array(self.chars, np.uint32).reshape(-1, 3)
-        index["units"], index["split"] = self.units, self.splits
+        index["chars"] = entries[:, 1:4]
+        index["units"], index["split"], leaks = entries[:, 4:].T
+        index["leak"] = np.where(leaks, leaks, index["hash"][:, 0])
         return index
 
 

@@ -142,10 +142,7 @@ def _pairs(draft: Draft) -> list[Draft]:
         for pair in draft.history
     ]
     units = draft.units - draft.system_units - sum(pair.units for pair in pairs)
-    last = Draft(
-        draft.instruction, draft.context, draft.response, id=draft.id, turn=draft.turn, units=units
-    )
-    return [*pairs, last]
+    return [*pairs, msgspec.structs.replace(draft, history=(), system="", units=units)]
 
 
 def _refuse(draft: Draft, counts: Counter[str], reason: str, detail: str) -> Refusal:

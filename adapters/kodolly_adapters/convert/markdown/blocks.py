@@ -67,8 +67,6 @@ class Blocks:
             self.flow[0].gap = 0
         return "".join(["\n" * block.gap + block.prefix + block.text for block in self.flow])
 
-    # --- text
-
     def put(self, text: str) -> None:
         """A block of the text between two block tags; nothing for white space."""
         if "&" in text:
@@ -98,8 +96,6 @@ class Blocks:
         self.gap = 0 if self.pre else 1
         self.prefix = ""
 
-    # --- blocks
-
     def end_text(self, _: str) -> None:
         """The text before the tag has ended, and that is all."""
 
@@ -126,8 +122,6 @@ class Blocks:
     def close_pre(self, tag: str) -> None:
         self.pre = max(0, self.pre - 1)
         self.open_block(tag)
-
-    # --- lists
 
     def open_list(self, tag: str) -> None:
         self.open_block(tag)
@@ -172,8 +166,6 @@ class Blocks:
     def open_definition(self, _: str) -> None:
         self.gap = max(self.gap, 1)
         self.prefix = self.indent + ": " if self.terms else ""
-
-    # --- tables
 
     def open_missing_cell(self) -> None:
         """Open a cell for what stands between two cells of a table: else it would come before the table."""

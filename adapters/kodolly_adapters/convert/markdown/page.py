@@ -21,11 +21,8 @@ _HIDDEN = ("head", "title", "script", "style", "noscript", "form", "template")
 
 # What Wikipedia's pages hold beside the article.
 FOOTER = ('<div>원본 주소 "', "<h2>둘러보기 메뉴</h2>")
-_CHROME = (
-    "<div>위키백과, 우리 모두의 백과사전.</div>",
-    "<a>둘러보기로 가기</a>",
-    "<a>검색하러 가기</a>",
-)
+_MOTTO = "<div>위키백과, 우리 모두의 백과사전.</div>"
+_CHROME = (_MOTTO, "<a>둘러보기로 가기</a>", "<a>검색하러 가기</a>")
 _CONTENTS = re.compile(r"<h2>\s*목차\s*</h2>\s*(?:<label>\s*</label>\s*)?(?:</div>\s*)?(?=<ul>)")
 _LIST_EDGE = re.compile(r"<(/?)ul>")
 _ABBR = r"<li>(?:<abbr>)?{}(?:</abbr>)?</li>\s*"
@@ -79,9 +76,6 @@ def fragment(html: str) -> str:
     """The Markdown of an answer's HTML alone."""
     text, (span,) = render(html, ((0, len(html)),))
     return text[span[0] : span[1]] if span else ""
-
-
-# --- before the blocks: hidden parts, chrome and inline tags -------------------------------------------------
 
 
 def _flat(html: str, marks: Marks) -> str:
@@ -177,9 +171,6 @@ def _formula(element: str) -> str | None:
         return None
     display = _DISPLAY_STYLE.fullmatch(tex[1])
     return f" ${(display[1] if display else tex[1]).strip()}$ "
-
-
-# --- the spans' borders --------------------------------------------------------------------------------------
 
 
 def _outside(html: str, at: int, has_formulas: bool, *, to_end: bool) -> int:

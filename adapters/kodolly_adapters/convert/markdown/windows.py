@@ -11,11 +11,12 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from typing import NamedTuple
 
 from ..cleaning.tokens import TokenCounter
 from .marks import Span
-from .page import FOOTER, render
+from .page import FOOTER, Rendered, render
 from .window import NotInside, cut
 
 # All tags of elements that the renderer remembers, and all upper-case tags. (The lookaheads only save time.)
@@ -25,9 +26,8 @@ _EDGE = re.compile(
     r"(?![a-zA-Z0-9])([^<>]*>)?"
 )
 _STRAY = re.compile(r"<(?:l[iI]|t[rdhRDH]|d[dtDT])")  # items and cells outside of lists and tables
-_HEADINGS = frozenset(f"h{n}" for n in range(1, 7))
-# Characters of HTML on each side of an answer for one character of its window, one try after the other.
-_WIDTHS = (1.2, 4)
+# Characters of HTML rendered on each side of an answer, for one character of its window.
+_WIDTH = 2
 
 
 class Window(NamedTuple):
@@ -42,43 +42,37 @@ def windows(html: str, spans: Sequence[Span], budget: int, counter: TokenCounter
 
     Each is cut from the sections around the answer if the window keeps clear of their ends, else from the whole page.
     """
-    results: dict[int, Window] = {}
-    starts = section_starts(html)
+
+    @cache
+    def rendered(low: int, high: int) -> Rendered:
+        # With all answers: what is left out elsewhere stays where an answer touches it.
+        return render(html[low:high], [(start - low, end - low) for start, end in spans])
+
+    def window(number: int, low: int, high: int) -> Window | None:
+        """The window of one answer from a part of the page; None where text beyond the part would change it."""
+        text, answers = rendered(low, high)
+        if low and not text.startswith("#"):  # an empty heading: an earlier one counts
+            return None
+        if (answer := answers[number]) is None:
+            return Window("", "")
+        # More text may stand before the first heading, and stands after the end.
+        inside = 1 if low else 0, len(text) - (high < len(html))
+        with suppress(NotInside):
+            if inside[0] <= answer[0] and answer[1] <= inside[1]:
+                return Window(cut(text, *answer, budget, counter, inside), text[slice(*answer)])
+        return None
+
     in_footer = any(0 <= html.find(footer) < span[1] for footer in FOOTER for span in spans)
-    for width in () if in_footer else _WIDTHS:
-        margin = int(width * counter.chars(budget))
-        parts = {
-            number: part_around(starts, span, margin, len(html))
-            for number, span in enumerate(spans)
-            if number not in results
-        }
-        if sum(high - low for low, high in parts.values()) >= len(html):
-            break
-        for number, (low, high) in parts.items():
-            # With the other answers: what is left out elsewhere stays where an answer touches it.
-            text, answers = render(html[low:high], [(s - low, e - low) for s, e in spans])
-            answer = answers[number]
-            if low and not text.startswith("#"):  # an empty heading: an earlier one counts
-                continue
-            # More text may stand before the first heading, and stands after the end.
-            inside = 1 if low else 0, len(text) - (high < len(html))
-            if answer is None or (inside[0] <= answer[0] and answer[1] <= inside[1]):
-                with suppress(NotInside):
-                    results[number] = _window(text, answer, budget, counter, inside)
-    if len(results) < len(spans):
-        text, answers = render(html, spans)
-        for number, answer in enumerate(answers):
-            if number not in results:
-                results[number] = _window(text, answer, budget, counter)
-    return [results[number] for number in range(len(spans))]
-
-
-def _window(
-    text: str, answer: Span | None, budget: int, counter: TokenCounter, inside: Span | None = None
-) -> Window:
-    if answer is None:
-        return Window("", "")
-    return Window(cut(text, *answer, budget, counter, inside), text[slice(*answer)])
+    starts = [] if in_footer else section_starts(html)
+    margin = _WIDTH * counter.chars(budget)
+    whole = 0, len(html)
+    parts = [part_around(starts, span, margin, len(html)) for span in spans]
+    if sum(high - low for low, high in parts) >= len(html):
+        parts = [whole] * len(spans)
+    return [
+        window(number, *part) or window(number, *whole) or Window("", "")
+        for number, part in enumerate(parts)
+    ]
 
 
 def section_starts(html: str) -> list[int]:
@@ -101,7 +95,7 @@ def section_starts(html: str) -> list[int]:
         if not elements:
             if _STRAY.search(html, outside, edge.start()):
                 return []
-            if name in _HEADINGS:
+            if name[1:].isdigit():  # a heading
                 starts.append(edge.start())
         elements.append(name)
     return [] if elements or _STRAY.search(html, outside) else starts

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from kodolly_adapters.markdown_text import code, table, text
 
 from ..cleaning.rules import COUNT, DROP, FIX, JOIN, MASK, OFF, all_rules, meaning
 from ..schema import CARD_FILE, LENGTHS_PICTURE, SOURCES_PICTURE
@@ -26,7 +28,6 @@ HUB_LICENCES = {
 }  # fmt: skip
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 LARGEST = "1M<n<10M"
-NUMBER = re.compile(r"[\d,.]+(?: \(\w+\))?")
 
 
 def card(summary: Summary, drawn: Sequence[str] = ()) -> str:
@@ -58,28 +59,6 @@ def card(summary: Summary, drawn: Sequence[str] = ()) -> str:
         command=shlex.join(summary.command),
         table=table,
     )
-
-
-def text(value: object) -> str:
-    """Anything as one line of Markdown that means only itself, in a table's cell too."""
-    line = " ".join(str(value).split())
-    line = line.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;")
-    return re.sub(r"([\\`*_\[\]~])", r"\\\1", line)
-
-
-def code(value: str) -> str:
-    """A name in code type, or as plain text where code type could not hold it."""
-    return text(value) if re.search(r"[`|\\\n]", value) else f"`{value}`"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table of cells that are Markdown already; columns of numbers stand to the right."""
-    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
-    columns = zip(*cells, strict=True) if cells else ([] for _ in head)
-    rule = [
-        "---:" if column and all(map(NUMBER.fullmatch, column)) else "---" for column in columns
-    ]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *cells])
 
 
 def _hub_licence(summary: Summary) -> list[str]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib import rc_context, style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ..schema import LENGTHS_PICTURE, SOURCES_PICTURE
 from .summary import EDGES, FIELDS, Lengths, SourceSummary, Summary
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 WIDTH = 9.0  # inches; the file is 1,800 px wide and the card shows it at 900 px
 DPI = 200
@@ -31,8 +31,6 @@ STYLE: Any = {  # Any, since matplotlib's own type lists every key
 
 def draw(summary: Summary, folder: Path) -> list[str]:
     """Write the pictures below `folder`; returns their paths in it, [] if no source was read."""
-    from matplotlib import rc_context, style
-
     if not summary.sources:
         return []
     (folder / SOURCES_PICTURE).parent.mkdir(parents=True, exist_ok=True)
@@ -50,21 +48,14 @@ def _label(source: SourceSummary, width: int) -> str:
     return fill(source.title if source.title.isascii() else source.name, width)
 
 
-def _figure(height: float, left: float, bottom: float, top: float) -> Figure:
-    """An empty figure, margins in inches: matplotlib's constrained layout would double the time."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, height))
-    figure.subplots_adjust(
-        left / WIDTH, bottom / height, 1 - 0.12 / WIDTH, 1 - top / height, 0.1, 0.35
-    )
-    return figure
+def _figure(height: float) -> Figure:
+    return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
 def _lengths(summary: Summary) -> Figure:
     """Histograms: a row per source, a column per field, all on one x axis (characters)."""
     sources = [source for source in summary.sources if source.lengths]
-    figure = _figure(1.2 + 1.55 * len(sources), left=1.15, bottom=0.62, top=0.6)
+    figure = _figure(1.2 + 1.55 * len(sources))
     panels = figure.subplots(len(sources), len(FIELDS), sharex=True, sharey="row", squeeze=False)
     for row, source in zip(panels, sources, strict=True):
         for axes, field in zip(row, FIELDS, strict=True):
@@ -78,10 +69,8 @@ def _lengths(summary: Summary) -> Figure:
     panels[0, 0].minorticks_off()
     for axes, field in zip(panels[0], FIELDS, strict=True):
         axes.set_title(f"{field}\n{axes.get_title()}", fontsize=9)
-    axis_label = (
-        "length in characters (log scale: two bars per factor of 2) | share of the source's rows"
-    )
-    figure.supxlabel(axis_label, fontsize=9)
+    axis_label = "length in characters (log scale, two bars per factor of 2)"
+    figure.supxlabel(f"{axis_label} | share of the source's rows", fontsize=9)
     return figure
 
 
@@ -104,31 +93,22 @@ def _histogram(axes: Axes, lengths: Lengths) -> None:
 def _sources(summary: Summary) -> Figure:
     """A bar per source: its kept and its refused units, both numbers at the bar's end."""
     sources = summary.sources
-    figure = _figure(0.7 + 0.42 * len(sources), left=1.75, bottom=0.12, top=0.45)
+    figure = _figure(0.7 + 0.42 * len(sources))
     axes = figure.subplots()
     positions = range(len(sources))
-    kept_counts = [source.counts.kept for source in sources]
-    refused_counts = [source.counts.refused_units for source in sources]
-    longest = max(*map(sum, zip(kept_counts, refused_counts, strict=True)), 1)
-    axes.barh(positions, kept_counts, 0.62, color=BLUE, label="kept")
-    axes.barh(
-        positions,
-        refused_counts,
-        0.62,
-        left=kept_counts,
-        color=ORANGE,
-        hatch="////",
-        label="refused",
-    )
-    bars = zip(positions, kept_counts, refused_counts, sources, strict=True)
-    for position, kept, refused, source in bars:
-        text = f" {kept:,} {source.unit} kept, {refused:,} refused"
-        axes.text(kept + refused, position, text, va="center")
+    kept = [source.counts.kept for source in sources]
+    refused = [source.counts.refused_units for source in sources]
+    longest = max(1, *map(sum, zip(kept, refused, strict=True)))
+    axes.barh(positions, kept, 0.62, color=BLUE, label="kept")
+    axes.barh(positions, refused, 0.62, kept, color=ORANGE, hatch="////", label="refused")
+    for at, source in enumerate(sources):
+        text = f" {kept[at]:,} {source.unit} kept, {refused[at]:,} refused"
+        axes.text(kept[at] + refused[at], at, text, va="center")
     axes.set_yticks(positions, [_label(source, 22) for source in sources])
     axes.invert_yaxis()
     axes.set_xlim(0, longest * 1.62)
     axes.xaxis.set_visible(False)
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    figure.legend(loc="upper right", ncols=2, frameon=False)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
     return figure

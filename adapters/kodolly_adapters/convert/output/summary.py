@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cleaning.rules import all_rules, modes_of
+from ..cleaning.rules import COUNT, all_rules, modes_of
 from ..dedupe import DROPPED, Duplicates, Outcomes
 from ..options import Options, command_line, plain_options
 from ..part import Counts, Index, StoredPart
@@ -53,8 +53,7 @@ class Lengths(msgspec.Struct, frozen=True, kw_only=True):
         filled = len(lengths)
         if not filled:
             return cls(rows=len(chars), empty=len(chars))
-        # The nearest rank: the first length that so many in a hundred do not pass.
-        p50, p90, p99 = (int(lengths[(filled * share + 99) // 100 - 1]) for share in (50, 90, 99))
+        p50, p90, p99 = np.percentile(lengths, (50, 90, 99), method="inverted_cdf").tolist()
         bins = np.bincount(np.searchsorted(EDGES, lengths, "right") - 1, minlength=len(EDGES))
         return cls(
             rows=len(chars),
@@ -106,11 +105,9 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
         """A sample of a source under `licence`."""
         texts = {name: getattr(row, name) for name in FIELDS}
         lengths = {name: len(text) for name, text in texts.items()}
-        short = {
-            name: text[:SAMPLE_CHARS] + "…" * (len(text) > SAMPLE_CHARS)
-            for name, text in texts.items()
-        }
-        excerpt = short if licence.derivatives else None
+        for name, text in texts.items():
+            texts[name] = text[:SAMPLE_CHARS] + "…" * (len(text) > SAMPLE_CHARS)
+        excerpt = texts if licence.derivatives else None
         return cls(lengths=lengths, category=row.category, row=excerpt)
 
 
@@ -259,7 +256,7 @@ def _source(
         for rule, rows in results.outcomes.hits.items():
             hits[rule] += int(rows[part.rows].sum())
     modes = {name: results.modes[source.name][name] for name in all_rules()}
-    notes = dict.fromkeys(sorted(set(hits) - set(modes)), "count")
+    modes |= dict.fromkeys(sorted(set(hits) - set(modes)), COUNT)  # what the source itself noticed
     kept = results.outcomes.kept
     lengths = np.concatenate([results.index["chars"][p.rows][kept[p.rows]] for p in parts])
     return SourceSummary(
@@ -269,8 +266,7 @@ def _source(
         licence=source.licence,
         counts=_total(one for one in inputs if one.source == source.name),
         rules=tuple(
-            RuleCount(name=name, mode=mode, hits=hits[name])
-            for name, mode in (modes | notes).items()
+            RuleCount(name=name, mode=mode, hits=hits[name]) for name, mode in modes.items()
         ),
         lengths={name: Lengths.of(lengths[:, at]) for at, name in enumerate(FIELDS)},
         samples=tuple(Sample.of(row, source.licence) for row in _samples(parts, results, options)),

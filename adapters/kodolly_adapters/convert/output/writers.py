@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -38,12 +37,12 @@ def write(results: Results, out: Path, options: Options) -> tuple[list[SplitSumm
     rejected_count = 0
     with ExitStack() as stack:
 
-        def open_writers(ending: str, record: type[msgspec.Struct]) -> list[_Lines | _Parquet]:
+        def open_writers(ending: str, record: type[msgspec.Struct]) -> list[BinaryIO | _Parquet]:
             """One writer per split."""
             paths = [out / f"{name}{ending}.{options.format}" for name in SPLITS]
             if options.format == "parquet":
                 return [stack.enter_context(closing(_Parquet(path, record))) for path in paths]
-            return [stack.enter_context(closing(_Lines(path))) for path in paths]
+            return [stack.enter_context(path.open("wb")) for path in paths]
 
         rows = open_writers("", Dialogue if options.conversations else Row)
         origins = open_writers(".provenance", Origin) if options.provenance else []
@@ -63,11 +62,11 @@ def write(results: Results, out: Path, options: Options) -> tuple[list[SplitSumm
         SplitSummary(
             name=name,
             rows=int((results.outcomes.codes == split).sum()),
-            bytes=file.path.stat().st_size,
-            file=file.path.name,
-            sha256=file.sha256,
+            bytes=(out / f"{name}.{options.format}").stat().st_size,
+            file=f"{name}.{options.format}",
+            sha256=sha256(out / f"{name}.{options.format}"),
         )
-        for split, (name, file) in enumerate(zip(SPLITS, rows, strict=True))
+        for split, name in enumerate(SPLITS)
     ]
     return splits, rejected_count
 
@@ -79,33 +78,9 @@ def _dropped_rows(part: StoredPart, entries: Index, codes: NDArray[np.uint8]) ->
     for number in numbers:
         origin = msgspec.json.decode(origins[number], type=Origin)
         reason = DROPPED[int(codes[number])]
-        line = Rejected(
-            file=part.mark.file,
-            line=int(entries["line"][number]),
-            byte=int(entries["offset"][number]),
-            source=part.mark.source,
-            id=origin.id,
-            turn=origin.turn,
-            reason=reason,
-            detail=DETAILS[reason],
-        )
-        yield msgspec.json.encode(line) + b"\n"
-
-
-class _Lines:
-    """Writes JSON lines unchanged; `sha256` is set when the file is closed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.sha256 = path, ""
-        self._file, self._hash = path.open("wb"), hashlib.sha256()
-
-    def close(self) -> None:
-        self._file.close()
-        self.sha256 = self._hash.hexdigest()
-
-    def write(self, lines: bytes) -> None:
-        self._hash.update(lines)
-        self._file.write(lines)
+        line, byte = int(entries["line"][number]), int(entries["offset"][number])
+        row = origin.file, line, byte, origin.source, origin.id, origin.turn
+        yield msgspec.json.encode(Rejected(*row, reason, DETAILS[reason])) + b"\n"
 
 
 class _Parquet:
@@ -114,7 +89,6 @@ class _Parquet:
     def __init__(self, path: Path, record: type[msgspec.Struct]) -> None:
         from pyarrow import parquet
 
-        self.path, self.sha256 = path, ""
         self._schema = _schema(record)
         self._writer = parquet.ParquetWriter(path, self._schema, compression="zstd")
         self._decode = msgspec.json.Decoder(record).decode_lines
@@ -123,7 +97,6 @@ class _Parquet:
     def close(self) -> None:
         self._flush()
         self._writer.close()
-        self.sha256 = sha256(self.path)
 
     def write(self, lines: bytes) -> None:
         self._buffer += lines

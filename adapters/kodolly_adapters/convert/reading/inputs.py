@@ -131,7 +131,9 @@ def _members(arguments: Sequence[str]) -> Iterator[Member]:
             for file in _files(path):
                 name = (Path(own) / file.relative_to(path)).as_posix()
                 if file.is_dir():
-                    yield Member(name, file, size=0, is_argument=False, skipped=OURS)
+                    yield Member(
+                        name, file, size=0, is_argument=False, skipped="is a conversion's output"
+                    )
                 else:
                     yield from _of_file(file, name, is_argument=False)
         elif path.is_file():

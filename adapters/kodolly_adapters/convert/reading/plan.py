@@ -167,38 +167,30 @@ def layout_of(head: bytes) -> Layout | None:
     except (ValueError, RecursionError):
         pass
     later = _whole_line(body) if kind == "lines" else None
-    return Layout(kind, start, record=later or _keys(text), cut_off=cut_off)
+    whole = _whole_part(text) if text.startswith("{") else None
+    return Layout(kind, start, record=later or whole, cut_off=cut_off)
 
 
-def _keys(text: str) -> Mapping[str, Any] | None:
-    """An object that `text` cuts off, as far as it is whole: enough to tell a source.
+def _whole_part(text: str, position: int = 0) -> Any:
+    """What is whole of an object or list that breaks off: of {"a": 1, "b": [2, 3 it is {"a": 1, "b": [2]}.
 
-    Of a list that is cut off there are the elements before the cut; any other such value is None.
+    Enough to tell a source. None where nothing of it is whole, and for any other value.
     """
-    keys: dict[str, Any] = {}
-    position = 1
-    while text.startswith("{") and (key := KEY.match(text, position)):
-        try:
-            keys[key[1]], position = DECODER.raw_decode(text, key.end())
-        except (ValueError, RecursionError):
-            keys[key[1]] = _elements(text, key.end()) or None
-            break  # the value runs beyond what was read
-    return keys or None
-
-
-def _elements(text: str, position: int) -> list[Any]:
-    """The whole elements of the list that begins at `position`, if one does."""
-    elements: list[Any] = []
-    if not text.startswith("[", position):
-        return elements
-    position += 1
-    while comma := BETWEEN.match(text, position):
-        try:
-            element, position = DECODER.raw_decode(text, comma.end())
-        except (ValueError, RecursionError):
-            break
-        elements.append(element)
-    return elements
+    is_list = text.startswith("[", position)
+    entries: list[Any] = []
+    if is_list or text.startswith("{", position):
+        position += 1
+        while entry := (BETWEEN if is_list else KEY).match(text, position):
+            try:
+                value, position = DECODER.raw_decode(text, entry.end())
+            except (ValueError, RecursionError):
+                if not is_list:
+                    in_list = text.startswith("[", entry.end())
+                    value = _whole_part(text, entry.end()) if in_list else None
+                    entries.append((entry[1], value))
+                break
+            entries.append(value if is_list else (entry[1], value))
+    return (entries if is_list else dict(entries)) or None
 
 
 def _whole_line(body: bytes) -> Mapping[str, Any] | None:

@@ -7,6 +7,7 @@ import functools
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise, zip_longest
 from typing import Any, Literal
 
@@ -61,10 +62,8 @@ def decode(shard: Shard, source: Source, *, keep_going: bool = False) -> list[An
         return _decode_lines(shard.data, source)
     head, body, tail = _as_document(shard)
     text = head + body + tail
-    try:
+    with suppress(*DECODE_ERRORS):
         return _records(_decoder(source.record, shard.kind, shard.last).decode(text))
-    except DECODE_ERRORS:
-        pass
     if (records := _decode_each(shard, source, text)) is not None:
         return records
     try:

@@ -93,8 +93,7 @@ KORQUAD1 = Source(
     name="korquad1",
     title="KorQuAD 1.0",
     licence=creative_commons(
-        "BY-ND 2.0 KR",
-        "Converted rows are a derivative: train on them, but do not hand them on.",
+        "BY-ND 2.0 KR", "Converted rows are a derivative: train on them, but do not hand them on."
     ),
     record=Record,
     # A bare paragraph's keys also begin the paragraphs inside an article, so they mark no border.
