@@ -89,7 +89,7 @@ async def test_calls_one_after_the_other_share_a_connection(
 ) -> None:
     """Ten answers, streamed and whole, cost ten requests over one connection to the engine."""
     # However slow this machine is, no connection is too old.
-    monkeypatch.setattr("kodolly.api.engine_io.upstream.pool.KEEPALIVE", 600.0)
+    monkeypatch.setattr("kodolly.http.upstream.pool.KEEPALIVE", 600.0)
     async with behind_a_door(stack) as door:
         for number in range(10):
             await ask(stack, stream=bool(number % 2))

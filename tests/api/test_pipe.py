@@ -10,11 +10,11 @@ from starlette.types import Message
 from kodolly.api.call import Call, WorkerGone
 from kodolly.api.engine_io.calls import Opened
 from kodolly.api.engine_io.stall_watch import Flight, Watch
-from kodolly.api.engine_io.upstream import Broken, Connection, Sink
 from kodolly.api.relay.stream_pump import Pipe
 from kodolly.api.resume.journal import Journal
 from kodolly.api.routing.table import Worker
 from kodolly.api.sse import ClientStalled, Output
+from kodolly.http.upstream import Broken, Connection, Sink
 
 CALL = Call("/v1/chat/completions", {"model": "demo", "stream": True}, "id", chat=True)
 DONE = b"data: [DONE]\n\n"

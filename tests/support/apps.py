@@ -9,7 +9,7 @@ import uvicorn
 from aiohttp import web
 from starlette.types import ASGIApp
 
-from kodolly.one_write import OneWriteProtocol
+from kodolly.http.protocol import HttpProtocol
 
 
 @asynccontextmanager
@@ -22,7 +22,7 @@ async def serving(
     """
     config = uvicorn.Config(
         app,
-        http=OneWriteProtocol,
+        http=HttpProtocol,
         log_config=None,
         access_log=False,
         ws="none",

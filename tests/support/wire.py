@@ -7,7 +7,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
-from kodolly.one_write import OneWriteProtocol
+from kodolly.http.protocol import HttpProtocol
 
 START = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]}
 
@@ -42,11 +42,11 @@ class Wire:
     def set_write_buffer_limits(self, high: int, low: int) -> None: ...
 
 
-def connected(app: ASGIApp) -> tuple[OneWriteProtocol, Wire]:
+def connected(app: ASGIApp) -> tuple[HttpProtocol, Wire]:
     config = uvicorn.Config(app, log_config=None, server_header=False, date_header=False)
     config.load()
     wire = Wire()
-    protocol = OneWriteProtocol(config, ServerState(), {}, asyncio.get_running_loop())
+    protocol = HttpProtocol(config, ServerState(), {}, asyncio.get_running_loop())
     protocol.connection_made(cast(asyncio.Transport, wire))
     return protocol, wire
 

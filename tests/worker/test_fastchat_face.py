@@ -18,8 +18,8 @@ from support.scripted_engine import Script, ScriptedEngine
 
 from kodolly.engines.client import EngineClient
 from kodolly.errors import ApiError
+from kodolly.http.server import error_response
 from kodolly.protocol.wire import Extension
-from kodolly.serving import error_response
 from kodolly.worker.agent import Agent, Announcement
 from kodolly.worker.fastchat_face import SAMPLING, FastChatFace
 from kodolly.worker.model import ServedModel

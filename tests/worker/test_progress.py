@@ -20,7 +20,7 @@ from support.scripted_engine import Script, ScriptedEngine
 from kodolly.engines.client import EngineClient
 from kodolly.engines.metrics import Pulse
 from kodolly.errors import EngineCallError
-from kodolly.serving import cancel_and_wait
+from kodolly.http.server import cancel_and_wait
 from kodolly.settings import ControllerSettings, WorkerSettings
 from kodolly.worker import progress
 from kodolly.worker.cpu import engine_seconds

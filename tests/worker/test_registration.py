@@ -14,8 +14,8 @@ from support.processes import eventually, free_port
 from kodolly.controller.app import Controller, create_app
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import Registry
+from kodolly.http.server import cancel_and_wait
 from kodolly.protocol.wire import Extension, WorkerState, WorkerStatus
-from kodolly.serving import cancel_and_wait
 from kodolly.worker.registration import UNFIT, ControllerClient, Teller
 
 NAME = "http://127.0.0.1:9"

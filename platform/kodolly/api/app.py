@@ -17,15 +17,12 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kodolly import serving
 from kodolly.api import processes
 from kodolly.api.admission.admission import Admission
 from kodolly.api.auth import KeyRing
 from kodolly.api.completions import Completions, Desk, request_id_of
-from kodolly.api.draining import Draining
 from kodolly.api.engine_io.calls import EngineDoor, Patience
 from kodolly.api.engine_io.stall_watch import Watch
-from kodolly.api.engine_io.upstream import Pool
 from kodolly.api.relay.budget import RetryBudget
 from kodolly.api.relay.relay import Relay
 from kodolly.api.routing.follower import Follower
@@ -33,8 +30,11 @@ from kodolly.api.routing.router import Router
 from kodolly.api.routing.table import WorkerTable
 from kodolly.api.stock_worker import StockRelay
 from kodolly.errors import ApiError, BadRequest, ModelNotFound
+from kodolly.http import server
+from kodolly.http.draining import Draining
+from kodolly.http.server import JsonResponse
+from kodolly.http.upstream import Pool
 from kodolly.protocol.openai import ChatRequest, CompletionRequest
-from kodolly.serving import JsonResponse
 from kodolly.settings import ApiSettings
 
 # Idle connections to workers and controllers; uvicorn's servers close theirs after 5 s.
@@ -148,7 +148,7 @@ def create_app(settings: ApiSettings) -> Door:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(table.loaded.wait(), FIRST_TABLE)
             yield
-            await serving.cancel_and_wait(*tasks)
+            await server.cancel_and_wait(*tasks)
 
     async def health(_: Request) -> Response:
         return PlainTextResponse("ok")
@@ -170,7 +170,7 @@ def create_app(settings: ApiSettings) -> Door:
         ],
         lifespan=lifespan,
         exception_handlers={
-            ApiError: serving.error_response,
+            ApiError: server.error_response,
             HTTPException: _http_error,
             Exception: _crash,
         },
@@ -185,14 +185,14 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """404 and 405 of unknown paths, in OpenAI's envelope too."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     wrong = BadRequest(f"Invalid URL ({request.method} {request.url.path})")
-    response = await serving.error_response(request, wrong)
+    response = await server.error_response(request, wrong)
     response.status_code = status
     return response
 
 
 async def _crash(request: Request, _: Exception) -> Response:
     """A fault of ours: logged by the server, told without its insides."""
-    response = await serving.error_response(request, ApiError("Internal error."))
+    response = await server.error_response(request, ApiError("Internal error."))
     response.headers["X-Request-Id"] = request_id_of(request)
     return response
 
@@ -200,7 +200,7 @@ async def _crash(request: Request, _: Exception) -> Response:
 def run(settings: ApiSettings, listener: socket.socket) -> None:
     """Serve on `listener` until SIGTERM or Ctrl-C; open answers are finished first."""
     app = Draining(create_app(settings))
-    serving.run(
+    server.run(
         app,
         settings.host,
         settings.port,

@@ -12,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from kodolly import serving
 from kodolly.api.admission.admission import Admission, Ticket, class_of
 from kodolly.api.admission.queue_position import told_aloud
 from kodolly.api.auth import KeyRing
@@ -25,6 +24,7 @@ from kodolly.api.routing.table import Worker, WorkerTable
 from kodolly.api.sse import LOST, ClientStalled, Output, error_event
 from kodolly.api.stock_worker import StockRelay
 from kodolly.errors import ApiError, EngineFailed, NoWorker
+from kodolly.http import server
 from kodolly.protocol.openai import ChatRequest, CompletionRequest, check
 
 log = logging.getLogger(__name__)
@@ -102,13 +102,13 @@ class Completions:
         key = self._desk.keys.admit(request.headers.get("authorization", ""))
         call = await self._read(request, output.request_id)
         if not call.body.get("stream"):
-            return await serving.unless_gone(self._whole(call, key), request.receive)
+            return await server.unless_gone(self._whole(call, key), request.receive)
         aloud = request.headers.get("x-kodolly-queue") == "events"
         streaming = self._stream(call, key, Streamed(call, output), aloud=aloud)
-        return await serving.unless_gone(streaming, request.receive)
+        return await server.unless_gone(streaming, request.receive)
 
     async def _read(self, request: Request, request_id: str) -> Call:
-        body = await serving.read_object(request, self._desk.max_body)
+        body = await server.read_object(request, self._desk.max_body)
         check(self._kind, body)  # type: ignore[type-var]
         return Call(self._path, body, request_id, chat=self._kind is ChatRequest)
 
@@ -193,12 +193,12 @@ async def hang_up(request: Request) -> None:
     request.scope["extensions"]["kodolly.abort"]()
     with contextlib.suppress(TimeoutError):  # of two requests in one piece only the last is told
         async with asyncio.timeout(1):
-            await serving.until_disconnect(request.receive)
+            await server.until_disconnect(request.receive)
 
 
 async def error_response(request: Request, error: ApiError, request_id: str) -> Response:
     """The error in OpenAI's envelope, with the request's id."""
-    response = await serving.error_response(request, error)
+    response = await server.error_response(request, error)
     response.headers["X-Request-Id"] = request_id
     return response
 

@@ -18,8 +18,8 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from kodolly import descriptors
 from kodolly.errors import KodollyError, SettingsError
+from kodolly.http import descriptors
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import orjson
 
-from kodolly import descriptors, serving
 from kodolly.api.call import Call, WorkerGone
 from kodolly.api.engine_errors import RETRY_AFTER
 from kodolly.api.engine_io.calls import no_descriptor
@@ -25,8 +24,9 @@ from kodolly.api.relay.relay import Streamed
 from kodolly.api.routing.table import Worker
 from kodolly.api.sse import LAST, LOST, error_event, event
 from kodolly.errors import ApiError, BadRequest, ContextOverflow, EngineFailed, NoWorker
+from kodolly.http import descriptors, server
+from kodolly.http.log_safe import describe_error
 from kodolly.protocol.wire import frames
-from kodolly.reason import reason
 from kodolly_templates import neutralise
 from kodolly_templates.guard import is_key
 
@@ -70,7 +70,7 @@ class StockRelay:
         try:
             ends = await asyncio.gather(*answers)
         finally:  # one that failed leaves the others nothing to answer for
-            await serving.cancel_and_wait(*answers)
+            await server.cancel_and_wait(*answers)
         choices = [
             _choice(call.chat, i, _finished(end), end.get("finish_reason") or "stop")
             for i, end in enumerate(ends)
@@ -260,7 +260,7 @@ def _failed(what: str, error: Exception) -> WorkerGone:
     if unasked and descriptors.are_exhausted(error):
         return no_descriptor()
     broke_down = isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientOSError)
-    return WorkerGone(f"{what}: {reason(error)}", died=broke_down and not unasked)
+    return WorkerGone(f"{what}: {describe_error(error)}", died=broke_down and not unasked)
 
 
 @contextmanager
@@ -271,7 +271,7 @@ def _understood(what: str) -> Iterator[None]:
     except (WorkerGone, ApiError):
         raise
     except Exception as error:
-        raise WorkerGone(f"sent {what}: {reason(error)}") from error
+        raise WorkerGone(f"sent {what}: {describe_error(error)}") from error
 
 
 def _conversation(conv: dict[str, Any]) -> Conversation:

@@ -18,14 +18,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from kodolly import serving
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.probe import Prober
 from kodolly.controller.registry import Registry
 from kodolly.errors import ApiError, BadRequest
+from kodolly.http import server
+from kodolly.http.log_safe import describe_error
+from kodolly.http.server import JsonResponse
 from kodolly.protocol.wire import HeartBeat, Registration, WorkerStatus, frame, parse
-from kodolly.reason import reason
-from kodolly.serving import JsonResponse
 from kodolly.settings import ControllerSettings, load, require_token
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Controller:
             sweeper = asyncio.create_task(self._sweep())
             prober = asyncio.create_task(Prober(self.registry, self._ask_status).run())
             yield
-            await serving.cancel_and_wait(sweeper, prober)
+            await server.cancel_and_wait(sweeper, prober)
 
     async def _sweep(self) -> None:
         while True:
@@ -73,7 +73,7 @@ class Controller:
     # FastChat's endpoints
 
     async def register_worker(self, request: Request) -> Response:
-        registration = parse(Registration, await serving.read_object(request, MAX_BODY))
+        registration = parse(Registration, await server.read_object(request, MAX_BODY))
         status = registration.worker_status or await self._ask_status(registration.worker_name)
         if status is None:
             raise BadRequest(
@@ -86,7 +86,7 @@ class Controller:
         return JsonResponse(None)
 
     async def receive_heart_beat(self, request: Request) -> Response:
-        beat = parse(HeartBeat, await serving.read_object(request, MAX_BODY))
+        beat = parse(HeartBeat, await server.read_object(request, MAX_BODY))
         self.dispatcher.heard(beat.worker_name)
         return JsonResponse({"exist": self.registry.beat(beat)})
 
@@ -112,7 +112,7 @@ class Controller:
         return self._models(multimodal=False)
 
     async def get_worker_address(self, request: Request) -> Response:
-        model = _model_of(await serving.read_object(request, MAX_BODY))
+        model = _model_of(await server.read_object(request, MAX_BODY))
         return JsonResponse({"address": self.dispatcher.choose(self.registry.ready(), model)})
 
     async def worker_get_status(self, _: Request) -> Response:
@@ -127,7 +127,7 @@ class Controller:
         )
 
     async def worker_generate_stream(self, request: Request) -> Response:
-        params = await serving.read_object(request, MAX_PROMPT_BODY)
+        params = await server.read_object(request, MAX_PROMPT_BODY)
         address = self.dispatcher.choose(self.registry.ready(), _model_of(params))
         return StreamingResponse(self._relay(address, params))
 
@@ -137,12 +137,12 @@ class Controller:
     # KoDolly's additions
 
     async def deregister_worker(self, request: Request) -> Response:
-        name = _name_of(await serving.read_object(request, MAX_BODY))
+        name = _name_of(await server.read_object(request, MAX_BODY))
         self.dispatcher.heard(name)
         return JsonResponse({"exist": self.registry.remove(name)})
 
     async def drain_worker(self, request: Request) -> Response:
-        name = _name_of(await serving.read_object(request, MAX_BODY))
+        name = _name_of(await server.read_object(request, MAX_BODY))
         return JsonResponse({"exist": self.registry.drain(name)})
 
     async def workers(self, _: Request) -> Response:
@@ -177,7 +177,7 @@ class Controller:
                 version = snapshot.version
                 yield snapshot.model_dump_json().encode() + b"\n"
         finally:
-            await serving.cancel_and_wait(stop, change)
+            await server.cancel_and_wait(stop, change)
 
     async def _relay(self, address: str, params: dict[str, Any]) -> AsyncIterator[bytes]:
         if not address:
@@ -194,7 +194,7 @@ class Controller:
                 async for chunk in answer.content.iter_any():
                     yield chunk
         except (aiohttp.ClientError, TimeoutError) as error:
-            log.warning("relay to %s broke: %s", address, reason(error))
+            log.warning("relay to %s broke: %s", address, describe_error(error))
             yield frame({"text": "the worker does not answer", "error_code": WORKER_TIMEOUT})
 
     async def _ask_status(self, name: str) -> WorkerStatus | None:
@@ -205,7 +205,7 @@ class Controller:
                 answer.raise_for_status()
                 return parse(WorkerStatus, await answer.json(content_type=None))
         except (aiohttp.ClientError, TimeoutError, ValueError, BadRequest) as error:
-            log.warning("no status from %s: %s", name, reason(error))
+            log.warning("no status from %s: %s", name, describe_error(error))
             return None
 
     def _models(self, multimodal: bool | None) -> Response:
@@ -242,13 +242,13 @@ def create_app(controller: Controller, token: str | None = None) -> Starlette:
     routes = [Route(f"/{f.__name__}", f, methods=["POST"]) for f in posts]
     routes += [Route(f"/{f.__name__}", f, methods=["GET"]) for f in gets]
     guard = Middleware(
-        serving.TokenGuard, token=token, open_paths=frozenset({"/health", "/test_connection"})
+        server.TokenGuard, token=token, open_paths=frozenset({"/health", "/test_connection"})
     )
     return Starlette(
         routes=routes,
         middleware=[guard],
         lifespan=controller.lifespan,
-        exception_handlers={ApiError: serving.error_response},
+        exception_handlers={ApiError: server.error_response},
     )
 
 
@@ -279,7 +279,7 @@ def main(argv: Sequence[str]) -> int:
     app = create_app(controller, token)
     # The watch streams end at once, so that followers turn to the next controller; what is relayed
     # may finish.
-    serving.run(
+    server.run(
         app,
         settings.host,
         settings.port,

@@ -13,9 +13,9 @@ from typing import Any
 import aiohttp
 import orjson
 
-from kodolly import descriptors
 from kodolly.engines.metrics import Pulse, requests_in_engine, steps_of_engine, totals
 from kodolly.errors import EngineCallError, EngineSilent, NoDescriptor
+from kodolly.http import descriptors
 
 QUICK = 5.0  # seconds, whole call: health, load
 SHORT = 30.0  # seconds, whole call: models, tokenize

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from kodolly import serving
+from kodolly.http import server
 from kodolly.web.guard import Guard
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class WebOptions(Protocol):
 def serve(settings: WebOptions) -> None:
     """Serves the page until SIGTERM or Ctrl-C, then returns."""
     app = Guard(create_app(settings))
-    serving.run(
+    server.run(
         app, settings.host, settings.port, on_exit=app.close, drain=DRAIN, proxy_headers=True
     )
 

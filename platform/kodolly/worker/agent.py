@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from kodolly import serving
 from kodolly.engines.client import EngineClient
 from kodolly.engines.command import EngineCommand
 from kodolly.errors import EngineCallError, EngineStartError
+from kodolly.http import server
 from kodolly.leash.process import LeashedProcess
 from kodolly.protocol.wire import Extension, WorkerState, WorkerStatus
 from kodolly.worker.cpu import engine_seconds
@@ -114,11 +114,11 @@ class Agent:
         if self._was_ready:
             await self._until_idle((self._left_at or 0.0) + self._drain_timeout)
         process = self._process
-        await serving.cancel_and_wait(self._engine_task)
+        await server.cancel_and_wait(self._engine_task)
         if process is not None:
             await process.stop()
         # No beat may follow the goodbye: the controller would ask us to register again.
-        await serving.cancel_and_wait(*self._telling)
+        await server.cancel_and_wait(*self._telling)
         await asyncio.gather(*(teller.goodbye() for teller in self._tellers))
         log.info("drained")
 
@@ -192,7 +192,7 @@ class Agent:
             self._last_load = 0
             return await end
         finally:
-            await serving.cancel_and_wait(ready)
+            await server.cancel_and_wait(ready)
 
     async def _require_free_port(self) -> None:
         """Raises EngineStartError if somebody else's server holds the engine's port."""
@@ -214,7 +214,7 @@ class Agent:
                 stuck.result()
                 log.error("the engine stays stuck: it is stopped and started anew")
         finally:
-            await serving.cancel_and_wait(stuck)
+            await server.cancel_and_wait(stuck)
 
     async def _until_stuck(self, pid: int) -> None:
         """READY while tokens come out, STALLED while not; returns after too long a stall."""

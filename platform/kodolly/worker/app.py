@@ -23,12 +23,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from kodolly import __version__, serving
+from kodolly import __version__
 from kodolly.engines import openai
 from kodolly.engines.client import EngineClient
 from kodolly.engines.command import EngineCommand, EngineOptions
 from kodolly.engines.start import engine_command
 from kodolly.errors import ApiError, EngineCallError, SettingsError
+from kodolly.http import server
 from kodolly.protocol.wire import Extension, WorkerState
 from kodolly.settings import WorkerSettings, load, require_token
 from kodolly.worker.adapters import read_adapters, with_adapters
@@ -214,9 +215,9 @@ def create_app(worker: Worker, model: ServedModel, command: EngineCommand | None
 
     return Starlette(
         routes=[Route("/health", health), Route("/ready", ready)],
-        middleware=[Middleware(serving.TokenGuard, token=worker.token, open_paths=OPEN_PATHS)],
+        middleware=[Middleware(server.TokenGuard, token=worker.token, open_paths=OPEN_PATHS)],
         lifespan=lifespan,
-        exception_handlers={ApiError: serving.error_response},
+        exception_handlers={ApiError: server.error_response},
     )
 
 
@@ -227,7 +228,7 @@ def main(argv: Sequence[str]) -> int:
         worker = Worker(settings, Path(scratch))
         model = worker.describe(asyncio.run(worker.discover()))
         app = create_app(worker, model, worker.command(model))
-        serving.run(
+        server.run(
             app,
             settings.host,
             settings.port,

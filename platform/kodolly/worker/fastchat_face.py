@@ -10,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from kodolly import serving
 from kodolly.errors import BadRequest, EngineCallError
+from kodolly.http import server
+from kodolly.http.server import JsonResponse
 from kodolly.protocol.wire import frame
-from kodolly.serving import JsonResponse
 from kodolly.worker.agent import Agent
 from kodolly.worker.model import ServedModel
 
@@ -65,13 +65,13 @@ class FastChatFace:
 
     async def worker_generate_stream(self, request: Request) -> Response:
         """Frames of cumulative text; the last text comes twice, then with its finish reason."""
-        params = await serving.read_object(request, MAX_BODY)
+        params = await server.read_object(request, MAX_BODY)
         return StreamingResponse(self._stream(params), media_type="application/octet-stream")
 
     async def worker_generate(self, request: Request) -> Response:
         """The last frame alone."""
-        params = await serving.read_object(request, MAX_BODY)
-        last = await serving.unless_gone(self._last_frame(params), request.receive)
+        params = await server.read_object(request, MAX_BODY)
+        last = await server.unless_gone(self._last_frame(params), request.receive)
         return JsonResponse(last)  # into the void, if the client has gone
 
     async def worker_get_status(self, _: Request) -> Response:
@@ -91,7 +91,7 @@ class FastChatFace:
         return JsonResponse(_error("this worker serves no embeddings", VALIDATION))
 
     async def count_token(self, request: Request) -> Response:
-        params = await serving.read_object(request, MAX_BODY)
+        params = await server.read_object(request, MAX_BODY)
         prompt = str(params.get("prompt", ""))
         try:
             count = await self.agent.engine.count_tokens(self.model.name, prompt)

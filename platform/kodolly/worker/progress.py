@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kodolly import serving
 from kodolly.engines.client import EngineClient
 from kodolly.engines.metrics import Pulse, Steps
 from kodolly.errors import EngineCallError, EngineSilent, NoDescriptor
+from kodolly.http import server
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class EngineWatch:
     async def until_token(self, bound: float | None) -> bool:
         """Returns True once tokens come out again, False if none has within `bound` seconds."""
         before, started = self._progress.moves, time.monotonic()
-        await serving.cancel_and_wait(self._canary)
+        await server.cancel_and_wait(self._canary)
         while True:
             self._ask_for_token()
             await asyncio.sleep(POLL)
@@ -156,7 +156,7 @@ class EngineWatch:
 
     async def close(self) -> None:
         """Asks nothing more."""
-        await serving.cancel_and_wait(self._canary)
+        await server.cancel_and_wait(self._canary)
 
     async def _doze(self) -> None:
         due = time.monotonic() + POLL

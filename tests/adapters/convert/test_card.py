@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kodolly_adapters.convert.options import Options, command_line, plain_options
-from kodolly_adapters.convert.output.dataset_card import card, code, table, text
+from kodolly_adapters.convert.output.dataset_card import card
 from kodolly_adapters.convert.output.pictures import draw
 from kodolly_adapters.convert.output.summary import (
     EDGES,
@@ -27,6 +27,7 @@ from kodolly_adapters.convert.output.summary import (
 from kodolly_adapters.convert.part import Counts
 from kodolly_adapters.convert.reading.source import Licence
 from kodolly_adapters.convert.schema import Row
+from kodolly_adapters.markdown_text import code, table, text
 
 FREE = Licence("MIT", "https://example.org/mit", True, True, "Name the authors.")
 NON_COMMERCIAL = Licence("CC BY-NC 4.0", "https://example.org/nc", False, True, "Never sell it.")

@@ -11,9 +11,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from kodolly import serving
 from kodolly.api.admission.admission import Ticket
 from kodolly.api.sse import Output, event
+from kodolly.http import server
 
 EVERY = 1.0
 # Most calls never wait: nothing is told of a wait shorter than this.
@@ -27,7 +27,7 @@ async def told_aloud(ticket: Ticket, output: Output) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await serving.cancel_and_wait(telling)
+        await server.cancel_and_wait(telling)
 
 
 async def _tell(ticket: Ticket, output: Output) -> None:

@@ -11,15 +11,15 @@ from typing import Any
 
 import orjson
 
-from kodolly import descriptors
 from kodolly.api.call import Call, WorkerGone
 from kodolly.api.engine_errors import from_engine, status_of
 from kodolly.api.engine_io.stall_watch import Flight, Watch
-from kodolly.api.engine_io.upstream import Broken, Connection, NoDescriptor, Pool, Unreachable
 from kodolly.api.routing.table import Worker
 from kodolly.api.sse import data_of, end_of_events
 from kodolly.errors import ApiError, EngineFailed, OutOfDescriptors
-from kodolly.reason import reason
+from kodolly.http import descriptors
+from kodolly.http.log_safe import describe_error
+from kodolly.http.upstream import Broken, Connection, NoDescriptor, Pool, Unreachable
 
 MAX_ANSWER = 64 * 2**20
 DECODE_TIMEOUT = 10.0
@@ -128,7 +128,9 @@ class EngineDoor:
             raise no_descriptor() from error
         except (ConnectionError, TimeoutError, ValueError, KeyError, TypeError) as error:
             worked = not isinstance(error, Unreachable)
-            raise WorkerGone(f"decodes no tokens: {reason(error)}", worked=worked) from error
+            raise WorkerGone(
+                f"decodes no tokens: {describe_error(error)}", worked=worked
+            ) from error
 
 
 def refused(status: int, body: bytes) -> WorkerGone | ApiError:
@@ -172,7 +174,7 @@ class _Failures:
             raise no_descriptor() from error
         if isinstance(error, Unreachable | Broken):
             broken = isinstance(error, Broken)
-            what = f"{self._what}: {reason(error)}"
+            what = f"{self._what}: {describe_error(error)}"
             raise WorkerGone(what, worked=broken, died=broken) from error
 
 

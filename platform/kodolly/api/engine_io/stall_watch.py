@@ -15,9 +15,9 @@ from typing import Self, TypeVar
 
 import aiohttp
 
-from kodolly import descriptors
 from kodolly.api.call import WorkerGone
 from kodolly.api.routing.table import Worker, WorkerTable
+from kodolly.http import descriptors
 from kodolly.protocol.wire import WorkerState
 
 log = logging.getLogger(__name__)

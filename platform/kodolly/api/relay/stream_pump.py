@@ -10,7 +10,6 @@ import asyncio
 
 from kodolly.api.call import WorkerGone
 from kodolly.api.engine_io.calls import Opened, broke_off
-from kodolly.api.engine_io.upstream import Broken
 from kodolly.api.resume.journal import Journal
 from kodolly.api.sse import (
     ERROR,
@@ -23,7 +22,8 @@ from kodolly.api.sse import (
     without_token_ids,
 )
 from kodolly.errors import ApiError
-from kodolly.reason import reason
+from kodolly.http.log_safe import describe_error
+from kodolly.http.upstream import Broken
 
 MAX_EVENT = 16 * 2**20
 
@@ -82,7 +82,11 @@ class Pipe:
 
     def end(self, error: Broken | None) -> None:
         """The engine's response has ended; only `[DONE]` says that its answer has."""
-        why = f"broke off its answer: {reason(error)}" if error else "ended its answer too early"
+        why = (
+            f"broke off its answer: {describe_error(error)}"
+            if error
+            else "ended its answer too early"
+        )
         self._end(WorkerGone(why, died=error is not None))
 
     def _catch_up(self) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import orjson
 
-from kodolly import serving
 from kodolly.api.call import Call, WorkerGone
 from kodolly.api.engine_io.calls import EngineDoor, broke_off
 from kodolly.api.prepare import stops_of
@@ -27,6 +26,7 @@ from kodolly.api.resume.tail import (
 from kodolly.api.routing.table import Worker
 from kodolly.api.sse import LAST, Output, event
 from kodolly.errors import ApiError, EngineFailed, NoWorker
+from kodolly.http import server
 
 Json = dict[str, Any]
 # Tokens at an answer's end that are decoded to see whether they end in half a character.
@@ -66,7 +66,7 @@ class GoingOn:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             failures = [task.exception() for task in tasks if task.done()]
         finally:
-            await serving.cancel_and_wait(*tasks)
+            await server.cancel_and_wait(*tasks)
         if several := [failure for failure in failures if failure is not None]:
             raise _first(several)
 

@@ -15,8 +15,8 @@ import aiohttp
 from pydantic import ValidationError
 
 from kodolly.api.routing.table import WorkerTable
+from kodolly.http.log_safe import describe_error
 from kodolly.protocol.wire import Snapshot
-from kodolly.reason import reason
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Feed:
                 await self._follow()
                 complaint = "the watch stream ended"
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-                complaint = reason(error)
+                complaint = describe_error(error)
             if self.is_steady():
                 complained = ""
             self.since = None
@@ -142,6 +142,6 @@ class Follower:
         try:
             snapshot = Snapshot.model_validate_json(feed.newest)
         except ValidationError as error:
-            log.error("controller %s sent no table: %s", feed.url, reason(error))
+            log.error("controller %s sent no table: %s", feed.url, describe_error(error))
             return
         self._table.apply(snapshot)

@@ -20,8 +20,8 @@ from kodolly.engines.transformers.engine import Engine
 from kodolly.engines.transformers.model import ModelOptions, context_length
 from kodolly.engines.transformers.server import create_app
 from kodolly.errors import EngineStartError, SettingsError
+from kodolly.http.server import run
 from kodolly.options import require_filled
-from kodolly.serving import run
 
 log = logging.getLogger("kodolly.engines.transformers")
 

@@ -24,7 +24,7 @@ from kodolly.engines.transformers.schema import (
 )
 from kodolly.engines.transformers.text import Text
 from kodolly.errors import ApiError, ModelNotFound, Unauthorized
-from kodolly.serving import (
+from kodolly.http.server import (
     JsonResponse,
     cancel_and_wait,
     presented_token,

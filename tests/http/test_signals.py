@@ -39,7 +39,7 @@ def test_an_open_watch_stream_does_not_hold_the_controller() -> None:
 EARLY = """
 import os, signal, uvicorn
 from starlette.applications import Starlette
-from kodolly import serving
+from kodolly.http import server
 
 make = uvicorn.Config.get_loop_factory
 
@@ -49,7 +49,7 @@ def told_meanwhile(config):
 
 uvicorn.Config.get_loop_factory = told_meanwhile
 told, started = (lambda: print("told")), (lambda: print("started"))
-serving.run(Starlette(), "127.0.0.1", 0, on_exit=told, on_start=started)
+server.run(Starlette(), "127.0.0.1", 0, on_exit=told, on_start=started)
 """
 
 

@@ -9,9 +9,9 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 import pytest
 from support.processes import eventually
 
-from kodolly.api.engine_io.upstream import Broken, Connection, Pool, Unreachable
-from kodolly.api.engine_io.upstream.connection import HIGH_WATER
-from kodolly.api.engine_io.upstream.pool import request_bytes, target
+from kodolly.http.upstream import Broken, Connection, Pool, Unreachable
+from kodolly.http.upstream.connection import HIGH_WATER
+from kodolly.http.upstream.pool import request_bytes, target
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 BODY = "안녕하세요. 무엇을 도와드릴까요?".encode()
@@ -223,7 +223,7 @@ async def test_after_the_last_event_the_end_is_waited_for(
 ) -> None:
     """An answer that has said all need not have ended: its connection is kept if it does end."""
     if ends:
-        monkeypatch.setattr("kodolly.api.engine_io.upstream.connection.LINGER", 30.0)
+        monkeypatch.setattr("kodolly.http.upstream.connection.LINGER", 30.0)
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await server.take(reader):
@@ -299,7 +299,7 @@ async def test_a_large_request_waits_for_an_engine_that_is_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its kernel's buffers are full, which is no death: nothing ends the connection."""
-    monkeypatch.setattr("kodolly.api.engine_io.upstream.connection.UNACKNOWLEDGED", 300)
+    monkeypatch.setattr("kodolly.http.upstream.connection.UNACKNOWLEDGED", 300)
     go_on = asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -323,8 +323,8 @@ async def test_a_large_request_waits_for_an_engine_that_is_stopped(
 
 async def test_idle_connections_are_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that comes and goes leaves none behind."""
-    monkeypatch.setattr("kodolly.api.engine_io.upstream.pool.KEEPALIVE", 0.1)
-    monkeypatch.setattr("kodolly.api.engine_io.upstream.pool.SWEEP", 0.1)
+    monkeypatch.setattr("kodolly.http.upstream.pool.KEEPALIVE", 0.1)
+    monkeypatch.setattr("kodolly.http.upstream.pool.SWEEP", 0.1)
     ended = asyncio.Event()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from kodolly import descriptors
-from kodolly.api.engine_io.upstream.connection import Broken, Connection
-from kodolly.reason import reason
+from kodolly.http import descriptors
+from kodolly.http.log_safe import describe_error
+from kodolly.http.upstream.connection import Broken, Connection
 
 # Idle connections are kept this long (seconds). An engine that closes them sooner, as uvicorn's do after 5,
 # is seen to; one that does so as we write to it is asked once more over a new one.
@@ -147,8 +147,8 @@ class Pool:
             raise Unreachable(f"no connection within {self._connect_timeout:g} s") from None
         except OSError as error:  # refused, no such host, a certificate that does not fit
             if descriptors.are_exhausted(error):
-                raise NoDescriptor(reason(error)) from error
-            raise Unreachable(reason(error)) from error
+                raise NoDescriptor(describe_error(error)) from error
+            raise Unreachable(describe_error(error)) from error
         finally:
             origin.open -= 1
         return connection

@@ -19,11 +19,13 @@ from typing import Any, cast
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from kodolly import descriptors
 from kodolly.errors import ApiError, BadRequest, OutOfDescriptors
+from kodolly.http import descriptors
 
 HIGH_WATER = 64 * 1024  # bytes for a client that it has not taken yet
-UNASKED = 0.7  # seconds the first request of a connection may still take once the server ends
+FIRST_REQUEST_GRACE = (
+    0.7  # seconds the first request of a connection may still take once the server ends
+)
 # Bytes of a request line with its headers; of one chunk's extensions; of the trailers.
 MAX_HEAD = 64 * 1024
 MAX_FIELDS = 100  # headers of a request; trailers
@@ -38,7 +40,7 @@ class HeadTooLarge(Exception):
     """A head, or what follows a body, has more fields or bytes than it may."""
 
 
-class OneWriteProtocol(HttpToolsProtocol):
+class HttpProtocol(HttpToolsProtocol):
     """For `uvicorn.Config(http=...)`."""
 
     reserve = descriptors.Reserve()  # of the whole process
@@ -107,7 +109,7 @@ class OneWriteProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def on_headers_complete(self) -> None:
-        """A request begins; its response is written to the transport through a `HeldHead`."""
+        """A request begins; its response is written to the transport through a `BufferedHead`."""
         headers = self.headers
         if len(headers) > MAX_FIELDS or (self._unread > MAX_HEAD and self._head_size() > MAX_HEAD):
             self._too_large = True
@@ -123,7 +125,7 @@ class OneWriteProtocol(HttpToolsProtocol):
         if self._ends:
             self.cycle.keep_alive = False
         if self.cycle is not before:
-            self.cycle.transport = HeldHead(self.cycle, self.transport)
+            self.cycle.transport = BufferedHead(self.cycle, self.transport)
 
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -133,7 +135,7 @@ class OneWriteProtocol(HttpToolsProtocol):
         if self.cycle is not None:
             return super().shutdown()
         self._ends = True
-        self.loop.call_later(UNASKED, self._end_unasked)
+        self.loop.call_later(FIRST_REQUEST_GRACE, self._end_unasked)
 
     def _end_unasked(self) -> None:
         if self.cycle is None and not self.transport.is_closing():
@@ -163,7 +165,7 @@ def chunk_writer(
     return write
 
 
-class HeldHead(asyncio.Transport):
+class BufferedHead(asyncio.Transport):
     """A cycle's transport until its first write has gone out: with the second, or by itself at the
     end of the event loop's turn."""
 

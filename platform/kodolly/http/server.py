@@ -21,9 +21,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kodolly import descriptors
 from kodolly.errors import ApiError, BadRequest, TooLarge
-from kodolly.one_write import OneWriteProtocol
+from kodolly.http import descriptors
+from kodolly.http.protocol import HttpProtocol
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ def run(
         port=port,
         log_config=None,
         access_log=False,
-        http=OneWriteProtocol,
+        http=HttpProtocol,
         ws="none",
         proxy_headers=proxy_headers,
         server_header=False,

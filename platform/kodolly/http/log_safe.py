@@ -7,7 +7,7 @@ import re
 _USER_INFO = re.compile(r"//[^/\s@]*@")
 
 
-def reason(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """The error's type and message, without request headers or a URL's user and password.
 
     Never log the repr of an aiohttp error: it holds the request's headers, Authorization included.

@@ -1,0 +1,1 @@
+"""What every HTTP face of ours shares: the server, its protocol and bounds, and connections to engines."""
