@@ -1,1 +1,1 @@
-"""Raw data in, merged model out."""
+"""The making side of KoDolly: converts data sets to rows, tunes a base model on them, merges the result."""

@@ -1,4 +1,4 @@
-"""model_card.json: what a model directory or an adapter says of itself (base, data, template, license, metrics)."""
+"""model_card.json: the facts about a model directory or adapter (base, data, template, license, metrics)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CARD = "model_card.json"
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; {} where there is no such file. Raises InputError for anything else in it."""
+    """The JSON object in `path`; {} where there is no such file. Raises InputError if it holds anything else."""
     if not path.is_file():
         return {}
     try:
@@ -38,9 +38,10 @@ def write_card(directory: Path, card: Mapping[str, Any]) -> None:
 
 
 def config_sha256(config: Any) -> str:
-    """A hash of a transformers config, whatever version of transformers wrote it down.
+    """A hash of a transformers config; it does not depend on the version of transformers.
 
-    Training records its base's in the card (source.base_config_sha256); the merge compares it.
+    Training writes the hash of its base's config into the card (source.base_config_sha256), and the merge compares
+    it with the base at hand.
     """
     values = config.to_diff_dict() if hasattr(config, "to_diff_dict") else config.to_dict()
     values = {k: v for k, v in values.items() if k not in {"transformers_version", "_name_or_path"}}

@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 from kodolly_adapters.errors import OptionError, UserError
 
-GOES_ON = (
-    ". The same command goes on from here"  # `repeat` of a command that keeps what is finished
-)
+# Passed as `repeat` by commands that can be continued.
+GOES_ON = ". The same command goes on from here"
 
 
 def say(command: str, text: str) -> None:
@@ -23,8 +22,8 @@ def run(
 ) -> int:
     """Do `work` and return the exit status: its own (None is 0), or that of the error it ends with.
 
-    OptionError is 2, every other UserError and OSError 1, Ctrl-C 130. The error's text is written as one
-    line where `show`; `repeat` is added to it where the same command may be given again (disk, Ctrl-C).
+    OptionError is 2, every other UserError and OSError 1, Ctrl-C 130. The error's text is written as one line if
+    `show`. After an OSError or Ctrl-C, `repeat` is appended: it says that the command can be given again.
     """
     try:
         return work() or 0

@@ -1,4 +1,4 @@
-"""Every error of the making side that the person who ran the command can cure; its text says how.
+"""The errors of the making side that the user can fix; their texts say how.
 
 UserError
 ├── OptionError    a flag holds a value that cannot be used
@@ -31,7 +31,7 @@ class InputError(UserError):
     """An input cannot be read as what it is.
 
     `file` is its name as given (a zip's member as `zip!member`); `offset` counts bytes of the uncompressed
-    file from 0, or is None where no place is known.
+    file from 0; it is None where the place is unknown.
     """
 
     def __init__(self, file: str, reason: str, offset: int | None = None) -> None:
@@ -71,5 +71,5 @@ class EngineError(UserError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a library's error, which often is a page long; its kind where it has no text."""
+    """The first line of an error of a library, which can be a page long; its class name if it has no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,7 +1,7 @@
 """Which modules of an architecture LoRA adapts, and where its embeddings are.
 
-GPT-NeoX and LLaMA are known by name; any other decoder is looked at on the meta device, where a
-model of any size takes no memory.
+For GPT-NeoX and LLaMA this is written down here; any other decoder is built on the meta device, where a model
+of any size takes no memory, and examined.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from kodolly_adapters.errors import BaseError
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The names of one architecture's modules, as transformers 5 has them.
+    """The names of one architecture's modules in transformers 5.
 
-    `targets` are the last parts of the names of every linear layer but the head. `embeddings` are the full
-    names of the (input, output) embeddings; on disk GPT-NeoX's output is called embed_out instead.
+    `targets` are the last parts of the names of all linear layers but the head. `embeddings` are the full
+    names of the (input, output) embeddings; in GPT-NeoX's files the output is called embed_out instead.
     `layer_pattern` is the full name of the list of layers, `layer_class` the class of one layer.
     """
 
@@ -49,8 +49,8 @@ KNOWN = {family.name: family for family in (GPT_NEOX, LLAMA)}
 def of(config: Any) -> Family:
     """The family of a config: a mapping (config.json) or a transformers PretrainedConfig.
 
-    Imports torch only for a family that is not known by name. Raises BaseError where transformers has no
-    decoder of this kind, or where it holds no linear layers to adapt.
+    Imports torch only for a family that is not in KNOWN. Raises BaseError where transformers has no decoder of
+    this kind, or where it has no linear layers to adapt.
     """
     values = config if isinstance(config, Mapping) else config.to_dict()
     kind = values.get("model_type")
@@ -80,7 +80,7 @@ def on_meta(values: Mapping[str, Any]) -> Any:
 
 
 def look(model: Any, kind: str) -> Family:
-    """The family of a built model. Raises BaseError where it has no linear layers but the head."""
+    """The family of a model, read from its modules. Raises BaseError if its only linear layer is the head."""
     import torch
 
     names = {module: name for name, module in model.named_modules(remove_duplicate=True)}
@@ -98,7 +98,7 @@ def look(model: Any, kind: str) -> Family:
 
 
 def _layers(model: Any, linear: list[str]) -> tuple[str, str]:
-    """(name, class of one) of the longest list of modules that holds linear layers; "" without."""
+    """(name, class of a member) of the longest list of modules with linear layers; ("", "") without one."""
     import torch
 
     lists = [

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: atomic writes, locks, hashes."""
+"""Files and folders that are either complete or absent: atomic writes, locks, hashes."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from typing import Any
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `path` so that a reader sees the old file or the new one, also after a power cut. Raises OSError."""
-    unfinished = path.with_name(f".{path.name}.tmp")
-    with unfinished.open("wb") as file:
+    """Write `path` so that readers see the old file or the new one, also after a power cut. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    unfinished.chmod(0o644)
-    unfinished.replace(path)
+    temporary.chmod(0o644)
+    temporary.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented UTF-8 JSON, atomically; what JSON cannot hold is written as its text."""
+    """Write `value` as indented UTF-8 JSON, atomically; of values that JSON does not know, their str()."""
     text = json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n"
     write_bytes(path, text.encode())
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in `path`; None where there is no such file, or no JSON object in it."""
+    """The JSON object in `path`; None where the file is missing or holds no JSON object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -40,16 +40,17 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def sha256(path: Path) -> str:
-    """The hash of a file's bytes, read piece by piece."""
+    """The SHA-256 of a file in hex; the file is read piece by piece."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def locked(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold the exclusive lock on `path`; the kernel frees it when we die. A folder, or a file made if missing.
+    """Hold an exclusive lock on `path`, a folder or a file (created if missing), until the block ends.
 
-    Raises BlockingIOError where another process holds it and `wait` is false; OSError where it cannot be made.
+    The kernel frees the lock if the process dies. Raises BlockingIOError where another process holds it and `wait`
+    is false, OSError where the file cannot be created.
     """
     flags = os.O_RDONLY if path.is_dir() else os.O_WRONLY | os.O_CREAT
     file = os.open(path, flags, 0o666)
@@ -62,10 +63,10 @@ def locked(path: Path, *, wait: bool) -> Iterator[None]:
 
 @contextmanager
 def replacing(directory: Path) -> Iterator[Path]:
-    """An empty folder to fill; it replaces `directory` when the block ends well, and is removed otherwise.
+    """An empty folder to fill; it replaces `directory` if the block ends without an error, else it is removed.
 
-    What a killed process left under our two hidden names is removed first: hold a lock. Everything in the
-    folder is made readable by every user and flushed to disk before it takes its name. Raises OSError.
+    The two hidden folders that a killed process may have left are removed first, so the caller must hold a lock. All
+    files are made readable by every user and flushed to disk before the folder gets its name. Raises OSError.
     """
     fresh = directory.with_name(f".{directory.name}.partial")
     old = directory.with_name(f".{directory.name}.old")
@@ -86,7 +87,7 @@ def replacing(directory: Path) -> Iterator[Path]:
 
 
 def _publish_modes(directory: Path) -> None:
-    """Let a worker under another user read it: safetensors writes 0600."""
+    """Let every user read the folder, for workers that run as another one: safetensors writes files as 0600."""
     directory.chmod(0o755)
     for path in directory.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)

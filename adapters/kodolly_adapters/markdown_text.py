@@ -1,4 +1,4 @@
-"""Text, names and tables written so that Markdown shows them as they are: for cards and reports."""
+"""Writes text, names and tables so that Markdown shows them unchanged, for cards and reports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NUMBER = re.compile(r"[\d,.]+(?: \(\w+\))?")
 
 
 def text(value: object) -> str:
-    """Anything as one line of Markdown that means only itself, in a table's cell too."""
+    """The value as one line of Markdown without special meaning, also inside a table's cell."""
     line = " ".join(str(value).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;")
     return re.sub(r"([\\`*_\[\]~])", r"\\\1", line)
@@ -21,7 +21,7 @@ def code(value: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table of cells that are Markdown already; columns of numbers stand to the right."""
+    """A Markdown table; its cells are Markdown already, and columns of numbers are aligned to the right."""
     cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
     columns = zip(*cells, strict=True) if cells else ([] for _ in head)
     rule = [

@@ -1,16 +1,16 @@
-"""config.json and tokenizer_config.json in the form that both transformers 4 and 5 read as it is meant."""
+"""Makes config.json and tokenizer_config.json mean the same to transformers 4 and transformers 5."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-DEFAULT_THETA = 10_000.0  # transformers' own, for configs that give none
+DEFAULT_THETA = 10_000.0  # transformers' default, for configs without the key
 FAST = "PreTrainedTokenizerFast"  # reads tokenizer.json as it is, in every version of transformers
 
 
 def add_both_rotary_forms(config: dict[str, Any]) -> None:
-    """Give `config` its rotary settings as transformers 5 and as 4 name them; each reads only its own."""
+    """Write the rotary settings of `config` under the keys of transformers 5 and of 4; each reads only its own."""
     neox = config.get("model_type") == "gpt_neox"
     theta_key = "rotary_emb_base" if neox else "rope_theta"
     rope = config.get("rope_parameters")
@@ -33,15 +33,15 @@ def add_both_rotary_forms(config: dict[str, Any]) -> None:
 
 
 def portable_tokenizer_config(config: Mapping[str, Any], *, fast: bool) -> dict[str, Any]:
-    """tokenizer_config.json without what only the machine or version that saved it can use.
+    """tokenizer_config.json without keys that only the machine or version that saved it can use.
 
-    `fast`: there is a tokenizer.json, which is to be read.
+    `fast`: the tokenizer is to be read from tokenizer.json.
     """
     local = ("is_local", "local_files_only", "name_or_path", "auto_map", "backend")
     portable = {key: value for key, value in config.items() if key not in local}
     if fast:
         portable["tokenizer_class"] = FAST
     names = portable.get("model_input_names", ["input_ids", "attention_mask"])
-    # GPT-NeoX's and LLaMA's forward take no token_type_ids, which old tokenizers make.
+    # Old tokenizers return token_type_ids, which GPT-NeoX and LLaMA do not accept.
     portable["model_input_names"] = [name for name in names if name != "token_type_ids"]
     return portable

@@ -1,4 +1,4 @@
-"""safetensors files by their headers: where every tensor lies, and its rows, never a whole file."""
+"""Reads safetensors files piece by piece: the header says where every tensor is, and rows are read from there."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Tensor:
 
     @property
     def rows(self) -> int:
-        """Length of the first dimension; 1 of a scalar."""
+        """Length of the first dimension; 1 for a scalar."""
         return self.shape[0] if self.shape else 1
 
     @property
@@ -84,9 +84,9 @@ def header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def new_header(
     path: Path, tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
 ) -> tuple[bytes, list[Tensor]]:
-    """(the first bytes of a new file, its tensors in the order they are to be written after them).
+    """The header of a new file as bytes, and its tensors in the order in which to write them after it.
 
-    `tensors` are (name, dtype, shape). Wide dtypes come first, which keeps all aligned. Nothing is written.
+    `tensors` are (name, dtype, shape). Wide dtypes come first, so that all are aligned. Nothing is written.
     """
     entries: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     start = 0
@@ -113,7 +113,7 @@ def _tensor(name: str, entry: Mapping[str, Any], path: Path, data: int) -> Tenso
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model directory's weights: tensors by name, and the files in the order of their index."""
+    """A model directory's weights: the tensors by name, and the names of the files, sorted."""
 
     directory: Path
     files: tuple[str, ...]
@@ -165,7 +165,7 @@ def _sharded(directory: Path) -> Checkpoint:
 
 
 class Reader(ExitStack):
-    """Rows of tensors, read at their place in the file; keeps files open until its block ends, and one buffer."""
+    """Reads rows of tensors from their files, into one buffer; the files stay open until its `with` block ends."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ class Reader(ExitStack):
     def rows(self, tensor: Tensor, first: int = 0, last: int | None = None) -> torch.Tensor:
         """Rows [first, last) as a tensor of shape (last - first, width) in the file's dtype.
 
-        It lies in the reader's one buffer: the next call overwrites it. Raises OSError.
+        Its memory is the reader's buffer, which the next call overwrites. Raises OSError.
         """
         import torch
 
@@ -197,7 +197,7 @@ class Reader(ExitStack):
         return torch.frombuffer(view, dtype=dtype).view(last - first, tensor.width)
 
     def whole(self, tensor: Tensor) -> torch.Tensor:
-        """All of a small tensor in float32 and its own shape, in memory of its own."""
+        """A small tensor as a whole, in float32 and its own shape; a copy, which no later call overwrites."""
         import torch
 
         rows = self.rows(tensor)
@@ -205,7 +205,7 @@ class Reader(ExitStack):
 
 
 def equal(first: Tensor | None, second: Tensor | None) -> bool:
-    """Whether two tensors have the same dtype, shape and bytes, read piece by piece, or there are none."""
+    """Do two tensors have the same dtype, shape and bytes, or are both None? They are read piece by piece."""
     import torch
 
     if first is None or second is None:

@@ -1,4 +1,4 @@
-"""Show a command's progress: a bar on a terminal, else a line every LINE_INTERVAL seconds."""
+"""Shows a command's progress: a bar on a terminal, else a line every LINE_INTERVAL seconds."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-LINE_INTERVAL = 10.0  # seconds between lines where standard error is no terminal
+LINE_INTERVAL = 10.0  # seconds between lines where standard error is not a terminal
 
 
 class Progress:
-    """Counts the units of work that `kodolly COMMAND` has done, of `total` (None: not known).
+    """Counts the units of work that `kodolly COMMAND` has done, of `total` (None: unknown).
 
-    It prints nothing unless `show`.
-    A unit "B" is bytes, shown as MB. `total` may be set again while the work goes on.
+    It prints only if `show` is true. Unit "B" is bytes, shown as MB. `total` may be changed during the work.
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class Progress:
         self.close()
 
     def restart(self, total: int | None) -> None:
-        """Count from nothing again, to `total`."""
+        """Start counting at 0 again, up to `total`."""
         self.total, self.done = total, 0
         self._start_time = self._last_line = time.monotonic()
 
@@ -47,7 +46,7 @@ class Progress:
         return time.monotonic() - self._start_time
 
     def add(self, count: int) -> None:
-        """`count` more units are done."""
+        """Count `count` more units as done."""
         self.done += count
         if not self._show:
             return
@@ -58,7 +57,7 @@ class Progress:
             self.say(self._line())
 
     def note(self, text: str) -> None:
-        """What else the bar or the next line should show, e.g. "1,024 rows"."""
+        """Set a text that the bar and the lines also show, e.g. "1,024 rows"."""
         self._note = text
 
     def say(self, text: str) -> None:

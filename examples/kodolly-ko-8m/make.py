@@ -1,11 +1,11 @@
-"""Make the Korean model again, from rows to figures, with the commands anyone uses.
+"""Makes the Korean model again, from rows to figures, with KoDolly's own commands.
 
     python examples/kodolly-ko-8m/make.py --out DIR \\
         --chatbot ChatbotData.csv --prose libreoffice_help_ko.txt
 
-Every step leaves a file or a folder in DIR and is skipped when it is there, so the same command
-continues a killed run. DIR/release holds what is committed: base, adapter, results, and the model
-directory kodolly-ko-8m that `kodolly fetch` copies.
+Every step writes a file or a folder into DIR and is skipped if that is there, so the same command
+continues a killed run. DIR/release holds the files for this repository: base, adapter, results, and
+the model directory kodolly-ko-8m that `kodolly fetch` copies.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kodolly_templates.catalogue import get_template
 
 NAME = "kodolly-ko-8m"
 GENERATION = "generation_config.json"
-# Sampling where a client names no temperature: so small a model wanders when it draws freely.
+# For requests without a temperature: at a higher one the answers of so small a model make no sense.
 SAMPLING = {"do_sample": True, "temperature": 0.3}
 BASE_FILES = ("model.safetensors", "tokenizer.json", "tokenizer_config.json")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "model_card.json")
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
 def _steps(
     out: Path, options: argparse.Namespace
 ) -> Iterator[tuple[str, str, Callable[[], object]]]:
-    """(name, the last file it writes, the step) in order."""
+    """(name, the last file that the step writes, its function) of all steps in order."""
     sources = Sources(options.chatbot, options.prose)
     settings = [word for setting in options.set for word in ("--set", setting)]
 
@@ -79,7 +79,7 @@ def _steps(
 
 
 def _texts(out: Path) -> list[str]:
-    """What the tokenizer learns from: the documents, and the introduction before every prompt."""
+    """What the tokenizer is trained on: the documents, and the introduction before every prompt."""
     lines = (out / "pretrain.jsonl").read_text(encoding="utf-8").splitlines()
     texts = [json.loads(line)["text"] for line in lines]
     return [*texts, *[get_template(TEMPLATE).introduction] * 3]
@@ -98,7 +98,7 @@ def _base(out: Path) -> None:
     (out / GENERATION).write_text(
         json.dumps(generation | SAMPLING, indent=2, sort_keys=True) + "\n", encoding="utf-8"
     )
-    # The trained copy of the config says use_cache: false, which is for training only.
+    # Not the config that training wrote: it says use_cache: false, which is for training only.
     others = [out / GENERATION, out / "start" / "config.json"]
     _gather(out / "base", [*(trained / name for name in BASE_FILES), *others])
 
@@ -119,7 +119,7 @@ def _gather(target: Path, files: Sequence[Path]) -> None:
 
 
 def _empty(target: Path) -> Path:
-    """An empty folder beside `target`, to be renamed when it is whole."""
+    """An empty folder beside `target`, to be renamed to it when it is complete."""
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
@@ -127,7 +127,7 @@ def _empty(target: Path) -> Path:
 
 
 def _halve(path: Path) -> None:
-    """Rewrite float32 weights as float16: no held-out figure changes."""
+    """Rewrite float32 weights as float16, which changes no held-out figure."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -158,9 +158,9 @@ def _release(out: Path) -> None:
 
 
 def write_model(merged: Path, figures: Path, target: Path) -> None:
-    """Make `target` the model directory that ships: `merged` with its card, figures and licences.
+    """Write the model directory for the package to `target`: `merged` with card, figures and licences.
 
-    The weights are stored in float16. The config asks for float32 to compute in: any CPU is fast
+    The weights are stored in float16, but the config asks for computing in float32: any CPU is fast
     enough for so small a model, and the answers are those of the weights before rounding.
     """
     ignore = shutil.ignore_patterns("merge.json", ".*")
@@ -169,8 +169,8 @@ def write_model(merged: Path, figures: Path, target: Path) -> None:
         shutil.copyfile(packaged() / name, target / name)
     numbers = json.loads(figures.read_text(encoding="utf-8"))
     metrics = {key: value for key, value in numbers.items() if not key.endswith("answers")}
-    about = {"name": NAME, "template": TEMPLATE, "license": "Apache-2.0", "metrics": metrics}
-    _edit(target / "model_card.json", about | {"created_by": "kodolly fetch"})
+    facts = {"name": NAME, "template": TEMPLATE, "license": "Apache-2.0", "metrics": metrics}
+    _edit(target / "model_card.json", facts | {"created_by": "kodolly fetch"})
     _edit(target / "config.json", {"dtype": "float32", "torch_dtype": "float32"})
 
 
@@ -182,11 +182,19 @@ def _edit(path: Path, change: Mapping[str, object]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make.py", description="Make kodolly-ko-8m again.")
     add = parser.add_argument
-    add("--out", type=Path, required=True, metavar="DIR", help="where every step leaves its work")
+    add(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the results of all steps"
+    )
     add("--chatbot", type=Path, metavar="FILE", help="ChatbotData.csv (MIT)")
     add("--prose", type=Path, metavar="FILE", help="Korean prose, a paragraph a line")
-    add("--share", type=float, default=1.0, help="of every file's lines, to try all steps quickly")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="for all three recipes")
+    add("--share", type=float, default=1.0, help="share of every file's lines, for a quick try")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="as in kodolly train, for all three recipes",
+    )
     return parser
 
 

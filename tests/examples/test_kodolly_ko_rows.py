@@ -173,9 +173,9 @@ def test_prompts_are_no_training_rows() -> None:
     """About forty fixed prompts, none of them phrased as a row of ours is."""
     prompts = judge.prompts()
     assert len(prompts) >= 40
-    rows = {variations.core(row["instruction"]) for row in [*ROWS, *MORE]}
+    rows = {variations.normalise_core(row["instruction"]) for row in [*ROWS, *MORE]}
     blind = judge.prompts("blind")
-    questions = {variations.normalised(prompt["instruction"]) for prompt in [*prompts, *blind]}
+    questions = {variations.normalise(prompt["instruction"]) for prompt in [*prompts, *blind]}
     assert not questions & rows
     assert all(prompt["expected"] for prompt in prompts)
 
@@ -183,12 +183,12 @@ def test_prompts_are_no_training_rows() -> None:
 def test_no_training_file_asks_a_fixed_prompt(files: dict[str, list[dict[str, Any]]]) -> None:
     """Not with other spaces or marks either, nor behind an opening; one that reads a context has its own."""
     alone = [prompt for prompt in judge.prompts() if not prompt["context"]]
-    prompts = {variations.normalised(prompt["instruction"]) for prompt in alone}
+    prompts = {variations.normalise(prompt["instruction"]) for prompt in alone}
     texts = [row["text"] for row in [*files["pretrain.jsonl"], *files["talk.jsonl"]]]
     lines = {line for text in texts for line in text.split("\n")}
     lines |= {row["instruction"] for row in files["tune.jsonl"] if "instruction" in row}
     lines |= {text for row in files["tune.jsonl"] for text in _user_turns(row)}
-    assert [line for line in lines if variations.core(line) in prompts] == []
+    assert [line for line in lines if variations.normalise_core(line) in prompts] == []
 
 
 def test_another_way_to_ask_asks_the_same() -> None:
@@ -217,7 +217,7 @@ def test_every_question_of_a_passage_has_one_answer() -> None:
     for text, pairs in itertools.islice(reading.passages(3), 500):
         answers: dict[str, str] = {}
         for question, answer in pairs:
-            assert answers.setdefault(variations.core(question), answer) == answer, text
+            assert answers.setdefault(variations.normalise_core(question), answer) == answer, text
 
 
 def test_made_up_people_are_many() -> None:

@@ -191,9 +191,9 @@ def check(file: Damaged, size: int, options: Options | None = None) -> str:
         return "named"
     for part in (*pieces, *(whole or ())):
         counts = part.mark.counts
-        assert counts.kept + sum(counts.refused.values()) == counts.units
+        assert counts.kept_units + sum(counts.rejections.values()) == counts.units
         assert part.rows.count(b"\n") == counts.rows == len(part.index)
-        assert part.rejected.count(b"\n") == counts.rejected
+        assert part.rejected.count(b"\n") == counts.rejected_lines
     assert whole is None or _rows(pieces) == _rows(whole), "the pieces' size changes the rows"
     assert whole is None or _records(pieces) == _records(whole)
     if not file.changed_bytes and layout.kind != "object":
@@ -270,7 +270,7 @@ def check_run(file: Damaged, packing: int, options: Options | None = None) -> st
             assert file.name in str(failure) or path.name in str(failure)
             assert not list(out.glob("[!.]*")), "something is half written"
             return "named"
-        assert summary.reconciles() == []
+        assert summary.faults() == []
         rejected = (out / "rejected.jsonl").read_bytes().splitlines()
         for line in rejected:
             assert file.name in msgspec.json.decode(line)["file"]

@@ -28,41 +28,41 @@ from .sources import BY_NAME, SOURCES
 def main(argv: Sequence[str]) -> int:
     """Run the command with `argv` (without the program's name); returns the exit status."""
     parser = _parser()
-    chosen = parser.parse_args(argv)
-    if chosen.list_rules or chosen.list_sources:
-        sys.stdout.write(_rules() if chosen.list_rules else _sources())
+    flags = parser.parse_args(argv)
+    if flags.list_rules or flags.list_sources:
+        sys.stdout.write(_rules() if flags.list_rules else _sources())
         return 0
-    if not chosen.sources or chosen.out is None:
+    if not flags.sources or flags.out is None:
         parser.error("give at least one SOURCE, and --out DIR")
-    return command.run("convert", lambda: _convert(chosen), repeat=command.GOES_ON)
+    return command.run("convert", lambda: _convert(flags), repeat=command.GOES_ON)
 
 
-def _convert(chosen: argparse.Namespace) -> None:
+def _convert(flags: argparse.Namespace) -> None:
     from kodolly_adapters.terminal import Progress
 
     from .run import convert
 
-    if chosen.source and chosen.source not in BY_NAME:
+    if flags.source and flags.source not in BY_NAME:
         names = ", ".join(BY_NAME)
-        raise OptionError(f"--source {chosen.source}: there is no such source; there are {names}")
+        raise OptionError(f"--source {flags.source}: there is no such source; there are {names}")
     convert(
-        chosen.sources,
-        chosen.out,
-        _options(chosen),
-        source=BY_NAME[chosen.source] if chosen.source else None,
-        jobs=chosen.jobs,
-        engine=chosen.engine,
-        restart=chosen.restart,
-        force=chosen.force,
-        progress=Progress("convert", show=not chosen.quiet),
+        flags.sources,
+        flags.out,
+        _options(flags),
+        source=BY_NAME[flags.source] if flags.source else None,
+        jobs=flags.jobs,
+        engine=flags.engine,
+        restart=flags.restart,
+        force=flags.force,
+        progress=Progress("convert", show=not flags.quiet),
     )
-    sys.stdout.write(f"{chosen.out}\n")
+    sys.stdout.write(f"{flags.out}\n")
 
 
-def _options(chosen: argparse.Namespace) -> Options:
-    """The chosen flags. Raises OptionError naming the flag at fault."""
+def _options(flags: argparse.Namespace) -> Options:
+    """The options that the flags set. Raises OptionError naming the wrong flag."""
     rules: dict[str, str] = {}
-    for text in chosen.rule:
+    for text in flags.rule:
         name, equals, rules[name] = text.partition("=")
         if not equals:
             raise OptionError(f"--rule {text}: write NAME=MODE, for example duplicate=drop")
@@ -71,21 +71,21 @@ def _options(chosen: argparse.Namespace) -> Options:
     except OptionError as error:
         raise OptionError(f"--rule: {error}") from None
     for flag, is_wrong, advice in (
-        ("validation", not 0 <= chosen.validation < 1, "give a share from 0 to below 1"),
-        ("near_threshold", not 0 < chosen.near_threshold <= 1, "give a share above 0, up to 1"),
-        ("window_tokens", chosen.window_tokens < 0, "must not be negative"),
-        ("min_chars", chosen.min_chars < 0, "must not be negative"),
-        ("max_chars", chosen.max_chars < 0, "must not be negative"),
-        ("jobs", chosen.jobs is not None and chosen.jobs < 1, "at least 1"),
-        ("history", chosen.history < 0, "must not be negative"),
-        ("history", chosen.history and chosen.conversations, "--conversations holds it already"),
+        ("validation", not 0 <= flags.validation < 1, "give a share from 0 to below 1"),
+        ("near_threshold", not 0 < flags.near_threshold <= 1, "give a share above 0, up to 1"),
+        ("window_tokens", flags.window_tokens < 0, "must not be negative"),
+        ("min_chars", flags.min_chars < 0, "must not be negative"),
+        ("max_chars", flags.max_chars < 0, "must not be negative"),
+        ("jobs", flags.jobs is not None and flags.jobs < 1, "must be at least 1"),
+        ("history", flags.history < 0, "must not be negative"),
+        ("history", flags.history and flags.conversations, "leave it out with --conversations"),
     ):
         if is_wrong:
-            value = getattr(chosen, flag)
+            value = getattr(flags, flag)
             raise OptionError(f"--{flag.replace('_', '-')} {value}: {advice}")
-    counter(chosen.tokenizer)  # raises where it cannot be read
-    flags = {one.name: getattr(chosen, one.name) for one in fields(Options) if one.name != "rules"}
-    return Options(rules=rules, **flags)
+    counter(flags.tokenizer)  # raises OptionError if it cannot be read
+    values = {one.name: getattr(flags, one.name) for one in fields(Options) if one.name != "rules"}
+    return Options(rules=rules, **values)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,26 +96,26 @@ def _parser() -> argparse.ArgumentParser:
     flags = tomllib.loads(Path(__file__).with_name("flags.toml").read_text(encoding="utf-8"))
     add("sources", nargs="*", metavar="SOURCE", help="files, folders, zip, gz, zst, or - for stdin")
     add("--out", type=Path, metavar="DIR", help="a new folder for the rows and the data card")
-    add("--source", metavar="NAME", help="what the files are, instead of recognising it")
-    add("--list-sources", action="store_true", help="the sources there are, and end")
-    add("--list-rules", action="store_true", help="the cleaning rules there are, and end")
+    add("--source", metavar="NAME", help="the set that all files belong to; default: recognise it")
+    add("--list-sources", action="store_true", help="print the sources and exit")
+    add("--list-rules", action="store_true", help="print the cleaning rules and exit")
     _add_flags(parser.add_argument_group("rows").add_argument, flags["rows"])
     add = parser.add_argument_group("cleaning").add_argument
-    add("--rule", action="append", default=[], metavar="NAME=MODE", help="switch one rule")
+    add("--rule", action="append", default=[], metavar="NAME=MODE", help="set one rule's mode")
     _add_flags(add, flags["cleaning"])
     add = parser.add_argument_group("output").add_argument
     _add_flags(add, flags["output"])
-    add("--restart", action="store_true", help="throw an unfinished run in DIR away")
+    add("--restart", action="store_true", help="delete an unfinished run in DIR first")
     add("--force", action="store_true", help="replace finished rows in DIR")
-    add = parser.add_argument_group("how").add_argument
-    add("--jobs", type=int, metavar="N", help="processes; default: one a core")
-    add("--engine", choices=("local", "ray"), default="local", help="ray: many machines")
+    add = parser.add_argument_group("execution").add_argument
+    add("--jobs", type=int, metavar="N", help="number of processes; default: one per core")
+    add("--engine", choices=("local", "ray"), default="local", help="ray: on a Ray cluster")
     add("--quiet", action="store_true", help="no progress")
     return parser
 
 
 def _add_flags(add: Callable[..., Any], flags: Mapping[str, str]) -> None:
-    """A flag for each field of Options named in `flags`, with its help."""
+    """Add a flag for each field of Options named in `flags`, which maps names to help texts."""
     kinds = get_type_hints(Options)
     for name, text in flags.items():
         default = getattr(Options(), name)
@@ -133,8 +133,8 @@ def _add_flags(add: Callable[..., Any], flags: Mapping[str, str]) -> None:
 
 def _rules() -> str:
     rules = all_rules().values()
-    lines = [f"{r.name:<16} {'|'.join(r.modes):<20} {r.default:<6} {r.what}" for r in rules]
-    return "\n".join([f"{'rule':<16} {'modes':<20} {'does':<6}", *lines, ""])
+    lines = [f"{r.name:<16} {'|'.join(r.modes):<20} {r.default:<8} {r.what}" for r in rules]
+    return "\n".join([f"{'rule':<16} {'modes':<20} {'default':<8} what", *lines, ""])
 
 
 def _sources() -> str:

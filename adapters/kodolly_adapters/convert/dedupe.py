@@ -1,7 +1,7 @@
-"""What only the whole tells: duplicates, near duplicates, and leakage between the splits.
+"""Duplicates, near duplicates and leakage between the splits: what can only be decided over all rows.
 
-Two rows are near duplicates when their sets of words are estimated to be more alike (Jaccard) than a threshold.
-Candidates are rows that agree in one of BANDS bands of their MinHash signatures; source: Broder 1997, and
+Two rows are near duplicates when the estimated Jaccard similarity of their sets of words reaches a threshold. Only
+rows that agree in one of BANDS bands of their MinHash signatures are compared; source: Broder 1997, and
 Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", section 3.4.
 """
 
@@ -18,15 +18,15 @@ from .cleaning.rules import DROP, OFF
 from .part import Index
 from .schema import TRAIN, VALIDATION
 
-# A row's outcome is the number of its split, or:
-DROPPED = {2: "duplicate", 3: "near-duplicate", 4: "leakage"}
-CODES = {rule: code for code, rule in DROPPED.items()}
+# A row's outcome is the number of its split, or of the rule that drops it:
+DROP_RULES = {2: "duplicate", 3: "near-duplicate", 4: "leakage"}
+CODES = {rule: code for code, rule in DROP_RULES.items()}
 
 PERMUTATIONS = 128
-BANDS = 16  # of 8 values: two rows alike to 0.8 share a band with probability 0.95
+BANDS = 16  # of 8 values: two rows with similarity 0.8 share a band with probability 0.95
 SEED = 42
-BLOCK = 4096  # rows or pairs looked at at once
-BUCKET = 1 << 18  # bands looked at at once
+BLOCK = 4096  # rows, or pairs of rows, processed at a time
+BUCKET = 1 << 18  # bands processed at a time
 
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.int64]  # numbers of rows, ascending
@@ -45,15 +45,15 @@ class Duplicates(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class Outcomes:
-    """`codes` has one u1 a row: its split or a key of DROPPED. `hits` says for each rule which rows it is about."""
+    """`codes` has one u1 a row: its split or a key of DROP_RULES. `hits` has the rows each rule applies to."""
 
     codes: NDArray[np.uint8]
     hits: Mapping[str, Mask]
     duplicates: Duplicates
 
     @property
-    def kept(self) -> Mask:
-        """Which rows are in a split."""
+    def in_split(self) -> Mask:
+        """Which rows are in a split, and not dropped."""
         return self.codes <= VALIDATION
 
 
@@ -67,15 +67,15 @@ def resolve(
     """Decide every row's outcome.
 
     `index` has an entry for each row of the run, `source_of` its source's number, `modes` the rules' modes by
-    that number. `signatures` has one for each row, or is None where no source looks for near duplicates.
+    that number. `signatures` has one for each row, or is None where near-duplicate is off for every source.
     """
     codes = index["split"].copy()
     hits = {rule: np.zeros(len(index), bool) for rule in CODES}
 
     def rows_for(rule: str) -> Rows:
-        """Rows that nothing has dropped yet, of sources that the rule is on for."""
-        on = np.array([mode[rule] != OFF for mode in modes], bool)
-        return np.flatnonzero(on[source_of] & (codes <= VALIDATION))
+        """Rows that no rule has dropped yet, of sources for which this rule is on."""
+        is_on = np.array([mode[rule] != OFF for mode in modes], bool)
+        return np.flatnonzero(is_on[source_of] & (codes <= VALIDATION))
 
     def apply(rule: str, rows: Rows) -> None:
         hits[rule][rows] = True
@@ -83,7 +83,7 @@ def resolve(
         codes[rows[drops[source_of[rows]]]] = CODES[rule]
 
     # Leakage comes first: a row must not be dropped as the copy of one that is dropped as leakage.
-    apply("leakage", _leaking(index, rows_for("leakage")))
+    apply("leakage", _leaks(index, rows_for("leakage")))
     copies, groups = _copies(index, rows_for("duplicate"))
     apply("duplicate", copies)
     near_groups = 0
@@ -100,11 +100,11 @@ def resolve(
     return Outcomes(codes, hits, duplicates)
 
 
-def _leaking(index: Index, rows: Rows) -> Rows:
-    """The training rows among `rows` that share what `leak` tells with any validation row."""
+def _leaks(index: Index, rows: Rows) -> Rows:
+    """The training rows among `rows` whose `leak` is that of a validation row too."""
     rows = rows[index["split"][rows] == TRAIN]
-    shown = np.unique(index["leak"][index["split"] == VALIDATION])
-    return rows[np.isin(index["leak"][rows], shown)]
+    validation = np.unique(index["leak"][index["split"] == VALIDATION])
+    return rows[np.isin(index["leak"][rows], validation)]
 
 
 def _copies(index: Index, rows: Rows) -> tuple[Rows, int]:
@@ -121,7 +121,7 @@ def signatures_of(texts: Sequence[Iterable[str]]) -> Signatures:
     from rensa import RMinHash
 
     signatures = np.empty((len(texts), PERMUTATIONS), np.uint32)
-    for start in range(0, len(texts), BLOCK):  # they come as lists of Python numbers, 5 kB a row
+    for start in range(0, len(texts), BLOCK):  # rensa gives lists of Python numbers, 5 kB a row
         block = texts[start : start + BLOCK]
         matrix = RMinHash.digest_matrix_from_token_sets(block, PERMUTATIONS, SEED)
         signatures[start : start + BLOCK] = matrix.to_rows()
@@ -129,26 +129,26 @@ def signatures_of(texts: Sequence[Iterable[str]]) -> Signatures:
 
 
 def _near_copies(
-    signatures: Signatures, rows: Rows, free: Mask, threshold: float
+    signatures: Signatures, rows: Rows, eligible: Mask, threshold: float
 ) -> tuple[Rows, int]:
     """The rows that are nearly equal to an earlier one, and how many groups they make.
 
-    Only `rows` are compared; of them only those that are `free` can be near copies.
+    Only `rows` are compared; of them only `eligible` ones can be near copies.
     """
-    near, leads = np.zeros(len(signatures), bool), np.zeros(len(signatures), bool)
+    is_copy, is_first = np.zeros(len(signatures), bool), np.zeros(len(signatures), bool)
     for candidates, firsts in _candidates(signatures, rows):
-        fresh = free[candidates] & ~near[candidates]
-        candidates, firsts = candidates[fresh], firsts[fresh]
-        close = _alike(signatures, candidates, firsts) >= threshold
-        near[candidates[close]] = True
-        leads[firsts[close]] = True
-    return np.flatnonzero(near), int((leads & ~near).sum())
+        is_open = eligible[candidates] & ~is_copy[candidates]
+        candidates, firsts = candidates[is_open], firsts[is_open]
+        is_near = _similarity(signatures, candidates, firsts) >= threshold
+        is_copy[candidates[is_near]] = True
+        is_first[firsts[is_near]] = True
+    return np.flatnonzero(is_copy), int((is_first & ~is_copy).sum())
 
 
 def _candidates(signatures: Signatures, rows: Rows) -> Iterator[tuple[Rows, Rows]]:
-    """Rows, and for each the first row it shares a band with.
+    """Arrays of rows, and of the first row that each shares a band with.
 
-    Not any row it shares one with, so that a chain of small changes does not tie unlike rows together.
+    Only the first: with every such row, a chain of small changes would connect rows that are not similar.
     """
     keys = np.empty((len(rows), BANDS), np.uint64)
     for start in range(0, len(rows), BLOCK):
@@ -166,17 +166,17 @@ def _candidates(signatures: Signatures, rows: Rows) -> Iterator[tuple[Rows, Rows
 
 
 def _band_keys(signatures: Signatures) -> NDArray[np.uint64]:
-    """One hash for each row and band, shape (rows, BANDS); the same values in two bands have two."""
+    """One hash for each row and band, shape (rows, BANDS); it depends on the band's number too."""
     factors = np.random.default_rng(SEED).integers(1, 2**63, PERMUTATIONS, np.uint64) | np.uint64(1)
     products = signatures.astype(np.uint64) * factors
     keys: NDArray[np.uint64] = products.reshape(len(signatures), BANDS, -1).sum(2, np.uint64)
     return keys
 
 
-def _alike(signatures: Signatures, rows: Rows, others: Rows) -> NDArray[np.float64]:
-    """The estimated likeness of each pair."""
-    likeness = np.empty(len(rows))
+def _similarity(signatures: Signatures, rows: Rows, others: Rows) -> NDArray[np.float64]:
+    """The estimated Jaccard similarity of each pair of a row and its other."""
+    similarity = np.empty(len(rows))
     for start in range(0, len(rows), BLOCK):
         block = slice(start, start + BLOCK)
-        likeness[block] = (signatures[rows[block]] == signatures[others[block]]).mean(axis=1)
-    return likeness
+        similarity[block] = (signatures[rows[block]] == signatures[others[block]]).mean(axis=1)
+    return similarity

@@ -1,4 +1,4 @@
-"""What a person chose; everything here decides the output's bytes and nothing else does."""
+"""The options of a conversion: with the input, all that the output's bytes depend on."""
 
 from __future__ import annotations
 
@@ -16,12 +16,9 @@ Format = Literal["jsonl", "parquet"]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """All choices of one conversion.
+    """The options of one conversion."""
 
-    `rules` maps a rule's name to its mode and holds only what differs from the rules' defaults (rules.py).
-    """
-
-    rules: Mapping[str, str] = field(default_factory=dict)
+    rules: Mapping[str, str] = field(default_factory=dict)  # rule -> mode, where not the default
     categories: Categories = "study"
     kovicuna_roles: Roles = "human-asks"
     history: int = 0  # earlier pairs of a conversation put into the context
@@ -36,20 +33,20 @@ class Options:
     splits: Splits = "hash"
     format: Format = "jsonl"
     provenance: bool = False
-    keep_going: bool = False  # reject what is no JSON instead of stopping
+    keep_going: bool = False  # reject what cannot be decoded, instead of stopping there
 
 
 def plain_options(options: Options) -> dict[str, Any]:
-    """The options as JSON holds them; of the tokenizer's path its last part."""
+    """The options as JSON values; the tokenizer's path without its folders."""
     return {**asdict(options), "tokenizer": options.tokenizer and options.tokenizer.name}
 
 
 def command_line(
     options: Options, inputs: Iterable[str], source: str | None = None
 ) -> tuple[str, ...]:
-    """The words of the shortest command that makes the same bytes again.
+    """The shortest command that makes the same bytes again, as a list of words.
 
-    Only what differs from the defaults is named; `inputs` are the SOURCE arguments as given.
+    Only options that differ from the defaults are in it; `inputs` are the SOURCE arguments.
     """
     defaults = plain_options(Options())
     words = ["kodolly", "convert", *map(_plain_name, inputs), "--out", "OUT"]
@@ -66,7 +63,7 @@ def command_line(
 
 
 def _plain_name(name: str) -> str:
-    """A file's name without the path of a machine: absolute and upward paths keep their last part."""
+    """A file's name without this machine's folders: of absolute and `..` paths only the last part."""
     archive, bang, member = name.partition("!")
     path = Path(archive)
     plain = path.name if path.is_absolute() or ".." in path.parts else path.as_posix()

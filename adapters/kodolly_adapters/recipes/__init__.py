@@ -1,1 +1,1 @@
-"""Recipes as TOML, one file a row of the study's table, and smaller ones that run on a CPU."""
+"""The built-in recipes, in TOML: one for each model of the study's table, and small ones that run on a CPU."""

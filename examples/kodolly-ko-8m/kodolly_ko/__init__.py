@@ -1,4 +1,4 @@
-"""The Korean demonstration model: its rows, its base and the judge of its answers."""
+"""The Korean demonstration model: its rows, its base, and the measurement of its answers."""
 
 from pathlib import Path
 

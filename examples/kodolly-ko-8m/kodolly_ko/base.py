@@ -1,4 +1,4 @@
-"""The base before training: Polyglot's architecture, small, and a tokenizer of its kind."""
+"""The base before training: a small model of Polyglot's architecture, and a tokenizer of Polyglot's kind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_base(texts: Iterable[str], out: Path) -> None:
 
 
 def _train_tokenizer(texts: Iterable[str]) -> Any:
-    """Byte-level BPE: every text can be written and comes back the same; every digit is a token."""
+    """Byte-level BPE: decoding the tokens of any text gives that text; every digit is a token of its own."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -60,9 +60,9 @@ def _tokenizer_config() -> dict[str, Any]:
 
 
 def _config() -> dict[str, Any]:
-    """config.json of a GPT-NeoX as Polyglot's: parallel residual, half of each head rotary, untied.
+    """config.json of a GPT-NeoX like Polyglot: parallel residual, half of each head rotary, untied embeddings.
 
-    Rotary settings stand in both spellings: transformers before 5 reads only the older one.
+    The rotary settings are under the keys of transformers 5 and of 4, which reads only the older ones.
     """
     return {
         "architectures": ["GPTNeoXForCausalLM"],
@@ -90,7 +90,7 @@ def _config() -> dict[str, Any]:
         "eos_token_id": END_ID,
         "pad_token_id": END_ID,
         "use_cache": True,
-        "dtype": "float16",  # of the files, as Polyglot's; training itself is in float32
+        "dtype": "float16",  # of the files, as with Polyglot; training itself is in float32
     }
 
 

@@ -1,4 +1,4 @@
-"""The files that training reads, from our rows and two public sets: running text, Dolly rows, held-out rows."""
+"""Writes the files that training reads, from our rows and two public sets: text, Dolly rows, held-out rows."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from typing import Any
 
 from kodolly_ko import DATA
 from kodolly_ko.reading import Pair, Row, lists, passages, reading_rows, sums
-from kodolly_ko.variations import core, normalised, vary
+from kodolly_ko.variations import normalise, normalise_core, vary
 
 SEED = 20231222
 HELD_OUT_ONE_IN = 10
 PROSE_CHARACTERS = 600  # of one document
 EVERYDAY = "0"  # ChatbotData's label of small talk; 1 and 2 are about parting and love
 
-# How much of each kind: what one core can train on in three quarters of an hour.
-PROSE_ONE_IN = 6  # documents: software help teaches grammar, but little of how people talk
+# How much of each kind: as much as one core can train on in three quarters of an hour.
+PROSE_ONE_IN = 6  # documents: software help teaches grammar, but not how people talk
 PASSAGES, LISTS, OWN_PASSES_TEXT = 12000, 4000, 3
 TALK_PASSAGES, TALK_OWN_PASSES, TALK_CHAT_ONE_IN, TALK_SUMS_PASSES = 1300, 4, 6, 2
 READING_ROWS, MORE_ROWS_ONE_IN, CHAT_ROWS_ONE_IN = 800, 6, 30
-# In a dialogue one introduction serves many answers: the same answers take a third of the tokens.
+# A dialogue has one introduction for many answers, so that the same answers need a third of the tokens.
 DIALOGUES, PASSAGE_DIALOGUES, LONGEST_DIALOGUE = 1000, 300, 10
-VARIED = 0.6  # share of the questions that `vary` changes
-# No template's own headings, but made of the same marks and words: so the base meets every token of a
-# template, which LoRA cannot teach it later (it does not train embeddings).
+VARIED_SHARE = 0.6  # of the questions; `vary` changes them
+# Not the headings of a template, but of the same signs and words. So the base learns all tokens of a template,
+# which LoRA cannot teach it later, as it does not train embeddings.
 HEADINGS = (("물음", "대답"), ("질문", "응답"), ("명령어", "답"))
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The two public sets; neither is part of KoDolly. None leaves one out."""
+    """The two public sets, which are not part of KoDolly; None: go without it."""
 
     chatbot: Path | None  # ChatbotData.csv (MIT): columns Q, A, label
     prose: Path | None  # Korean prose, one paragraph a line (MPL-2.0: LibreOffice's help)
@@ -49,7 +49,7 @@ def own_rows() -> list[Row]:
 
 
 def more_rows() -> list[Row]:
-    """More ways to ask, one Dolly row each. None is a fixed prompt or a held-out row."""
+    """More ways to ask, one Dolly row each, without those that are a fixed prompt or a held-out row."""
     return [
         _row(question, line["response"], line["category"])
         for line in _lines("phrasings.jsonl")
@@ -59,14 +59,14 @@ def more_rows() -> list[Row]:
 
 
 def is_held_out(row: Row) -> bool:
-    """Whether `row` is in the held-out tenth; its own text alone decides."""
+    """Is `row` in the held-out tenth? Only its own text decides."""
     text = row["instruction"] + "\n" + row["context"]
     return zlib.crc32(text.encode()) % HELD_OUT_ONE_IN == 0
 
 
 def is_reserved(question: str) -> bool:
-    """Whether `question` is a fixed prompt or a held-out row; spaces, punctuation and openings do not count."""
-    return bool({normalised(question), core(question)} & _reserved())
+    """Is `question` that of a fixed prompt or a held-out row, apart from spaces, punctuation and openings?"""
+    return not _reserved().isdisjoint({normalise(question), normalise_core(question)})
 
 
 def write_corpus(sources: Sources, out: Path, share: float = 1.0) -> None:
@@ -86,7 +86,7 @@ def write_corpus(sources: Sources, out: Path, share: float = 1.0) -> None:
 
 
 def held_out_rows() -> list[Row]:
-    """The held-out tenth of our rows, and reading questions about people who are in no training file."""
+    """The held-out tenth of our rows, and reading questions about people whose names are in no training file."""
     return [
         *filter(is_held_out, own_rows()),
         *({**row, "source": "reading"} for row in _lines("reading.jsonl")),
@@ -94,12 +94,12 @@ def held_out_rows() -> list[Row]:
 
 
 def pretraining_texts(sources: Sources) -> list[str]:
-    """Documents for the base: prose, talk, passages with questions, lists and sums, shuffled."""
+    """Documents for the base: prose, questions and answers, passages with questions, lists and sums, shuffled."""
     draw = random.Random(SEED)
     texts = list(_prose(sources.prose))[::PROSE_ONE_IN]
     chat = [pair for pair, _ in _chat(sources.chatbot)]
-    own = _pairs(draw, _trained(own_rows()), OWN_PASSES_TEXT)
-    arithmetic = [_pair(row) for row in _trained(sums())]
+    own = _pairs(draw, _without_held_out(own_rows()), OWN_PASSES_TEXT)
+    arithmetic = [_pair(row) for row in _without_held_out(sums())]
     texts += _talks(draw, [*chat, *own, *arithmetic])
     texts += _passages(draw, SEED + 2, PASSAGES)
     texts += itertools.islice(lists(SEED + 6), LISTS)
@@ -108,11 +108,11 @@ def pretraining_texts(sources: Sources) -> list[str]:
 
 
 def talk_texts(sources: Sources) -> list[str]:
-    """Documents for the base's second stage: our own questions and answers, many times over."""
+    """Documents for the base's second stage: mostly our own questions and answers, several times each."""
     draw = random.Random(SEED + 4)
     chat = [pair for pair, label in _chat(sources.chatbot) if label == EVERYDAY]
-    own = _pairs(draw, [*_trained(own_rows()), *more_rows()], TALK_OWN_PASSES)
-    arithmetic = [_pair(row) for row in _trained(sums())] * TALK_SUMS_PASSES
+    own = _pairs(draw, [*_without_held_out(own_rows()), *more_rows()], TALK_OWN_PASSES)
+    arithmetic = [_pair(row) for row in _without_held_out(sums())] * TALK_SUMS_PASSES
     texts = _talks(draw, [*chat[::TALK_CHAT_ONE_IN], *own, *arithmetic])
     texts += _passages(draw, SEED + 5, TALK_PASSAGES)
     draw.shuffle(texts)
@@ -120,27 +120,26 @@ def talk_texts(sources: Sources) -> list[str]:
 
 
 def tuning_rows(sources: Sources) -> list[Any]:
-    """Dolly rows and dialogues of them, shuffled."""
+    """Dolly rows, and dialogues made of them, shuffled."""
     draw = random.Random(SEED)
     more = more_rows()
-    own = [*_trained(own_rows()), *more]
+    own = [*_without_held_out(own_rows()), *more]
     chat = [
         _row(question, answer, "general_qa")
         for (question, answer), label in _chat(sources.chatbot)
         if label == EVERYDAY
     ]
     reading = list(itertools.islice(reading_rows(SEED + 3), READING_ROWS))
-    arithmetic = _trained(sums())
-    single = [_varied(draw, row) for row in [*_trained(own_rows()), *more[::MORE_ROWS_ONE_IN]]]
+    arithmetic = _without_held_out(sums())
+    ours = [*_without_held_out(own_rows()), *more[::MORE_ROWS_ONE_IN]]
+    single = [_variation(draw, row) for row in ours]
     single += [*chat[::CHAT_ROWS_ONE_IN], *reading]
     pools = {0.82: own, 0.08: chat or own, 0.03: reading, 0.07: arithmetic}
     dialogues = []
     for _ in range(DIALOGUES):
-        chosen = draw.choices(
-            list(pools.values()), list(pools), k=draw.randint(4, LONGEST_DIALOGUE)
-        )
-        pairs = [_pair(_varied(draw, draw.choice(pool))) for pool in chosen]
-        dialogues.append(_dialogue(pairs))
+        size = draw.randint(4, LONGEST_DIALOGUE)
+        sample = draw.choices(list(pools.values()), list(pools), k=size)
+        dialogues.append(_dialogue([_pair(_variation(draw, draw.choice(pool))) for pool in sample]))
     for text, questions in itertools.islice(passages(SEED + 7), PASSAGE_DIALOGUES):
         (first, answer), *rest = questions[:LONGEST_DIALOGUE]
         dialogues.append(_dialogue([(f"{text}\n{first}", answer), *rest]))
@@ -151,14 +150,15 @@ def tuning_rows(sources: Sources) -> list[Any]:
 
 @cache
 def _reserved() -> frozenset[str]:
+    """The normalised questions of the fixed prompts and of the held-out rows without a context."""
     prompts = [row["instruction"] for row in _lines("prompts.jsonl")]
     rows = [row["instruction"] for row in own_rows() if is_held_out(row) and not row["context"]]
-    return frozenset(map(normalised, [*prompts, *rows]))
+    return frozenset(map(normalise, [*prompts, *rows]))
 
 
-def _varied(draw: random.Random, row: Row) -> Row:
-    """`row`, or a row that asks the same another way."""
-    if draw.random() >= VARIED:
+def _variation(draw: random.Random, row: Row) -> Row:
+    """`row`, or a row that asks the same in another way."""
+    if draw.random() >= VARIED_SHARE:
         return row
     question = vary(draw, row["instruction"])
     return row if is_reserved(question) else {**row, "instruction": question}
@@ -168,12 +168,12 @@ def _row(question: str, answer: str, category: str) -> Row:
     return {"instruction": question, "context": "", "response": answer, "category": category}
 
 
-def _trained(rows: Sequence[Row]) -> list[Row]:
+def _without_held_out(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if not is_held_out(row)]
 
 
 def _pairs(draw: random.Random, rows: Sequence[Row], passes: int) -> list[Pair]:
-    return [_pair(_varied(draw, row)) for _ in range(passes) for row in rows]
+    return [_pair(_variation(draw, row)) for _ in range(passes) for row in rows]
 
 
 def _pair(row: Row) -> Pair:
@@ -192,14 +192,14 @@ def _talks(draw: random.Random, pairs: list[Pair]) -> list[str]:
 
 
 def _talk(draw: random.Random, pairs: Sequence[Pair]) -> str:
-    """One document of questions and answers: bare lines, or under headings."""
+    """One document of questions and answers, as plain lines or under headings."""
     if draw.random() < 0.6:
         return "\n\n".join(f"{question}\n{answer}" for question, answer in pairs)
     return f"{_under_headings(draw, pairs)}\n\n### 끝"
 
 
 def _passages(draw: random.Random, seed: int, number: int) -> list[str]:
-    """`number` documents of a text and questions about it, which stand behind it or before."""
+    """`number` documents of a text and questions about it, which come after or before it."""
     return [_passage(draw, *passage) for passage in itertools.islice(passages(seed), number)]
 
 
@@ -246,20 +246,20 @@ def _prose(path: Path | None) -> Iterator[str]:
 
 
 def _chat(path: Path | None) -> Iterator[tuple[Pair, str]]:
-    """((question, answer), label) of every line, each pair once; none with a reserved question."""
+    """((question, answer), label) of every line, each pair once, without reserved questions."""
     if path is None:
         return
-    seen = set()
+    pairs = set()
     with path.open(encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file):
             pair = (line["Q"].strip(), line["A"].strip())
-            if all(pair) and pair not in seen and not is_reserved(pair[0]):
-                seen.add(pair)
+            if all(pair) and pair not in pairs and not is_reserved(pair[0]):
+                pairs.add(pair)
                 yield pair, line["label"].strip()
 
 
 def _lines(name: str) -> list[Any]:
-    """The values in one of our own files, by its name."""
+    """The values in one of the files in data/, by its name."""
     text = (DATA / name).read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
 

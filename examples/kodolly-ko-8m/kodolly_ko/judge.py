@@ -1,10 +1,10 @@
-"""Held-out figures of a model directory: loss on the held-out rows, and answers to fixed prompts.
+"""Measures a model directory: its loss on the held-out rows, and its answers to fixed prompts.
 
     cd examples/kodolly-ko-8m
     python -m kodolly_ko.judge MODEL --heldout heldout.jsonl --out figures.json
 
-Loss is in nats a character of the answer, so that models with different tokenizers compare. No
-training row is phrased as one of the prompts; each greedy answer is checked for three things.
+Loss is in nats per character of the answer, so that models with different tokenizers can be compared. No training
+row asks in the words of a prompt. Each greedy answer is checked for three things (see Answer).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from kodolly_ko.corpus import is_held_out, own_rows
 from kodolly_templates.catalogue import load
 from kodolly_templates.messages import Messages
 
-MAX_TOKENS = 100  # of an answer; a longer one counts as not stopping
-TRAINED_ONE_IN = 4  # of our training rows, how many `--exact` asks
+MAX_TOKENS = 100  # of an answer; the model did not stop by itself if it is longer
+TRAINED_ONE_IN = 4  # `--exact` asks every fourth of our training rows
 BATCH = 16  # prompts answered at once
-KOREAN_SHARE = 0.3  # of an answer's letters; it may name commands in Latin letters
+KOREAN_SHARE = 0.3  # of an answer's letters; not more, since it may name commands in Latin letters
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class Answer:
     answer: str
     korean: bool
     stopped: bool
-    expected: bool  # one of the expected words stands in it
+    expected: bool  # it contains one of the expected words
 
 
 class Judge:
-    """A model directory on the CPU, with the template its card names or `template`."""
+    """A model directory, run on the CPU with `template`, by default the one that its card names."""
 
     def __init__(self, directory: Path, template: str | None = None) -> None:
         import torch
@@ -56,7 +56,7 @@ class Judge:
         self._model = model.eval()
 
     def loss(self, rows: Sequence[dict[str, str]]) -> float:
-        """Nats a character of the responses of `rows`, the end of each included; 0 without rows."""
+        """Nats per character of the responses of `rows`, including the end token's; 0 without rows."""
         total = sum(self._row_loss(row) for row in rows)
         return total / max(1, sum(len(row["response"]) for row in rows))
 
@@ -67,7 +67,7 @@ class Judge:
         return [answer for part in parts for answer in self._generate(part)]
 
     def exact(self, rows: Sequence[dict[str, str]]) -> int:
-        """How many of `rows` are answered with exactly their response."""
+        """To how many of `rows` the model answers with exactly the row's response."""
         pairs = zip(self.ask(rows), rows, strict=True)
         return sum(text == row["response"] for (text, _), row in pairs)
 
@@ -121,7 +121,7 @@ class Judge:
 def prompts(name: str = "prompts") -> list[dict[str, Any]]:
     """The fixed prompts: instruction, context, expected (words of which one must appear).
 
-    `"blind"` are those written after all training files were final, and used for no decision.
+    Those called "blind" were written when all training files were final, and no decision was based on them.
     """
     text = (DATA / f"{name}.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
@@ -140,7 +140,7 @@ def check(prompt: dict[str, Any], text: str, *, stopped: bool) -> Answer:
 
 
 def is_korean(text: str) -> bool:
-    """Whether at least KOREAN_SHARE of the letters of `text` are Hangul."""
+    """Are at least KOREAN_SHARE of the letters of `text` Hangul?"""
     letters = [letter for letter in text if letter.isalpha()]
     hangul = sum("가" <= letter <= "힣" for letter in letters)
     return hangul > 0 and hangul >= KOREAN_SHARE * len(letters)
@@ -149,8 +149,8 @@ def is_korean(text: str) -> bool:
 def figures(
     judge: Judge, heldout: Sequence[dict[str, str]], reading: Sequence[dict[str, str]]
 ) -> dict[str, Any]:
-    """All figures of one model, with every answer beside them."""
-    started = time.process_time()
+    """All figures of one model, and every answer."""
+    start = time.process_time()
     answers, blind = (_answers(judge, prompts(name)) for name in ("prompts", "blind"))
     return {
         "heldout_rows": len(heldout),
@@ -161,7 +161,7 @@ def figures(
         "reading_chance": round(chance(reading), 1),
         **_counts(answers),
         "blind": _counts(blind),
-        "cpu_seconds": round(time.process_time() - started, 1),
+        "cpu_seconds": round(time.process_time() - start, 1),
         "answers": [asdict(answer) for answer in answers],
         "blind_answers": [asdict(answer) for answer in blind],
     }
@@ -185,9 +185,9 @@ def _counts(answers: Sequence[Answer]) -> dict[str, int]:
 
 
 def chance(reading: Sequence[dict[str, str]]) -> float:
-    """How many of `reading` a random reader gets right.
+    """How many of `reading` one would get right by chance.
 
-    It knows what kind of thing is asked for, and copies that from any sentence of the text.
+    Namely by copying what has the right form from a random sentence of the text.
     """
     return sum(1 / _sentences(row) for row in reading)
 
@@ -205,9 +205,9 @@ def main(argv: Sequence[str]) -> int:
     model = Judge(options.directory, options.template)
     result = figures(model, own, reading)
     if options.exact:
-        trained = [row for row in own_rows() if not is_held_out(row)][::TRAINED_ONE_IN]
-        result |= {"heldout_exact": model.exact(own), "trained_rows": len(trained)}
-        result["trained_exact"] = model.exact(trained)
+        training_rows = [row for row in own_rows() if not is_held_out(row)][::TRAINED_ONE_IN]
+        result |= {"heldout_exact": model.exact(own), "trained_rows": len(training_rows)}
+        result["trained_exact"] = model.exact(training_rows)
     text = json.dumps(result, ensure_ascii=False, indent=1) + "\n"
     options.out.write_text(text, encoding="utf-8")
     summary = {key: value for key, value in result.items() if not key.endswith("answers")}

@@ -1,7 +1,7 @@
-"""Rows made by rule: reading questions whose answer stands in the text, and small sums.
+"""Makes rows by rule: reading questions whose answer is in the text, and small sums.
 
-A small model learns to look things up in its context only from far more examples than anyone writes
-by hand, and only when the names are too many to know. No row states a fact of the world.
+A small model needs far more examples than anyone can write by hand to learn to look things up in its context,
+and more names than it can learn by heart. Apart from the sums, no row is true outside its text.
 """
 
 from __future__ import annotations
@@ -213,8 +213,8 @@ KINDS: tuple[Callable[[random.Random, str], Fact], ...] = (
 def passages(seed: int, longest: int = 4) -> Iterator[tuple[str, list[Pair]]]:
     """Endless (text, question-answer pairs): one to `longest` sentences, and every question they answer.
 
-    The same for the same `seed`. Every question has one answer in its text. Half of the passages
-    say the same kind of thing of everyone: there only the name tells the sentences apart.
+    The same `seed` gives the same passages. Every question has one answer in its text. In half of the
+    passages all sentences are of one kind, so that only the names tell them apart.
     """
     draw = random.Random(seed)
     while True:
@@ -223,7 +223,7 @@ def passages(seed: int, longest: int = 4) -> Iterator[tuple[str, list[Pair]]]:
         draw.shuffle(pairs)
         text = " ".join(fact.sentence for fact in facts)
         whole = text + "".join(question for question, _ in pairs)
-        # A space left out may put a name together: 같은 우산 without it holds 은우.
+        # A dropped space can make one of these names: 같은 우산 without its space contains 은우.
         if not any(name in whole for name in w.HELD_OUT_NAMES):
             yield text, pairs
 
@@ -241,12 +241,12 @@ def _facts(draw: random.Random, number: int) -> list[Fact]:
 
 
 def _share_a_question(one: Fact, other: Fact) -> bool:
-    """Whether both answer the same question, so that it would have two answers."""
+    """Do both facts answer the same question, which would then have two answers?"""
     return not {question for question, _ in one.pairs}.isdisjoint(q for q, _ in other.pairs)
 
 
 def reading_rows(seed: int, longest: int = 3) -> Iterator[Row]:
-    """Endless Dolly rows, one question of a passage each; one in four holds its text in the instruction."""
+    """Endless Dolly rows, one question about a passage each; one in four has the text in its instruction."""
     draw = random.Random(seed)
     for text, pairs in passages(seed, longest):
         question, answer = draw.choice(pairs)
@@ -260,7 +260,7 @@ def reading_rows(seed: int, longest: int = 3) -> Iterator[Row]:
 
 
 def lists(seed: int) -> Iterator[str]:
-    """Endless short texts: lines of a name and a thing, then the same lines again in another order."""
+    """Endless short texts: lines with a name and a thing, then the same lines in another order."""
     draw = random.Random(seed)
     pools = (w.FOODS, w.THINGS, w.COLOURS, w.ANIMALS, w.JOBS, w.HOBBIES, w.PLACES)
     while True:
@@ -287,13 +287,13 @@ def sums() -> list[Row]:
 
 
 def _sum(left: int, word: str, sign: str, right: int, result: int) -> list[Row]:
-    spoken = "은" if right in (0, 1, 3, 6, 7, 8) else "는"  # 영 일 삼 육 칠 팔 end in a consonant
+    particle = "은" if right in (0, 1, 3, 6, 7, 8) else "는"  # 영 일 삼 육 칠 팔 end in a consonant
     questions = (
-        f"{left} {word} {right}{spoken}?",
-        f"{left} {word} {right}{spoken} 얼마인가요?",
-        f"{left}{sign}{right}{spoken}?",
+        f"{left} {word} {right}{particle}?",
+        f"{left} {word} {right}{particle} 얼마인가요?",
+        f"{left}{sign}{right}{particle}?",
     )
-    answer = f"{left} {word} {right}{spoken} {result}입니다."
+    answer = f"{left} {word} {right}{particle} {result}입니다."
     return [
         {"instruction": text, "context": "", "response": answer, "category": "open_qa"}
         for text in questions

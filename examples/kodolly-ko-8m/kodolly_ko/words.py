@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import random
 
-# Names are made of two syllables, so that there are thousands and none is learned by heart: what
-# answers a question about one has to be found in its text.
+# Names are made of two syllables, which gives thousands, so that the model learns none by heart and
+# has to find the answer to a question about a person in the text.
 FIRST = (
     "가 강 건 경 규 기 나 다 단 도 동 라 로 루 리 마 명 문 미 민 바 병 보 상 새 서 석 선 성 세 소 "
     "솔 수 승 시 아 안 연 영 예 온 용 우 원 유 윤 은 이 인 재 정 제 종 주 준 지 진 찬 창 채 철 초 "
@@ -22,7 +22,7 @@ ROLES = (
     "동생 언니 누나 형 오빠 아버지 어머니 할머니 할아버지 삼촌 이모 고모 사촌 친구 이웃 선배 후배 "
     "반장 짝꿍 조카"
 ).split()
-HELD_OUT_NAMES = "현정 규리 태민 은우 세아 진호 윤서 강민".split()  # never trained
+HELD_OUT_NAMES = "현정 규리 태민 은우 세아 진호 윤서 강민".split()  # in no training file
 
 PLACES = (
     "서울 부산 대구 인천 광주 대전 울산 강릉 전주 춘천 제주도 속초 여수 포항 목포 군산 안동 수원 통영 "
@@ -30,9 +30,9 @@ PLACES = (
     "공원 시장 도서관 바닷가 산 학교 병원 극장 동물원 수영장 미술관 놀이공원 체육관 서점 은행 우체국 "
     "강가 식물원 온천 호수 운동장 목장 섬 시골 절 약수터 캠핑장 빵집 문구점 경기장 공항 기차역 항구"
 ).split()
-CITIES = 30  # of them, the first
+CITIES = 30  # the first 30 of PLACES are cities
 DAYS = "월요일 화요일 수요일 목요일 금요일 토요일 일요일 주말 아침 저녁 점심 방학 휴일 생일 어린이날".split()
-WEEKDAYS = 7  # of them, the first
+WEEKDAYS = 7  # the first 7 of DAYS
 FOODS = (
     "비빔밥 김밥 라면 냉면 떡볶이 불고기 만두 국수 빵 수박 사과 포도 딸기 귤 배 복숭아 우유 케이크 감자 "
     "고구마 옥수수 토마토 오이 당근 참외 자두 살구 체리 레몬 바나나 치즈 과자 사탕 초콜릿 아이스크림 "
@@ -102,13 +102,15 @@ def people(draw: random.Random, number: int) -> list[str]:
 
 
 def josa(word: str, after_consonant: str, after_vowel: str) -> str:
-    """`word` with the particle its last syllable asks for: josa("책", "을", "를") is "책을"."""
+    """`word` with the particle that fits its last syllable: josa("책", "을", "를") is "책을"."""
     return word + (after_consonant if ends_in_consonant(word) else after_vowel)
 
 
 def ends_in_consonant(word: str) -> bool:
-    """Whether the last letter of `word` is a Hangul syllable with a final consonant."""
-    syllable = ord(word[-1]) - 0xAC00  # its place among Unicode's 11,172 syllables, 28 a vowel
+    """Is the last letter of `word` a Hangul syllable with a final consonant?"""
+    syllable = (
+        ord(word[-1]) - 0xAC00
+    )  # its index among Unicode's 11,172 syllables, 28 for each vowel
     return 0 <= syllable < 11172 and syllable % 28 != 0
 
 

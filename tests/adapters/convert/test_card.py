@@ -35,7 +35,7 @@ NO_DERIVATIVES = Licence("CC BY-ND 2.0 KR", "https://example.org/nd", True, Fals
 ROW = Row("수도는 어디인가?", "대한민국의 수도", "서울", "open_qa")
 
 
-def a_source(name: str, licence: Licence, rows: int = 10, refused: int = 2) -> SourceSummary:
+def a_source(name: str, licence: Licence, rows: int = 10, rejected: int = 2) -> SourceSummary:
     """A source with `rows` rows kept, all like ROW."""
     return SourceSummary(
         name=name,
@@ -44,11 +44,11 @@ def a_source(name: str, licence: Licence, rows: int = 10, refused: int = 2) -> S
         licence=licence,
         counts=Counts(
             records=5,
-            units=rows + refused,
+            units=rows + rejected,
             rows=rows,
-            kept=rows,
-            refused={"empty": refused} if refused else {},
-            rejected=refused,
+            kept_units=rows,
+            rejections={"empty": rejected} if rejected else {},
+            rejected_lines=rejected,
         ),
         rules=(
             RuleCount(name="nfc", mode="fix", hits=1234567),
@@ -87,7 +87,7 @@ def a_summary(*sources: SourceSummary, prefix: str = "") -> Summary:
                 sha256="cd" * 32,
             ),
         ),
-        rejected=sum(s.counts.rejected for s in sources),
+        rejected_lines=sum(s.counts.rejected_lines for s in sources),
     )
 
 
@@ -192,17 +192,17 @@ def test_no_path_of_the_machine() -> None:
 
 def test_counts_that_add_up() -> None:
     """A whole conversion has nothing to say against it."""
-    summary = a_summary(a_source("free", FREE), a_source("nd", NO_DERIVATIVES, refused=0))
+    summary = a_summary(a_source("free", FREE), a_source("nd", NO_DERIVATIVES, rejected=0))
 
-    assert summary.reconciles() == []
+    assert summary.faults() == []
     assert "NO |" not in card(summary)
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"units": 13}, "free.json: 13 units in, but 10 kept + 2 refused"),
-        ({"kept": 9}, "free.json: 12 units in, but 9 kept + 2 refused"),
+        ({"units": 13}, "free.json: 13 units in, but 10 kept + 2 rejected"),
+        ({"kept_units": 9}, "free.json: 12 units in, but 9 kept + 2 rejected"),
         ({"rows": 9}, "free: the counts of its files do not add up to the counts of the source"),
     ],
 )
@@ -213,7 +213,7 @@ def test_a_lost_unit_is_placed(change: dict[str, int], said: str) -> None:
     one = msgspec.structs.replace(one, counts=msgspec.structs.replace(one.counts, **change))
     summary = msgspec.structs.replace(summary, inputs=(one,))
 
-    assert said in summary.reconciles()
+    assert said in summary.faults()
     assert "the counts do not add up" in before_the_title(card(summary))
 
 
@@ -221,7 +221,7 @@ def test_a_lost_unit_is_placed(change: dict[str, int], said: str) -> None:
     ("change", "said"),
     [
         ({"splits": ()}, "10 rows kept, but 0 written"),
-        ({"rejected": 3}, "2 refusals, but 3 lines in rejected.jsonl"),
+        ({"rejected_lines": 3}, "2 rejections, but 3 lines in rejected.jsonl"),
         ({"sources": ()}, "free: read, but not among the sources"),
     ],
 )
@@ -229,7 +229,7 @@ def test_totals_are_checked_too(change: dict[str, object], said: str) -> None:
     """Rows written, lines of rejected.jsonl and the list of sources are held against the inputs."""
     summary = msgspec.structs.replace(a_summary(a_source("free", FREE)), **change)
 
-    assert said in summary.reconciles()
+    assert said in summary.faults()
 
 
 def test_lengths_count_every_row() -> None:
@@ -237,7 +237,7 @@ def test_lengths_count_every_row() -> None:
     source = a_source("free", FREE)
     source = msgspec.structs.replace(source, lengths={"response": Lengths.of(np.full(9, 3))})
 
-    assert "free: 10 rows kept, but 9 lengths of response" in a_summary(source).reconciles()
+    assert "free: 10 rows kept, but 9 lengths of response" in a_summary(source).faults()
 
 
 @pytest.mark.parametrize("name", ["a|b", "a\\|b", "a`|`b", "a\n|b", "<b>|</b>"])

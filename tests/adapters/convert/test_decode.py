@@ -10,7 +10,7 @@ from support.convert_files import alpaca, korquad1
 
 from kodolly_adapters.convert.reading.plan import layout_of
 from kodolly_adapters.convert.reading.records import Kind, Shard, decode, places
-from kodolly_adapters.convert.schema import Refusal
+from kodolly_adapters.convert.schema import Rejection
 from kodolly_adapters.convert.sources import BY_NAME
 from kodolly_adapters.errors import InputError
 
@@ -38,7 +38,7 @@ def test_a_record_of_the_wrong_shape_is_refused_alone() -> None:
     records = [*RECORDS[:2], {"instruction": 7, "output": "x"}, *RECORDS[2:]]
     results = decoded(json.dumps(records).encode())
     assert len(results) == 6
-    assert isinstance(results[2], Refusal)
+    assert isinstance(results[2], Rejection)
     assert results[2].reason == "wrong-shape"
     assert "instruction" in results[2].detail
 
@@ -83,9 +83,9 @@ def test_keep_going_saves_what_is_whole() -> None:
     """With --keep-going the records around the damage are kept and the damage is refused."""
     data = ARRAY.replace(b'"output"', b'"output', 1)
     results = decoded(data, keep_going=True)
-    assert [type(one).__name__ for one in results] == ["Refusal", *["AlpacaRecord"] * 4]
+    assert [type(one).__name__ for one in results] == ["Rejection", *["AlpacaRecord"] * 4]
     cut = decoded(ARRAY[:-30], keep_going=True)
-    assert [type(one).__name__ for one in cut] == [*["AlpacaRecord"] * 4, "Refusal"]
+    assert [type(one).__name__ for one in cut] == [*["AlpacaRecord"] * 4, "Rejection"]
 
 
 def test_half_a_surrogate_pair_does_not_stop_a_file() -> None:
@@ -147,7 +147,7 @@ def test_a_csv_row_with_too_many_fields_is_refused() -> None:
     source = BY_NAME["chatbot-data"]
     assert source is not None
     results = decode(csv_shard(CSV), source)
-    assert results[1] == Refusal("wrong-shape", "4 fields where the header has 3")
+    assert results[1] == Rejection("wrong-shape", "4 fields where the header has 3")
     assert [(one.Q, one.A, one.label) for one in (results[0], results[3])] == [
         ("두\n줄", "답", "0"),
         ("짧다", "답", None),

@@ -34,7 +34,7 @@ def test_the_first_row_of_each_text_stays() -> None:
     first[np.unique(kinds, return_index=True)[1]] = True
     _, times = np.unique(kinds, return_counts=True)
     outcomes = decide(rows_of(kinds.tolist(), (kinds % 4 == 0).tolist()), duplicate="drop")
-    assert outcomes.kept.tolist() == first.tolist()
+    assert outcomes.in_split.tolist() == first.tolist()
     assert outcomes.duplicates.exact_groups == (times > 1).sum()
     assert outcomes.duplicates.exact_rows == (times - 1).sum()
 
@@ -61,7 +61,7 @@ def test_each_source_has_its_own_modes() -> None:
     index = rows_of([1, 1, 1, 1], [TRAIN] * 4)
     modes = [modes_of({"duplicate": "off"}), modes_of({"duplicate": "drop"})]
     outcomes = resolve(index, np.array([0, 0, 1, 1], np.uint8), modes, 0.8)
-    assert outcomes.kept.tolist() == [True, True, True, False]
+    assert outcomes.in_split.tolist() == [True, True, True, False]
 
 
 def test_near_copies_are_told_by_their_signatures(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ def test_near_copies_are_told_by_their_signatures(monkeypatch: pytest.MonkeyPatc
     signatures[400:500, 60:] += 1  # 0.47 alike
     index = rows_of(list(range(600)), [TRAIN] * 600)
     outcomes = decide(index, signatures=signatures, near_duplicate="drop")
-    assert np.flatnonzero(~outcomes.kept).tolist() == list(range(300, 400))
+    assert np.flatnonzero(~outcomes.in_split).tolist() == list(range(300, 400))
     assert (outcomes.duplicates.near_groups, outcomes.duplicates.near_rows) == (100, 100)
     monkeypatch.setattr(dedupe, "BUCKET", 64)
     again = decide(index, signatures=signatures, near_duplicate="drop")
@@ -88,4 +88,4 @@ def test_no_row_left_to_compare_is_no_fault(kinds: list[int]) -> None:
     signatures = np.tile(np.arange(PERMUTATIONS, dtype=np.uint32), (len(kinds), 1))
     modes = {"duplicate": "drop", "near_duplicate": "drop", "leakage": "drop"}
     outcomes = decide(index, signatures=signatures, **modes)
-    assert int(outcomes.kept.sum()) == len(set(kinds))
+    assert int(outcomes.in_split.sum()) == len(set(kinds))

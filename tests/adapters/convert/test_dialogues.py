@@ -75,10 +75,10 @@ def test_a_bad_pair_leaves_the_dialogue(
     good = [good for at, good in enumerate(answers) if at != turn]
     answers[turn] = answer
     draft = talk(*answers, more=3)
-    (kept, refusals), counts = clean(draft, **modes)
+    (kept, rejections), counts = clean(draft, **modes)
     assert kept
     units = 2 if turn else 5
-    assert [(one.reason, one.id, one.turn, one.units) for one in refusals] == [
+    assert [(one.reason, one.id, one.turn, one.units) for one in rejections] == [
         (reason, "a", turn, units)
     ]
     assert counts[reason] == 1
@@ -88,12 +88,12 @@ def test_a_bad_pair_leaves_the_dialogue(
 
 
 def test_a_dialogue_without_a_good_pair_is_no_row() -> None:
-    """Each pair and the system message get a refusal, and together account for every turn."""
+    """Each pair and the system message get a rejection, and together account for every turn."""
     draft = talk("", " ", system="짧게.")
-    (kept, refusals), counts = clean(draft)
+    (kept, rejections), counts = clean(draft)
     assert not kept
-    assert [one.reason for one in refusals] == ["empty", "empty", "system-turn"]
-    assert sum(one.units for one in refusals) == 5
+    assert [one.reason for one in rejections] == ["empty", "empty", "system-turn"]
+    assert sum(one.units for one in rejections) == 5
     assert (counts["empty"], counts["system-turn"]) == (2, 1)
 
 
@@ -103,9 +103,9 @@ def test_a_dialogue_without_a_good_pair_is_no_row() -> None:
 def test_a_bad_system_message_leaves_the_dialogue(system: str, reason: str) -> None:
     """A system message that cleaning leaves nothing of, or that no file can hold, is refused alone."""
     draft = talk("첫째 대답", "둘째 대답", system=system)
-    (kept, refusals), _ = clean(draft)
+    (kept, rejections), _ = clean(draft)
     assert kept
-    assert [(one.reason, one.units) for one in refusals] == [(reason, 1)]
+    assert [(one.reason, one.units) for one in rejections] == [(reason, 1)]
     assert (draft.system, draft.units) == ("", 4)
 
 
@@ -124,8 +124,8 @@ def test_the_units_of_a_dialogue_are_kept_or_refused(answers: list[str], system:
     """Whatever is refused, units add up, and cleaning what is kept again changes nothing."""
     draft = talk(*answers, system=system, more=1)
     before = draft.units
-    (kept, refusals), _ = clean(draft, untranslated="drop", too_short="drop")
-    assert sum(one.units for one in refusals) + (draft.units if kept else 0) == before
+    (kept, rejections), _ = clean(draft, untranslated="drop", too_short="drop")
+    assert sum(one.units for one in rejections) + (draft.units if kept else 0) == before
     if kept:
         once = (draft.history, draft.instruction, draft.response, draft.system, draft.units)
         assert clean(draft, untranslated="drop", too_short="drop")[0] == (True, [])
@@ -169,15 +169,15 @@ def test_a_system_message_comes_first() -> None:
     (refused,) = lines(part.rejected)
     assert (refused["reason"], refused["turn"]) == ("empty", 1)
     counts = part.mark.counts
-    assert (counts.units, counts.kept, counts.refused) == (5, 3, {"empty": 2})
+    assert (counts.units, counts.kept_units, counts.rejections) == (5, 3, {"empty": 2})
 
 
 def test_a_system_message_without_a_place_is_no_kept_turn() -> None:
     """A row a pair has no place for it: it is a rejected line, and its text is in no row."""
     part = convert(RULED, options=Options(validation=0))
     assert "짧게" not in part.rows.decode()
-    assert part.mark.counts.refused == {"system-turn": 1, "empty": 2}
-    assert part.mark.counts.kept == 2
+    assert part.mark.counts.rejections == {"system-turn": 1, "empty": 2}
+    assert part.mark.counts.kept_units == 2
 
 
 def test_lengths_are_those_of_all_messages() -> None:

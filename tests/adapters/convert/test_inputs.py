@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from backports import zstd
 
-from kodolly_adapters.convert.reading.inputs import OURS, Member, Stream, members, opened
+from kodolly_adapters.convert.reading.inputs import Member, Stream, members, open_member
 from kodolly_adapters.convert.reading.plan import Plan
 from kodolly_adapters.convert.sources import BY_NAME, SOURCES
 from kodolly_adapters.errors import InputError
@@ -27,7 +27,7 @@ TEXT = '[{"instruction": "가"}]'.encode() * 5000
 
 
 def whole(member: Member) -> bytes:
-    with opened(member) as stream:
+    with open_member(member) as stream:
         parts = []
         while data := stream.peek(1000):
             parts.append(data)
@@ -128,7 +128,7 @@ def test_all_before_a_cut_is_read_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "rows.gz"
     path.write_bytes(packed_text)
     with (
-        opened(next(iter(members([str(path)])))) as stream,
+        open_member(next(iter(members([str(path)])))) as stream,
         pytest.raises(InputError, match=rf"rows\.gz: byte {had}: cannot be read on"),
     ):
         stream.peek(4 << 20)
@@ -175,7 +175,7 @@ def test_what_a_conversion_wrote_is_not_read_back(tmp_path: Path, files: list[st
         (tmp_path / name).write_bytes(row)
     plan = Plan([str(tmp_path)], SOURCES)
     assert [shard.file for shard, _ in plan.shards()] == ["dolly.jsonl"]
-    assert plan.skipped == [("out", OURS)]
+    assert plan.skipped == [("out", "is a conversion's output")]
 
 
 def test_a_pipe_is_read_once(tmp_path: Path) -> None:

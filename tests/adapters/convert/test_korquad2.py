@@ -1,4 +1,4 @@
-"""KorQuAD 2 records to rows: each question a row or a refusal, with the answer in its context."""
+"""KorQuAD 2 records to rows: each question a row or a rejection, with the answer in its context."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.shared_data import SHARED_DATA, needs_shared_data
 
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.reading.source import Source
-from kodolly_adapters.convert.schema import Draft, Refusal
+from kodolly_adapters.convert.schema import Draft, Rejection
 from kodolly_adapters.convert.sources.korquad2 import KORQUAD2, KORQUAD2_QUESTIONS
 from kodolly_adapters.errors import OptionError
 
@@ -131,19 +131,19 @@ REFUSED = {
 def test_what_becomes_no_row_is_refused_by_name(
     reason: str, question: dict[str, Any], context: Any
 ) -> None:
-    """The others of the page still become rows, in order, and the refusal says which question it is."""
+    """The others of the page still become rows, in order, and the rejection says which question it is."""
     page = record(asked("수도", id=1), question, asked("강남", id=3))
     first, refused, last = KORQUAD2.drafts(page, Options(korquad2_context=context))
     assert isinstance(first, Draft)
     assert isinstance(last, Draft)
-    assert isinstance(refused, Refusal)
+    assert isinstance(refused, Rejection)
     assert (refused.reason, refused.id, refused.turn, last.turn) == (reason, "7", 1, 2)
 
 
 def test_an_answer_of_tags_alone_is_empty() -> None:
     """HTML that shows nothing is no answer, once rendered."""
     (refused,) = KORQUAD2.drafts(record(asked("</b>")), PAGE)
-    assert isinstance(refused, Refusal)
+    assert isinstance(refused, Rejection)
     assert refused.reason == "empty-answer"
 
 
@@ -191,7 +191,7 @@ def test_questions_without_pages_refused(question: str, html: str | None, reason
     """What has no question or answer is refused by name."""
     alone = KORQUAD2_QUESTIONS.record(question=question, html_answer_text=html)
     (refused,) = KORQUAD2_QUESTIONS.drafts(alone, Options())
-    assert isinstance(refused, Refusal)
+    assert isinstance(refused, Rejection)
     assert refused.reason == reason
 
 
@@ -236,7 +236,7 @@ def test_all_real_questions_without_pages_become_rows() -> None:
         for line in lines
         for draft in KORQUAD2_QUESTIONS.drafts(decoder.decode(line), Options())
     ]
-    refused = [draft for draft in drafts if isinstance(draft, Refusal)]
+    refused = [draft for draft in drafts if isinstance(draft, Rejection)]
     assert len(drafts) == len(lines)
     assert {draft.reason for draft in refused} <= {"empty-answer"}
     assert len(refused) < 10

@@ -37,7 +37,9 @@ def a_source(title: str, lengths: dict[str, Lengths]) -> SourceSummary:
         title=title,
         unit="rows",
         licence=LICENCE,
-        counts=Counts(records=11, units=11, rows=10, kept=10, refused={"empty": 1}, rejected=1),
+        counts=Counts(
+            records=11, units=11, rows=10, kept_units=10, rejections={"empty": 1}, rejected_lines=1
+        ),
         lengths=lengths,
     )
 

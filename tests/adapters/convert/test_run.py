@@ -61,7 +61,7 @@ def raw(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of a few records, so that small files make many shards (in this process)."""
-    monkeypatch.setattr(plan, "PIECE", 3000)
+    monkeypatch.setattr(plan, "SHARD", 3000)
 
 
 def run(arguments: list[Path], out: Path, *, force: bool = False, **options: object) -> Summary:
@@ -88,7 +88,7 @@ def test_all_sources_in_one_run(raw: Path, tmp_path: Path) -> None:
         "korquad2": 12,
     }
     assert made["kovicuna"].units == 120
-    assert summary.rejected == 0
+    assert summary.rejected_lines == 0
     assert all(list(row) == FIELDS for row in rows(tmp_path / "out"))
     assert len(rows(tmp_path / "out")) == 168
     assert {row["category"] for row in rows(tmp_path / "out")} == {"open_qa"}
@@ -99,7 +99,7 @@ def test_all_sources_in_one_run(raw: Path, tmp_path: Path) -> None:
 def test_pieces_change_nothing(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large or small pieces give the same bytes in every file."""
     run([raw], tmp_path / "large", provenance=True)
-    monkeypatch.setattr(plan, "PIECE", 2000)
+    monkeypatch.setattr(plan, "SHARD", 2000)
     run([raw], tmp_path / "small", provenance=True)
     assert files(tmp_path / "large") == files(tmp_path / "small")
 
@@ -263,7 +263,7 @@ def test_bad_rows_are_named_with_file_line_and_reason(tmp_path: Path) -> None:
         (6, "not-json"),
     ]
     assert {one["file"] for one in rejected} == {"KoAlpaca_v1.1.jsonl"}
-    assert (summary.inputs[0].counts.units, summary.inputs[0].counts.kept) == (6, 3)
+    assert (summary.inputs[0].counts.units, summary.inputs[0].counts.kept_units) == (6, 3)
 
 
 def test_names_that_are_no_unicode_do_no_harm(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_broken_file_leaves_nothing_behind(raw: Path, tmp_path: Path) -> None:
     assert [one["reason"] for one in read_lines(tmp_path / "saved" / "rejected.jsonl")] == [
         "not-json"
     ]
-    assert summary.reconciles() == []
+    assert summary.faults() == []
 
 
 def test_a_repaired_file_continues_the_run(raw: Path, tmp_path: Path) -> None:
@@ -453,7 +453,7 @@ def test_every_reason_has_a_meaning() -> None:
         reason
         for file in folder.rglob("*.py")
         for reason in re.findall(
-            r'(?:Refusal\(|_refuse\(\s*\w+,\s*\w+,)\s*"([a-z0-9-]+)"', file.read_text()
+            r'(?:Rejection\(|_reject\(\s*\w+,\s*\w+,)\s*"([a-z0-9-]+)"', file.read_text()
         )
     }
     assert used >= {"not-json", "no-output", "not-unicode", "no-turns", "system-turn"}
@@ -462,4 +462,4 @@ def test_every_reason_has_a_meaning() -> None:
 
 def test_pieces_are_large_in_real_life() -> None:
     """The tests' small pieces are the exception: a task carries megabytes."""
-    assert plan.PIECE >= 1 << 20
+    assert plan.SHARD >= 1 << 20

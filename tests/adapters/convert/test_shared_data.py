@@ -114,8 +114,8 @@ def test_every_record_is_a_row_or_refused_with_a_reason(summary: Summary) -> Non
     for name, rows in read.items():
         empty = sum(not one[1].strip() or not one[3].strip() for one in rows)
         assert counts[name].rows == len(rows) - empty
-        assert counts[name].refused.get("empty", 0) == empty
-    assert summary.reconciles() == []
+        assert counts[name].rejections.get("empty", 0) == empty
+    assert summary.faults() == []
 
 
 @pytest.mark.parametrize(

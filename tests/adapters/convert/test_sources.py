@@ -1,4 +1,4 @@
-"""Sources: one table of records and the drafts and refusals they become; nothing is passed over."""
+"""Sources: one table of records and the drafts and rejections they become; nothing is passed over."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from kodolly_adapters.convert.cleaning.rules import meaning, modes_of
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.reading.plan import layout_of, recognise
 from kodolly_adapters.convert.reading.source import Source
-from kodolly_adapters.convert.schema import Draft, Exchange, Refusal
+from kodolly_adapters.convert.schema import Draft, Exchange, Rejection
 from kodolly_adapters.convert.sources import BY_NAME, SOURCES
 from kodolly_adapters.errors import OptionError
 
@@ -44,7 +44,7 @@ def pair(asks: str, answer: str, context: str = "", **more: Any) -> Draft:
     return Draft(asks, context, answer, **known | more)
 
 
-def refusal(reason: str, **more: Any) -> tuple[str, dict[str, Any]]:
+def rejection(reason: str, **more: Any) -> tuple[str, dict[str, Any]]:
     return reason, more
 
 
@@ -81,14 +81,14 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
         "kovicuna",
         RULED,
         PLAIN,
-        [refusal("system-turn"), pair("하나?", "일."), pair("둘?", "이.", turn=1)],
+        [rejection("system-turn"), pair("하나?", "일."), pair("둘?", "이.", turn=1)],
     ),
     (
         "a system message without text is refused",
         "kovicuna",
         talk(("system", " "), ("system", "\u200b"), ("human", "하나?"), ("gpt", "일.")),
         Options(history=1),
-        [refusal("system-turn", units=2), pair("하나?", "일.")],
+        [rejection("system-turn", units=2), pair("하나?", "일.")],
     ),
     (
         "a system message in a dialogue",
@@ -137,7 +137,7 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
         "kovicuna",
         AGAIN,
         Options(rules={"same-role": "drop"}),
-        [refusal("same-role"), refusal("same-role"), pair("안녕", "일.", notes=("same-role",))],
+        [rejection("same-role"), rejection("same-role"), pair("안녕", "일.", notes=("same-role",))],
     ),
     (
         "same speaker left alone",
@@ -145,9 +145,9 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
         AGAIN,
         Options(rules={"same-role": "off"}),
         [
-            refusal("question-without-answer"),
+            rejection("question-without-answer"),
             pair("하나?", "일."),
-            refusal("answer-without-question", turn=1),
+            rejection("answer-without-question", turn=1),
         ],
     ),
     (
@@ -156,9 +156,9 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
         talk(("gpt", "영."), ("human", "하나?"), ("ChatGPT", "일."), ("human", "둘?")),
         PLAIN,
         [
-            refusal("answer-without-question"),
+            rejection("answer-without-question"),
             pair("하나?", "일."),
-            refusal("question-without-answer", turn=1),
+            rejection("question-without-answer", turn=1),
         ],
     ),
     (
@@ -167,14 +167,14 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
         talk(("human", "하나?"), ("tool", "x"), ("gpt", "일.")),
         PLAIN,
         [
-            refusal("question-without-answer"),
-            refusal("unknown-role"),
-            refusal("answer-without-question"),
+            rejection("question-without-answer"),
+            rejection("unknown-role"),
+            rejection("answer-without-question"),
         ],
     ),
-    ("no turns", "kovicuna", talk(), PLAIN, [refusal("no-turns", units=0)]),
-    ("null turns", "kovicuna", {"conversations": None}, PLAIN, [refusal("no-turns", units=0)]),
-    ("only system", "kovicuna", talk(("System", "짧게.")), PLAIN, [refusal("system-turn")]),
+    ("no turns", "kovicuna", talk(), PLAIN, [rejection("no-turns", units=0)]),
+    ("null turns", "kovicuna", {"conversations": None}, PLAIN, [rejection("no-turns", units=0)]),
+    ("only system", "kovicuna", talk(("System", "짧게.")), PLAIN, [rejection("system-turn")]),
     # Alpaca
     (
         "v1.0",
@@ -197,8 +197,8 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
         PLAIN,
         [row("왜?", "", "그냥.")],
     ),
-    ("no output", "koalpaca", {"instruction": "왜?", "id": 0}, PLAIN, [refusal("no-output")]),
-    ("no instruction", "koalpaca", {"output": "3"}, PLAIN, [refusal("no-instruction")]),
+    ("no output", "koalpaca", {"instruction": "왜?", "id": 0}, PLAIN, [rejection("no-output")]),
+    ("no instruction", "koalpaca", {"output": "3"}, PLAIN, [rejection("no-instruction")]),
     # KorQuAD 1.0
     (
         "an article",
@@ -235,7 +235,7 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
                 group="서울",
                 notes=("answer-start",),
             ),
-            refusal("answer-not-found", turn=1),
+            rejection("answer-not-found", turn=1),
         ],
     ),
     (
@@ -243,9 +243,9 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
         "korquad1",
         article(asked("왜?"), asked("왜?", ("서울", 0), is_impossible=True), asked("왜?", ("", 0))),
         PLAIN,
-        [refusal("no-answer"), refusal("no-answer", turn=1), refusal("no-answer", turn=2)],
+        [rejection("no-answer"), rejection("no-answer", turn=1), rejection("no-answer", turn=2)],
     ),
-    ("no questions", "korquad1", article(), PLAIN, [refusal("no-questions", units=0)]),
+    ("no questions", "korquad1", article(), PLAIN, [rejection("no-questions", units=0)]),
     # Dolly
     (
         "keeps its category",
@@ -261,7 +261,7 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
         PLAIN,
         [row("왜?", "", "그냥.", notes=("unknown-category",))],
     ),
-    ("no response", "dolly", {"instruction": "왜?"}, PLAIN, [refusal("no-output")]),
+    ("no response", "dolly", {"instruction": "왜?"}, PLAIN, [rejection("no-output")]),
     # Chatbot data
     (
         "a line",
@@ -270,7 +270,7 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
         PLAIN,
         [row("안녕", "", "반가워요.")],
     ),
-    ("a short line", "chatbot-data", {"Q": "안녕", "A": None}, PLAIN, [refusal("no-output")]),
+    ("a short line", "chatbot-data", {"Q": "안녕", "A": None}, PLAIN, [rejection("no-output")]),
     # HRC
     (
         "the corpus",
@@ -286,7 +286,7 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
         PLAIN,
         [row("왜?", "", "법.")],
     ),
-    ("no answer", "hrc", {"질의": "왜?"}, PLAIN, [refusal("no-output")]),
+    ("no answer", "hrc", {"질의": "왜?"}, PLAIN, [rejection("no-output")]),
 ]
 
 
@@ -298,14 +298,14 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
 def test_a_record_becomes_its_rows(
     name: str, record: dict[str, Any], options: Options, expected: list[Any]
 ) -> None:
-    """Every record of the table becomes exactly its drafts and refusals, and their units add up."""
+    """Every record of the table becomes exactly its drafts and rejections, and their units add up."""
     source = BY_NAME[name]
     assert source is not None
     read = msgspec.convert(record, source.record)
     found = list(source.drafts(read, options))
     shown = [
         (item.reason, {"turn": item.turn, "units": item.units})
-        if isinstance(item, Refusal)
+        if isinstance(item, Rejection)
         else item
         for item in found
     ]
@@ -433,7 +433,7 @@ def test_reasons_are_explained() -> None:
         source = BY_NAME[name]
         assert source is not None
         for item in source.drafts(msgspec.convert(record, source.record), options):
-            names = [item.reason] if isinstance(item, Refusal) else item.notes
+            names = [item.reason] if isinstance(item, Rejection) else item.notes
             assert all(meaning(name) for name in names)
 
 

@@ -16,7 +16,7 @@ from kodolly_adapters.convert.reading.plan import cut, layout_of
 from kodolly_adapters.convert.reading.records import Shard, decode, places
 from kodolly_adapters.convert.reading.source import Source
 from kodolly_adapters.convert.schema import TRAIN, VALIDATION
-from kodolly_adapters.convert.shard import official
+from kodolly_adapters.convert.shard import official_split
 from kodolly_adapters.convert.sources import BY_NAME
 
 HOSTILE = '"}, {"instruction": "x"} \\ }, {"id": [ ] {'
@@ -175,4 +175,4 @@ def test_a_list_that_is_cut_off_keeps_its_whole_elements() -> None:
 )
 def test_the_official_split_is_told_by_the_files_own_name(file: str, split: int) -> None:
     """Folders do not matter; a zip's name does where its member's says nothing."""
-    assert official(file) == split
+    assert official_split(file) == split

@@ -1,1 +1,1 @@
-"""The cleaning of rows: rules, fixes of texts, and judgements of whole rows."""
+"""The cleaning of rows: the rules, the fixes of single texts, and the checks of whole rows."""

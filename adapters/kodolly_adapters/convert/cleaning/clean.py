@@ -1,4 +1,4 @@
-"""The cleaner: fixes the texts of a row in place, and refuses rows that a rule drops."""
+"""The cleaner: fixes the texts of a row in place, and rejects rows that a rule drops."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from ..options import Options
-from ..schema import Draft, Exchange, Refusal, Row
+from ..schema import Draft, Exchange, Rejection, Row
 from .fixes import Fixer, Unstable, newlines
 from .language import is_untranslated
 from .rules import DROP, FIX, OFF
 
 encode = msgspec.json.Encoder().encode
 
-Verdict = tuple[bool, list[Refusal]]  # is the draft a row now, and what of it was refused?
+Verdict = tuple[bool, list[Rejection]]  # whether the draft is a row, and its rejected parts
 
 
 class Cleaner:
     """Applies the rules of one source; `modes` is the result of rules.modes_of.
 
-    `line` is the JSON of the row cleaned last, or None if it must be made again: seeing whether the texts are
-    Unicode makes it anyway, and few rows are changed after that.
+    `line` is the JSON of the last row, or None if cleaning changed it. The check for valid Unicode encodes
+    every row anyway, and few rows are changed after that, so the JSON is kept for the caller.
     """
 
     def __init__(self, modes: Mapping[str, str], options: Options) -> None:
@@ -32,96 +32,96 @@ class Cleaner:
         self.line: bytes | None = None
 
     def clean(self, draft: Draft, counts: Counter[str]) -> Verdict:
-        """Fix `draft` in place and count each rule that fires, once a row or once a refusal.
+        """Fix `draft` in place and count each rule that applies, once a row or once a rejection.
 
-        A dialogue loses the pairs that are refused, and their units; the last good pair becomes its
+        A dialogue loses its rejected pairs and their units; the last remaining pair becomes its
         instruction and response.
         """
         if draft.notes:
             counts.update(draft.notes)
         if draft.history or draft.system:
             return self._dialogue(draft, counts)
-        refusal = self._row(draft, counts)
-        return (True, []) if refusal is None else (False, [refusal])
+        rejection = self._row(draft, counts)
+        return (True, []) if rejection is None else (False, [rejection])
 
     def _dialogue(self, draft: Draft, counts: Counter[str]) -> Verdict:
-        """Each pair is cleaned and judged as a row of its own, and the system message is cleaned."""
+        """Clean and check each pair as a row of its own, and clean the system message."""
         hits = Counter[str]()
-        good: list[Draft] = []
-        refusals: list[Refusal] = []
+        remaining: list[Draft] = []
+        rejections: list[Rejection] = []
         for pair in _pairs(draft):
-            refusal = self._row(pair, hits)
-            if refusal is None:
-                good.append(pair)
+            rejection = self._row(pair, hits)
+            if rejection is None:
+                remaining.append(pair)
             else:
-                refusals.append(refusal)
+                rejections.append(rejection)
         if draft.system:
-            refusal = self._system(draft, hits, is_alone=not good)
-            if refusal is not None:
-                refusals.append(refusal)
+            rejection = self._system(draft, hits, is_alone=not remaining)
+            if rejection is not None:
+                rejections.append(rejection)
                 draft.system, draft.system_units = "", 0
         self.line = None
-        refused = Counter(refusal.reason for refusal in refusals)
+        by_reason = Counter(rejection.reason for rejection in rejections)
         for rule, times in hits.items():
-            counts[rule] += refused[rule] + (times > refused[rule])
-        if good:
-            last = good[-1]
+            counts[rule] += by_reason[rule] + (times > by_reason[rule])
+        if remaining:
+            last = remaining[-1]
             draft.instruction, draft.response = last.instruction, last.response
             draft.context, draft.turn = last.context, last.turn
             draft.history = tuple(
                 Exchange(pair.instruction, pair.response, pair.turn, pair.units)
-                for pair in good[:-1]
+                for pair in remaining[:-1]
             )
-            draft.units = draft.system_units + sum(pair.units for pair in good)
-        return bool(good), refusals
+            draft.units = draft.system_units + sum(pair.units for pair in remaining)
+        return bool(remaining), rejections
 
-    def _system(self, draft: Draft, counts: Counter[str], *, is_alone: bool) -> Refusal | None:
-        """Clean the system message; refuse it if it is bad, or if no pair is left to go with it."""
+    def _system(self, draft: Draft, counts: Counter[str], *, is_alone: bool) -> Rejection | None:
+        """Clean the system message; reject it if it is broken or empty, or if no pair remains."""
         message = Draft(draft.system, "", "", id=draft.id, units=draft.system_units)
-        refusal = self._fix(message, counts, set())
+        rejection = self._fix(message, counts, set())
         draft.system = message.instruction
-        if refusal is None and (is_alone or not draft.system.strip()):
-            return _refuse(message, counts, "system-turn", "no text, or no row to go with it")
-        return refusal
+        if rejection is None and (is_alone or not draft.system.strip()):
+            return _reject(message, counts, "system-turn", "no text, or no row to go with it")
+        return rejection
 
-    def _row(self, draft: Draft, counts: Counter[str]) -> Refusal | None:
-        """Clean and judge a single row, or a pair of a dialogue; its refusal if it is dropped."""
-        fired: set[str] = set()
+    def _row(self, draft: Draft, counts: Counter[str]) -> Rejection | None:
+        """Clean and check a single row, or a pair of a dialogue; returns its rejection, if any."""
+        hits: set[str] = set()
         if self._modes["newlines"] == FIX and ("\r" in draft.response or "\r" in draft.instruction):
-            # Every second answer of KoVicuna has CRLF and nothing else to fix.
+            # Done first, which is fast: every second answer of KoVicuna has CRLF and nothing else to fix.
             draft.instruction = newlines(draft.instruction)
             draft.response = newlines(draft.response)
-            fired.add("newlines")
-        refusal = self._fix(draft, counts, fired)
-        if refusal is not None:
-            return refusal
+            hits.add("newlines")
+        rejection = self._fix(draft, counts, hits)
+        if rejection is not None:
+            return rejection
         for rule, detail in self._faults(draft):
             if self._modes[rule] == DROP:
-                return _refuse(draft, counts, rule, detail)
+                return _reject(draft, counts, rule, detail)
             counts[rule] += 1
         return None
 
-    def _fix(self, draft: Draft, counts: Counter[str], fired: set[str]) -> Refusal | None:
-        """Fix the draft's texts and count the rules that fire, beside those that have `fired` before."""
+    def _fix(self, draft: Draft, counts: Counter[str], hits: set[str]) -> Rejection | None:
+        """Fix the draft's texts, and count the rules that applied: here, or before (in `hits`)."""
         texts = draft.instruction, draft.context, draft.response
         fix = self._fixer.fix
         try:
             line = encode(Row(*texts, draft.category))
-            draft.instruction = fix(draft.instruction, "instruction", fired)
-            draft.context = fix(draft.context, "context", fired)
-            draft.response = fix(draft.response, "response", fired)
+            draft.instruction = fix(draft.instruction, "instruction", hits)
+            draft.context = fix(draft.context, "context", hits)
+            draft.response = fix(draft.response, "response", hits)
         except UnicodeEncodeError:
-            return _refuse(draft, counts, "not-unicode", "half of a surrogate pair")
+            return _reject(draft, counts, "not-unicode", "half of a surrogate pair")
         except Unstable:
-            return _refuse(draft, counts, "entities", "entities nested in entities without end")
+            return _reject(draft, counts, "entities", "entities nested in entities without end")
         is_same = (draft.instruction, draft.context, draft.response) == texts
         self.line = line if is_same else None
-        if fired:
-            counts.update(fired)
+        if hits:
+            counts.update(hits)
         return None
 
     def _faults(self, draft: Draft) -> Iterator[tuple[str, str]]:
-        """The rules about whole rows that the clean draft breaks, with details."""
+        """Each rule about whole rows that the cleaned draft breaks, and a detail for its rejection."""
         instruction, context, response = draft.instruction, draft.context, draft.response
         if not instruction.strip() or not response.strip():
             yield "empty", "no instruction or no response"
@@ -145,6 +145,6 @@ def _pairs(draft: Draft) -> list[Draft]:
     return [*pairs, msgspec.structs.replace(draft, history=(), system="", units=units)]
 
 
-def _refuse(draft: Draft, counts: Counter[str], reason: str, detail: str) -> Refusal:
+def _reject(draft: Draft, counts: Counter[str], reason: str, detail: str) -> Rejection:
     counts[reason] += 1
-    return Refusal(reason, detail, draft.id, draft.turn, draft.units)
+    return Rejection(reason, detail, draft.id, draft.turn, draft.units)

@@ -1,4 +1,4 @@
-"""Fixes of one text, each a rule of its own, and what applies them until nothing changes."""
+"""The fixes of one text, each a rule of its own; the Fixer applies them until nothing changes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .rules import COUNT, OFF, table
 
 Fix = Callable[[str], str]
 
-# Code keeps its entities: ``` fences (the last may be open) and `inline code` of one line. An ampersand that was
-# escaped several times (`&amp;amp;lt;`) is one entity.
+# Matches an entity, or code, in which entities stay: ``` fences (the last may be unclosed) and `inline code` of one
+# line. Something escaped several times, such as `&amp;amp;lt;`, is one entity.
 _CODE_OR_ENTITY = re.compile(
     r"```.*?(?:```|\Z)|`[^`\n]+`|"
     r"&(?:(?:amp|#38|#[xX]26);)*"
@@ -28,12 +28,12 @@ _MAX_PASSES = 8  # more are needed only where entities are nested in entities on
 
 
 def newlines(text: str) -> str:
-    """LF for CRLF and CR."""
+    """The text with LF for CRLF and CR."""
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def entities(text: str) -> str:
-    """HTML entities outside code as characters; one without semicolon may be part of a URL (`&copy=`)."""
+    """The text with the characters for HTML entities outside code; `&copy=` (in a URL) is no entity."""
     return _CODE_OR_ENTITY.sub(_entity, text) if "&" in text else text
 
 
@@ -41,7 +41,7 @@ def _entity(match: re.Match[str]) -> str:
     name = match[1]
     if name is None:  # code
         return match[0]
-    if name == "nbsp":  # in HTML a way to write a space, not a choice of character
+    if name == "nbsp":  # those who write it in HTML mean a plain space
         return " "
     if name[0] == "#":
         return unescape(f"&{name};")
@@ -49,7 +49,7 @@ def _entity(match: re.Match[str]) -> str:
 
 
 def zero_width(text: str) -> str:
-    """No invisible characters, except joiners that shape letters or emoji."""
+    """The text without invisible characters, except joiners that shape letters or emoji."""
     return _INVISIBLE.sub(lambda match: match[0] if _joins(text, match.start()) else "", text)
 
 
@@ -68,7 +68,7 @@ def _is_pictograph(char: str) -> bool:
 
 
 def no_input_marker(context: str) -> str:
-    """Empty where the context only says that there is no input."""
+    """The context; "" where it only says that there is no input."""
     if not context or len(context) > _LONGEST_MARKER:
         return context
     bare = "".join(context.split()).strip("<>[]()\"'`.").casefold()
@@ -76,13 +76,13 @@ def no_input_marker(context: str) -> str:
 
 
 def leading_colon(response: str) -> str:
-    """No colon left over from a translated "Output:"; `:hover` and `:)` keep theirs."""
+    """The response without the colon of a translated "Output:"; `:hover` and `:)` keep theirs."""
     match = _LEADING_COLON.match(response) if response.startswith(":") else None
     return response[match.end() :] if match else response
 
 
-# Every fix of any text with the characters that give it work, if it can be told by those. In the order they are
-# applied; one can make work for another: a decoded entity may be a zero-width space.
+# The fixes of every text in the order they are applied, each with the characters that it looks for ("": it cannot
+# be told by characters). One can make another necessary: a decoded entity may be a zero-width space.
 _FIXES: dict[str, tuple[Fix, str]] = {
     "entities": (entities, "&"),
     "newlines": (newlines, "\r"),
@@ -92,14 +92,14 @@ _FIXES: dict[str, tuple[Fix, str]] = {
     "outer-space": (str.strip, ""),
     "personal-data": (mask, "0-9@"),
 }
-_OF_A_FIELD: dict[str, tuple[str, Fix]] = {
+_FIELD_FIXES: dict[str, tuple[str, Fix]] = {
     "context": ("no-input-marker", no_input_marker),
     "response": ("leading-colon", leading_colon),
 }
 
 
 class Unstable(Exception):
-    """Every pass over the text changes it again."""
+    """The text still changes after _MAX_PASSES passes."""
 
 
 class Fixer:
@@ -107,32 +107,32 @@ class Fixer:
 
     def __init__(self, modes: Mapping[str, str]) -> None:
         self._modes = modes
-        on = {rule: fix for rule, fix in _FIXES.items() if modes[rule] != OFF}
-        self._fixes = [(rule, fix) for rule, (fix, _) in on.items()]
-        self._own = {field: fix for field, fix in _OF_A_FIELD.items() if modes[fix[0]] != OFF}
-        signs = "".join(signs for _, signs in on.values())
-        self._has_sign = re.compile(f"[{signs}]" if signs else "(?!)").search
+        active = {rule: fix for rule, fix in _FIXES.items() if modes[rule] != OFF}
+        self._fixes = [(rule, fix) for rule, (fix, _) in active.items()]
+        self._by_field = {name: fix for name, fix in _FIELD_FIXES.items() if modes[fix[0]] != OFF}
+        triggers = "".join(characters for _, characters in active.values())
+        self._has_trigger = re.compile(f"[{triggers}]" if triggers else "(?!)").search
 
-    def fix(self, text: str, field: str, fired: set[str]) -> str:
-        """The text after all fixes of its field; the rules that fire are added to `fired`.
+    def fix(self, text: str, field: str, hits: set[str]) -> str:
+        """The text after all fixes of its field; the names of rules that applied are added to `hits`.
 
-        Rules that only count leave the text. Raises Unstable.
+        A rule in mode count leaves the text as it is. Raises Unstable.
         """
-        own = self._own.get(field)
+        field_fix = self._by_field.get(field)
         if not text or (
-            not self._has_sign(text)
+            not self._has_trigger(text)
             and text.strip() == text
             and unicodedata.is_normalized("NFC", text)
-            and (own is None or own[1](text) == text)
+            and (field_fix is None or field_fix[1](text) == text)
         ):
             return text
-        fixes = self._fixes if own is None else [*self._fixes, own]
+        fixes = self._fixes if field_fix is None else [*self._fixes, field_fix]
         for _ in range(_MAX_PASSES):
             before = text
             for rule, fix in fixes:
                 result = fix(text)
                 if result != text:
-                    fired.add(rule)
+                    hits.add(rule)
                     if self._modes[rule] != COUNT:
                         text = result
             if text == before:

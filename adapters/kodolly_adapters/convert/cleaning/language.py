@@ -1,7 +1,7 @@
-"""Rule `untranslated`: answers in a foreign language that nothing asked for.
+"""Rule `untranslated`: the answer is in a foreign language, and the instruction does not ask for one.
 
-Only running text is judged: good Korean answers hold foreign letters too, in code, addresses, formulas,
-names and quotations.
+Only prose is judged, because good Korean answers contain foreign letters too: in code, addresses,
+formulas, names and quotations.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _CODE_LINE = re.compile(
     re.MULTILINE,
 )
 _ASKS_FOR_C = re.compile(r"\bc\b")
-# The first byte of a letter in UTF-8 tells its script.
+# The first byte of a letter in UTF-8 shows its script.
 _LATIN = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" + bytes(range(0xC3, 0xCA))
 _HANGUL_LEADS = bytes(range(0xEA, 0xEE))  # U+A000-DFFF
 _OTHER_LEADS = bytes([*range(0xCD, 0xE2), *range(0xE3, 0xEA)])  # Greek to Thai, kana, Han
 _NO_LETTER = bytes(set(range(256)) - {*_LATIN, *_HANGUL_LEADS, *_OTHER_LEADS})
-_TOO_FEW = 20  # an answer of fewer letters tells nothing about its language
-_BEGINNING = 1000  # characters; they tell the language of the whole text
+_MIN_LETTERS = 20  # the language of a shorter answer cannot be told
+_BEGINNING = 1000  # characters of a text that are examined
 
 
 def is_untranslated(instruction: str, context: str, response: str) -> bool:
-    """Is the response mostly not Korean, though nothing asked for that?"""
-    if len(response) < _TOO_FEW or _is_mostly_korean(_letters(response)):
+    """Is the response mostly not Korean, though the instruction does not ask for that?"""
+    if len(response) < _MIN_LETTERS or _is_mostly_korean(_letters(response)):
         return False
     beginning = response[:_BEGINNING]
     endings = table("words.toml")["korean_endings"]
@@ -49,7 +49,7 @@ def is_untranslated(instruction: str, context: str, response: str) -> bool:
 
 
 def _letters(text: str) -> bytes:
-    """One byte a letter, which tells the letter's script."""
+    """The first UTF-8 byte of every letter in the text."""
     return text.encode("utf-8", "replace").translate(None, _NO_LETTER)
 
 
@@ -60,13 +60,13 @@ def _is_mostly_korean(letters: bytes) -> bool:
 
 
 def _is_foreign(text: str) -> bool:
-    """Is it running text, most of it not in Hangul? Its beginning tells."""
+    """Is the beginning of the text prose, and mostly not Hangul?"""
     text = text[:_BEGINNING]
-    if "</" in text:  # a page is code
+    if "</" in text:  # HTML is not prose
         return False
     prose = _NOT_PROSE.sub(" ", text)
     letters = _letters(prose)
-    if len(letters) < _TOO_FEW or _is_mostly_korean(letters):
+    if len(letters) < _MIN_LETTERS or _is_mostly_korean(letters):
         return False
     if 2 * len(letters.translate(None, _HANGUL_LEADS + _OTHER_LEADS)) < len(letters):
         return True
@@ -75,7 +75,7 @@ def _is_foreign(text: str) -> bool:
     if sum(word in frequent for word in words) * 6 < len(words):
         return False
     lines = prose.count("\n") + 1
-    code_signs = islice(_CODE_LINE.finditer(prose), (lines + 1) // 2)  # half as many as lines: code
+    code_signs = islice(_CODE_LINE.finditer(prose), (lines + 1) // 2)  # code has one in two lines
     return sum(1 for _ in code_signs) * 2 < lines
 
 

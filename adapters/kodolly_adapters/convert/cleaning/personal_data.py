@@ -56,8 +56,8 @@ def _has_check_digit(digits: str) -> bool:
 
 def _mask_resident(match: re.Match[str]) -> str:
     year, month, day, hyphen, rest = match.groups()
-    alone = not rest.endswith("*") and _has_check_digit(year + month + day + rest)
-    is_number = int(day) <= _DAYS[int(month) - 1] and (hyphen or alone)
+    is_valid = not rest.endswith("*") and _has_check_digit(year + month + day + rest)
+    is_number = int(day) <= _DAYS[int(month) - 1] and (hyphen or is_valid)
     return RESIDENT if is_number else match[0]
 
 

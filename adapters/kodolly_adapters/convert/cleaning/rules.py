@@ -1,6 +1,6 @@
 """The cleaning rules and their modes; the table itself is rules.toml.
 
-Mode `off` does nothing, `count` counts and keeps, the others act. A rule counts once a row.
+Mode `off` does nothing, `count` only counts, the others also change or drop rows. A rule counts each row once.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def meaning(name: str) -> str:
 
 
 def modes_of(
-    chosen: Mapping[str, str], source_rules: Mapping[str, str] | None = None
+    user_modes: Mapping[str, str], source_rules: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """The mode of every rule: the user's choice, else the source's default, else the rule's.
 
@@ -52,7 +52,7 @@ def modes_of(
     """
     rules = all_rules()
     defaults = {name: rule.default for name, rule in rules.items()}
-    modes = {**defaults, **(source_rules or {}), **chosen}
+    modes = {**defaults, **(source_rules or {}), **user_modes}
     for name, mode in modes.items():
         if name not in rules:
             raise OptionError(f"no rule {name!r}; there are {', '.join(rules)}")

@@ -1,1 +1,1 @@
-"""Wikipedia HTML to Markdown, and the windows of it around answers."""
+"""Renders Wikipedia HTML as Markdown, and cuts the windows around answers out of it."""

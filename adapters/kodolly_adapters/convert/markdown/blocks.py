@@ -1,4 +1,4 @@
-"""Blocks of Markdown out of text and block tags: paragraphs, headings, nested lists, definitions and tables."""
+"""Turns text and block tags into blocks of Markdown: paragraphs, headings, lists, definitions and tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PLAIN = re.compile(
 
 @dataclass(slots=True)
 class _List:
-    """An open list: the indent of its items, and that of what follows in an item."""
+    """An open list: the indent of its items, and the indent of further blocks in an item."""
 
     ordered: bool
     indent: str
@@ -29,7 +29,7 @@ class _List:
 
 
 class Blocks:
-    """The renderer's state between tags. `flow` takes the blocks: the page's, or those of the innermost open cell."""
+    """The renderer's state between tags. `flow` is the list to add blocks to: the page's, or the open cell's."""
 
     def __init__(self, marks: Marks) -> None:
         self.marks = marks
@@ -43,7 +43,7 @@ class Blocks:
         self.pre = 0
         self.terms = False  # a definition list with terms is open
         self.last: Block | None = None
-        self.pending = ""  # marks of answers that begin before the next block
+        self.pending = ""  # marks that belong before the next block's text
 
     def render(self, pieces: Sequence[str]) -> str:
         """Markdown of [text, tag, text, tag, ..., text]."""
@@ -68,7 +68,7 @@ class Blocks:
         return "".join(["\n" * block.gap + block.prefix + block.text for block in self.flow])
 
     def put(self, text: str) -> None:
-        """A block of the text between two block tags; nothing for white space."""
+        """Add the text between two block tags as a block, unless it is only white space."""
         if "&" in text:
             text = unescape(text)
         after = ""
@@ -97,7 +97,7 @@ class Blocks:
         self.prefix = ""
 
     def end_text(self, _: str) -> None:
-        """The text before the tag has ended, and that is all."""
+        """For a tag that ends the text before it and does nothing else."""
 
     def open_block(self, _: str) -> None:
         self.gap = max(self.gap, 1 if self.lists else 2)
@@ -168,7 +168,7 @@ class Blocks:
         self.prefix = self.indent + ": " if self.terms else ""
 
     def open_missing_cell(self) -> None:
-        """Open a cell for what stands between two cells of a table: else it would come before the table."""
+        """Open a cell for text between two cells of a table, which would else come before the table."""
         if self.tables and self.tables[-1].cell is None and self.tables[-1].rows:
             self.open_cell("")
 
@@ -220,7 +220,7 @@ class Blocks:
 
 Handler = Callable[[Blocks, str], None]
 
-# What is done where an element begins, and where it ends.
+# The handlers of an element's start tag and end tag.
 _ELEMENTS: dict[str, tuple[Handler, Handler]] = {
     **{f"h{level}": (Blocks.open_heading, Blocks.close_heading) for level in range(1, 7)},
     "br": (Blocks.line_break, Blocks.line_break),
@@ -239,7 +239,7 @@ _ELEMENTS: dict[str, tuple[Handler, Handler]] = {
 
 @lru_cache(1024)
 def _handler(tag: str) -> Handler | None:
-    """What to do at a tag, whatever its attributes; None for an inline one."""
+    """The handler of a tag, with or without attributes; None for an inline tag."""
     match = _NAME.match(tag)
     name = match[2].lower() if match else ""
     if match and name in _ELEMENTS:

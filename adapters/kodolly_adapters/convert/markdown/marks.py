@@ -12,7 +12,7 @@ _CANDIDATES = (range(0xFDD0, 0xFDF0), range(0xE000, 0xF900), range(0xF0000, 0x10
 
 
 class Marks:
-    """`count` characters that `text` does not hold: marks 0, 2, ... begin an answer, marks 1, 3, ... end it."""
+    """`count` characters that are not in `text`: marks 0, 2, ... begin an answer, marks 1, 3, ... end it."""
 
     def __init__(self, text: str, count: int) -> None:
         unused = (mark for mark in map(chr, chain(*_CANDIDATES)) if mark not in text)
@@ -22,10 +22,10 @@ class Marks:
         self.holds = self._split.search  # is a mark in the text?
 
     def collapse(self, text: str) -> tuple[str, str, str]:
-        """The text with each stretch of white space as one space, and none inside the ends of an answer.
+        """Make each stretch of white space one space, and remove it at the two ends inside an answer.
 
-        Returns the marks that end answers before the text, the text with the marks in it, and the marks of
-        answers that start after it.
+        Returns the end marks that come before the first word, the text with the marks in it, and the start
+        marks that come after the last word.
         """
         before = starts = ""
         pieces: list[str] = []
@@ -55,7 +55,7 @@ class Marks:
         return self._split.sub("", text) if self.all else text
 
     def take_out(self, text: str) -> tuple[str, list[int | None]]:
-        """The text with no marks, and for every mark the offset where it stood first (None: nowhere)."""
+        """The text without marks, and the offset of each mark's first occurrence (None: it has none)."""
         pieces = self._split.split(text)
         offsets: dict[str, int] = {}
         at = 0

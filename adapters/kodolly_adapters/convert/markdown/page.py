@@ -1,8 +1,8 @@
-"""Wikipedia HTML, as KorQuAD 2 keeps it, to readable Markdown in which an answer's place is known.
+"""Renders Wikipedia HTML, as KorQuAD 2 has it, as readable Markdown, and finds the answers in it.
 
-A page is rendered once for all its questions: marks are put into the source at every border of an answer,
-pass through the rendering with the text around them, and are then taken out, which gives the borders' offsets in
-the Markdown. So an answer is a part of the rendered page by construction, whatever the renderer does.
+A page is rendered once for all its questions: marks are put into the HTML at every border of an answer, pass
+through the renderer with the text around them, and are then taken out, which gives the borders' offsets in the
+Markdown. So an answer always is a part of the rendered page, whatever the renderer does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TAG_START = re.compile(r"<[/!a-zA-Z]")
 _INLINE = ("<a>", "</a>", "<span>", "</span>", "<b>", "</b>", "<i>", "</i>")
 _HIDDEN = ("head", "title", "script", "style", "noscript", "form", "template")
 
-# What Wikipedia's pages hold beside the article.
+# Parts of Wikipedia's pages that do not belong to the article.
 FOOTER = ('<div>원본 주소 "', "<h2>둘러보기 메뉴</h2>")
 _MOTTO = "<div>위키백과, 우리 모두의 백과사전.</div>"
 _CHROME = (_MOTTO, "<a>둘러보기로 가기</a>", "<a>검색하러 가기</a>")
@@ -40,21 +40,21 @@ _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]
 _LINE_MARK = re.compile(r" *(?:#{1,6} |- |[0-9]+\. |: |[| ]+)*")
 
 
-class Rendered(NamedTuple):
-    """Markdown, and where the given spans of the source are in it (None: nothing legible was in the span)."""
+class Rendering(NamedTuple):
+    """Markdown, and where the given spans of the HTML are in it (None: the span held no text)."""
 
     text: str
     spans: tuple[Span | None, ...]
 
 
-def render(html: str, spans: Sequence[Span] = ()) -> Rendered:
+def render(html: str, spans: Sequence[Span] = ()) -> Rendering:
     """Render a page or a fragment; `spans` are offsets into `html`.
 
     Chrome (head, scripts, table of contents, site navigation, edit links) is left out unless a span touches it.
-    Any text can be given: what is not well-formed is read as well as it can be.
+    HTML that is not well-formed is rendered as well as possible.
     """
     marks = Marks(html, 2 * len(spans))
-    has_formulas = "<math" in html  # looking for one before every border takes long
+    has_formulas = "<math" in html  # asked once, as the search at every border takes long
     borders: list[int] = []
     for span in spans:
         start, end = (max(0, min(at, len(html))) for at in span)
@@ -62,14 +62,14 @@ def render(html: str, spans: Sequence[Span] = ()) -> Rendered:
         borders.append(_outside(html, max(start, end), has_formulas, to_end=True))
     html = _without_footer(html, max(borders, default=-1))
     pieces: list[str] = []
-    done = 0
+    last = 0
     for at, mark in sorted(zip(borders, marks.all, strict=True), key=lambda border: border[0]):
-        pieces += (html[done:at], mark)
-        done = at
-    html = _flat("".join([*pieces, html[done:]]), marks)
+        pieces += (html[last:at], mark)
+        last = at
+    html = _flat("".join([*pieces, html[last:]]), marks)
     text, offsets = marks.take_out(Blocks(marks).render(_TAG.split(html)))
     pairs = zip(offsets[::2], offsets[1::2], strict=True)
-    return Rendered(text, tuple([_tidy(text, start, end) for start, end in pairs]))
+    return Rendering(text, tuple([_tidy(text, start, end) for start, end in pairs]))
 
 
 def fragment(html: str) -> str:
@@ -79,14 +79,14 @@ def fragment(html: str) -> str:
 
 
 def _flat(html: str, marks: Marks) -> str:
-    """The source without hidden parts and chrome, and with few inline tags left."""
+    """The HTML without hidden parts, chrome and most inline tags; formulas and superscripts as text."""
 
-    def hidden(element: str) -> str | None:
+    def without(element: str) -> str | None:
         return None if marks.holds(element) else ""
 
     for name in _HIDDEN:
-        html = _replace_elements(html, f"<{name}", f"</{name}>", hidden)
-    html = _replace_elements(html, "<!--", "-->", hidden)
+        html = _replace_elements(html, f"<{name}", f"</{name}>", without)
+    html = _replace_elements(html, "<!--", "-->", without)
     for chrome in _CHROME:
         html = html.replace(chrome, "")
     html = _replace_elements(html, "<math", "</math>", _formula)
@@ -114,12 +114,12 @@ def _without_footer(html: str, last_border: int) -> str:
 def _replace_elements(
     html: str, opening: str, closing: str, replacement: Callable[[str], str | None]
 ) -> str:
-    """Replace every opening...closing (where `replacement` gives None it stays), in linear time."""
+    """Replace every part from `opening` to `closing`, in linear time; it stays where `replacement` is None."""
     start = html.find(opening)
     if start < 0:
         return html
-    kept: list[str] = []
-    done = 0
+    pieces: list[str] = []
+    last = 0
     while start >= 0:
         inside = start + len(opening)
         end = html.find(closing, inside)
@@ -131,11 +131,11 @@ def _replace_elements(
         if new is None:
             end = inside
         else:
-            kept += (html[done:start], new)
-            done = end
+            pieces += (html[last:start], new)
+            last = end
         start = html.find(opening, end)
-    kept.append(html[done:])
-    return "".join(kept)
+    pieces.append(html[last:])
+    return "".join(pieces)
 
 
 def _without_contents(html: str, marks: Marks) -> str:
@@ -174,7 +174,7 @@ def _formula(element: str) -> str | None:
 
 
 def _outside(html: str, at: int, has_formulas: bool, *, to_end: bool) -> int:
-    """Move an offset out of a formula, tag or entity it is in: to its end or to its beginning."""
+    """The offset; if it is inside a formula, tag or entity, the end or the beginning of that."""
     start = html.rfind("<math", 0, at) if has_formulas else -1
     if start >= 0:
         end = html.find("</math>", start)
@@ -194,9 +194,9 @@ def _outside(html: str, at: int, has_formulas: bool, *, to_end: bool) -> int:
 
 
 def _tidy(text: str, start: int | None, end: int | None) -> Span | None:
-    """The span without white space at its ends; one of several lines takes whole list items, headings and rows.
+    """The span without white space at its ends; one of several lines is widened to whole items and rows.
 
-    That is, the signs before its first line ("- ", "## ", "| ") and the empty cells after its last.
+    That adds the signs before its first line ("- ", "## ", "| ") and the empty cells after its last.
     """
     if start is None or end is None:
         return None

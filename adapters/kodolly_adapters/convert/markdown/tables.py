@@ -1,4 +1,4 @@
-"""HTML tables to Markdown pipe tables; a table that is no grid becomes lines."""
+"""HTML tables to Markdown: pipe tables, or plain lines for tables of one row or one column."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 _SPAN = re.compile(r"""(col|row)span\s*=\s*["']?\s*([0-9]{1,4})""", re.IGNORECASE)
-_MAX_COLUMNS = 100  # that one cell may span
-_MAX_REPEATED = 40  # characters of a cell that are repeated in the rows it spans
+_MAX_COLUMNS = 100  # the most columns that one cell can span
+_LONGEST_COPY = 40  # characters; a cell's text up to this length is written into every row it spans
 
 
 @dataclass(slots=True)
@@ -29,18 +29,18 @@ class Cell:
     blocks: list[Block] = field(default_factory=list)
 
     def line(self) -> str:
-        """All text in one line, with ` / ` where a line ends inside."""
+        """The cell's text as one line; its line breaks become ` / `."""
         text = "\n".join([block.text for block in self.blocks])
         return text.replace("\n", " / ").replace("|", "\\|")
 
 
 @dataclass(slots=True)
 class Table:
-    """An open table; `state` is the renderer's state outside of the open cell."""
+    """An open table; `state` is the renderer's state before the open cell, restored when the cell ends."""
 
     rows: list[list[Cell]] = field(default_factory=list)
     cell: Cell | None = None
-    nested: bool = False  # a table stands in a cell: this one only lays out
+    nested: bool = False  # a cell holds another table, so that this one is only page layout
     state: tuple = ()  # type: ignore[type-arg]
 
     def open(self, tag: str) -> list[Block]:
@@ -57,7 +57,7 @@ class Table:
         return cell.blocks
 
     def blocks(self, without_marks: Callable[[str], str]) -> list[Block]:
-        """The table as blocks: one pipe table, or lines where it is no grid."""
+        """The table as one block with a pipe table; as lines if it is layout, one row or one column."""
         rows = [row for row in self.rows if any(cell.blocks for cell in row)]
         if not rows:
             return []
@@ -70,28 +70,28 @@ class Table:
 
 
 def _grid(rows: list[list[Cell]], without_marks: Callable[[str], str]) -> list[list[str]]:
-    """The cells' texts with the columns lined up; rows and columns with no text in them are left out.
+    """The cells' texts by row and column, without empty rows and empty columns.
 
-    A short cell over several rows is repeated in each; a cell over several columns is not.
+    A short cell that spans several rows is copied into each; one that spans several columns is not.
     """
     grid: list[list[str]] = []
-    above: dict[int, tuple[int, str]] = {}  # cells that reach down: column -> rows to come, text
+    above: dict[int, tuple[int, str]] = {}  # column -> (rows a cell from above still spans, text)
     for row in rows:
         line: list[str] = []
         below: dict[int, tuple[int, str]] = {}
         for cell in (*row, None):
             end = -1 if cell else max(above, default=-1)
             while (column := len(line)) in above or column < end:
-                left, text = above.pop(column, (0, ""))
+                remaining, text = above.pop(column, (0, ""))
                 line.append(text)
-                if left > 1:
-                    below[column] = (left - 1, text)
+                if remaining > 1:
+                    below[column] = (remaining - 1, text)
             if cell is None:
                 break
             text = cell.line()
             if cell.rows > 1:
-                again = without_marks(text)
-                below[len(line)] = (cell.rows - 1, again if len(again) <= _MAX_REPEATED else "")
+                copy = without_marks(text)
+                below[len(line)] = (cell.rows - 1, copy if len(copy) <= _LONGEST_COPY else "")
                 for column in range(len(line) + 1, len(line) + cell.columns):
                     below[column] = (cell.rows - 1, "")
             line += [text] + [""] * (cell.columns - 1)
@@ -106,7 +106,7 @@ def _grid(rows: list[list[Cell]], without_marks: Callable[[str], str]) -> list[l
 
 
 def _lines(rows: list[list[Cell]]) -> list[Block]:
-    """A row of one-line cells as one line, of others block by block."""
+    """The rows without a grid: cells of one line each share a line, other cells stay blocks."""
     lines: list[Block] = []
     for row in rows:
         cells = [cell.blocks for cell in row if cell.blocks]

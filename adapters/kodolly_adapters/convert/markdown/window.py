@@ -1,4 +1,4 @@
-"""The part of a page around an answer: whole sentences, within a budget of tokens, the answer in it."""
+"""Cuts the part of a page around an answer: whole sentences, within a budget of tokens."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _CLOSING = frozenset(")]\"'”’」』%")
 _HEADING = re.compile(r"^#{1,6} .*$", re.MULTILINE)
 
 
-class NotInside(Exception):
-    """The window depends on text that is not there."""
+class BeyondPart(Exception):
+    """The window would reach beyond the part of the page that was rendered."""
 
 
 def cut(
     text: str, start: int, end: int, budget: int, counter: TokenCounter, inside: Span | None = None
 ) -> str:
-    """A context for the answer `text[start:end]`: about `budget` tokens of Markdown that hold it.
+    """A context for the answer `text[start:end]`: about `budget` tokens of Markdown with the answer in it.
 
-    It begins and ends at borders of sentences or blocks; what one side does not need goes to the other. In front
-    come the section's heading and, inside a table, the table's header, where they fit. An answer that alone
-    passes the budget gets its own lines and no more. White space at the answer's ends is no part of it. Where
-    `text` is a part of a page, `inside` is where its borders are those of the page.
+    It begins and ends at borders of sentences or blocks; tokens that one side does not need go to the other. In
+    front come the section's heading and, inside a table, the table's header, where they fit. An answer longer
+    than the budget gets only the lines it stands in. White space at the answer's ends does not count. If `text` is
+    a part of a page, `inside` is the span in which its sentences are those of the page. Raises BeyondPart.
     """
     answer = text[start:end].strip()
     start = text.find(answer, start)
@@ -51,24 +51,24 @@ class _Cutter:
     high: int = 0
 
     def context(self) -> str:
-        """The window with the heads that belong in front of it."""
+        """The window, with the section's heading and the table's header in front."""
         text, start, end = self.text, self.start, self.end
         borders = self._borders()
         left = [at for at in borders if at <= start]
         right = [at for at in borders if at >= end]
         self.low, self.high = left.pop(), right.pop(0)
         if self.low < self.inside[0] or self.high > self.inside[1]:
-            raise NotInside
+            raise BeyondPart
         head = self._heads()
         if self._tokens(head) > self.budget:
             head = _table_header(text, self.low)
             if self._tokens(head) > self.budget:
                 return self._part_of_sentence()
         self._grow(left, right, head)
-        if self._leave_table():  # the rows left out make room on the other side
+        if self._leave_table():  # the rows that it left make room on the other side
             self._grow([], [at for at in borders if at > self.high], self._heads())
-        # What stands in front depends on where the window begins, and tokens do not simply add up: shrink until
-        # all fits.
+        # The head depends on where the window begins, and two texts together can have more tokens than each alone:
+        # shrink until all fits.
         while True:
             self._trim()
             head = self._heads()
@@ -88,7 +88,7 @@ class _Cutter:
         return self.counter.count(head + self.text[self.low : self.high])
 
     def _grow(self, left: list[int], right: list[int], head: str) -> None:
-        """Take sentences from the side that gave less so far, until neither side's next one fits.
+        """Add sentences on the side with fewer tokens so far, until the next one fits on neither side.
 
         `left` and `right` are the borders that a side can move to, in the text's order.
         """
@@ -102,7 +102,7 @@ class _Cutter:
             at = side.pop()
             low, high = (at, self.low) if is_left else (self.high, at)
             if not self.inside[0] <= at <= self.inside[1]:
-                raise NotInside
+                raise BeyondPart
             cost = count(text[low:high])
             if cost > budget:
                 side.clear()
@@ -114,7 +114,7 @@ class _Cutter:
                 self.high, right_cost = at, right_cost + cost
 
     def _trim(self) -> None:
-        """No blank lines at the ends, and no heading at the end whose section is not there."""
+        """Drop blank lines at both ends, and a heading at the end, whose section would be missing."""
         text, low, high = self.text, self.low, self.high
         while low < self.start and text[low] == "\n":
             low += 1
@@ -140,7 +140,7 @@ class _Cutter:
             if _ends_sentence(text, match.start(), match.end()):
                 at = match.end()
                 borders.add(at + 1 if text.startswith(" ", at) else at)
-        if text.startswith("|") or text.find("\n|", max(0, low - 1), high) >= 0:  # no row is cut
+        if text.startswith("|") or text.find("\n|", max(0, low - 1), high) >= 0:  # rows stay whole
             borders = {at for at in borders if not text.startswith("|", _line_start(text, at))}
         borders |= {at for at in (0, len(text)) if low <= at <= high}
         borders |= {match.end() for match in _LINE_BREAK.finditer(text, low, high)}
@@ -149,7 +149,7 @@ class _Cutter:
         return sorted(before | after)
 
     def _part_of_sentence(self) -> str:
-        """A sentence longer than the budget: cut at spaces, as far on both sides as the budget goes."""
+        """Part of a sentence longer than the budget: cut at spaces, as long on both sides as fits."""
         text, start, end, low, high = self.text, self.start, self.end, self.low, self.high
         count = self.counter.count
         spare = self.counter.chars(max(0, self.budget - count(text[start:end])))
@@ -169,7 +169,7 @@ class _Cutter:
         return text[start:end]
 
     def _heads(self) -> str:
-        """The section's heading and the table's header, which stand before the window; each only if it is short."""
+        """The section's heading and the table's header from before the window; each only if it is short."""
         text, low, count = self.text, self.low, self.counter.count
         table = _table_header(text, low)
         if table and count(table) > self.budget // 2:
@@ -180,7 +180,7 @@ class _Cutter:
         return table if count(heading) > self.budget // 4 else heading + table
 
     def _leave_table(self) -> bool:
-        """A window that begins amid a table the answer is not in begins after that table instead."""
+        """If the window begins inside a table without the answer, move it to after the table; did it move?"""
         if not self.text.startswith("|", self.low) or _first_row(self.text, self.low) == self.low:
             return False
         after = self.text.find("\n\n", self.low) + 2
@@ -193,12 +193,12 @@ class _Cutter:
 def _ends_sentence(text: str, at: int, after: int) -> bool:
     """Does the punctuation `text[at:after]` end a sentence? Not in 3.14, J. K., 2019. 3. 1. or "!"라고."""
     sign = text[at]
-    before, following = text[at - 1 : at], text[after : after + 1]
+    before, next_char = text[at - 1 : at], text[after : after + 1]
     if sign in "。？！":
         return True
-    if following and not following.isspace():
-        is_verb = before in ("다", "요")  # of a whole sentence
-        return sign == "." and after == at + 1 and is_verb and "가" <= following <= "힣"
+    if next_char and not next_char.isspace():
+        is_verb = before in ("다", "요")  # the endings of whole sentences
+        return sign == "." and after == at + 1 and is_verb and "가" <= next_char <= "힣"
     if sign != ".":
         return True
     if "가" <= before <= "힣" or before in _CLOSING:
@@ -225,7 +225,7 @@ def _section(text: str, low: int) -> str:
 
 
 def _table_header(text: str, low: int) -> str:
-    """The header rows of the table `low` is inside of, if it is past them."""
+    """The header rows of the table around `low`, if they are before `low`; else ""."""
     row = _line_start(text, low)
     first = _first_row(text, row) if text.startswith("|", row) else row
     if first == row:
@@ -240,7 +240,7 @@ def _table_header(text: str, low: int) -> str:
 
 
 def _first_row(text: str, row: int) -> int:
-    """Where the table begins that has a row at `row`."""
+    """Where the table begins of which a row begins at `row`."""
     while row > 0 and text.startswith("|", above := _line_start(text, row - 1)):
         row = above
     return row

@@ -1,8 +1,8 @@
-"""The windows around a page's answers, each cut from as few of the page's sections as surely give it.
+"""Cuts the windows around a page's answers, and renders only the sections near each answer for that.
 
-Parts of a page between certain headings render, by themselves, as they do within the page.
-The renderer remembers nothing of what came before a heading, provided that no list, table, heading or hidden
-element is open there. A page for which that cannot be shown is rendered as a whole.
+A part of a page between two headings looks the same rendered alone as within the page, because the renderer keeps
+no state at a heading where no list, table, heading or hidden element is open. A page for which this is not certain is
+rendered as a whole.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import NamedTuple
 
 from ..cleaning.tokens import TokenCounter
 from .marks import Span
-from .page import FOOTER, Rendered, render
-from .window import NotInside, cut
+from .page import FOOTER, Rendering, render
+from .window import BeyondPart, cut
 
-# All tags of elements that the renderer remembers, and all upper-case tags. (The lookaheads only save time.)
+# The tags of all elements that change the renderer's state, and all upper-case tags. (The lookaheads only save time.)
 _EDGE = re.compile(
     r"<(/?)(?=[tuodphmfnsA-Z])(?!(?:t[drh]|span|sup|div|tbody)>)"
     r"(table|[uod]l|pre|h[1-6]|math|form|head|title|script|style|noscript|template|[a-z]*[A-Z][a-zA-Z0-9]*)"
     r"(?![a-zA-Z0-9])([^<>]*>)?"
 )
 _STRAY = re.compile(r"<(?:l[iI]|t[rdhRDH]|d[dtDT])")  # items and cells outside of lists and tables
-# Characters of HTML rendered on each side of an answer, for one character of its window.
+# How many characters of HTML to render on each side of an answer, per character of its window.
 _WIDTH = 2
 
 
 class Window(NamedTuple):
-    """An answer as Markdown and its context; both "" where nothing legible was in it."""
+    """An answer as Markdown and its context; both "" where the answer's HTML holds no text."""
 
     context: str
     answer: str
@@ -40,24 +40,24 @@ class Window(NamedTuple):
 def windows(html: str, spans: Sequence[Span], budget: int, counter: TokenCounter) -> list[Window]:
     """The window around each answer of a page; `spans` are offsets into `html`, `budget` is in tokens.
 
-    Each is cut from the sections around the answer if the window keeps clear of their ends, else from the whole page.
+    Each is cut from the sections around the answer if the window does not reach their ends, else from the whole page.
     """
 
     @cache
-    def rendered(low: int, high: int) -> Rendered:
-        # With all answers: what is left out elsewhere stays where an answer touches it.
+    def render_part(low: int, high: int) -> Rendering:
+        # With the spans of all answers, since chrome is not left out where an answer touches it.
         return render(html[low:high], [(start - low, end - low) for start, end in spans])
 
     def window(number: int, low: int, high: int) -> Window | None:
         """The window of one answer from a part of the page; None where text beyond the part would change it."""
-        text, answers = rendered(low, high)
-        if low and not text.startswith("#"):  # an empty heading: an earlier one counts
+        text, answers = render_part(low, high)
+        if low and not text.startswith("#"):  # its heading is empty: the one before it is needed
             return None
         if (answer := answers[number]) is None:
             return Window("", "")
-        # More text may stand before the first heading, and stands after the end.
+        # Without the two borders beyond which the page has more text.
         inside = 1 if low else 0, len(text) - (high < len(html))
-        with suppress(NotInside):
+        with suppress(BeyondPart):
             if inside[0] <= answer[0] and answer[1] <= inside[1]:
                 return Window(cut(text, *answer, budget, counter, inside), text[slice(*answer)])
         return None
@@ -76,13 +76,13 @@ def windows(html: str, spans: Sequence[Span], budget: int, counter: TokenCounter
 
 
 def section_starts(html: str) -> list[int]:
-    """Offsets of the headings at which the page can be cut; none if elements overlap or anything else is odd."""
+    """Offsets of the headings at which the page can be cut; [] if elements overlap or stand alone."""
     contents = html.count("목차")  # only the first box of a page is left out
     if "<!--" in html or contents > 1 or any(html.count(footer) > 1 for footer in FOOTER):
         return []
     starts: list[int] = []
     elements: list[str] = []  # open ones, the innermost last
-    outside = 0  # where the present stretch outside of all elements begins
+    outside = 0  # where the current text outside of all elements begins
     for edge in _EDGE.finditer(html):
         closing, name, rest = edge.groups()
         if rest is None or not name.islower():

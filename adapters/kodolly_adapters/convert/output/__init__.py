@@ -1,1 +1,1 @@
-"""What a conversion leaves: rows, counts, the data card."""
+"""What a conversion writes: rows, counts, the data card."""

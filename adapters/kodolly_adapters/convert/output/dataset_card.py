@@ -1,6 +1,6 @@
 """The data card, `dataset_card.md`: what was converted, how, from what, and what may be done with it.
 
-A pure function of the summary: no time, no path of a machine, the same bytes each time. Its words are in
+It depends only on the summary, so that the same summary gives the same bytes. Its words are in
 `dataset_card.md.jinja`.
 """
 
@@ -20,7 +20,9 @@ from ..cleaning.rules import COUNT, DROP, FIX, JOIN, MASK, OFF, all_rules, meani
 from ..schema import CARD_FILE, LENGTHS_PICTURE, SOURCES_PICTURE
 from .summary import FIELDS, SAMPLE_CHARS, RuleCount, Summary
 
-DID = {COUNT: "counted", FIX: "fixed", DROP: "dropped", JOIN: "joined", MASK: "masked", OFF: "off"}
+VERBS = {
+    COUNT: "counted", FIX: "fixed", DROP: "dropped", JOIN: "joined", MASK: "masked", OFF: "off",
+}  # fmt: skip
 # Licences that the hub has a name for; any other is "other" there, with a name and a link.
 HUB_LICENCES = {
     "apache-2.0", "mit",
@@ -30,8 +32,8 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 LARGEST = "1M<n<10M"
 
 
-def card(summary: Summary, drawn: Sequence[str] = ()) -> str:
-    """The card's whole text. `drawn` names the pictures that stand beside it."""
+def card(summary: Summary, picture_files: Sequence[str] = ()) -> str:
+    """The card's whole text. `picture_files` are the pictures to show, relative to the card."""
     environment = Environment(
         loader=PackageLoader(__package__, "."),
         undefined=StrictUndefined,
@@ -42,18 +44,18 @@ def card(summary: Summary, drawn: Sequence[str] = ()) -> str:
     environment.filters |= {"text": text, "code": code, "meaning": meaning}
     environment.filters["json"] = partial(json.dumps, ensure_ascii=False)
     rows = sum(split.rows for split in summary.splits)
-    on = {rule.name for source in summary.sources for rule in source.rules if rule.mode != OFF}
+    active = {rule.name for source in summary.sources for rule in source.rules if rule.mode != OFF}
     return environment.get_template("dataset_card.md.jinja").render(
         summary=summary,
-        drawn=drawn,
+        picture_files=picture_files,
         pictures={"sources": SOURCES_PICTURE, "lengths": LENGTHS_PICTURE},
         rows=rows,
         size=next((name for limit, name in SIZES if rows < limit), LARGEST),
         licence=_hub_licence(summary),
-        wrong=summary.reconciles(),
-        reasons=sorted({name for source in summary.sources for name in source.counts.refused}),
-        rules=_rules(summary, on),
-        off=[name for name, mode in summary.rules.items() if mode == OFF and name not in on],
+        faults=summary.faults(),
+        reasons=sorted({name for source in summary.sources for name in source.counts.rejections}),
+        rules=_rules(summary, active),
+        off=[name for name, mode in summary.rules.items() if mode == OFF and name not in active],
         fields=FIELDS,
         sample_chars=SAMPLE_CHARS,
         command=shlex.join(summary.command),
@@ -62,7 +64,7 @@ def card(summary: Summary, drawn: Sequence[str] = ()) -> str:
 
 
 def _hub_licence(summary: Summary) -> list[str]:
-    """One licence as the hub names it; several, or one it does not know, are `other` there."""
+    """The lines of the card's head about the licence; several, or one unknown to the hub, are `other`."""
     licences = {source.licence.name: source.licence.url for source in summary.sources}
     if len(licences) != 1:
         return ["license: other", "license_name: several", f"license_link: {CARD_FILE}"]
@@ -73,18 +75,20 @@ def _hub_licence(summary: Summary) -> list[str]:
     return ["license: other", f"license_name: {slug}", f"license_link: {json.dumps(url)}"]
 
 
-def _rules(summary: Summary, on: set[str]) -> list[list[object]]:
-    """Rows of the table of rules: those on for any source, in the rules' order, then the sources' notes."""
+def _rules(summary: Summary, active: set[str]) -> list[list[object]]:
+    """The table of `active` rules: those of rules.toml in its order, then the sources' notes."""
     by_source = [{rule.name: rule for rule in source.rules} for source in summary.sources]
     rows: list[list[object]] = []
-    for name in [*(name for name in all_rules() if name in on), *sorted(on - set(all_rules()))]:
-        usual = summary.rules.get(name, COUNT)
-        hits = [_hits(rules.get(name), usual) for rules in by_source]
-        rows.append([code(name), DID[usual], *hits, text(meaning(name))])
+    names = [name for name in all_rules() if name in active]
+    for name in [*names, *sorted(active - set(names))]:
+        mode = summary.rules.get(name, COUNT)
+        hits = [_hits(rules.get(name), mode) for rules in by_source]
+        rows.append([code(name), VERBS[mode], *hits, text(meaning(name))])
     return rows
 
 
-def _hits(rule: RuleCount | None, usual: str) -> str:
+def _hits(rule: RuleCount | None, mode: str) -> str:
+    """A source's hits of a rule, and what was done if that is not what `mode` does."""
     if rule is None:
         return "0"
-    return f"{rule.hits:,}" + ("" if rule.mode == usual else f" ({DID[rule.mode]})")
+    return f"{rule.hits:,}" + ("" if rule.mode == mode else f" ({VERBS[rule.mode]})")

@@ -1,4 +1,4 @@
-"""The data card's pictures: how long the rows are, and what became of each source.
+"""The data card's pictures: how long the rows are, and how much of each source was kept.
 
 Labels are English, so that no Korean font is needed; the colours are those of Okabe and Ito, which
 colour-blind readers can distinguish. The same summary gives the same bytes under one version of matplotlib.
@@ -91,19 +91,19 @@ def _histogram(axes: Axes, lengths: Lengths) -> None:
 
 
 def _sources(summary: Summary) -> Figure:
-    """A bar per source: its kept and its refused units, both numbers at the bar's end."""
+    """A bar per source: its kept and its rejected units, both numbers at the bar's end."""
     sources = summary.sources
     figure = _figure(0.7 + 0.42 * len(sources))
     axes = figure.subplots()
     positions = range(len(sources))
-    kept = [source.counts.kept for source in sources]
-    refused = [source.counts.refused_units for source in sources]
-    longest = max(1, *map(sum, zip(kept, refused, strict=True)))
+    kept = [source.counts.kept_units for source in sources]
+    rejected = [source.counts.rejected_units for source in sources]
+    longest = max(1, *map(sum, zip(kept, rejected, strict=True)))
     axes.barh(positions, kept, 0.62, color=BLUE, label="kept")
-    axes.barh(positions, refused, 0.62, kept, color=ORANGE, hatch="////", label="refused")
+    axes.barh(positions, rejected, 0.62, kept, color=ORANGE, hatch="////", label="rejected")
     for at, source in enumerate(sources):
-        text = f" {kept[at]:,} {source.unit} kept, {refused[at]:,} refused"
-        axes.text(kept[at] + refused[at], at, text, va="center")
+        text = f" {kept[at]:,} {source.unit} kept, {rejected[at]:,} rejected"
+        axes.text(kept[at] + rejected[at], at, text, va="center")
     axes.set_yticks(positions, [_label(source, 22) for source in sources])
     axes.invert_yaxis()
     axes.set_xlim(0, longest * 1.62)

@@ -1,6 +1,6 @@
 """What a conversion did, in numbers: the data of `convert.json` and of the data card.
 
-Everything here is plain, holds no time and no path of a machine: the same input gives the same bytes.
+It holds no time and no path of this machine, so that the same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cleaning.rules import COUNT, all_rules, modes_of
-from ..dedupe import DROPPED, Duplicates, Outcomes
+from ..dedupe import DROP_RULES, Duplicates, Outcomes
 from ..options import Options, command_line, plain_options
 from ..part import Counts, Index, StoredPart
 from ..reading.plan import Input, Plan
@@ -31,7 +31,7 @@ SAMPLE_CHARS = 300  # of a field of a sample
 
 
 class Lengths(msgspec.Struct, frozen=True, kw_only=True):
-    """How long one field is over all kept rows, in characters. Empty fields only count in `empty`.
+    """How long one field is over all kept rows, in characters; rows where it is empty only count in `empty`.
 
     `bins` has one count for each of EDGES; the last bin has no upper end. All figures are exact.
     """
@@ -69,10 +69,7 @@ class Lengths(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InputSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One file read; a zip's member is named `zip!member`.
-
-    `bytes` and `sha256` are of the file as it was unpacked: what the records were read from.
-    """
+    """One file of the input. `bytes` and `sha256` are those of the unpacked file; a zip's is named `zip!member`."""
 
     name: str
     source: str
@@ -83,7 +80,7 @@ class InputSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RuleCount(msgspec.Struct, frozen=True, kw_only=True):
-    """How many rows of a source a rule found something in, and the mode it ran in there."""
+    """How many rows of a source a rule applied to, and its mode for that source."""
 
     name: str
     mode: str
@@ -91,7 +88,7 @@ class RuleCount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """One row to look at, its fields cut to SAMPLE_CHARS characters.
+    """One row as an example, its fields cut to SAMPLE_CHARS characters.
 
     `row` is None where the licence forbids handing on converted rows.
     """
@@ -138,14 +135,14 @@ class SplitSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SkippedFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file in a given folder or archive that is no source's."""
+    """A file in a folder or archive of the input that was not converted, and why."""
 
     name: str
     why: str
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """One whole conversion. `rules` maps each rule to the mode it ran in where a source has no own."""
+    """One whole conversion. `rules` maps each rule to its mode, except where a source has another default."""
 
     version: str
     options: dict[str, Any]
@@ -156,19 +153,20 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     splits: tuple[SplitSummary, ...] = ()
     skipped: tuple[SkippedFile, ...] = ()
     duplicates: Duplicates = Duplicates()
-    rejected: int = 0  # lines written to rejected.jsonl
+    rejected_lines: int = msgspec.field(name="rejected", default=0)  # in rejected.jsonl
 
-    def reconciles(self) -> list[str]:
-        """Every place where the counts do not add up, a sentence each; [] if nothing was lost."""
+    def faults(self) -> list[str]:
+        """A sentence for each place where the counts do not add up; [] if nothing was lost."""
         return [fault for is_right, fault in self._checks() if not is_right]
 
     def _checks(self) -> Iterator[tuple[bool, str]]:
-        """Every check of the counts: does it hold, and what is wrong where it does not."""
+        """Each check of the counts: whether they are right, and the sentence for when they are not."""
         entries: list[InputSummary | SourceSummary] = [*self.inputs, *self.sources]
         for one in entries:
-            units, kept, refused = one.counts.units, one.counts.kept, one.counts.refused_units
-            fault = f"{one.name}: {units:,} units in, but {kept:,} kept + {refused:,} refused"
-            yield units == kept + refused, fault
+            units, kept = one.counts.units, one.counts.kept_units
+            rejected = one.counts.rejected_units
+            fault = f"{one.name}: {units:,} units in, but {kept:,} kept + {rejected:,} rejected"
+            yield units == kept + rejected, fault
         for source in self.sources:
             name, rows = source.name, source.counts.rows
             files = _total(one for one in self.inputs if one.source == name)
@@ -181,8 +179,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
             yield False, f"{name}: read, but not among the sources"
         total, written = _total(self.sources), sum(split.rows for split in self.splits)
         yield total.rows == written, f"{total.rows:,} rows kept, but {written:,} written"
-        fault = f"{total.rejected:,} refusals, but {self.rejected:,} lines in rejected.jsonl"
-        yield total.rejected == self.rejected, fault
+        lines = total.rejected_lines
+        fault = f"{lines:,} rejections, but {self.rejected_lines:,} lines in rejected.jsonl"
+        yield lines == self.rejected_lines, fault
 
 
 def _total(entries: Iterable[InputSummary | SourceSummary]) -> Counts:
@@ -197,7 +196,7 @@ def write_summary(summary: Summary, folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """All parts of a run in order, their rows' index and outcomes; `modes` are the rules' by source."""
+    """All parts of a run in order, the index and outcomes of their rows, and each source's modes by rule."""
 
     parts: Sequence[StoredPart]
     index: Index
@@ -206,14 +205,16 @@ class Results:
 
 
 def summarise(plan: Plan, results: Results, options: Options, version: str) -> Summary:
-    """The whole conversion in numbers, but for what is only known once it is written: splits and rejected."""
+    """The whole conversion in numbers; `splits` and `rejected_lines` are added after writing."""
     inputs = tuple(_input(one, results) for one in plan.inputs)
     sources = {one.source.name: one.source for one in plan.inputs}
     return Summary(
         version=version,
         options=plain_options(options),
         rules=modes_of(options.rules),
-        command=command_line(options, plan.arguments, plan.chosen.name if plan.chosen else None),
+        command=command_line(
+            options, plan.arguments, plan.user_source.name if plan.user_source else None
+        ),
         inputs=inputs,
         sources=tuple(_source(source, inputs, results, options) for source in sources.values()),
         skipped=tuple(SkippedFile(name=name, why=why) for name, why in plan.skipped),
@@ -234,15 +235,15 @@ def _input(one: Input, results: Results) -> InputSummary:
 
 
 def _counts(part: StoredPart, results: Results) -> Counts:
-    """One part's counts, with its rows that were dropped for the sake of the whole moved to `refused`."""
+    """One part's counts; its duplicates and leaks are moved from the kept units to the rejected ones."""
     codes, units = results.outcomes.codes[part.rows], results.index["units"][part.rows]
-    by_reason = {reason: int(units[codes == code].sum()) for code, reason in DROPPED.items()}
-    dropped = int((codes > VALIDATION).sum())
+    by_rule = {rule: int(units[codes == code].sum()) for code, rule in DROP_RULES.items()}
+    dropped_rows = int((codes > VALIDATION).sum())
     return part.mark.counts + Counts(
-        rows=-dropped,
-        kept=-sum(by_reason.values()),
-        refused={reason: lost for reason, lost in by_reason.items() if lost},
-        rejected=dropped,
+        rows=-dropped_rows,
+        kept_units=-sum(by_rule.values()),
+        rejections={rule: count for rule, count in by_rule.items() if count},
+        rejected_lines=dropped_rows,
     )
 
 
@@ -256,9 +257,9 @@ def _source(
         for rule, rows in results.outcomes.hits.items():
             hits[rule] += int(rows[part.rows].sum())
     modes = {name: results.modes[source.name][name] for name in all_rules()}
-    modes |= dict.fromkeys(sorted(set(hits) - set(modes)), COUNT)  # what the source itself noticed
-    kept = results.outcomes.kept
-    lengths = np.concatenate([results.index["chars"][p.rows][kept[p.rows]] for p in parts])
+    modes |= dict.fromkeys(sorted(set(hits) - set(modes)), COUNT)  # the source's own notes
+    in_split = results.outcomes.in_split
+    lengths = np.concatenate([results.index["chars"][p.rows][in_split[p.rows]] for p in parts])
     return SourceSummary(
         name=source.name,
         title=source.title,
@@ -274,12 +275,12 @@ def _source(
 
 
 def _samples(parts: Sequence[StoredPart], results: Results, options: Options) -> Iterator[Row]:
-    """The kept rows of the smallest hashes, each once."""
+    """The SAMPLES kept rows with the smallest hashes, without duplicates."""
     smallest: dict[int, tuple[StoredPart, int]] = {}
     for part in parts:
         hashes = results.index["hash"][part.rows, 0]
-        kept = np.flatnonzero(results.outcomes.kept[part.rows])
-        for number in kept[np.argsort(hashes[kept], kind="stable")[:SAMPLES]].tolist():
+        rows = np.flatnonzero(results.outcomes.in_split[part.rows])
+        for number in rows[np.argsort(hashes[rows], kind="stable")[:SAMPLES]].tolist():
             smallest.setdefault(int(hashes[number]), (part, number))
         smallest = {digest: smallest[digest] for digest in sorted(smallest)[:SAMPLES]}
     for part, number in smallest.values():

@@ -1,4 +1,4 @@
-"""Write the final files from the parts: one file per split, its provenance file, and `rejected.jsonl`."""
+"""Writes the final files from the parts: one file per split, its provenance file, and `rejected.jsonl`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from kodolly_adapters.files import sha256
 
-from ..dedupe import DROPPED
+from ..dedupe import DROP_RULES
 from ..options import Options
 from ..part import Index, StoredPart
-from ..schema import REJECTED_FILE, SPLITS, VALIDATION, Dialogue, Origin, Rejected, Row
+from ..schema import REJECTED_FILE, SPLITS, VALIDATION, Dialogue, Origin, RejectedLine, Row
 from .summary import Results, SplitSummary
 
 ROW_GROUP = 32 << 20  # bytes of JSON that make a row group of Parquet
@@ -31,10 +31,10 @@ DETAILS = {
 def write(results: Results, out: Path, options: Options) -> tuple[list[SplitSummary], int]:
     """Write every split and `rejected.jsonl` into `out`; returns the splits and the number of rejected lines.
 
-    A part's file is deleted as soon as its rows are written: what the kernel still holds of it in memory then
-    never goes to the disk. If the run is killed meanwhile, the next one makes the deleted parts again.
+    A part's file is deleted as soon as its rows are written: what the kernel still caches of it is then never
+    written to disk. If the run is killed meanwhile, the next one makes the deleted parts again.
     """
-    rejected_count = 0
+    rejected_lines = 0
     with ExitStack() as stack:
 
         def open_writers(ending: str, record: type[msgspec.Struct]) -> list[BinaryIO | _Parquet]:
@@ -53,10 +53,9 @@ def write(results: Results, out: Path, options: Options) -> tuple[list[SplitSumm
                 lines = part.read(section).splitlines(keepends=True) if files else []
                 for split, file in enumerate(files):
                     file.write(b"".join(compress(lines, (codes == split).tolist())))
-            dropped = _dropped_rows(part, results.index[part.rows], codes)
-            rejected = [part.read("rejected"), *dropped]
-            rejected_file.writelines(rejected)
-            rejected_count += sum(lines.count(b"\n") for lines in rejected)
+            rejections = [part.read("rejected"), *_drops(part, results.index[part.rows], codes)]
+            rejected_file.writelines(rejections)
+            rejected_lines += sum(lines.count(b"\n") for lines in rejections)
             part.path.unlink()
     splits = [
         SplitSummary(
@@ -68,19 +67,19 @@ def write(results: Results, out: Path, options: Options) -> tuple[list[SplitSumm
         )
         for split, name in enumerate(SPLITS)
     ]
-    return splits, rejected_count
+    return splits, rejected_lines
 
 
-def _dropped_rows(part: StoredPart, entries: Index, codes: NDArray[np.uint8]) -> Iterator[bytes]:
-    """A line of `rejected.jsonl` for each row that a rule over all rows dropped: a duplicate, or leakage."""
+def _drops(part: StoredPart, entries: Index, codes: NDArray[np.uint8]) -> Iterator[bytes]:
+    """A line of `rejected.jsonl` for each row that was dropped as a duplicate or as leakage."""
     numbers = np.flatnonzero(codes > VALIDATION).tolist()
     origins = part.read("origins").splitlines() if numbers else []
     for number in numbers:
         origin = msgspec.json.decode(origins[number], type=Origin)
-        reason = DROPPED[int(codes[number])]
+        reason = DROP_RULES[int(codes[number])]
         line, byte = int(entries["line"][number]), int(entries["offset"][number])
         row = origin.file, line, byte, origin.source, origin.id, origin.turn
-        yield msgspec.json.encode(Rejected(*row, reason, DETAILS[reason])) + b"\n"
+        yield msgspec.json.encode(RejectedLine(*row, reason, DETAILS[reason])) + b"\n"
 
 
 class _Parquet:

@@ -1,6 +1,6 @@
 """From the arguments a person gave to named byte streams: files, folders, zips, gz, zst, standard input.
 
-Containers are known by their first bytes, never by their names.
+Archives and compressed files are recognised by their first bytes, never by their names.
 """
 
 from __future__ import annotations
@@ -30,41 +30,40 @@ STDIN = "-"
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")  # with members, and empty
-UNPACK_ERRORS = (  # on damage, on encryption (RuntimeError) and on methods that are not supported
+UNPACK_ERRORS = (  # for damaged files, encrypted ones (RuntimeError) and unsupported methods
     EOFError, OSError, RuntimeError, ValueError, LookupError, ArithmeticError, MemoryError,
     zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile, zstd.ZstdError,
 )  # fmt: skip
-OURS = "is a conversion's output"
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
     """One stream of bytes to convert.
 
-    `name` is shown to people and written into provenance, and no two have the same: relative to the folder
-    it was found in (after that folder's own name where there are several arguments), and
-    `archive.zip!member` inside a zip. `size` is in uncompressed bytes, None where unknown before reading.
+    `name` is unique, shown to people and written into provenance: relative to the folder given as SOURCE
+    (with that folder's own name in front where there are several arguments), and `archive.zip!member`
+    inside a zip. `size` is in uncompressed bytes, None where unknown before reading.
     """
 
     name: str
     path: Path | None = None  # None: standard input
     zip_member: zipfile.ZipInfo | None = None  # in the zip at `path`
     size: int | None = None
-    is_argument: bool = True  # given by name (or in an archive that was), not found in a folder
-    skipped: str = ""  # why it is not to be read, if so
+    is_argument: bool = True  # a SOURCE, or inside an archive that is one; not a file of a folder
+    skip_reason: str = ""  # "": it is to be read
 
 
 class Stream:
-    """The bytes of one member, read once: `peek` shows the next ones, `skip` goes past them.
+    """The bytes of one member, read once: `peek` returns the next ones, `skip` goes past them.
 
-    `size` and `sha256` are those of the bytes gone past; `report` is called with their number. Raises
-    InputError naming the byte offset reached when the stream is cut short or damaged.
+    `size` and `sha256` are those of all bytes skipped so far; each `skip` calls `report` with its size. Raises
+    InputError, which names the byte offset reached, when the stream is truncated or damaged.
     """
 
     def __init__(self, name: str, file: BinaryIO, report: Callable[[int], None]) -> None:
         self.size = 0
         self._name, self._report = name, report
-        # As it comes, so that all there is before the damage is had and counted.
+        # read1 returns what there is, so that everything before a damaged place is delivered and counted.
         self._read: Callable[[int], bytes] = getattr(file, "read1", file.read)
         self.sha256 = hashlib.sha256()
         self._ahead, self._offset = b"", 0
@@ -79,7 +78,7 @@ class Stream:
         return self._ahead[:size]
 
     def skip(self, size: int) -> None:
-        """Go past `size` bytes that `peek` has shown."""
+        """Go past `size` bytes that `peek` has returned."""
         self.sha256.update(memoryview(self._ahead)[:size])
         self._ahead = self._ahead[size:]
         self.size += size
@@ -95,7 +94,9 @@ class Stream:
 
 
 @contextmanager
-def opened(member: Member, report: Callable[[int], None] = lambda size: None) -> Iterator[Stream]:
+def open_member(
+    member: Member, report: Callable[[int], None] = lambda size: None
+) -> Iterator[Stream]:
     """The member's stream. Raises InputError where it cannot be opened."""
     with ExitStack() as stack:
         try:
@@ -106,18 +107,18 @@ def opened(member: Member, report: Callable[[int], None] = lambda size: None) ->
 
 
 def members(arguments: Sequence[str]) -> Iterator[Member]:
-    """Every stream behind `arguments`, folders and zips in the order of their names.
+    """Every stream that `arguments` name; those of a folder or zip in the order of their names.
 
-    Nothing is opened that can be read only once. Raises InputError for an argument that is not there or
-    cannot be read.
+    Pipes, which can be read only once, are not opened yet. Raises InputError for an argument that does not exist
+    or cannot be read.
     """
-    taken: set[str] = set()
+    names: set[str] = set()
     for member in _members(arguments):
         name, number = member.name, 1
-        while name in taken:
+        while name in names:
             number += 1
             name = f"{member.name} ({number})"
-        taken.add(name)
+        names.add(name)
         yield member if number == 1 else replace(member, name=name)
 
 
@@ -127,13 +128,12 @@ def _members(arguments: Sequence[str]) -> Iterator[Member]:
         if argument == STDIN:
             yield Member("standard input")
         elif path.is_dir():
-            own = Path(os.path.abspath(path)).name if len(arguments) > 1 else ""
+            folder = Path(os.path.abspath(path)).name if len(arguments) > 1 else ""
             for file in _files(path):
-                name = (Path(own) / file.relative_to(path)).as_posix()
+                name = (Path(folder) / file.relative_to(path)).as_posix()
                 if file.is_dir():
-                    yield Member(
-                        name, file, size=0, is_argument=False, skipped="is a conversion's output"
-                    )
+                    reason = "is a conversion's output"
+                    yield Member(name, file, size=0, is_argument=False, skip_reason=reason)
                 else:
                     yield from _of_file(file, name, is_argument=False)
         elif path.is_file():
@@ -145,9 +145,9 @@ def _members(arguments: Sequence[str]) -> Iterator[Member]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Regular files below `folder` in a fixed order, hidden ones left out.
+    """Regular files below `folder` in a fixed order, without hidden ones.
 
-    A folder among them is one that holds what a conversion wrote, or is still writing.
+    A folder that holds a conversion's output is in the list itself, in place of its files.
     """
 
     def fail(error: OSError) -> None:
@@ -157,15 +157,15 @@ def _files(folder: Path) -> list[Path]:
     for place, folders, files in os.walk(folder, onerror=fail):
         here = Path(place)
         visible = [name for name in folders if not name.startswith(".")]
-        ours = [name for name in visible if _is_ours(here / name)]
-        folders[:] = [name for name in visible if name not in ours]
-        paths += [here / name for name in ours]
+        outputs = [name for name in visible if _is_output(here / name)]
+        folders[:] = [name for name in visible if name not in outputs]
+        paths += [here / name for name in outputs]
         paths += [here / n for n in files if not n.startswith(".") and (here / n).is_file()]
     return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether a conversion wrote into `folder`, or has begun to."""
+def _is_output(folder: Path) -> bool:
+    """Is `folder` the output of a conversion, finished or not?"""
     finished = (folder / SUMMARY_FILE).is_file() and (folder / CARD_FILE).is_file()
     return finished or (folder / WORK / "lock").is_file()
 
@@ -187,7 +187,7 @@ def _of_zip(path: Path, name: str, *, is_argument: bool) -> Iterator[Member]:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = sorted(archive.infolist(), key=lambda info: info.filename)
-    except UNPACK_ERRORS as error:  # its list of members stands at its end
+    except UNPACK_ERRORS as error:  # the list of members is at the end of the file
         raise InputError(name, f"is a broken zip: {error}", path.stat().st_size) from error
     for info in infos:
         parts = info.filename.split("/")
@@ -196,7 +196,7 @@ def _of_zip(path: Path, name: str, *, is_argument: bool) -> Iterator[Member]:
 
 
 def _open(member: Member, stack: ExitStack) -> BinaryIO:
-    """The member's bytes, unpacked where the first ones say gz or zst (several frames included)."""
+    """The member's bytes; gz and zst, also of several frames, are unpacked."""
     stream: Any
     if member.path is None:
         stream = sys.stdin.buffer
@@ -204,10 +204,10 @@ def _open(member: Member, stack: ExitStack) -> BinaryIO:
         stream = stack.enter_context(member.path.open("rb"))
     else:
         archive = stack.enter_context(zipfile.ZipFile(member.path))
-        packed: Any = stack.enter_context(archive.open(member.zip_member))
-        stream = stack.enter_context(io.BufferedReader(packed))
+        raw: Any = stack.enter_context(archive.open(member.zip_member))
+        stream = stack.enter_context(io.BufferedReader(raw))
     magic = stream.peek(4)[:4] if isinstance(stream, io.BufferedReader) else b""
-    if magic in ZIP_MAGICS and member.zip_member is None:  # a pipe's
+    if magic in ZIP_MAGICS and member.zip_member is None:  # from a pipe
         raise InputError(member.name, "is a zip, which needs a file: give its path instead")
     if magic.startswith(GZIP_MAGIC):
         stream = stack.enter_context(gzip.GzipFile(fileobj=stream))

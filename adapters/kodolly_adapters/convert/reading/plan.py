@@ -1,4 +1,4 @@
-"""Which files become which shards: recognising layouts and sources, and cutting streams, in one pass."""
+"""Recognises the layout and source of every file, and cuts the files into shards, in one pass."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import xxhash
 
 from kodolly_adapters.errors import InputError
 
-from .inputs import Member, Stream, members, opened
+from .inputs import Member, Stream, members, open_member
 from .records import Kind, Shard
 from .source import Source, border_pattern
 
 HEAD = 1 << 20  # bytes read to recognise a file; more where its first record is longer
-PIECE = 4 << 20  # bytes of a shard: under 100 MB a worker, and few tasks
-MAX_RECORD = 64 << 20  # bytes; beyond this a file is not what it seems
+SHARD = 4 << 20  # bytes: a worker needs under 100 MB for it, and there are few tasks
+MAX_RECORD = 64 << 20  # bytes of the longest record; a longer one is an error
 
 STRING = rb'"(?:[^"\\]|\\.)*"'
 SCALAR = rb"(?:" + STRING + rb"|[-\d.eE+]+|true|false|null)"
@@ -36,7 +36,7 @@ DECODER = json.JSONDecoder()
 
 @dataclass(slots=True)
 class Input:
-    """One file that is being converted; `size` and `sha256` are known once it was read to its end."""
+    """One file that is converted; `size` and `sha256` are set once it was read to its end."""
 
     number: int
     name: str
@@ -47,15 +47,15 @@ class Input:
 
 @dataclass(slots=True)
 class Plan:
-    """The shards of all arguments, and what was learned of the files while making them.
+    """The shards of all arguments, and the files they come from.
 
-    `chosen` is the source the person named; None: recognise each file among `sources`. Raises InputError for
-    an argument that is not there.
+    `user_source` is the source named with --source; None: recognise each file among `sources`. Raises InputError
+    for an argument that does not exist.
     """
 
     arguments: Sequence[str]
     sources: Sequence[Source]
-    chosen: Source | None = None
+    user_source: Source | None = None
     inputs: list[Input] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (file, why)
     members: list[Member] = field(init=False)
@@ -68,17 +68,17 @@ class Plan:
     ) -> Generator[tuple[Shard, Source], None, None]:
         """Every shard in order; `report` is called with the number of bytes read. Raises InputError.
 
-        `inputs` and `skipped` are whole when the iterator is exhausted.
+        `inputs` and `skipped` are complete when the iterator has ended.
         """
         for member in self.members:
-            if member.skipped:
-                self.skipped.append((member.name, member.skipped))
+            if member.skip_reason:
+                self.skipped.append((member.name, member.skip_reason))
                 continue
-            with opened(member, report) as stream:
+            with open_member(member, report) as stream:
                 layout = _layout(stream)
                 source = self._source(member, layout) if layout else None
                 if layout is None or source is None:
-                    self._pass_over(member, layout, empty=not stream.peek(1))
+                    self._skip(member, layout, is_empty=not stream.peek(1))
                     continue
                 entry = Input(len(self.inputs), member.name, source)
                 self.inputs.append(entry)
@@ -89,25 +89,26 @@ class Plan:
             raise InputError(", ".join(self.arguments), "holds no file of a known source")
 
     def _source(self, member: Member, layout: Layout) -> Source | None:
-        """The source that was named, if it comes in such a layout; else the one recognised."""
-        if self.chosen is None:
+        """The user's source, if its files have this layout; without one, the recognised source."""
+        if self.user_source is None:
             return recognise(member.name, layout, self.sources)
-        return self.chosen if layout.suits(self.chosen) else None
+        return self.user_source if layout.suits(self.user_source) else None
 
-    def _pass_over(self, member: Member, layout: Layout | None, *, empty: bool) -> None:
+    def _skip(self, member: Member, layout: Layout | None, *, is_empty: bool) -> None:
+        """Skip a file of a folder that is of no source. Raises InputError for an argument."""
         record = layout.record if layout and layout.kind != "csv" else None
-        if empty:
+        source = self.user_source
+        if is_empty:
             why = "is empty"
-        elif self.chosen:
-            why = f"is no {self.chosen.layout.upper()}, as files of {self.chosen.name} are"
+        elif source:
+            why = f"is no {source.layout.upper()}, as files of {source.name} are"
         elif record:
             why = f"is of no known source: its first record has the keys {', '.join(record)[:200]}"
         else:
             why = "is no JSON, and no CSV of a known source"
         if member.is_argument:
             names = ", ".join(source.name for source in self.sources)
-            name_it = record and not self.chosen
-            hint = "name its source with --source" if name_it else "give a data file"
+            hint = "name its source with --source" if record and not source else "give a data file"
             raise InputError(member.name, f"{why}; {hint}. Known sources: {names}")
         self.skipped.append((member.name, why))
 
@@ -117,8 +118,8 @@ class Layout:
     """How a file holds its records.
 
     `start` is the offset of the first record's bytes: past a byte order mark, `[` or a CSV's header.
-    `record` is the first record as far as it was read, or None: unreadable or no object; `cut_off` says
-    that it goes on beyond that, so that more of the file would tell more.
+    `record` is the first record, or the complete fields of its beginning; None if it is unreadable or no object.
+    `cut_off` says that the record goes on after the bytes that were read.
     """
 
     kind: Kind
@@ -128,12 +129,12 @@ class Layout:
     cut_off: bool = False
 
     def suits(self, source: Source) -> bool:
-        """Whether the source's files look so."""
+        """Can a file with this layout belong to the source?"""
         return (source.layout == "csv") == (self.kind == "csv")
 
 
 def _layout(stream: Stream) -> Layout | None:
-    """The layout of a file, of which the whole first record is read as far as MAX_RECORD allows."""
+    """The layout of a file; reads on until its first record is complete, up to MAX_RECORD bytes."""
     size = HEAD
     while True:
         head = stream.peek(size)
@@ -144,7 +145,7 @@ def _layout(stream: Stream) -> Layout | None:
 
 
 def layout_of(head: bytes) -> Layout | None:
-    """The layout of a file that begins with `head` (whole lines are not needed); None: no data file."""
+    """The layout of a file that begins with `head`, which may end anywhere; None: no data file."""
     start = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
     body = head[start:]
     kind: Kind
@@ -153,7 +154,7 @@ def layout_of(head: bytes) -> Layout | None:
     elif match := DATA.match(body):
         kind, start = "data", start + match.end()
     elif OBJECT.match(body):
-        kind = "object" if _whole_line(body) is None else "lines"
+        kind = "object" if _first_object(body) is None else "lines"
     else:
         return _csv(head, start)
     text = head[start:].decode("utf-8", "ignore").lstrip()
@@ -161,20 +162,20 @@ def layout_of(head: bytes) -> Layout | None:
     try:
         record, _ = DECODER.raw_decode(text)
         return Layout(kind, start, record=record if isinstance(record, dict) else None)
-    except json.JSONDecodeError as error:  # a fault before the end is one that more does not mend
+    except json.JSONDecodeError as error:  # only one at the end may go away with more bytes
         at_end = error.pos >= len(text) - 16 or error.msg.startswith("Unterminated")
         cut_off = at_end and kind != "lines"
     except (ValueError, RecursionError):
         pass
-    later = _whole_line(body) if kind == "lines" else None
-    whole = _whole_part(text) if text.startswith("{") else None
-    return Layout(kind, start, record=later or whole, cut_off=cut_off)
+    line = _first_object(body) if kind == "lines" else None
+    entries = _complete_entries(text) if text.startswith("{") else None
+    return Layout(kind, start, record=line or entries, cut_off=cut_off)
 
 
-def _whole_part(text: str, position: int = 0) -> Any:
-    """What is whole of an object or list that breaks off: of {"a": 1, "b": [2, 3 it is {"a": 1, "b": [2]}.
+def _complete_entries(text: str, position: int = 0) -> Any:
+    """The complete entries of an object or list that ends early: of {"a": 1, "b": [2, 3 it is {"a": 1, "b": [2]}.
 
-    Enough to tell a source. None where nothing of it is whole, and for any other value.
+    They are enough to recognise a source. None where no entry is complete, and for any other value.
     """
     is_list = text.startswith("[", position)
     entries: list[Any] = []
@@ -186,22 +187,22 @@ def _whole_part(text: str, position: int = 0) -> Any:
             except (ValueError, RecursionError):
                 if not is_list:
                     in_list = text.startswith("[", entry.end())
-                    value = _whole_part(text, entry.end()) if in_list else None
+                    value = _complete_entries(text, entry.end()) if in_list else None
                     entries.append((entry[1], value))
                 break
             entries.append(value if is_list else (entry[1], value))
     return (entries if is_list else dict(entries)) or None
 
 
-def _whole_line(body: bytes) -> Mapping[str, Any] | None:
-    """The first of the first lines that is a whole JSON object and followed by another's beginning."""
+def _first_object(body: bytes) -> Mapping[str, Any] | None:
+    """The first object of a JSONL file: one of 20 lines, after which another object begins."""
     lines = [line for line in body.split(b"\n") if line.strip()]
-    for line, following in zip(lines[:20], [*lines[1:], b"{"], strict=False):
+    for line, next_line in zip(lines[:20], [*lines[1:], b"{"], strict=False):
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(record, dict) and following.lstrip().startswith(b"{"):
+        if isinstance(record, dict) and next_line.lstrip().startswith(b"{"):
             return record
     return None
 
@@ -219,27 +220,27 @@ def _csv(head: bytes, start: int) -> Layout | None:
 
 
 def recognise(name: str, layout: Layout, sources: Sequence[Source]) -> Source | None:
-    """The source of a file: its first record decides; among sources that look alike, its name does."""
+    """The source of a file: its first record decides, and between sources with the same records its name."""
     record = layout.record
-    last = name.replace("!", "/").rsplit("/", 1)[-1]
-    fitting = []
+    file_name = name.replace("!", "/").rsplit("/", 1)[-1]
+    candidates = []
     for source in sources:
-        named = any(fnmatch.fnmatch(last, pattern) for pattern in source.patterns)
-        alike = record is not None and layout.suits(source) and source.looks_like(record)
-        if alike and (named or not source.by_name):
-            # A source known only by its name is there because the name matched: it goes first.
-            fitting.append(((not source.by_name, not named), source))
-    return min(fitting, key=lambda one: one[0])[1] if fitting else None
+        has_name = any(fnmatch.fnmatch(file_name, pattern) for pattern in source.patterns)
+        has_shape = record is not None and layout.suits(source) and source.looks_like(record)
+        if has_shape and (has_name or not source.by_name):
+            # A source that is recognised by name goes first: its name matched.
+            candidates.append(((not source.by_name, not has_name), source))
+    return min(candidates, key=lambda one: one[0])[1] if candidates else None
 
 
 def cut(
     stream: Stream, layout: Layout, source: Source, file: str, key: str, size: int | None = None
 ) -> Iterator[Shard]:
-    """The stream's shards of some `size` bytes, in order: whole records, all but the first's head.
+    """Cut the stream into shards of about `size` bytes: all its records, without the layout's head.
 
-    `key` orders files. Raises InputError when no record ends within MAX_RECORD bytes.
+    Shards' keys begin with `key`, which orders the files. Raises InputError for a record over MAX_RECORD bytes.
     """
-    size = size or PIECE
+    size = size or SHARD
     offset, line, reach, number = 0, 1, size, 0
     while True:
         data = stream.peek(reach)
@@ -249,9 +250,9 @@ def cut(
         if not last and end <= start:
             if len(data) > MAX_RECORD:
                 raise InputError(file, f"no record ends within {MAX_RECORD >> 20} MiB", offset)
-            reach += reach // 2 + 1  # by shares: a long record is not searched again and again
+            reach += reach // 2 + 1  # by half, so that a long record is searched only a few times
             continue
-        body = data[start:end]
+        records = data[start:end]
         line += data.count(b"\n", 0, start)
         yield Shard(
             key=f"{key}-{number:07d}",
@@ -261,14 +262,14 @@ def cut(
             header=layout.header,
             offset=offset + start,
             line=line,
-            data=body,
+            data=records,
             last=last,
-            digest=xxhash.xxh3_128_hexdigest(body),
+            digest=xxhash.xxh3_128_hexdigest(records),
         )
         stream.skip(end)
         if last:
             return
-        line += body.count(b"\n")
+        line += records.count(b"\n")
         offset, reach, number = offset + end, size, number + 1
 
 

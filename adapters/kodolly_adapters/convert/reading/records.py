@@ -1,4 +1,4 @@
-"""A piece of a file to typed records: one fast parse, and a slow second look where that fails."""
+"""Parses a shard into typed records: fast as a whole, and one by one where that fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kodolly_adapters.errors import InputError
 
-from ..schema import Refusal
+from ..schema import Rejection
 from .source import Source, border_pattern
 
 Kind = Literal["array", "data", "lines", "object", "csv"]
@@ -26,9 +26,9 @@ DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Shard(msgspec.Struct, frozen=True, kw_only=True):
-    """One task: whole records in a row, and where they stand. It crosses process borders.
+    """One task: a stretch of whole records of a file, and its place there. It is sent to other processes.
 
-    `key` orders shards of a run; `offset` and `line` are those of the first byte of `data` in the file.
+    `key` orders the shards of a run; `offset` and `line` are those of the first byte of `data` in the file.
     `digest` is the xxh3 hash of `data`.
     """
 
@@ -45,16 +45,16 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def identity(self) -> str:
-        """What a part made of it depends on, options aside."""
+        """What its part depends on besides the options: the shard's place and bytes."""
         return f"{self.kind} {self.offset} {self.line} {self.last} {self.digest}"
 
 
 def decode(shard: Shard, source: Source, *, keep_going: bool = False) -> list[Any]:
-    """The shard's records in order, with a Refusal where one cannot be had.
+    """The shard's records in order, with a Rejection for each that cannot be decoded.
 
-    A line of JSONL that is no JSON is refused; inside an array it stops everything, because what follows it
-    cannot be trusted: InputError names the byte. With `keep_going` it is refused there too. So are a CSV's
-    records that are not UTF-8.
+    A JSONL line that is no JSON is rejected. In an array, bytes that are no JSON raise InputError, which names
+    the byte: what follows them cannot be trusted. With `keep_going` they are rejected too. The same holds for
+    records of a CSV that are not UTF-8.
     """
     if shard.kind == "csv":
         return _decode_csv(shard, source, keep_going=keep_going)
@@ -67,10 +67,10 @@ def decode(shard: Shard, source: Source, *, keep_going: bool = False) -> list[An
     if (records := _decode_each(shard, source, text)) is not None:
         return records
     try:
-        value = json.loads(text)  # takes half a surrogate pair, and knows where JSON ends
+        value = json.loads(text)  # accepts half a surrogate pair, and says where the JSON breaks
         if isinstance(value, dict) and shard.kind == "data":
             value = value["data"]
-        return [_typed(one, source) for one in (value if isinstance(value, list) else [value])]
+        return [_as_record(one, source) for one in (value if isinstance(value, list) else [value])]
     except (ValueError, RecursionError, KeyError) as error:
         if keep_going:
             return _between_borders(body, source)
@@ -80,7 +80,7 @@ def decode(shard: Shard, source: Source, *, keep_going: bool = False) -> list[An
 def places(shard: Shard, source: Source, records: int) -> NDArray[np.int64]:
     """The byte offset and the line of every record in the file, shape (records, 2).
 
-    Where records stand in an unusual spacing it is the shard's own place, the best we know.
+    If their beginnings are not found, because of unusual white space, each gets the shard's place.
     """
     starts = np.array(_starts(shard, source), np.int64)
     if len(starts) != records:
@@ -106,7 +106,7 @@ def _starts(shard: Shard, source: Source) -> list[int]:
 
 @functools.cache
 def _decoder(record: Any, kind: Kind = "lines", last: bool = True) -> msgspec.json.Decoder[Any]:
-    """The decoder of one record, or of a whole shard that `_as_document` made a document of."""
+    """The decoder of one record, or of the document that `_as_document` makes of a shard."""
     if kind in ("lines", "object"):
         return msgspec.json.Decoder(record)
     if kind == "data" and last:
@@ -120,7 +120,7 @@ def _records(value: Any) -> list[Any]:
 
 
 def _as_document(shard: Shard) -> tuple[bytes, bytes, bytes]:
-    """The shard as a JSON document of its own: what to put before, the body, what to put after."""
+    """The shard as a JSON document: the bytes to add before it, the shard's own, the bytes to add after."""
     if shard.kind == "object":
         return b"", shard.data, b""
     body = shard.data.lstrip(b" \t\r\n")
@@ -132,35 +132,35 @@ def _as_document(shard: Shard) -> tuple[bytes, bytes, bytes]:
 
 
 def _decode_each(shard: Shard, source: Source, text: bytes) -> list[Any] | None:
-    """The records of sound JSON, those of another shape as Refusal; None: it is no JSON.
+    """Decode the records one by one, those of the wrong shape as Rejection; None: the text is no JSON.
 
-    By msgspec too, so that what is sound does not depend on the records beside it.
+    With msgspec, as when all are decoded at once, so that a record's result does not depend on its neighbours.
     """
     try:
         values = _records(_decoder(msgspec.Raw, shard.kind, shard.last).decode(text))
     except DECODE_ERRORS:
         return None
-    records = [parsed(bytes(value), source) for value in values]
-    if any(type(one) is Refusal and one.reason == "not-json" for one in records):
-        return None  # bytes that are no UTF-8, which only a look into the record shows
+    records = [parse_record(bytes(value), source) for value in values]
+    if any(type(one) is Rejection and one.reason == "not-json" for one in records):
+        return None  # not UTF-8, which msgspec.Raw does not check
     return records
 
 
 def _broken_file(shard: Shard, error: Exception, head: int, body: bytes) -> InputError:
-    """The same fault with the byte where the file stops being JSON."""
-    at, torn = 0, False
+    """The InputError for a decoding error, with the byte where the file stops being JSON."""
+    at, is_truncated = 0, False
     if isinstance(error, json.JSONDecodeError):
         at = len(error.doc[: error.pos].encode("utf-8", "surrogatepass")) - head
         what = f"is no JSON: {error.msg}"
-        torn = at >= len(body.rstrip()) or error.msg.startswith("Unterminated")
+        is_truncated = at >= len(body.rstrip()) or error.msg.startswith("Unterminated")
     elif isinstance(error, UnicodeDecodeError):
         at, what = error.start - head, f"is not UTF-8: {error.reason}"
-        torn = error.reason == "unexpected end of data"
+        is_truncated = error.reason == "unexpected end of data"
     elif isinstance(error, RecursionError):
         what = "is nested too deeply"
     else:
         what = f"does not hold what its beginning promised: {error}"
-    if torn and shard.last:
+    if is_truncated and shard.last:
         what = "ends in the middle of a record"
     byte = shard.offset + len(shard.data) - len(body) + min(max(at, 0), len(body))
     hint = "Fetch it again, or give --keep-going to reject what is broken and convert the rest."
@@ -168,7 +168,7 @@ def _broken_file(shard: Shard, error: Exception, head: int, body: bytes) -> Inpu
 
 
 def _between_borders(body: bytes, source: Source) -> list[Any]:
-    """Every record between two borders, parsed alone."""
+    """Parse the text between each two borders of records by itself."""
     borders = [match.start() + 1 for match in border_pattern(source.first_keys).finditer(body)]
     records = []
     for start, end in pairwise([0, *borders, len(body)]):
@@ -176,7 +176,7 @@ def _between_borders(body: bytes, source: Source) -> list[Any]:
         if end == len(body) and not text.endswith(b"}"):
             text = text[: text.rfind(b"}") + 1] or text
         if text and text != b"]":
-            records.append(parsed(text, source))
+            records.append(parse_record(text, source))
     return records
 
 
@@ -186,32 +186,32 @@ def _decode_lines(data: bytes, source: Source) -> list[Any]:
         records = _decoder(source.record).decode_lines(data)
     except DECODE_ERRORS:
         records = []
-    # decode_lines also takes a record over several lines and several in one: what is a record would
-    # then depend on the lines beside it.
-    return records if len(records) == len(lines) else [parsed(line, source) for line in lines]
+    # decode_lines also accepts a record over several lines, and several records in a line. Then each line is
+    # parsed alone, so that its result does not depend on its neighbours.
+    return records if len(records) == len(lines) else [parse_record(line, source) for line in lines]
 
 
-def parsed(text: bytes, source: Source) -> Any:
-    """One record, judged by the same parser as many at once."""
+def parse_record(text: bytes, source: Source) -> Any:
+    """One record, or its Rejection."""
     try:
         return _decoder(source.record).decode(text)
     except msgspec.ValidationError as error:
-        return Refusal("wrong-shape", str(error))
+        return Rejection("wrong-shape", str(error))
     except DECODE_ERRORS as error:
-        return Refusal("not-json", str(error))
+        return Rejection("not-json", str(error))
 
 
-def _typed(value: Any, source: Source) -> Any:
+def _as_record(value: Any, source: Source) -> Any:
     try:
         return msgspec.convert(value, source.record)
     except msgspec.ValidationError as error:
-        return Refusal("wrong-shape", str(error))
+        return Rejection("wrong-shape", str(error))
 
 
 def _decode_csv(shard: Shard, source: Source, *, keep_going: bool) -> list[Any]:
     records: list[Any] = []
     for _, fields, at in _csv_rows(shard.data):
-        if isinstance(fields, Refusal):
+        if isinstance(fields, Rejection):
             if not keep_going:
                 hint = "Convert it to UTF-8, or give --keep-going to reject what is broken."
                 reason = f"is no UTF-8 CSV: {fields.detail}. {hint}"
@@ -219,42 +219,42 @@ def _decode_csv(shard: Shard, source: Source, *, keep_going: bool) -> list[Any]:
             records.append(fields)
         elif len(fields) > len(shard.header):
             detail = f"{len(fields)} fields where the header has {len(shard.header)}"
-            records.append(Refusal("wrong-shape", detail))
+            records.append(Rejection("wrong-shape", detail))
         else:
-            records.append(_typed(dict(zip_longest(shard.header, fields)), source))
+            records.append(_as_record(dict(zip_longest(shard.header, fields)), source))
     return records
 
 
-def _csv_rows(data: bytes) -> Iterator[tuple[int, list[str] | Refusal, int]]:
-    """The byte each record begins at, its fields or their fault, and the byte where that shows.
+def _csv_rows(data: bytes) -> Iterator[tuple[int, list[str] | Rejection, int]]:
+    """For each record: its first byte, its fields or their Rejection, and the byte that an error names.
 
-    Line ends inside quotes are part of a record; empty lines are none.
+    Line ends inside quotes are part of a record; empty lines are no records.
     """
-    consumed = 0  # bytes handed to the reader
-    bad: tuple[str, int] | None = None
+    position = 0  # bytes that the reader has taken
+    fault: tuple[str, int] | None = None
 
     def lines() -> Iterator[str]:
-        nonlocal consumed, bad
+        nonlocal position, fault
         for line in data.splitlines(keepends=True):
             try:
                 text = line.decode()
             except UnicodeDecodeError as error:
-                bad = bad or (str(error), consumed + error.start)
-                text = line.decode("utf-8", "replace")  # its quotes still count
-            consumed += len(line)
+                fault = fault or (str(error), position + error.start)
+                text = line.decode("utf-8", "replace")  # the reader needs its quotes
+            position += len(line)
             yield text
 
     reader = csv.reader(lines())
     while True:
-        start, bad = consumed, None
+        start, fault = position, None
         try:
             fields = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield start, Refusal("wrong-shape", str(error)), start
+            yield start, Rejection("wrong-shape", str(error)), start
             continue
-        if bad:
-            yield start, Refusal("not-unicode", bad[0]), bad[1]
+        if fault:
+            yield start, Rejection("not-unicode", fault[0]), fault[1]
         elif fields:
             yield start, fields, start

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from ..options import Options
-from ..schema import Draft, Refusal
+from ..schema import Draft, Rejection
 
-Drafts = Iterator[Draft | Refusal]
+Drafts = Iterator[Draft | Rejection]
 
 
 class Licence(msgspec.Struct, frozen=True):
@@ -23,20 +23,20 @@ class Licence(msgspec.Struct, frozen=True):
     url: str
     commercial: bool  # may a model trained on it be sold?
     derivatives: bool  # may converted rows be handed on?
-    consequence: str  # one sentence for the data card
+    consequence: str  # what follows from the terms: one sentence for the data card
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One public data set. It is sent to worker processes: its functions are named ones of a module.
+    """One public data set. It is sent to worker processes, so its functions must be functions of a module.
 
-    `record` is the msgspec type of one record; fields it does not name are skipped unread, a field of the
-    wrong type refuses the record. `first_keys` are the keys a record may begin with on disk, and no object
-    nested in a record may begin with one of them followed by a sibling: borders between records are found
-    by them without parsing. `looks_like` judges one parsed record of an unknown file; where `by_name` is set its
-    name must match one of `patterns` too, and then no other source that looks alike is asked.
-    `drafts` yields every row of a record, or the refusal of what becomes none: nothing is passed over silently.
-    `units` counts a record's units independently (turns, questions); the sum of what `drafts` yields must equal it.
+    `record` is the msgspec type of one record: other fields are skipped, and a field of a wrong type rejects the
+    record. `first_keys` are the keys that a record may begin with. Borders between records are found by them
+    without parsing, so an object nested in a record may not follow another object and begin with such a key.
+    `looks_like` tells whether a record of an unknown file is this source's; with `by_name` the file's name must
+    match one of `patterns` too, and then this source goes before others with the same records.
+    `drafts` yields a Draft or a Rejection for everything in a record, so that nothing is lost silently.
+    `units` counts a record's units (turns, questions); those of all that `drafts` yields must add up to it.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Source:
     layout: str = "json"  # "json" (array, {"data": [...]}, object or lines) or "csv"
     unit: str = "rows"  # what the input is counted in, in the plural
     units: Callable[[Any], int] | None = None  # None: one a record
-    rules: Mapping[str, str] | None = None  # defaults of its own, by rule
+    rules: Mapping[str, str] | None = None  # modes that replace the rules' defaults
 
 
 @functools.cache

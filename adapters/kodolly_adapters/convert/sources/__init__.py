@@ -8,7 +8,7 @@ from .korquad1 import KORQUAD1
 from .korquad2 import KORQUAD2, KORQUAD2_QUESTIONS
 from .kovicuna import KOVICUNA
 
-# The most telling shapes first; KoVicuna's alpaca-style file goes by its name, so before KoAlpaca.
+# Records that are easy to recognise come first; KoVicuna's Alpaca-style file, recognised by name, before KoAlpaca.
 SOURCES: tuple[Source, ...] = (
     KOVICUNA,
     KORQUAD2,

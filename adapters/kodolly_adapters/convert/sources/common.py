@@ -1,4 +1,4 @@
-"""What several sources share: names of records, categories and Creative Commons licences."""
+"""What several sources share: ids, answers, categories and Creative Commons licences."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..schema import CLOSED_QA, OPEN_QA
 LooksLike = Callable[[Mapping[str, Any]], bool]
 
 
-class Named(msgspec.Struct, gc=False, kw_only=True):
+class WithId(msgspec.Struct, gc=False, kw_only=True):
     """A record, or a question in one, that may have an id."""
 
     id: str | int | None = None
 
     @property
-    def name(self) -> str:
+    def id_text(self) -> str:
         """The id as text, "" where there is none."""
         return "" if self.id is None else str(self.id)
 
@@ -34,7 +34,7 @@ class Answer(msgspec.Struct, gc=False):
 
 
 def creative_commons(terms: str, consequence: str) -> Licence:
-    """The licence with these terms ("BY-ND 2.0 KR"): NC forbids commercial use, ND derivatives."""
+    """The licence with these terms, e.g. "BY-ND 2.0 KR": NC forbids commercial use, ND derivatives."""
     return Licence(
         f"CC {terms}",
         f"https://creativecommons.org/licenses/{terms.lower().replace(' ', '/')}/",
@@ -46,7 +46,7 @@ def creative_commons(terms: str, consequence: str) -> Licence:
 
 def has_keys(*choices: set[str], without: str | None = None) -> LooksLike:
     """A `looks_like`: the record has all keys of one of the choices, and not the key `without`."""
-    return partial(_has_keys, choices, without)  # can be sent to a worker process
+    return partial(_has_keys, choices, without)  # unlike a lambda it can be sent to a process
 
 
 def _has_keys(choices: Sequence[set[str]], without: str | None, record: Mapping[str, Any]) -> bool:
@@ -54,7 +54,7 @@ def _has_keys(choices: Sequence[set[str]], without: str | None, record: Mapping[
 
 
 def category_with_context(options: Options) -> str:
-    """The category of a question that is answered from a text beside it."""
+    """The category of a question whose answer is in its context."""
     return CLOSED_QA if options.categories == "dolly" else OPEN_QA
 
 

@@ -8,8 +8,8 @@ import msgspec
 
 from ..options import Options
 from ..reading.source import Drafts, Licence, Source
-from ..schema import Draft, Refusal
-from .common import Named, creative_commons, has_keys
+from ..schema import Draft, Rejection
+from .common import WithId, creative_commons, has_keys
 from .kovicuna import LICENCE as KOVICUNA_LICENCE
 
 CATEGORIES = {
@@ -21,19 +21,19 @@ CATEGORIES = {
 def _row(
     question: str | None,
     answer: str | None,
-    words: tuple[str, str, str] = ("record", "instruction", "output"),
-    name: str = "",
+    terms: tuple[str, str, str] = ("record", "instruction", "output"),
+    id_: str = "",
     context: str | None = None,
-) -> Draft | Refusal:
-    """The row of a record; `words` are what the source calls a record, a question and an answer."""
+) -> Draft | Rejection:
+    """The row of a record; `terms` are what the source calls a record, a question and an answer."""
     if question is None:
-        return Refusal("no-instruction", f"the {words[0]} has no {words[1]}", name)
+        return Rejection("no-instruction", f"the {terms[0]} has no {terms[1]}", id_)
     if answer is None:
-        return Refusal("no-output", f"the {words[0]} has no {words[2]}", name)
-    return Draft(question, context or "", answer, id=name)
+        return Rejection("no-output", f"the {terms[0]} has no {terms[2]}", id_)
+    return Draft(question, context or "", answer, id=id_)
 
 
-class DollyRecord(Named, gc=False):
+class DollyRecord(WithId, gc=False):
     """databricks-dolly-15k and its Korean translations (jsonl)."""
 
     instruction: str | None = None
@@ -44,8 +44,8 @@ class DollyRecord(Named, gc=False):
 
 def dolly_drafts(record: DollyRecord, options: Options) -> Drafts:
     """One row a record, in its own category."""
-    words = ("record", "instruction", "response")
-    row = _row(record.instruction, record.response, words, record.name, record.context)
+    terms = ("record", "instruction", "response")
+    row = _row(record.instruction, record.response, terms, record.id_text, record.context)
     if isinstance(row, Draft):
         if record.category in CATEGORIES:
             row.category = record.category
@@ -68,7 +68,7 @@ DOLLY = Source(
 )
 
 
-class AlpacaRecord(Named, gc=False):
+class AlpacaRecord(WithId, gc=False):
     """KoAlpaca v1.0 (json) and v1.1 (jsonl; no input, but a url), and KoVicuna's Alpaca-style file."""
 
     instruction: str | None = None
@@ -77,8 +77,8 @@ class AlpacaRecord(Named, gc=False):
 
 
 def alpaca_drafts(record: AlpacaRecord, options: Options) -> Drafts:
-    """One row a record; a missing or null input is no input."""
-    yield _row(record.instruction, record.output, name=record.name, context=record.input)
+    """One row a record; `input` is its context, which is empty where the input is missing or null."""
+    yield _row(record.instruction, record.output, id_=record.id_text, context=record.input)
 
 
 KOALPACA = Source(
@@ -92,7 +92,7 @@ KOALPACA = Source(
     patterns=("ko_alpaca_data*.json", "KoAlpaca_v1.1*.jsonl"),
 )
 
-# The shape is KoAlpaca's, the terms are not: only the file's name tells which it is.
+# Its records look like KoAlpaca's but have another licence, so only the file's name tells them apart.
 KOVICUNA_ALPACA = replace(
     KOALPACA,
     name="kovicuna-alpaca",
@@ -112,7 +112,7 @@ class ChatbotRecord(msgspec.Struct, gc=False):
 
 
 def chatbot_drafts(record: ChatbotRecord, options: Options) -> Drafts:
-    """One row a line; the label, a mood, is left."""
+    """One row a line; the label (a mood) is not used."""
     yield _row(record.Q, record.A, ("line", "question", "answer"))
 
 
@@ -139,7 +139,7 @@ CASE, CASE_ANSWER = "상담 내용", "원본 상담 답변"
 
 
 class HrcRecord(msgspec.Struct, gc=False):
-    """A line of the human-rights corpus (ChatGPT's own answer is left), or of the cases it was made from."""
+    """A line of the human-rights corpus, without ChatGPT's answer; or of the cases it was made from."""
 
     question: str | None = msgspec.field(name=QUESTION, default=None)
     answer: str | None = msgspec.field(name=ANSWER, default=None)
@@ -150,11 +150,11 @@ class HrcRecord(msgspec.Struct, gc=False):
 
 def hrc_drafts(record: HrcRecord, options: Options) -> Drafts:
     """One row a line."""
-    name = "" if record.number is None else str(record.number)
+    id_ = "" if record.number is None else str(record.number)
     is_case = record.question is None
     question = record.case if is_case else record.question
     answer = record.case_answer if is_case else record.answer
-    yield _row(question, answer, ("line", "question", "answer"), name)
+    yield _row(question, answer, ("line", "question", "answer"), id_)
 
 
 HRC = Source(

@@ -12,12 +12,12 @@ import msgspec
 
 from ..options import Options
 from ..reading.source import Drafts, Source
-from ..schema import Draft, Refusal
-from .common import Answer, Named, category_with_context, creative_commons
+from ..schema import Draft, Rejection
+from .common import Answer, WithId, category_with_context, creative_commons
 
 
-class Question(Named, gc=False):
-    """One question; SQuAD 2 shapes have some that cannot be answered."""
+class Question(WithId, gc=False):
+    """One question; files in SQuAD 2's shape have some that cannot be answered."""
 
     question: str | None = None
     answers: list[Answer] | None = None
@@ -43,7 +43,7 @@ def _paragraphs(record: Record) -> list[Paragraph]:
 
 
 def questions(record: Record) -> int:
-    """How many questions the record holds: what its drafts' and refusals' units add up to."""
+    """How many questions the record holds; the units of its drafts and rejections add up to this."""
     return sum(len(paragraph.qas or ()) for paragraph in _paragraphs(record))
 
 
@@ -56,27 +56,27 @@ def drafts(record: Record, options: Options) -> Drafts:
         for question in paragraph.qas or ():
             turn += 1
             answer = question.answers[0] if question.answers else Answer()
-            text, start, name = answer.text, answer.answer_start, question.name
+            text, start, id_ = answer.text, answer.answer_start, question.id_text
             if not text or question.is_impossible:
-                yield Refusal("no-answer", "the record has no answer to the question", name, turn)
+                yield Rejection("no-answer", "the record has no answer to the question", id_, turn)
             elif text not in context:
-                yield Refusal("answer-not-found", "the answer is not in the context", name, turn)
+                yield Rejection("answer-not-found", "the answer is not in the context", id_, turn)
             else:
-                is_there = start is not None and start >= 0 and context.startswith(text, start)
+                is_at_start = start is not None and start >= 0 and context.startswith(text, start)
                 yield Draft(
-                    question.question or "", context, text, category, name, turn,
-                    group=record.title or context, notes=() if is_there else ("answer-start",),
+                    question.question or "", context, text, category, id_, turn,
+                    group=record.title or context, notes=() if is_at_start else ("answer-start",),
                 )  # fmt: skip
     if turn < 0:
-        yield Refusal("no-questions", "the article has no questions", record.title or "", units=0)
+        yield Rejection("no-questions", "the article has no questions", record.title or "", units=0)
 
 
-# What KorQuAD 2, and what KLUE-MRC and SQuAD 2.0 have: other sets with other licences.
-FOREIGN = frozenset({"answer", "is_impossible", "plausible_answers", "guid"})
+# Keys of questions in KorQuAD 2, KLUE-MRC and SQuAD 2.0: other sets with other licences.
+FOREIGN_KEYS = frozenset({"answer", "is_impossible", "plausible_answers", "guid"})
 
 
 def looks_like(record: Mapping[str, Any]) -> bool:
-    """An article of paragraphs, or one paragraph whose questions have `answers` (KorQuAD 2: `answer`)."""
+    """Is it an article of paragraphs, or one paragraph, whose questions have no FOREIGN_KEYS?"""
     paragraphs = record.get("paragraphs", [record])
     if "raw_html" in record or not isinstance(paragraphs, list) or not paragraphs:
         return False
@@ -84,7 +84,7 @@ def looks_like(record: Mapping[str, Any]) -> bool:
         isinstance(paragraph, dict)
         and "context" in paragraph
         and isinstance(paragraph.get("qas"), list)
-        and all(isinstance(q, dict) and not FOREIGN & q.keys() for q in paragraph["qas"])
+        and all(isinstance(q, dict) and not FOREIGN_KEYS & q.keys() for q in paragraph["qas"])
         for paragraph in paragraphs
     )
 
@@ -96,7 +96,7 @@ KORQUAD1 = Source(
         "BY-ND 2.0 KR", "Converted rows are a derivative: train on them, but do not hand them on."
     ),
     record=Record,
-    # A bare paragraph's keys also begin the paragraphs inside an article, so they mark no border.
+    # Without a bare paragraph's keys: paragraphs inside an article begin with them too.
     first_keys=frozenset({"title", "paragraphs"}),
     looks_like=looks_like,
     drafts=drafts,

@@ -1,7 +1,7 @@
 """KorQuAD 2.0 and 2.1: questions about whole Wikipedia pages in HTML, one record a page.
 
 A record is {"title", "url", "context", "raw_html", "qas": [{"id", "question", "answer": {"text", "answer_start",
-...}}]}. The context has lost its attributes but not its tags; raw_html is five times as long and stays unread.
+...}}]}. The context is HTML without attributes; raw_html is five times as long and is not read.
 
 There is also a community extract of the 2.1 dev questions without their pages, one a line: {"title", "question",
 "html_answer_text"}, in which a line break is written as a backslash and an n.
@@ -19,11 +19,11 @@ from ..markdown.page import fragment, render
 from ..markdown.windows import Window, windows
 from ..options import Options
 from ..reading.source import Drafts, Source
-from ..schema import Draft, Refusal
-from .common import Answer, Named, category_with_context, creative_commons, has_keys, is_blank
+from ..schema import Draft, Rejection
+from .common import Answer, WithId, category_with_context, creative_commons, has_keys, is_blank
 
 
-class Question(Named, gc=False):
+class Question(WithId, gc=False):
     """One question; the test set has no answers."""
 
     question: str | None = None
@@ -31,7 +31,7 @@ class Question(Named, gc=False):
 
 
 class Record(msgspec.Struct, gc=False):
-    """One page; `raw_html` and `url` are not named, so they are skipped unread."""
+    """One page; `raw_html` and `url` are no fields here, so the parser skips them."""
 
     context: str
     qas: list[Question]
@@ -39,30 +39,30 @@ class Record(msgspec.Struct, gc=False):
 
 
 def questions(record: Record) -> int:
-    """How many questions the page has: what its drafts' and refusals' units add up to."""
+    """How many questions the page has; the units of its drafts and rejections add up to this."""
     return len(record.qas)
 
 
 def drafts(record: Record, options: Options) -> Drafts:
     """One row a question, in the page's order."""
     places = [_place(record.context, question) for question in record.qas]
-    spans = [place for place in places if not isinstance(place, Refusal)]
+    spans = [place for place in places if not isinstance(place, Rejection)]
     answers = iter(_answers(record.context, spans, options))
     category, group = category_with_context(options), str(record.title or "")
     for turn, (question, place) in enumerate(zip(record.qas, places, strict=True)):
-        name = question.name
-        if isinstance(place, Refusal):
-            yield place._replace(id=name, turn=turn)
+        id_ = question.id_text
+        if isinstance(place, Rejection):
+            yield place._replace(id=id_, turn=turn)
             continue
         context, answer = next(answers)
         if not answer:
-            yield Refusal("empty-answer", "the answer's HTML holds no text", name, turn)
+            yield Rejection("empty-answer", "the answer's HTML holds no text", id_, turn)
         else:
-            yield Draft(question.question or "", context, answer, category, name, turn, group)
+            yield Draft(question.question or "", context, answer, category, id_, turn, group)
 
 
 def _answers(html: str, spans: Sequence[Span], options: Options) -> list[Window]:
-    """The answers with their contexts: a window, the whole page, or (as in the study) the HTML as it is."""
+    """Each answer with its context: a window, the whole page, or (as in the study) the page's HTML."""
     if options.korquad2_context == "html":
         return [Window(html, html[slice(*span)]) for span in spans]
     if options.korquad2_context == "window":
@@ -71,26 +71,26 @@ def _answers(html: str, spans: Sequence[Span], options: Options) -> list[Window]
     return [Window(text, text[slice(*place)] if place else "") for place in places]
 
 
-def _place(context: str, question: Question) -> Span | Refusal:
-    """Where the answer is in the context: as the record says, or else the nearest place that holds its text."""
+def _place(context: str, question: Question) -> Span | Rejection:
+    """Where the answer is in the context: at its answer_start, or else the nearest place with its text."""
     if is_blank(question.question):
-        return Refusal("empty-question", "the question has no text")
+        return Rejection("empty-question", "the question has no text")
     if question.answer is None or (text := question.answer.text) is None:
-        return Refusal("no-answer", "the question has no answer")
+        return Rejection("no-answer", "the question has no answer")
     if is_blank(text):
-        return Refusal("empty-answer", "the answer has no text")
-    written = question.answer.answer_start
-    start = 0 if written is None else min(max(written, 0), len(context))
-    if written != start or not context.startswith(text, start):
+        return Rejection("empty-answer", "the answer has no text")
+    answer_start = question.answer.answer_start
+    start = 0 if answer_start is None else min(max(answer_start, 0), len(context))
+    if answer_start != start or not context.startswith(text, start):
         start = _nearest(context, text, start)
         if start < 0:
-            detail = f"answer_start is {written}, and the page does not hold the answer"
-            return Refusal("answer-not-found", detail)
+            detail = f"answer_start is {answer_start}, and the page does not hold the answer"
+            return Rejection("answer-not-found", detail)
     return start, start + len(text)
 
 
 def _nearest(context: str, text: str, at: int) -> int:
-    """Where `text` begins nearest to `at`, or -1; the earlier of two as near."""
+    """The occurrence of `text` nearest to `at`, or -1; of two at the same distance the earlier."""
     after = context.find(text, at)
     before = context.rfind(text, 0, at + len(text) - 1)
     if before < 0 or after < 0:
@@ -116,7 +116,7 @@ KORQUAD2 = Source(
 )
 
 
-class LoneQuestion(Named, gc=False):
+class LoneQuestion(WithId, gc=False):
     """One question and the HTML of its answer."""
 
     question: str | None = None
@@ -125,19 +125,19 @@ class LoneQuestion(Named, gc=False):
 
 
 def lone_drafts(record: LoneQuestion, options: Options) -> Drafts:
-    """One row a question; with no page to read from, it is an open one under any categories."""
-    question, html, name = record.question, record.html_answer_text, record.name
+    """One row a question; as the page is missing, its category is open_qa under any `categories`."""
+    question, html, id_ = record.question, record.html_answer_text, record.id_text
     if question is None or is_blank(question):
-        yield Refusal("empty-question", "the question has no text", name)
+        yield Rejection("empty-question", "the question has no text", id_)
     elif html is None:
-        yield Refusal("no-answer", "the question has no answer", name)
+        yield Rejection("no-answer", "the question has no answer", id_)
     else:
         html = html.replace("\\n", "\n")
         answer = html if options.korquad2_context == "html" else fragment(html)
         if is_blank(answer):
-            yield Refusal("empty-answer", "the answer has no text", name)
+            yield Rejection("empty-answer", "the answer has no text", id_)
         else:
-            yield Draft(question, "", answer, id=name, group=str(record.title or ""))
+            yield Draft(question, "", answer, id=id_, group=str(record.title or ""))
 
 
 KORQUAD2_QUESTIONS = Source(

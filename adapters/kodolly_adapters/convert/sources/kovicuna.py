@@ -1,8 +1,8 @@
 """KoVicuna: ShareGPT conversations in Korean (`ko_dataset*.json`).
 
-A record is {"id", "conversations": [{"from", "value"}]}. The study's table says "gpt -> instruction, human ->
-response"; its own sample shows the human asking, so here the human asks unless `kovicuna_roles` says
-`as-written`. A row is one question and its answer.
+A record is {"id", "conversations": [{"from", "value"}]}. A row is one question and its answer. The study's
+table says "gpt -> instruction, human -> response", but the sample beside it shows the human asking. So the
+human's turn is the instruction here, unless `kovicuna_roles` is `as-written`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ..cleaning.fixes import zero_width
 from ..cleaning.rules import DROP, JOIN, OFF, all_rules
 from ..options import Options
 from ..reading.source import Drafts, Licence, Source
-from ..schema import Draft, Exchange, Refusal
-from .common import Named
+from ..schema import Draft, Exchange, Rejection
+from .common import WithId
 
-ASKS = frozenset({"human", "user"})
-ANSWERS = frozenset({"gpt", "chatgpt", "assistant", "bing", "bard"})
-_ROLES = dict.fromkeys(ASKS, "ask") | dict.fromkeys(ANSWERS, "answer") | {"system": "system"}
+HUMANS = frozenset({"human", "user"})
+MODELS = frozenset({"gpt", "chatgpt", "assistant", "bing", "bard"})
+_ROLES = dict.fromkeys(HUMANS, "ask") | dict.fromkeys(MODELS, "answer") | {"system": "system"}
 
 
 class Turn(msgspec.Struct, gc=False):
@@ -32,16 +32,16 @@ class Turn(msgspec.Struct, gc=False):
     value: str | None = None
 
 
-class Record(Named, gc=False):
+class Record(WithId, gc=False):
     """One conversation."""
 
     conversations: list[Turn] | None = None
 
 
 class Speech(NamedTuple):
-    """What one speaker says at once: `units` turns of the record."""
+    """`units` turns of the record, all of one speaker and without another's turn between them."""
 
-    role: str  # "ask", "answer", END's, or "" for an unknown speaker
+    role: str  # "ask", "answer", "" for an unknown speaker, or "end" (only END)
     text: str
     units: int
     speaker: str | None
@@ -51,7 +51,7 @@ END = Speech("end", "", 0, None)  # after the last turn: a question before it ha
 
 
 def turn_count(record: Record) -> int:
-    """How many turns the record holds: what its drafts' and refusals' units add up to."""
+    """How many turns the record holds; the units of its drafts and rejections add up to this."""
     return len(record.conversations or ())
 
 
@@ -60,8 +60,8 @@ def _role(turn: Turn) -> str:
     return _ROLES.get(speaker) or _ROLES.get(speaker.strip().lower(), "")
 
 
-def _speeches(turns: list[Turn], mode: str) -> Iterator[Speech | Refusal]:
-    """The turns, those of one speaker in a row treated as rule same-role says."""
+def _speeches(turns: list[Turn], mode: str) -> Iterator[Speech | Rejection]:
+    """The turns in order; `mode` (of rule same-role) decides about several by one speaker in a row."""
     for role, group in groupby(turns, _role):
         speeches = [Speech(role, turn.value or "", 1, turn.speaker) for turn in group]
         if role and mode == JOIN:
@@ -70,18 +70,18 @@ def _speeches(turns: list[Turn], mode: str) -> Iterator[Speech | Refusal]:
         elif role and mode == DROP:
             for speech in speeches[1:]:
                 detail = f"{speech.speaker} speaks again: only the first turn is kept"
-                yield Refusal("same-role", detail)
+                yield Rejection("same-role", detail)
             yield speeches[0]
         else:
             yield from speeches
 
 
-def _pairs(turns: list[Turn], mode: str) -> Iterator[Exchange | Refusal]:
+def _pairs(turns: list[Turn], mode: str) -> Iterator[Exchange | Rejection]:
     """Each question with the answer right after it; every other speech is refused."""
     question: Speech | None = None
     number = 0
     for speech in [*_speeches(turns, mode), END]:
-        if isinstance(speech, Refusal):
+        if isinstance(speech, Rejection):
             yield speech._replace(turn=number)
         elif speech.role == "answer" and question is not None:
             yield Exchange(question.text, speech.text, number, question.units + speech.units)
@@ -90,72 +90,73 @@ def _pairs(turns: list[Turn], mode: str) -> Iterator[Exchange | Refusal]:
         else:
             if question is not None:
                 detail = "no answer follows the question"
-                yield Refusal("question-without-answer", detail, "", number, question.units)
+                yield Rejection("question-without-answer", detail, "", number, question.units)
             question = speech if speech.role == "ask" else None
             if speech.role == "answer":
                 detail = "no question comes before the answer"
-                yield Refusal("answer-without-question", detail, "", number, speech.units)
+                yield Rejection("answer-without-question", detail, "", number, speech.units)
             elif not speech.role:
                 detail = f"no speaker is known as {speech.speaker or ''!r}"
-                yield Refusal("unknown-role", detail, "", number)
+                yield Rejection("unknown-role", detail, "", number)
 
 
 def _context(system: str, earlier: list[Exchange], options: Options) -> str:
-    """The last `history` pairs that say something as lines, after the system message."""
+    """The system message and the last `history` pairs that have text, one line a turn."""
     if not options.history:
         return ""
     lines = [system] if system else []
-    earlier = [pair for pair in earlier if _says(pair.instruction) and _says(pair.response)]
+    earlier = [p for p in earlier if _has_text(p.instruction) and _has_text(p.response)]
     for pair in earlier[-options.history :]:
         lines += [f"사용자: {pair.instruction}", f"챗봇: {pair.response}"]
     return "\n".join(lines)
 
 
-def _says(text: str) -> bool:
+def _has_text(text: str) -> bool:
     return bool(zero_width(text).strip())
 
 
 def _is_plain(turns: list[Turn], options: Options) -> bool:
-    """Do questions and answers simply take turns, as nearly everywhere, with no option that changes them?"""
+    """The usual case: does an answer follow every question, and does no option change the pairs?"""
     if options.history or options.conversations or options.kovicuna_roles != "human-asks":
         return False
     return len(turns) % 2 == 0 and all(
-        ask.speaker in ASKS and answer.speaker in ANSWERS
+        ask.speaker in HUMANS and answer.speaker in MODELS
         for ask, answer in zip(turns[::2], turns[1::2], strict=True)
     )
 
 
 def drafts(record: Record, options: Options) -> Drafts:
-    """One row a pair, or one a conversation; a refusal for every turn that is in none."""
-    name, turns = record.name, record.conversations or []
+    """One row a pair, or one a conversation; a rejection for every turn that is in no row."""
+    id_, turns = record.id_text, record.conversations or []
     if not turns:
-        yield Refusal("no-turns", "the conversation has no turns", name, units=0)
+        yield Rejection("no-turns", "the conversation has no turns", id_, units=0)
         return
-    group = conversation(name) or turns[0].value or ""
+    group = conversation_id(id_) or turns[0].value or ""
     if _is_plain(turns, options):
         for turn in range(0, len(turns), 2):
             ask, answer = turns[turn].value or "", turns[turn + 1].value or ""
-            yield Draft(ask, "", answer, id=name, turn=turn // 2, group=group, units=2)
+            yield Draft(ask, "", answer, id=id_, turn=turn // 2, group=group, units=2)
         return
     messages = [turn.value or "" for turn in turns if _role(turn) == "system"]
     system, units = "\n".join(messages), len(messages)
     notes: tuple[str, ...] = ()
     if messages:
         turns = [turn for turn in turns if _role(turn) != "system"]
-        group = conversation(name) or (turns[0].value if turns else "") or ""
-        if _says(system) and options.history:
+        group = conversation_id(id_) or (turns[0].value if turns else "") or ""
+        if _has_text(system) and options.history:
             notes = ("system-turn",)
-        elif not (_says(system) and options.conversations):
-            yield Refusal("system-turn", "a row has no place for it, or no text", name, units=units)
+        elif not (_has_text(system) and options.conversations):
+            detail = "a row has no place for it, or no text"
+            yield Rejection("system-turn", detail, id_, units=units)
             system, units = "", 0
     mode = options.rules.get("same-role", all_rules()["same-role"].default)
     if mode != OFF and any(a == b != "" for a, b in pairwise(map(_role, turns))):
         notes += ("same-role",)
-    earlier: list[Exchange] = []  # as they were spoken
+    earlier: list[Exchange] = []  # pairs before --kovicuna-roles swaps them
     rows: list[Exchange] = []
     for pair in _pairs(turns, mode):
-        if isinstance(pair, Refusal):
-            yield pair._replace(id=name)
+        if isinstance(pair, Rejection):
+            yield pair._replace(id=id_)
             continue
         context = _context(system, earlier, options)
         earlier.append(pair)
@@ -164,25 +165,25 @@ def drafts(record: Record, options: Options) -> Drafts:
         rows.append(pair)
         if not options.conversations:
             yield Draft(
-                pair.instruction, context, pair.response, id=name, turn=pair.turn, group=group,
+                pair.instruction, context, pair.response, id=id_, turn=pair.turn, group=group,
                 units=pair.units + units, notes=notes,
             )  # fmt: skip
             units, notes = 0, ()
     if options.conversations and rows:
         last = rows[-1]
         yield Draft(
-            last.instruction, "", last.response, id=name, turn=last.turn, group=group, notes=notes,
+            last.instruction, "", last.response, id=id_, turn=last.turn, group=group, notes=notes,
             history=tuple(rows[:-1]), system=system, system_units=units,
             units=units + sum(row.units for row in rows),
         )  # fmt: skip
     elif units:
-        yield Refusal("system-turn", "no row to go with the system message", name, units=units)
+        yield Rejection("system-turn", "no row to go with the system message", id_, units=units)
 
 
-def conversation(name: str) -> str:
-    """The whole conversation's name: long ones are cut in pieces `name_0`, `name_12`."""
-    stem, _, piece = name.rpartition("_")
-    return stem if stem and piece.isdecimal() else name
+def conversation_id(record_id: str) -> str:
+    """The id of the whole conversation: the records of a long one are called `id_0`, `id_12`."""
+    stem, _, piece = record_id.rpartition("_")
+    return stem if stem and piece.isdecimal() else record_id
 
 
 def looks_like(record: Mapping[str, Any]) -> bool:

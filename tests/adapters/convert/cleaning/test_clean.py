@@ -12,21 +12,21 @@ from kodolly_adapters.convert.cleaning.clean import Cleaner
 from kodolly_adapters.convert.cleaning.language import is_untranslated
 from kodolly_adapters.convert.cleaning.rules import all_rules, modes_of
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.schema import Draft, Refusal
+from kodolly_adapters.convert.schema import Draft, Rejection
 
 OFF: dict[str, Any] = {rule.name: "off" for rule in all_rules().values() if "off" in rule.modes}
 
 
 def clean(
     draft: Draft, options: Options | None = None, **modes: str
-) -> tuple[Refusal | None, Counter[str]]:
-    """A single row's refusal and the rules that fired; modes are written with _ for -."""
+) -> tuple[Rejection | None, Counter[str]]:
+    """A single row's rejection and the rules that fired; modes are written with _ for -."""
     chosen = {name.replace("_", "-"): mode for name, mode in modes.items()}
     counts = Counter[str]()
     cleaner = Cleaner(modes_of(chosen), options or Options())
-    kept, refusals = cleaner.clean(draft, counts)
-    assert kept is not bool(refusals)
-    return next(iter(refusals), None), counts
+    kept, rejections = cleaner.clean(draft, counts)
+    assert kept is not bool(rejections)
+    return next(iter(rejections), None), counts
 
 
 FIXED = [
@@ -100,9 +100,9 @@ def test_contexts_are_not_taken_for_markers(context: str) -> None:
 )
 def test_empty_rows_are_refused(asked: str, answer: str) -> None:
     """A row that is empty once cleaned is refused, with its units."""
-    refusal, counts = clean(Draft(asked, "", answer, id="x", turn=2, units=3))
-    assert refusal is not None
-    assert (refusal.reason, refusal.id, refusal.turn, refusal.units) == ("empty", "x", 2, 3)
+    rejection, counts = clean(Draft(asked, "", answer, id="x", turn=2, units=3))
+    assert rejection is not None
+    assert (rejection.reason, rejection.id, rejection.turn, rejection.units) == ("empty", "x", 2, 3)
     assert counts["empty"] == 1
 
 
@@ -117,9 +117,9 @@ def test_lengths_are_counted_or_dropped() -> None:
     assert clean(Draft("질문", "", "대답"), limits) == (None, {"too-short": 1})
     assert clean(Draft("질문", "문맥입니다", "대답입니다"), limits) == (None, {"too-long": 1})
     for rule, answer in [("too_short", "대답"), ("too_long", "아주 긴 대답입니다")]:
-        refusal, _ = clean(Draft("질문", "", answer), limits, **{rule: "drop"})
-        assert refusal is not None
-        assert refusal.reason == rule.replace("_", "-")
+        rejection, _ = clean(Draft("질문", "", answer), limits, **{rule: "drop"})
+        assert rejection is not None
+        assert rejection.reason == rule.replace("_", "-")
 
 
 FOREIGN = [
@@ -158,9 +158,9 @@ GOOD = [
 def test_foreign_answers_are_untranslated(row: tuple[str, str, str]) -> None:
     """An answer in running foreign text that nothing asked for is untranslated."""
     assert is_untranslated(*row)
-    refusal, counts = clean(Draft(*row), untranslated="drop")
-    assert refusal is not None
-    assert (refusal.reason, counts) == ("untranslated", {"untranslated": 1})
+    rejection, counts = clean(Draft(*row), untranslated="drop")
+    assert rejection is not None
+    assert (rejection.reason, counts) == ("untranslated", {"untranslated": 1})
 
 
 @pytest.mark.parametrize("row", GOOD)
@@ -186,9 +186,9 @@ def test_cleaning_ends_and_cleaning_again_changes_nothing(
 ) -> None:
     """No text raises; what is kept is UTF-8, and is kept as it stands when cleaned again."""
     draft = Draft(asked, context, answer)
-    refusal, _ = clean(draft, personal_data=personal)
-    if refusal is not None:
-        assert refusal.reason in {"empty", "not-unicode", "entities"}
+    rejection, _ = clean(draft, personal_data=personal)
+    if rejection is not None:
+        assert rejection.reason in {"empty", "not-unicode", "entities"}
         return
     once = (draft.instruction, draft.context, draft.response)
     "".join(once).encode("utf-8")
@@ -203,9 +203,9 @@ def test_half_a_surrogate_pair_is_refused(field: str) -> None:
     """A text no UTF-8 file can hold is refused, not raised."""
     draft = Draft("질문", "문맥", "대답")
     setattr(draft, field, "글\ud83d")
-    refusal, _ = clean(draft)
-    assert refusal is not None
-    assert refusal.reason == "not-unicode"
+    rejection, _ = clean(draft)
+    assert rejection is not None
+    assert rejection.reason == "not-unicode"
 
 
 def test_all_rules_off_leaves_texts_alone() -> None:
