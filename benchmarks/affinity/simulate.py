@@ -14,7 +14,7 @@ from statistics import mean, quantiles
 
 from benchmarks.affinity.chats import Chat, Habits, Message, chats
 from benchmarks.affinity.engine import Engine, Request, Size, block_hashes
-from kodolly.api.call import Call
+from kodolly.api.request import Call
 from kodolly.api.routing.policies import POLICIES, Lottery, Policy, ShortestQueue
 from kodolly.api.routing.router import Router
 from kodolly.api.routing.table import WorkerTable

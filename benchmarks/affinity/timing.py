@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from kodolly.api.call import Call
+from kodolly.api.request import Call
 from kodolly.api.routing.router import Router
 from kodolly.api.routing.table import WorkerTable
 from kodolly.protocol.wire import Snapshot, WorkerRow, WorkerState

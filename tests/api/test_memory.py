@@ -10,8 +10,8 @@ from support.processes import eventually
 from support.scripted_engine import Script
 
 from kodolly.api.admission.admission import Ticket
-from kodolly.api.call import Call
 from kodolly.api.engine_io.stall_watch import Flight
+from kodolly.api.request import Call
 from kodolly.api.resume.journal import BLOCK, Journal
 
 from .conftest import Stack

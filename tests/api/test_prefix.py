@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.fleet import chat, completion
 
-from kodolly.api.call import Call
+from kodolly.api.request import Call
 from kodolly.api.routing.prefix import ROOT_TEXT, prefixes, rank, root
 
 

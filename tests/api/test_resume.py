@@ -11,9 +11,9 @@ from support.processes import eventually
 from support.script import KOREAN_TOKENS, Script
 from support.scripted_engine import ScriptedEngine
 
-from kodolly.api.call import Call
+from kodolly.api.request import Call
+from kodolly.api.resume.continuation_request import continuation
 from kodolly.api.resume.journal import Choice
-from kodolly.api.resume.request import continuation
 from kodolly.protocol.wire import WorkerState
 from kodolly.settings import ApiSettings
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from kodolly.api.call import Call
+from kodolly.api.request import Call
 from kodolly.api.routing.policies import Policy
 from kodolly.api.routing.router import Router
 from kodolly.api.routing.table import Worker, WorkerTable

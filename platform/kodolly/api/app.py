@@ -17,18 +17,18 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kodolly.api import processes
+from kodolly.api import prefork
 from kodolly.api.admission.admission import Admission
 from kodolly.api.auth import KeyRing
 from kodolly.api.completions import Completions, Desk, request_id_of
 from kodolly.api.engine_io.calls import EngineDoor, Patience
 from kodolly.api.engine_io.stall_watch import Watch
+from kodolly.api.fastchat_worker import StockRelay
 from kodolly.api.relay.budget import RetryBudget
 from kodolly.api.relay.relay import Relay
 from kodolly.api.routing.follower import Follower
 from kodolly.api.routing.router import Router
 from kodolly.api.routing.table import WorkerTable
-from kodolly.api.stock_worker import StockRelay
 from kodolly.errors import ApiError, BadRequest, ModelNotFound
 from kodolly.http import server
 from kodolly.http.draining import Draining
@@ -143,7 +143,7 @@ def create_app(settings: ApiSettings) -> Door:
             for path, kind in PATHS.items():
                 door.add_hot_route(path, Completions(kind, path, desk))
             follower = Follower(table, controllers, token, session)
-            work = [follower.run(), watch.run(), pool.run(), processes.end_with_parent()]
+            work = [follower.run(), watch.run(), pool.run(), prefork.end_with_parent()]
             tasks = [asyncio.create_task(each) for each in work]
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(table.loaded.wait(), FIRST_TABLE)
@@ -204,7 +204,7 @@ def run(settings: ApiSettings, listener: socket.socket) -> None:
         app,
         settings.host,
         settings.port,
-        on_start=processes.tell_started,
+        on_start=prefork.tell_started,
         on_exit=app.begin,
         linger=settings.drain_delay,
         drain=settings.drain_timeout,

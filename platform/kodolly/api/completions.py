@@ -15,14 +15,14 @@ from starlette.types import Receive, Scope, Send
 from kodolly.api.admission.admission import Admission, Ticket, class_of
 from kodolly.api.admission.queue_position import told_aloud
 from kodolly.api.auth import KeyRing
-from kodolly.api.call import Call, WorkerGone
+from kodolly.api.fastchat_worker import StockRelay
 from kodolly.api.relay.budget import RetryBudget
 from kodolly.api.relay.relay import Relay, Streamed
-from kodolly.api.relay.tries import Tries
+from kodolly.api.relay.retry import Tries
+from kodolly.api.request import Call, WorkerGone
 from kodolly.api.routing.router import Booked, Router
 from kodolly.api.routing.table import Worker, WorkerTable
 from kodolly.api.sse import LOST, ClientStalled, Output, error_event
-from kodolly.api.stock_worker import StockRelay
 from kodolly.errors import ApiError, EngineFailed, NoWorker
 from kodolly.http import server
 from kodolly.protocol.openai import ChatRequest, CompletionRequest, check

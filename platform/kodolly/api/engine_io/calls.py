@@ -11,9 +11,9 @@ from typing import Any
 
 import orjson
 
-from kodolly.api.call import Call, WorkerGone
-from kodolly.api.engine_errors import from_engine, status_of
 from kodolly.api.engine_io.stall_watch import Flight, Watch
+from kodolly.api.errors import from_engine, status_of
+from kodolly.api.request import Call, WorkerGone
 from kodolly.api.routing.table import Worker
 from kodolly.api.sse import data_of, end_of_events
 from kodolly.errors import ApiError, EngineFailed, OutOfDescriptors

@@ -15,7 +15,7 @@ from typing import Self, TypeVar
 
 import aiohttp
 
-from kodolly.api.call import WorkerGone
+from kodolly.api.request import WorkerGone
 from kodolly.api.routing.table import Worker, WorkerTable
 from kodolly.http import descriptors
 from kodolly.protocol.wire import WorkerState

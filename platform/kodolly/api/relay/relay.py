@@ -10,13 +10,13 @@ import asyncio
 
 import orjson
 
-from kodolly.api.call import Call, WorkerGone
 from kodolly.api.engine_io.calls import EngineDoor
 from kodolly.api.prepare import for_engine, is_long
 from kodolly.api.relay.stream_pump import Pipe
-from kodolly.api.resume.going_on import GoingOn
+from kodolly.api.request import Call, WorkerGone
+from kodolly.api.resume.continuation import GoingOn
+from kodolly.api.resume.continuation_request import can_go_on, resumable
 from kodolly.api.resume.journal import Journal
-from kodolly.api.resume.request import can_go_on, resumable
 from kodolly.api.routing.table import Worker
 from kodolly.api.sse import ABORT, LAST, LOST, Output
 from kodolly.errors import BadRequest, EngineFailed

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 
-from kodolly.api.call import WorkerGone
 from kodolly.api.engine_io.calls import Opened, broke_off
+from kodolly.api.request import WorkerGone
 from kodolly.api.resume.journal import Journal
 from kodolly.api.sse import (
     ERROR,

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from kodolly.api.call import Call
+from kodolly.api.request import Call
 from kodolly.api.sse import data_of
 
 # Bytes of raw events that are kept before they are folded into tokens and text.

@@ -16,7 +16,7 @@ from kodolly.api.routing.prefix import prefixes, rank, root
 from kodolly.api.routing.table import Worker
 
 if TYPE_CHECKING:
-    from kodolly.api.call import Call
+    from kodolly.api.request import Call
 
 # A worker keeps its conversations until its load is this many times its fair share, and one.
 BOUND = 1.25

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kodolly.api.call import Call
+    from kodolly.api.request import Call
 
 # Lengths of a plain prompt at which its prefix is looked up: each a quarter longer than the last.
 FIRST_CUT, GROWTH = 64, 1.25

@@ -5,13 +5,13 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from kodolly.api.engine_errors import RETRY_AFTER
+from kodolly.api.errors import RETRY_AFTER
 from kodolly.api.routing.policies import POLICIES, Policy
 from kodolly.api.routing.table import Worker, WorkerTable
 from kodolly.errors import ModelNotFound, NoWorker
 
 if TYPE_CHECKING:
-    from kodolly.api.call import Call
+    from kodolly.api.request import Call
 
 
 class Booked:

@@ -7,10 +7,10 @@ from typing import Self, cast
 import pytest
 from starlette.types import Message
 
-from kodolly.api.call import Call, WorkerGone
 from kodolly.api.engine_io.calls import Opened
 from kodolly.api.engine_io.stall_watch import Flight, Watch
 from kodolly.api.relay.stream_pump import Pipe
+from kodolly.api.request import Call, WorkerGone
 from kodolly.api.resume.journal import Journal
 from kodolly.api.routing.table import Worker
 from kodolly.api.sse import ClientStalled, Output

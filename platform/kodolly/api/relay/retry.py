@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from kodolly.api.call import Call, WorkerGone
-from kodolly.api.engine_errors import RETRY_AFTER
+from kodolly.api.errors import RETRY_AFTER
+from kodolly.api.request import Call, WorkerGone
 from kodolly.errors import ApiError, EngineFailed, NoWorker
 
 # Attempts that cost an engine's work, gave the client nothing, and were over soon.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kodolly.api.call import Call
+from kodolly.api.request import Call
 from kodolly.api.resume.journal import Choice, Journal
 
 # Of a chat or completion, what would be wrong or unknown in a continuation of token ids.

@@ -9,13 +9,13 @@ from typing import Any
 
 import orjson
 
-from kodolly.api.call import Call, WorkerGone
 from kodolly.api.engine_io.calls import EngineDoor, broke_off
 from kodolly.api.prepare import stops_of
+from kodolly.api.request import Call, WorkerGone
 from kodolly.api.resume import events
+from kodolly.api.resume.continuation_request import asked_logprobs, continuation, tokens_left
 from kodolly.api.resume.journal import Choice, Journal
-from kodolly.api.resume.request import asked_logprobs, continuation, tokens_left
-from kodolly.api.resume.tail import (
+from kodolly.api.resume.text_cut import (
     LONGEST_SPLIT,
     REPLACEMENT,
     Misfit,

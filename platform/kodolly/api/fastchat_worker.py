@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import orjson
 
-from kodolly.api.call import Call, WorkerGone
-from kodolly.api.engine_errors import RETRY_AFTER
 from kodolly.api.engine_io.calls import no_descriptor
+from kodolly.api.errors import RETRY_AFTER
 from kodolly.api.prepare import appended
 from kodolly.api.relay.relay import Streamed
+from kodolly.api.request import Call, WorkerGone
 from kodolly.api.routing.table import Worker
 from kodolly.api.sse import LAST, LOST, error_event, event
 from kodolly.errors import ApiError, BadRequest, ContextOverflow, EngineFailed, NoWorker

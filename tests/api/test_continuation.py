@@ -8,9 +8,9 @@ import orjson
 import pytest
 from starlette.types import Message
 
-from kodolly.api.call import Call, WorkerGone
 from kodolly.api.engine_io.calls import EngineDoor
-from kodolly.api.resume.going_on import GoingOn
+from kodolly.api.request import Call, WorkerGone
+from kodolly.api.resume.continuation import GoingOn
 from kodolly.api.resume.journal import Journal
 from kodolly.api.routing.table import Worker
 from kodolly.api.sse import Output, data_of, event

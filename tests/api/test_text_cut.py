@@ -3,7 +3,7 @@
 import pytest
 
 from kodolly.api.resume.journal import Choice
-from kodolly.api.resume.tail import Tail
+from kodolly.api.resume.text_cut import Tail
 
 STOP = "밤, ㅋ"
 

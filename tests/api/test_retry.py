@@ -3,8 +3,8 @@
 import pytest
 from support.clock import Clock
 
-from kodolly.api.call import Call, WorkerGone
-from kodolly.api.relay.tries import MAX_LOST, PATIENCE_AT_FIRST, SOON, Tries
+from kodolly.api.relay.retry import MAX_LOST, PATIENCE_AT_FIRST, SOON, Tries
+from kodolly.api.request import Call, WorkerGone
 from kodolly.errors import EngineFailed, NoWorker
 
 CALL = Call("/v1/completions", {"model": "m", "prompt": "x"}, "id", chat=False)
