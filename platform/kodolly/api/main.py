@@ -10,8 +10,8 @@ from kodolly.settings import ApiSettings, load
 
 def main(argv: Sequence[str]) -> int:
     """Serve until SIGTERM or Ctrl-C; open answers are finished first. Raises KodollyError."""
-    settings = load(ApiSettings, argv, "The OpenAI-compatible door.")
-    listener = prefork.inherited()
+    settings = load(ApiSettings, argv, "The OpenAI-compatible API.")
+    listener = prefork.inherited_listener()
     if listener is None:
         # What is wrong is said once, here, and not by every process that is started.
         settings.secret()

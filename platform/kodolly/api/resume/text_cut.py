@@ -1,4 +1,7 @@
-"""The text of a continued answer: what was held back, then what comes, cut at a stop string."""
+"""The text of a continued answer after the cut: what was not sent yet, then what the engine makes.
+
+Stop strings are looked for here, since one may have begun before the cut.
+"""
 
 from __future__ import annotations
 
@@ -12,58 +15,64 @@ REPLACEMENT = "\ufffd"
 LONGEST_SPLIT = 3
 
 
-class Misfit(Exception):
+class TokenTextMismatch(Exception):
     """The tokens of an answer do not give the text that was sent."""
 
 
-def whole_tokens(texts: Sequence[str]) -> int:
-    """How many tokens to leave off so that no character is cut; `texts`: without 0, 1, ... of them.
+def tokens_of_half_a_character(texts: Sequence[str]) -> int:
+    """How many tokens to leave off at the end so that no character is cut.
 
-    An engine that starts from half a character would write it wrong, or the whole prompt again.
+    `texts`: the answer's text without its last 0, 1, ... tokens. An engine that starts from half a
+    character would write it wrong, or the whole prompt again.
     """
-    for left_off, text in enumerate(texts):
+    for count, text in enumerate(texts):
         if not text.endswith(REPLACEMENT):
-            return left_off
+            return count
     return 0  # the answer has such characters itself
 
 
-def held_back(decoded: str, sent: str) -> str:
-    """The text that an engine had made of its tokens but not sent: it might begin a stop string.
+def unsent_text(text: str, sent: str) -> str:
+    """The text that an engine had made but not sent, since it might begin a stop string.
 
-    `decoded` is the text of all tokens of the answer. Raises Misfit if `sent` is no beginning of it.
+    `text` is that of all tokens of the answer. Raises TokenTextMismatch if it does not begin with
+    `sent`.
     """
-    for text in (decoded, " " + decoded):  # some decoders drop the first token's space
-        if text.startswith(sent):
-            return text[len(sent) :]
-    raise Misfit("the tokens of the answer do not give the text that was sent")
+    for candidate in (text, " " + text):  # some decoders drop the first token's space
+        if candidate.startswith(sent):
+            return candidate[len(sent) :]
+    raise TokenTextMismatch("the tokens of the answer do not give the text that was sent")
 
 
-class Tail:
-    """Finds the stop strings of the client and the template, also one that had begun before."""
+class TextAfterCut:
+    """Finds the stop strings of the client and the template, also one that began before the cut.
 
-    def __init__(self, choice: Choice, held: str, stops: Sequence[str], *, include: bool) -> None:
+    `stop`: the stop string that ended the answer, if any.
+    """
+
+    def __init__(self, choice: Choice, unsent: str, stops: Sequence[str], *, include: bool) -> None:
+        """`unsent`: what `unsent_text` gives. `include`: the stop string is a part of the text."""
         self.base = len(choice.text)  # characters before the cut
         longest = max(map(len, stops), default=1)
         sent = choice.text[-(longest - 1) :] if longest > 1 else ""
         self._finder = StopFinder(stops, include=include)
-        self._skip = len(sent)  # characters that come out again, though they were sent
-        first, self.stopped = self._finder.push(sent + held)
-        self._owed = self._new(first)
+        self._skip = len(sent)  # characters that the finder returns though they were sent
+        first, self.stop = self._finder.push(sent + unsent)
+        self._ready = self._new(first)
 
     def push(self, text: str) -> str:
-        """What to send for `text`; `stopped` tells the stop string that ended the answer, if any."""
-        owed, self._owed = self._owed, ""
-        if self.stopped is not None:
-            return owed
-        found, self.stopped = self._finder.push(text)
-        return owed + self._new(found)
+        """The text to send now that the engine has made `text`."""
+        ready, self._ready = self._ready, ""
+        if self.stop is not None:
+            return ready
+        more, self.stop = self._finder.push(text)
+        return ready + self._new(more)
 
     def flush(self) -> str:
-        """What was held back, at the answer's end."""
-        owed, self._owed = self._owed, ""
-        return owed + self._new(self._finder.flush())
+        """The rest, at the answer's end."""
+        ready, self._ready = self._ready, ""
+        return ready + self._new(self._finder.flush())
 
     def _new(self, text: str) -> str:
-        again = min(self._skip, len(text))
-        self._skip -= again
-        return text[again:]
+        repeated = min(self._skip, len(text))
+        self._skip -= repeated
+        return text[repeated:]

@@ -1,7 +1,7 @@
-"""Follows the controllers' watch streams, so that the API has the table without asking for it.
+"""Follows the controllers' watch streams, which bring the table of workers to this process.
 
-Every controller's stream is kept open all the time: what the next one says is known when the first
-falls silent. The table is that of one controller; if none answers, the last one stays in force.
+The stream of every controller is open all the time, so that the next one's table is there when the
+first falls silent. The table is that of one controller; if none answers, the last one stays in force.
 """
 
 from __future__ import annotations
@@ -20,39 +20,40 @@ from kodolly.protocol.wire import Snapshot
 
 log = logging.getLogger(__name__)
 
-RECONNECT = 0.5
-# A controller sends at least a keep-alive every half second.
+RECONNECT = 0.5  # seconds from the end of a stream to the next attempt
+# Seconds without a byte that end a stream: a controller sends a keep-alive every half second.
 SILENCE = 1.75
-CONNECT = 1.5
+CONNECT = 1.5  # seconds to reach a controller
 MAX_LINE = 16 * 2**20
-# A controller that comes back has an empty table, which the workers fill with their next beats.
+# Seconds after which a controller that came back is trusted: its table starts empty, and fills with
+# the workers' next heartbeats.
 STEADY = 5.0
-LOOK = 1.0
+LOOK = 1.0  # seconds between two looks at which controllers are steady by now
 
 
-class Feed:
-    """One controller's watch stream: its newest table, and since when it has been there."""
+class ControllerStream:
+    """One controller's watch stream: its newest table, and since when it has been connected."""
 
     def __init__(
         self,
         controller: str,
         headers: dict[str, str],
         session: aiohttp.ClientSession,
-        news: Callable[[], None],
+        on_change: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`news` is called after every change."""
+        """`on_change` is called after every change."""
         self.url = controller.rstrip("/") + "/watch"
-        self.newest = b""
-        self.since: float | None = None
+        self.newest = b""  # line of JSON
+        self.since: float | None = None  # of its first table; None while there is no connection
         self._headers = headers
         self._session = session
-        self._news = news
+        self._on_change = on_change
         self._clock = clock
 
     async def run(self) -> None:
         """Follows the stream for ever, connecting again whenever it breaks."""
-        complained = ""
+        last_complaint = ""
         while True:
             try:
                 await self._follow()
@@ -60,16 +61,16 @@ class Feed:
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
                 complaint = describe_error(error)
             if self.is_steady():
-                complained = ""
+                last_complaint = ""
             self.since = None
-            self._news()
-            if complaint != complained:  # once a cause, not twice a second
+            self._on_change()
+            if complaint != last_complaint:  # one line for one cause, not two a second
                 log.warning("controller %s: %s", self.url, complaint)
-                complained = complaint
+                last_complaint = complaint
             await asyncio.sleep(RECONNECT)
 
     def is_steady(self) -> bool:
-        """Whether it has been there for a while."""
+        """Whether it has been connected for STEADY seconds."""
         return self.since is not None and self._clock() - self.since >= STEADY
 
     async def _follow(self) -> None:
@@ -84,7 +85,7 @@ class Feed:
                 self.newest = line
                 if self.since is None:
                     self.since = self._clock()
-                self._news()
+                self._on_change()
 
 
 class Follower:
@@ -102,18 +103,20 @@ class Follower:
         urls = controllers.split(",") if isinstance(controllers, str) else controllers
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._table = table
-        self._feeds = [
-            Feed(url.strip(), headers, session, self._update, clock) for url in urls if url.strip()
+        self._streams = [
+            ControllerStream(url.strip(), headers, session, self._update, clock)
+            for url in urls
+            if url.strip()
         ]
-        self._chosen: Feed | None = None
-        self._applied: tuple[Feed, bytes] | None = None
+        self._chosen: ControllerStream | None = None
+        self._last_applied: tuple[ControllerStream, bytes] | None = None
 
     async def run(self) -> None:
         """Follows all controllers for ever, and takes over the table of the best one."""
         async with asyncio.TaskGroup() as tasks:
-            for feed in self._feeds:
-                tasks.create_task(feed.run())
-            while True:  # a better one becomes steady without any news
+            for stream in self._streams:
+                tasks.create_task(stream.run())
+            while True:  # a better controller becomes steady without sending anything
                 await asyncio.sleep(LOOK)
                 self._update()
 
@@ -125,23 +128,25 @@ class Follower:
         """The first that answers; from a living one back to a better one once that is steady."""
         chosen = self._chosen
         alive = chosen is not None and chosen.since is not None
-        for feed in self._feeds:
-            if feed is chosen and alive:
+        for stream in self._streams:
+            if stream is chosen and alive:
                 return
-            if feed.is_steady() or (feed.since is not None and not alive):
-                if chosen is not None and feed is not chosen:
-                    log.warning("the table is taken from controller %s now", feed.url)
-                self._chosen = feed
+            if stream.is_steady() or (stream.since is not None and not alive):
+                if chosen is not None and stream is not chosen:
+                    log.warning("the table is taken from controller %s now", stream.url)
+                self._chosen = stream
                 return
 
     def _apply(self) -> None:
-        feed = self._chosen
-        if feed is None or feed.since is None or self._applied == (feed, feed.newest):
+        stream = self._chosen
+        if stream is None or stream.since is None:
             return
-        self._applied = (feed, feed.newest)
+        if self._last_applied == (stream, stream.newest):
+            return
+        self._last_applied = (stream, stream.newest)
         try:
-            snapshot = Snapshot.model_validate_json(feed.newest)
+            snapshot = Snapshot.model_validate_json(stream.newest)
         except ValidationError as error:
-            log.error("controller %s sent no table: %s", feed.url, describe_error(error))
+            log.error("controller %s sent no table: %s", stream.url, describe_error(error))
             return
         self._table.apply(snapshot)
