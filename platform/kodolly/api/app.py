@@ -8,7 +8,6 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
-import aiohttp
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -31,14 +30,12 @@ from kodolly.api.routing.router import Router
 from kodolly.api.routing.table import WorkerTable
 from kodolly.errors import ApiError, BadRequest
 from kodolly.http import server
+from kodolly.http.client import new_client
 from kodolly.http.draining import Draining
 from kodolly.http.upstream import Pool
 from kodolly.protocol.openai import ChatRequest, CompletionRequest
 from kodolly.settings import ApiSettings
 
-# Seconds that an idle connection to a worker or controller is kept; uvicorn's servers close theirs
-# after 5 s.
-KEEPALIVE = 4.0
 FIRST_TABLE = 2.0  # seconds that the start waits for the controller's first table
 PATHS: dict[str, type[ChatRequest | CompletionRequest]] = {
     "/v1/chat/completions": ChatRequest,
@@ -80,15 +77,9 @@ def create_app(settings: ApiSettings) -> ApiApp:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, ttl_dns_cache=10)
-        async with aiohttp.ClientSession(
-            connector=connector,
-            auto_decompress=False,  # bytes are relayed as they come, so they must come plain
-            headers={"Accept-Encoding": "identity"},
-            cookie_jar=aiohttp.DummyCookieJar(),
-        ) as session:
+        async with new_client() as client:
             pool = Pool(settings.connect_timeout)
-            watch = StallWatch(table, session)
+            watch = StallWatch(table, client)
             timeouts = EngineTimeouts(settings.read_timeout, settings.answer_timeout)
             services = CompletionServices(
                 keys=keys,
@@ -97,13 +88,13 @@ def create_app(settings: ApiSettings) -> ApiApp:
                 router=Router(table, settings.routing),
                 retry_budget=RetryBudget(admission.running),
                 relay=Relay(EngineCalls(pool, watch, timeouts)),
-                fastchat_relay=FastChatRelay(session, token, settings.read_timeout),
+                fastchat_relay=FastChatRelay(client, pool, token, settings.read_timeout),
                 max_body=settings.max_body,
                 client_timeout=settings.client_timeout,
             )
             for path, kind in PATHS.items():
                 api.add_hot_route(path, Completions(kind, path, services))
-            follower = Follower(table, controllers, token, session)
+            follower = Follower(table, controllers, token, client)
             work = [follower.run(), watch.run(), pool.run(), prefork.end_with_parent()]
             tasks = [asyncio.create_task(each) for each in work]
             with contextlib.suppress(TimeoutError):

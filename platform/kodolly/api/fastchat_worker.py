@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
 
-import aiohttp
+import httpx
 import orjson
 
 from kodolly.api.errors import RETRY_AFTER, WorkerFailed, out_of_descriptors
@@ -24,7 +24,9 @@ from kodolly.api.routing.table import Worker
 from kodolly.api.sse import LAST, LOST, error_event, event
 from kodolly.errors import ApiError, BadRequest, ContextOverflow, EngineFailed, NoWorker
 from kodolly.http import descriptors, server
+from kodolly.http.client import CALL_ERRORS
 from kodolly.http.log_safe import describe_error
+from kodolly.http.upstream import Broken, Connection, NoDescriptor, Pool, Unreachable
 from kodolly.protocol.wire import frames
 
 log = logging.getLogger(__name__)
@@ -42,13 +44,13 @@ class FastChatRelay:
     """Sends requests to FastChat workers; it has the methods of `Relay`."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, token: str | None, read_timeout: float
+        self, client: httpx.AsyncClient, pool: Pool, token: str | None, read_timeout: float
     ) -> None:
-        self._session = session
+        """`read_timeout`: seconds to wait for a stream's next bytes."""
+        self._client = client
+        self._pool = pool
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._stream_timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=3, sock_read=read_timeout
-        )
+        self._read_timeout = read_timeout
         # By worker and model: time of expiry, conversation template, context length.
         self._facts: dict[tuple[str, str], tuple[float, dict[str, Any], int]] = {}
 
@@ -159,24 +161,33 @@ class FastChatRelay:
     ) -> AsyncGenerator[dict[str, Any], None]:
         """A worker's good frames, at least one. Raises WorkerFailed; ApiError for an error frame."""
         is_first = True
+        url = f"{worker.row.name}/worker_generate_stream"
         try:
-            async with self._session.post(
-                f"{worker.row.name}/worker_generate_stream",
-                json=params,
-                headers=self._headers,
-                timeout=self._stream_timeout,
-            ) as response:
-                if response.status != 200:
-                    raise WorkerFailed(f"answered {response.status}")
-                async for raw in frames(response.content.iter_any()):
+            async with asyncio.timeout(self._read_timeout):
+                connection = await self._pool.post(url, self._headers, _encode(params))
+            try:
+                if connection.status != 200:
+                    raise WorkerFailed(f"answered {connection.status}")
+                async for raw in frames(self._chunks_of(connection)):
                     with _as_worker_failure("an odd frame"):
                         frame = _check(raw)
                     is_first = False
                     yield frame
                 if is_first:
                     raise WorkerFailed("ended its answer before it began")
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            finally:
+                connection.release()
+        except (Broken, Unreachable, TimeoutError, ValueError) as error:
             raise _failure("broke off", error) from error
+
+    async def _chunks_of(self, connection: Connection) -> AsyncIterator[bytes]:
+        """The bytes of a response. Raises Broken; TimeoutError when none come for too long."""
+        while True:
+            async with asyncio.timeout(self._read_timeout):
+                chunk = await connection.read()
+            if not chunk:
+                return
+            yield chunk
 
     async def _params(self, request: ApiRequest, worker: Worker) -> dict[str, Any]:
         body = request.body
@@ -234,16 +245,15 @@ class FastChatRelay:
 
     async def _post(self, worker: Worker, path: str, payload: dict[str, Any]) -> dict[str, Any]:
         """A call that answers whole, with a JSON object. Raises WorkerFailed."""
+        headers = {**self._headers, "Content-Type": "application/json"}
+        url, data = f"{worker.row.name}/{path}", _encode(payload)
         try:
-            async with self._session.post(
-                f"{worker.row.name}/{path}",
-                json=payload,
-                headers=self._headers,
-                timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT),
-            ) as response:
-                response.raise_for_status()
-                answer = await response.json(content_type=None)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            async with asyncio.timeout(CALL_TIMEOUT):
+                response = await self._client.post(url, content=data, headers=headers)
+            if response.status_code != 200:
+                raise ValueError(f"it answered {response.status_code}")
+            answer = orjson.loads(response.content)
+        except CALL_ERRORS as error:
             raise _failure(f"gave no /{path}", error) from error
         if not isinstance(answer, dict):
             raise WorkerFailed(f"gave no object for /{path}")
@@ -252,12 +262,21 @@ class FastChatRelay:
 
 def _failure(what: str, error: Exception) -> WorkerFailed:
     """A failed call, as the worker's fault, or as ours where we had no file descriptor for it."""
-    not_connected = isinstance(error, aiohttp.ClientConnectorError)
-    if not_connected and descriptors.are_exhausted(error):
+    if isinstance(error, NoDescriptor):
         return out_of_descriptors()
-    broke = isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientOSError)
-    why = f"{what}: {describe_error(error)}"
-    return WorkerFailed(why, engine_crashed=broke and not not_connected)
+    if isinstance(error, httpx.ConnectError) and descriptors.are_exhausted(error):
+        return out_of_descriptors()
+    broke = isinstance(error, Broken | httpx.NetworkError | httpx.RemoteProtocolError)
+    crashed = broke and not isinstance(error, httpx.ConnectError)
+    return WorkerFailed(f"{what}: {describe_error(error)}", engine_crashed=crashed)
+
+
+def _encode(params: dict[str, Any]) -> bytes:
+    """JSON for a worker. Raises BadRequest for a field of the client's that is nested too deeply."""
+    try:
+        return orjson.dumps(params)
+    except TypeError as error:  # orjson reads deeper nesting than it writes
+        raise BadRequest(f"the request body cannot be passed on: {error}") from error
 
 
 @contextmanager

@@ -13,11 +13,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Self, TypeVar
 
-import aiohttp
+import httpx
 
 from kodolly.api.errors import WorkerFailed
 from kodolly.api.routing.table import Worker, WorkerTable
 from kodolly.http import descriptors
+from kodolly.http.client import CALL_ERRORS
 from kodolly.protocol.wire import WorkerState
 
 log = logging.getLogger(__name__)
@@ -94,11 +95,11 @@ class StallWatch:
     def __init__(
         self,
         table: WorkerTable,
-        session: aiohttp.ClientSession,
+        client: httpx.AsyncClient,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._table = table
-        self._session = session
+        self._client = client
         self._clock = clock
         self._calls: dict[str, set[WatchedCall]] = {}  # by the worker's name
         self._probes: dict[str, asyncio.Task[None]] = {}
@@ -174,15 +175,12 @@ class StallWatch:
         extension = worker.extension
         if extension is None or extension.engine_url is None:
             return True
-        timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
         try:
-            async with self._session.get(
-                extension.engine_url + "/health", timeout=timeout
-            ) as answer:
-                await answer.read()
-                return True
-        except (aiohttp.ClientError, TimeoutError) as error:
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                await self._client.get(extension.engine_url + "/health")
+        except CALL_ERRORS as error:
             return descriptors.are_exhausted(error)  # then no request was sent
+        return True
 
     def _fail_silent(self, name: str, why: str, silence: float) -> None:
         """Ends a worker's calls that have been silent for `silence` seconds."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 
-import aiohttp
+import httpx
 from pydantic import ValidationError
 
 from kodolly.api.routing.table import WorkerTable
+from kodolly.http.client import CALL_ERRORS
 from kodolly.http.log_safe import describe_error
 from kodolly.protocol.wire import Snapshot
 
@@ -24,7 +26,7 @@ RECONNECT = 0.5  # seconds from the end of a stream to the next attempt
 # Seconds without a byte that end a stream: a controller sends a keep-alive every half second.
 SILENCE = 1.75
 CONNECT = 1.5  # seconds to reach a controller
-MAX_LINE = 16 * 2**20
+MAX_LINE = 16 * 2**20  # bytes of one table
 # Seconds after which a controller that came back is trusted: its table starts empty, and fills with
 # the workers' next heartbeats.
 STEADY = 5.0
@@ -38,7 +40,7 @@ class ControllerStream:
         self,
         controller: str,
         headers: dict[str, str],
-        session: aiohttp.ClientSession,
+        client: httpx.AsyncClient,
         on_change: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -47,7 +49,7 @@ class ControllerStream:
         self.newest = b""  # line of JSON
         self.since: float | None = None  # of its first table; None while there is no connection
         self._headers = headers
-        self._session = session
+        self._client = client
         self._on_change = on_change
         self._clock = clock
 
@@ -58,7 +60,7 @@ class ControllerStream:
             try:
                 await self._follow()
                 complaint = "the watch stream ended"
-            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            except CALL_ERRORS as error:
                 complaint = describe_error(error)
             if self.is_steady():
                 last_complaint = ""
@@ -74,18 +76,20 @@ class ControllerStream:
         return self.since is not None and self._clock() - self.since >= STEADY
 
     async def _follow(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE)
-        async with self._session.get(
-            self.url, headers=self._headers, timeout=timeout, read_bufsize=MAX_LINE
-        ) as answer:
-            answer.raise_for_status()
-            async for line in answer.content:
-                if not line.strip():
-                    continue
-                self.newest = line
-                if self.since is None:
-                    self.since = self._clock()
-                self._on_change()
+        timeout = httpx.Timeout(None, connect=CONNECT, read=SILENCE)
+        async with self._client.stream(
+            "GET", self.url, headers=self._headers, timeout=timeout, follow_redirects=True
+        ) as response:
+            if response.status_code != 200:
+                raise ValueError(f"the controller answered {response.status_code}")
+            async with aclosing(lines_of(response.aiter_raw())) as lines:
+                async for line in lines:
+                    if not line.strip():
+                        continue
+                    self.newest = line
+                    if self.since is None:
+                        self.since = self._clock()
+                    self._on_change()
 
 
 class Follower:
@@ -96,7 +100,7 @@ class Follower:
         table: WorkerTable,
         controllers: str | Sequence[str],
         token: str | None,
-        session: aiohttp.ClientSession,
+        client: httpx.AsyncClient,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`controllers`: URLs, the primary's first; a text has commas between them."""
@@ -104,7 +108,7 @@ class Follower:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._table = table
         self._streams = [
-            ControllerStream(url.strip(), headers, session, self._update, clock)
+            ControllerStream(url.strip(), headers, client, self._update, clock)
             for url in urls
             if url.strip()
         ]
@@ -150,3 +154,21 @@ class Follower:
             log.error("controller %s sent no table: %s", stream.url, describe_error(error))
             return
         self._table.apply(snapshot)
+
+
+async def lines_of(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The lines of a byte stream, split at b"\\n" alone: JSON may hold U+2028, at which text splits.
+
+    Raises ValueError for a line of more than MAX_LINE bytes.
+    """
+    parts: list[bytes] = []  # of a line that is not whole yet
+    async for chunk in chunks:
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            yield b"".join([*parts, end])
+            parts.clear()
+        parts.append(rest)
+        if sum(map(len, parts)) > MAX_LINE:
+            raise ValueError(f"a line of more than {MAX_LINE} bytes")
+    if last := b"".join(parts):
+        yield last
