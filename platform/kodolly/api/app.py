@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from starlette.applications import Starlette
@@ -66,54 +66,38 @@ class ApiApp(Starlette):
 def create_app(settings: ApiSettings) -> ApiApp:
     """The ASGI application. Raises SettingsError for unusable keys or controllers."""
     keys, token = KeyRing(settings.keys()), settings.secret()
-    controllers = settings.controllers()
-    table = WorkerTable()
+    table, client, pool = WorkerTable(), new_client(), Pool(settings.connect_timeout)
+    follower = Follower(table, settings.controllers(), token, client)
+    watch = StallWatch(table, client)
+    timeouts = EngineTimeouts(settings.read_timeout, settings.answer_timeout)
     admission = Admission(
         table,
         worker_limit=settings.worker_limit,
         queue_size=settings.queue_size,
         queue_timeout=settings.queue_timeout,
     )
+    services = CompletionServices(
+        keys=keys,
+        admission=admission,
+        table=table,
+        router=Router(table, settings.routing),
+        retry_budget=RetryBudget(admission.running),
+        relay=Relay(EngineCalls(pool, watch, timeouts)),
+        fastchat_relay=FastChatRelay(client, pool, token, settings.read_timeout),
+        max_body=settings.max_body,
+        client_timeout=settings.client_timeout,
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with new_client() as client:
-            pool = Pool(settings.connect_timeout)
-            watch = StallWatch(table, client)
-            timeouts = EngineTimeouts(settings.read_timeout, settings.answer_timeout)
-            services = CompletionServices(
-                keys=keys,
-                admission=admission,
-                table=table,
-                router=Router(table, settings.routing),
-                retry_budget=RetryBudget(admission.running),
-                relay=Relay(EngineCalls(pool, watch, timeouts)),
-                fastchat_relay=FastChatRelay(client, pool, token, settings.read_timeout),
-                max_body=settings.max_body,
-                client_timeout=settings.client_timeout,
-            )
-            for path, kind in PATHS.items():
-                api.add_hot_route(path, Completions(kind, path, services))
-            follower = Follower(table, controllers, token, client)
-            work = [follower.run(), watch.run(), pool.run(), prefork.end_with_parent()]
-            tasks = [asyncio.create_task(each) for each in work]
+        work = (follower.run(), watch.run(), pool.run(), prefork.end_with_parent())
+        async with client, running_in_background(*work):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(table.loaded.wait(), FIRST_TABLE)
             yield
-            await server.cancel_and_wait(*tasks)
-
-    async def health(_: Request) -> Response:
-        return PlainTextResponse("ok")
-
-    async def ready(request: Request) -> Response:
-        """200 once a model has a ready worker, until the process begins to end."""
-        if request.scope.get("state", {}).get("draining"):
-            return PlainTextResponse("draining", 503)
-        models = table.models()
-        return PlainTextResponse(", ".join(models) or "no worker", 200 if models else 503)
 
     models = Models(table, keys)
-    api = ApiApp(
+    app = ApiApp(
         routes=[
             Route("/v1/models", models.list),
             Route("/v1/models/{model:path}", models.retrieve),
@@ -127,10 +111,35 @@ def create_app(settings: ApiSettings) -> ApiApp:
             Exception: _crash,
         },
     )
+    for path, kind in PATHS.items():
+        app.add_hot_route(path, Completions(kind, path, services))
     # Not a redirect, whose scheme behind a proxy would be a guess.
-    api.router.redirect_slashes = False
-    api.state.table, api.state.admission = table, admission
-    return api
+    app.router.redirect_slashes = False
+    app.state.table, app.state.admission = table, admission
+    return app
+
+
+@contextlib.asynccontextmanager
+async def running_in_background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs each in a task of its own, and cancels them at the end."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        yield
+    finally:
+        await server.cancel_and_wait(*tasks)
+
+
+async def health(_: Request) -> Response:
+    """200 as long as the process answers."""
+    return PlainTextResponse("ok")
+
+
+async def ready(request: Request) -> Response:
+    """200 once a model has a ready worker, until the process begins to end."""
+    if request.scope.get("state", {}).get("draining"):
+        return PlainTextResponse("draining", 503)
+    models = request.app.state.table.models()
+    return PlainTextResponse(", ".join(models) or "no worker", 200 if models else 503)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
