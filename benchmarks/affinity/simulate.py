@@ -14,7 +14,7 @@ from statistics import mean, quantiles
 
 from benchmarks.affinity.chats import Chat, Habits, Message, chats
 from benchmarks.affinity.engine import Engine, Request, Size, block_hashes
-from kodolly.api.call import Call
+from kodolly.api.request import ApiRequest
 from kodolly.api.routing.policies import POLICIES, Lottery, Policy, ShortestQueue
 from kodolly.api.routing.router import Router
 from kodolly.api.routing.table import WorkerTable
@@ -117,7 +117,7 @@ class Simulation:
         if self._setup.hop:
             replica = self._lots.randrange(self._setup.replicas)
         stack = ExitStack()
-        worker = stack.enter_context(self._routers[replica].dispatched(_call(messages)))
+        worker = stack.enter_context(self._routers[replica].book(_call(messages)))
         prompt, prompt_tokens = block_hashes(messages)
         whole, _ = block_hashes([*messages, answer])
 
@@ -205,10 +205,10 @@ class Simulation:
         )
 
 
-def _call(messages: list[Message]) -> Call:
+def _call(messages: list[Message]) -> ApiRequest:
     said = [{"role": m.role, "content": f"message {m.number}"} for m in messages]
     body = {"model": MODEL, "messages": said}
-    return Call("/v1/chat/completions", body, "id", chat=True)
+    return ApiRequest("/v1/chat/completions", body, "id", chat=True)
 
 
 def _policy(name: str, seed: int) -> Policy:

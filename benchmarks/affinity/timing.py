@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from kodolly.api.call import Call
+from kodolly.api.request import ApiRequest
 from kodolly.api.routing.router import Router
 from kodolly.api.routing.table import WorkerTable
 from kodolly.protocol.wire import Snapshot, WorkerRow, WorkerState
@@ -77,7 +77,7 @@ def _timed(workers: int, turns: int) -> Timing:
 
     def route(bodies: list[Any]) -> None:
         for body in bodies:
-            with router.dispatched(Call("/v1/chat/completions", body, "id", chat=True)):
+            with router.book(ApiRequest("/v1/chat/completions", body, "id", chat=True)):
                 pass
 
     # Bodies read from bytes, so that no string knows its hash yet.

@@ -16,7 +16,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "up": ("kodolly.supervisor.app", "everything on this machine under one supervisor"),
     "controller": ("kodolly.controller.app", "who is alive, who is next"),
     "worker": ("kodolly.worker.app", "the agent beside one engine"),
-    "api": ("kodolly.api.main", "the OpenAI-compatible door"),
+    "api": ("kodolly.api.main", "the OpenAI-compatible API"),
     "web": ("kodolly.web.main", "the chat page"),
     "config": ("kodolly.show_config", "every option, its value and where it came from"),
     "doctor": ("kodolly.doctor", "what is missing on this machine, and what to do"),

@@ -9,10 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kodolly.api.admission.admission import LONGEST_RETRY_AFTER, Admission, Ticket
-from kodolly.api.relay.budget import DEPOSIT, FLOOR, REFILL, RetryBudget
+from kodolly.api.relay.retry import DEPOSIT, FLOOR, REFILL_S, RetryBudget
+from kodolly.api.request import ApiRequest
 from kodolly.api.routing.table import WorkerTable
 from kodolly.errors import Overloaded
 from kodolly.protocol.wire import Extension, Snapshot, WorkerRow, WorkerState
+
+REQUEST = ApiRequest("/v1/completions", {"model": "m", "prompt": "x"}, "id", chat=False)
 
 
 class Clock:
@@ -61,7 +64,7 @@ class Client:
     """A call that runs until it is told to end."""
 
     def __init__(self, admission: Admission, key: str = "", priority: str = "default") -> None:
-        self.ticket: Ticket = admission.admitted("m", key=key, priority=priority)
+        self.ticket: Ticket = admission.ticket("m", key=key, priority=priority)
         self.runs = False
         self.end = asyncio.Event()
         self.task = asyncio.create_task(self._run())
@@ -87,7 +90,7 @@ async def settled() -> None:
 
 
 @contextmanager
-def refused(headers: dict[str, str] | None = None) -> Iterator[None]:
+def error_of_status(headers: dict[str, str] | None = None) -> Iterator[None]:
     with pytest.raises(Overloaded) as refusal:
         yield
     error = refusal.value
@@ -118,7 +121,7 @@ async def test_a_body_that_fails_frees_its_slot() -> None:
     admission, _ = door(1)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
-            async with asyncio.timeout(20), admission.admitted("m"):
+            async with asyncio.timeout(20), admission.ticket("m"):
                 raise ZeroDivisionError
     assert admission.running("m") == 0
 
@@ -128,8 +131,8 @@ async def test_a_full_queue_is_429() -> None:
     admission, _ = door(1, size=2)
     clients = [Client(admission) for _ in range(3)]
     await settled()
-    with refused():
-        async with admission.admitted("m"):
+    with error_of_status():
+        async with admission.ticket("m"):
             pass
     assert admission.waiting("m") == 2
     for client in clients:
@@ -140,20 +143,20 @@ async def test_a_full_queue_is_429() -> None:
 async def test_no_queue_at_all() -> None:
     """A queue of size 0 refuses whatever cannot run."""
     admission, _ = door(1, size=0)
-    async with admission.admitted("m"):
-        with refused():
-            async with admission.admitted("m"):
+    async with admission.ticket("m"):
+        with error_of_status():
+            async with admission.ticket("m"):
                 pass
-    async with admission.admitted("m"):
+    async with admission.ticket("m"):
         pass
 
 
 async def test_waiting_too_long_is_429() -> None:
     """A call that waited for `queue_timeout` is refused and leaves the queue."""
     admission, _ = door(1, timeout=0.02)
-    async with admission.admitted("m"):
-        with refused():
-            async with admission.admitted("m"):
+    async with admission.ticket("m"):
+        with error_of_status():
+            async with admission.ticket("m"):
                 pass
         assert admission.waiting("m") == 0
     assert admission.running("m") == 0
@@ -166,12 +169,12 @@ async def test_one_key_cannot_fill_the_queue() -> None:
     await settled()
     late = Client(admission, "late")
     await settled()
-    with refused():
+    with error_of_status():
         await hog[-1].task
     assert admission.waiting("m") == 5
     assert late.ticket.position == 2
-    with refused():
-        async with admission.admitted("m", key="hog"):
+    with error_of_status():
+        async with admission.ticket("m", key="hog"):
             pass
     for client in [*hog[:-1], late]:
         await client.leave()
@@ -199,11 +202,11 @@ async def test_without_a_worker_nobody_waits() -> None:
     """A model that nobody serves now is the router's to refuse, and leaves no trace."""
     admission, table = door(1)
     for _ in range(3):
-        async with admission.admitted("nobody-has-it") as ticket:
+        async with admission.ticket("nobody-has-it") as ticket:
             assert (ticket.position, ticket.wait) == (0, 0.0)
     assert admission._lanes == {}
     tell(table, 0, lost=1)
-    async with admission.admitted("m"), admission.admitted("m"):
+    async with admission.ticket("m"), admission.ticket("m"):
         assert admission.running("m") == 0
 
 
@@ -219,8 +222,8 @@ async def test_the_wait_is_told_from_what_calls_took() -> None:
     clients = [Client(admission) for _ in range(5)]
     await settled()
     assert [c.ticket.wait for c in clients] == [0, 0, 4.0, 8.0, 12.0]
-    with refused({"Retry-After": "16"}):
-        async with admission.admitted("m"):
+    with error_of_status({"Retry-After": "16"}):
+        async with admission.ticket("m"):
             pass
     for client in clients:
         await client.leave()
@@ -348,7 +351,7 @@ class TestRetryBudget:
             pass
         for _ in range(round(1 / DEPOSIT)):
             assert not budget.allows("m")
-            budget.first_try("m")
+            budget.first_attempt(REQUEST)
         assert budget.allows("m")
         assert not budget.allows("m")
 
@@ -358,14 +361,14 @@ class TestRetryBudget:
         assert sum(budget.allows("m") for _ in range(500)) == 300
 
     def test_time_heals(self) -> None:
-        """A spent budget is whole again after `REFILL` seconds, and never more than whole."""
+        """A spent budget is whole again after `REFILL_S` seconds, and never more than whole."""
         clock = Clock()
         budget = RetryBudget(clock=clock)
         while budget.allows("m"):
             pass
-        clock.now += REFILL / 2
+        clock.now += REFILL_S / 2
         assert sum(budget.allows("m") for _ in range(100)) == FLOOR / 2
-        clock.now += REFILL * 9
+        clock.now += REFILL_S * 9
         assert sum(budget.allows("m") for _ in range(100)) == FLOOR
 
     def test_an_outage_is_not_amplified(self) -> None:
@@ -375,14 +378,14 @@ class TestRetryBudget:
         later = 0
         for _ in range(10_000):  # 100 a second
             clock.now += 0.01
-            budget.first_try("m")
+            budget.first_attempt(REQUEST)
             later += sum(budget.allows("m") for _ in range(2))
-        assert later <= FLOOR + 10_000 * DEPOSIT + 100 * FLOOR / REFILL
+        assert later <= FLOOR + 10_000 * DEPOSIT + 100 * FLOOR / REFILL_S
 
     def test_deposits_cannot_be_saved_up(self) -> None:
         """Years of good service do not pay for a storm."""
         budget = RetryBudget(clock=Clock())
         for _ in range(10_000):
-            budget.first_try("m")
+            budget.first_attempt(REQUEST)
         assert sum(budget.allows("m") for _ in range(100)) == FLOOR
         assert len(budget._accounts) == 1

@@ -42,7 +42,7 @@ async def stream_text(stack: Stack, body: Any) -> str:
 
 
 async def test_deltas_equal_the_whole(stack: Stack) -> None:
-    """Streamed Korean, syllables cut between tokens included, is the non-streamed text."""
+    """ClientStream Korean, syllables cut between tokens included, is the non-streamed text."""
     await stack.add()
     async with client(stack) as api:
         whole = await api.chat.completions.create(**CHAT)

@@ -19,7 +19,7 @@ from kodolly.errors import NoDescriptor
 from kodolly.worker.progress import EngineWatch, Patience
 
 from .conftest import Stack
-from .test_processes import ROOT, engine_and_controller, is_ready
+from .test_prefork import ROOT, engine_and_controller, is_ready
 
 LIMITED = "import os,resource,sys; resource.setrlimit(resource.RLIMIT_NOFILE,({},{})); os.execv(sys.executable,[sys.executable,*sys.argv[1:]])"
 CHAT: dict[str, Any] = {

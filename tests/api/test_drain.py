@@ -7,7 +7,7 @@ import signal
 from support.processes import eventually
 from support.script import Script
 
-from .test_processes import api, ask, engine_and_controller, is_ready
+from .test_prefork import api, ask, engine_and_controller, is_ready
 
 
 async def test_an_answer_under_way_is_finished_at_its_own_pace() -> None:

@@ -5,17 +5,17 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import aiohttp
 import pytest
 from support.apps import serving
 from support.deaf import deaf
 from support.processes import eventually, free_port
 
-from kodolly.api.routing.follower import Follower
+from kodolly.api.routing.follower import Follower, lines_of
 from kodolly.api.routing.table import WorkerTable
 from kodolly.controller.app import Controller, create_app
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import Registry
+from kodolly.http.client import new_client
 from kodolly.protocol.wire import Extension, Registration, Snapshot, WorkerRow, WorkerState
 
 
@@ -39,8 +39,8 @@ class Followed:
 
     async def follow(self, *urls: str) -> None:
         """Begins to follow these controllers, the primary first."""
-        session = await self._stack.enter_async_context(aiohttp.ClientSession())
-        task = asyncio.create_task(Follower(self.table, ",".join(urls), None, session).run())
+        client = await self._stack.enter_async_context(new_client())
+        task = asyncio.create_task(Follower(self.table, ",".join(urls), None, client).run())
 
         async def end() -> None:
             task.cancel()
@@ -187,6 +187,28 @@ async def test_the_last_table_stays_in_force(followed: Followed) -> None:
     await followed.start(port, "b")
     await eventually(lambda: "b" in followed.models())
     assert followed.models() == ["a", "b"]
+
+
+async def test_only_a_line_feed_ends_a_table(followed: Followed) -> None:
+    """JSON may hold U+2028 and U+0085, which are line ends to Python's text but not on the wire."""
+    port = free_port()
+    await followed.start(port, "a\u2028b\u0085c")
+    await followed.follow(*urls(port))
+    await eventually(lambda: followed.models() == ["a\u2028b\u0085c"])
+
+
+async def test_lines_are_put_together_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the stream is cut; a line without end is given up and not kept in memory."""
+    monkeypatch.setattr("kodolly.api.routing.follower.MAX_LINE", 10)
+
+    async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
+        for part in parts:
+            yield part
+
+    lines = [line async for line in lines_of(chunks(b"a", b"b\n\ncd\ne", b"f", b"g"))]
+    assert lines == [b"ab", b"", b"cd", b"efg"]
+    with pytest.raises(ValueError, match="a line of more than 10 bytes"):
+        await anext(lines_of(chunks(b"x" * 6, b"y" * 6, b"\n")))
 
 
 async def test_what_is_no_table_is_passed_over(

@@ -10,8 +10,8 @@ from support.processes import eventually
 from support.scripted_engine import Script
 
 from kodolly.api.admission.admission import Ticket
-from kodolly.api.call import Call
-from kodolly.api.engine_io.stall_watch import Flight
+from kodolly.api.engine_io.stall_watch import WatchedCall
+from kodolly.api.request import ApiRequest
 from kodolly.api.resume.journal import BLOCK, Journal
 
 from .conftest import Stack
@@ -20,10 +20,10 @@ CHAT: dict[str, Any] = {"model": "demo", "messages": [{"role": "user", "content"
 
 
 def kept() -> int:
-    """Calls, tickets and flights that something still holds."""
+    """Calls, tickets and calls that something still holds."""
     gc.collect()
     # `isinstance` would ask every object for its class, and torch has some that warn when asked.
-    return sum(type(each) in (Call, Ticket, Flight) for each in gc.get_objects())
+    return sum(type(each) in (ApiRequest, Ticket, WatchedCall) for each in gc.get_objects())
 
 
 async def ask(stack: Stack, **fields: Any) -> int:
@@ -55,7 +55,9 @@ async def test_calls_that_are_over_leave_nothing_behind(stack: Stack) -> None:
 
 def test_a_long_answer_is_not_kept_as_the_bytes_that_were_sent() -> None:
     """The raw events kept stay below a block however long it grows; the rest is token ids and text."""
-    call = Call("/v1/completions", {"model": "m", "prompt": "x", "stream": True}, "id", chat=False)
+    call = ApiRequest(
+        "/v1/completions", {"model": "m", "prompt": "x", "stream": True}, "id", chat=False
+    )
     journal = Journal(call)
     told = {"id": "1", "object": "o", "created": 1, "model": "m"}
     choice = {"index": 0, "text": "가", "token_ids": [7], "finish_reason": None, "logprobs": None}

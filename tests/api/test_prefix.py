@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from support.fleet import chat, completion
 
-from kodolly.api.call import Call
+from kodolly.api.request import ApiRequest
 from kodolly.api.routing.prefix import ROOT_TEXT, prefixes, rank, root
 
 
-def of_messages(*messages: dict[str, Any]) -> Call:
+def of_messages(*messages: dict[str, Any]) -> ApiRequest:
     """A chat of these messages."""
     body = {"model": "m", "messages": list(messages)}
-    return Call("/v1/chat/completions", body, "id", chat=True)
+    return ApiRequest("/v1/chat/completions", body, "id", chat=True)
 
 
 def test_a_turn_begins_with_the_turn_before() -> None:

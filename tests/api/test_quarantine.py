@@ -7,7 +7,7 @@ from support.clock import Clock
 from support.processes import eventually
 from support.scripted_engine import Script
 
-from kodolly.api.routing.table import SUSPECT_FOR, WorkerTable
+from kodolly.api.routing.table import SUSPECT_S, WorkerTable
 from kodolly.protocol.wire import Snapshot, WorkerRow, WorkerState
 
 from .conftest import Stack
@@ -36,7 +36,7 @@ def test_a_suspect_is_trusted_again_beside_others_that_are_well() -> None:
     table.suspect(table.all()[0])
     assert trusted(table) == ["w1"]
 
-    clock.now += SUSPECT_FOR + 0.1
+    clock.now += SUSPECT_S + 0.1
     assert trusted(table) == ["w0", "w1"]
 
 

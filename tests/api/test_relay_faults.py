@@ -15,7 +15,7 @@ from support.apps import serving
 from support.processes import eventually
 from support.scripted_engine import Script
 
-from kodolly.api.prepare import LONG_TEXT, appended, is_long
+from kodolly.api.prepare import LONG_TEXT, append_context, is_long
 from kodolly.errors import BadRequest
 from kodolly.protocol.openai import ChatRequest, CompletionRequest, check
 from kodolly.protocol.wire import Extension, Registration, WorkerStatus
@@ -247,8 +247,8 @@ async def test_a_long_chat_is_guarded_too(stack: Stack) -> None:
 def test_a_context_joins_whatever_content_there_is() -> None:
     """It is put after a text or after parts; without any content it is refused, never dropped."""
     part = {"type": "text", "text": "수도는?"}
-    told = appended({"role": "user", "content": [part], "context": "서울이 수도다."})
+    told = append_context({"role": "user", "content": [part], "context": "서울이 수도다."})
     assert told["content"] == [part, {"type": "text", "text": "\n\n서울이 수도다."}]
     assert "context" not in told
     with pytest.raises(BadRequest):
-        appended({"role": "user", "content": None, "context": "서울이 수도다."})
+        append_context({"role": "user", "content": None, "context": "서울이 수도다."})

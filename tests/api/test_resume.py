@@ -11,9 +11,9 @@ from support.processes import eventually
 from support.script import KOREAN_TOKENS, Script
 from support.scripted_engine import ScriptedEngine
 
-from kodolly.api.call import Call
+from kodolly.api.request import ApiRequest
+from kodolly.api.resume.continuation_request import continuation_request
 from kodolly.api.resume.journal import Choice
-from kodolly.api.resume.request import continuation
 from kodolly.protocol.wire import WorkerState
 from kodolly.settings import ApiSettings
 
@@ -331,6 +331,8 @@ def test_a_seed_stays_within_what_engines_take() -> None:
     body = {"model": "demo", "prompt": "a", "seed": 2**63 - 1}
     choice = Choice(0, prompt=[1, 2])
     choice.ids.extend([3, 4])
-    seed = continuation(Call("/v1/completions", body, "id", chat=False), choice, 8)["seed"]
+    seed = continuation_request(ApiRequest("/v1/completions", body, "id", chat=False), choice, 8)[
+        "seed"
+    ]
     assert seed != body["seed"]
     assert -(2**63) <= seed < 2**63

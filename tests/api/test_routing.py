@@ -17,12 +17,12 @@ from kodolly.api.routing.policies import (
     Affinity,
     Lottery,
     Policy,
-    Remembered,
+    PrefixMemory,
     RoundRobin,
     ShortestQueue,
 )
 from kodolly.api.routing.prefix import prefixes
-from kodolly.api.routing.table import TOLD_FOR, Worker
+from kodolly.api.routing.table import QUEUE_NEWS_LIFETIME_S, Worker
 from kodolly.errors import ModelNotFound, NoWorker
 from kodolly.protocol.wire import WorkerRow, WorkerState
 from kodolly.settings import ApiSettings
@@ -138,7 +138,7 @@ class TestConversations:
 
     def test_a_chat_that_goes_on_is_not_forgotten(self) -> None:
         """Whoever comes back often enough is among the newest, however many come once."""
-        memory = Remembered(100)
+        memory = PrefixMemory(100)
         for number in range(1000):
             memory.put(number, "once")
             if number % 40 == 0:
@@ -148,7 +148,7 @@ class TestConversations:
 
     def test_memory_takes_the_same_room_for_ever(self) -> None:
         """Its tables are as large when it is full for the hundredth time as for the first, and between."""
-        memory, sizes = Remembered(2048), []
+        memory, sizes = PrefixMemory(2048), []
         for number in range(200 * 1024):
             memory.put(number, "worker")
             if number >= 2047 and number % 32 == 31:
@@ -176,9 +176,9 @@ class TestBounds:
         fleet = Fleet([1] * 2, Affinity)
         replica = fleet.replicas[0]
         for number in range(100):
-            with pytest.raises(ConnectionError), replica.router.dispatched(chat(f"q{number}")):
+            with pytest.raises(ConnectionError), replica.router.book(chat(f"q{number}")):
                 raise ConnectionError
-        assert [w.load for w in replica.table.able(MODEL)] == [0, 0]
+        assert [w.load for w in replica.table.ready(MODEL)] == [0, 0]
 
     @given(
         st.lists(
@@ -253,7 +253,7 @@ class TestReplicas:
     def test_a_new_replica_sees_who_is_busy(self) -> None:
         """Without a call of its own it goes by what the workers told."""
         fleet = Fleet([1] * 4, Affinity, replicas=2)
-        for number, worker in enumerate(fleet.replicas[0].table.able(MODEL)):
+        for number, worker in enumerate(fleet.replicas[0].table.ready(MODEL)):
             for _ in range(0 if number == 2 else 12):
                 worker.book()
                 fleet.engines[worker.row.name].running += 1
@@ -335,14 +335,14 @@ class TestDeath:
         """A worker that refused is passed over, unless it is all there is."""
         fleet = Fleet([1, 1], Affinity)
         table, router = fleet.replicas[0].table, fleet.replicas[0].router
-        first, second = table.able(MODEL)
+        first, second = table.ready(MODEL)
         table.suspect(first)
         for number in range(10):
             assert fleet.open(chat(f"q{number}"), 1.0).row.name == second.row.name
-        with router.dispatched(chat("q"), frozenset({second.row.name})) as worker:
+        with router.book(chat("q"), frozenset({second.row.name})) as worker:
             assert worker is first
         table.suspect(second)
-        with router.dispatched(chat("q"), frozenset()) as worker:
+        with router.book(chat("q"), frozenset()) as worker:
             assert worker in (first, second)
 
     def test_whoever_is_to_be_avoided_is(self) -> None:
@@ -351,9 +351,9 @@ class TestDeath:
         router = fleet.replicas[0].router
         names = frozenset(fleet.engines)
         for name in names:
-            with router.dispatched(chat("q"), names - {name}) as worker:
+            with router.book(chat("q"), names - {name}) as worker:
                 assert worker.row.name == name
-        with pytest.raises(NoWorker) as refusal, router.dispatched(chat("q"), names):
+        with pytest.raises(NoWorker) as refusal, router.book(chat("q"), names):
             pass
         assert refusal.value.headers["Retry-After"]
 
@@ -385,8 +385,8 @@ class TestBooking:
     def test_every_answer_of_a_call_weighs(self) -> None:
         """Four answers to each of two prompts are eight requests for the engine."""
         fleet = Fleet([1], Affinity)
-        (worker,) = fleet.replicas[0].table.able(MODEL)
-        with fleet.replicas[0].router.dispatched(completion(["a", "b"], n=4)):
+        (worker,) = fleet.replicas[0].table.ready(MODEL)
+        with fleet.replicas[0].router.book(completion(["a", "b"], n=4)):
             assert worker.load == 8
         assert worker.load == 0
 
@@ -395,7 +395,7 @@ class TestBooking:
         fleet = Fleet([1, 1], Affinity, beat=1000)
         for number in range(10):
             fleet.open(chat(f"q{number}"), 1.0)
-        workers = fleet.replicas[0].table.able(MODEL)
+        workers = fleet.replicas[0].table.ready(MODEL)
         for engine in fleet.engines.values():
             engine.told = engine.running
         fleet.tell()
@@ -411,7 +411,7 @@ class TestBooking:
     def test_others_calls_are_counted_until_they_are_old_news(self) -> None:
         """What a worker told beyond our own calls counts, but not long after the last word."""
         fleet = Fleet([1], Affinity, beat=1000)
-        (worker,) = fleet.replicas[0].table.able(MODEL)
+        (worker,) = fleet.replicas[0].table.ready(MODEL)
         worker.book(3)
         fleet.engines["http://w0"].told = 8
         fleet.tell()
@@ -419,8 +419,8 @@ class TestBooking:
         worker.release(3)
         fleet.tell()  # the same row again, because another worker's changed
         assert worker.load == 5
-        fleet.advance(TOLD_FOR + 1)
-        fleet.replicas[0].table.able(MODEL)
+        fleet.advance(QUEUE_NEWS_LIFETIME_S + 1)
+        fleet.replicas[0].table.ready(MODEL)
         assert worker.load == 0
 
 

@@ -13,19 +13,19 @@ class Clock:
         return self.now
 
 
-def row(name: str, *, stock: bool = False, queue: int = 0, beat: float = 5) -> WorkerRow:
+def row(name: str, *, fastchat: bool = False, queue: int = 0, beat: float = 5) -> WorkerRow:
     return WorkerRow(
         name=name,
         model_names=["m"],
         speed=1,
         queue_length=queue,
         state=WorkerState.READY,
-        kodolly=None if stock else Extension(heart_beat_interval=beat),
+        kodolly=None if fastchat else Extension(heart_beat_interval=beat),
     )
 
 
 def names(table: WorkerTable) -> set[str]:
-    return {worker.row.name for worker in table.ready("m")}
+    return {worker.row.name for worker in table.by_wait("m")}
 
 
 def snapshot(epoch: str, *rows: WorkerRow) -> Snapshot:
@@ -36,7 +36,7 @@ def test_a_new_controller_does_not_empty_the_table() -> None:
     """Workers a new controller has not heard of yet stay for two of their own beats."""
     clock = Clock()
     table = WorkerTable(clock)
-    table.apply(snapshot("one", row("a"), row("b"), row("s", stock=True)))
+    table.apply(snapshot("one", row("a"), row("b"), row("s", fastchat=True)))
     table.apply(snapshot("two"))
     assert names(table) == {"a", "b", "s"}
 
@@ -75,13 +75,13 @@ def test_running_requests_are_kept_across_a_restart() -> None:
     """What is in flight counts on when a worker registers at a new controller."""
     table = WorkerTable(Clock())
     table.apply(snapshot("one", row("a"), row("b")))
-    table.ready("m")[0].inflight = 3
+    table.by_wait("m")[0].inflight = 3
     busy = next(w.row.name for w in table.all() if w.inflight)
     table.apply(snapshot("two"))
     table.apply(snapshot("two", row("a"), row("b")))
 
-    assert [w.row.name for w in table.ready("m") if w.inflight] == [busy]
-    assert table.ready("m")[0].row.name != busy
+    assert [w.row.name for w in table.by_wait("m") if w.inflight] == [busy]
+    assert table.by_wait("m")[0].row.name != busy
 
 
 def test_a_suspect_is_passed_over_for_a_moment_only() -> None:
@@ -89,11 +89,11 @@ def test_a_suspect_is_passed_over_for_a_moment_only() -> None:
     clock = Clock()
     table = WorkerTable(clock)
     table.apply(snapshot("one", row("a"), row("b", queue=5)))
-    table.suspect(table.ready("m")[0])
+    table.suspect(table.by_wait("m")[0])
     assert names(table) == {"b"}
 
-    table.suspect(table.ready("m")[0])
+    table.suspect(table.by_wait("m")[0])
     assert names(table) == {"a", "b"}
     clock.now = 2.1
 
-    assert table.ready("m")[0].row.name == "a"
+    assert table.by_wait("m")[0].row.name == "a"

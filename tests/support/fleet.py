@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from kodolly.api.call import Call
+from kodolly.api.request import ApiRequest
 from kodolly.api.routing.policies import Policy
 from kodolly.api.routing.router import Router
 from kodolly.api.routing.table import Worker, WorkerTable
@@ -19,18 +19,20 @@ from kodolly.protocol.wire import Extension, Snapshot, WorkerRow, WorkerState
 MODEL = "m"
 
 
-def chat(*texts: str, system: str = "") -> Call:
+def chat(*texts: str, system: str = "") -> ApiRequest:
     """A chat whose messages are, in turn, the user's and the assistant's."""
     messages = [{"role": "system", "content": system}] if system else []
     for number, text in enumerate(texts):
         messages.append({"role": "assistant" if number % 2 else "user", "content": text})
-    return Call("/v1/chat/completions", {"model": MODEL, "messages": messages}, "id", chat=True)
+    return ApiRequest(
+        "/v1/chat/completions", {"model": MODEL, "messages": messages}, "id", chat=True
+    )
 
 
-def completion(prompt: Any, **fields: Any) -> Call:
+def completion(prompt: Any, **fields: Any) -> ApiRequest:
     """A plain completion."""
     body = {"model": MODEL, "prompt": prompt, **fields}
-    return Call("/v1/completions", body, "id", chat=False)
+    return ApiRequest("/v1/completions", body, "id", chat=False)
 
 
 @dataclass
@@ -96,10 +98,10 @@ class Fleet:
         """Requests at every worker."""
         return [engine.running for engine in self.engines.values()]
 
-    def open(self, call: Call, seconds: float, *, replica: int = 0) -> Worker:
+    def open(self, call: ApiRequest, seconds: float, *, replica: int = 0) -> Worker:
         """Sends a call that takes some time; the worker it went to."""
         stack = ExitStack()
-        worker = stack.enter_context(self.replicas[replica].router.dispatched(call))
+        worker = stack.enter_context(self.replicas[replica].router.book(call))
         engine = self.engines[worker.row.name]
         engine.running += 1
 

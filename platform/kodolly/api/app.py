@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
-import aiohttp
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,74 +15,36 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kodolly.api import processes
+from kodolly.api import prefork
 from kodolly.api.admission.admission import Admission
 from kodolly.api.auth import KeyRing
-from kodolly.api.completions import Completions, Desk, request_id_of
-from kodolly.api.engine_io.calls import EngineDoor, Patience
-from kodolly.api.engine_io.stall_watch import Watch
-from kodolly.api.relay.budget import RetryBudget
+from kodolly.api.completions import Completions, CompletionServices, request_id_of
+from kodolly.api.engine_io.calls import EngineCalls, EngineTimeouts
+from kodolly.api.engine_io.stall_watch import StallWatch
+from kodolly.api.fastchat_worker import FastChatRelay
+from kodolly.api.models import Models
 from kodolly.api.relay.relay import Relay
+from kodolly.api.relay.retry import RetryBudget
 from kodolly.api.routing.follower import Follower
 from kodolly.api.routing.router import Router
 from kodolly.api.routing.table import WorkerTable
-from kodolly.api.stock_worker import StockRelay
-from kodolly.errors import ApiError, BadRequest, ModelNotFound
+from kodolly.errors import ApiError, BadRequest
 from kodolly.http import server
+from kodolly.http.client import new_client
 from kodolly.http.draining import Draining
-from kodolly.http.server import JsonResponse
 from kodolly.http.upstream import Pool
 from kodolly.protocol.openai import ChatRequest, CompletionRequest
 from kodolly.settings import ApiSettings
 
-# Idle connections to workers and controllers; uvicorn's servers close theirs after 5 s.
-KEEPALIVE = 4.0
-FIRST_TABLE = 2.0
+FIRST_TABLE = 2.0  # seconds that the start waits for the controller's first table
 PATHS: dict[str, type[ChatRequest | CompletionRequest]] = {
     "/v1/chat/completions": ChatRequest,
     "/v1/completions": CompletionRequest,
 }
 
 
-class Models:
-    """GET /v1/models and /v1/models/{id}: what can be asked for now."""
-
-    def __init__(self, table: WorkerTable, keys: KeyRing) -> None:
-        self._table = table
-        self._keys = keys
-        self._created = int(time.time())
-
-    async def list(self, request: Request) -> Response:
-        """Every model with a ready worker."""
-        self._keys.admit(request.headers.get("authorization", ""))
-        return JsonResponse({"object": "list", "data": list(map(self._card, self._table.models()))})
-
-    async def retrieve(self, request: Request) -> Response:
-        """One of them."""
-        self._keys.admit(request.headers.get("authorization", ""))
-        model = request.path_params["model"]
-        if model not in self._table.models():
-            raise ModelNotFound(f"The model '{model}' does not exist.", param="model")
-        return JsonResponse(self._card(model))
-
-    def _card(self, model: str) -> dict[str, object]:
-        workers = self._table.ready(model)
-        told = [w.extension for w in workers if w.extension]
-        parents = [extension.parents[model] for extension in told if model in extension.parents]
-        lengths = [extension.context_length for extension in told]
-        return {
-            "id": model,
-            "object": "model",
-            "created": self._created,
-            "owned_by": "kodolly",
-            "max_model_len": min((n for n in lengths if n), default=None),
-            "workers": len(workers),
-            "parent": parents[0] if parents else None,
-        }
-
-
-class Door(Starlette):
-    """Starlette, but for the calls that carry tokens: its error handling would wrap every `send`."""
+class ApiApp(Starlette):
+    """Starlette, except for requests that carry tokens: its error handling would wrap every `send`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -103,65 +63,41 @@ class Door(Starlette):
             await super().__call__(scope, receive, send)
 
 
-def create_app(settings: ApiSettings) -> Door:
+def create_app(settings: ApiSettings) -> ApiApp:
     """The ASGI application. Raises SettingsError for unusable keys or controllers."""
     keys, token = KeyRing(settings.keys()), settings.secret()
-    controllers = settings.controllers()
-    table = WorkerTable()
+    table, client, pool = WorkerTable(), new_client(), Pool(settings.connect_timeout)
+    follower = Follower(table, settings.controllers(), token, client)
+    watch = StallWatch(table, client)
+    timeouts = EngineTimeouts(settings.read_timeout, settings.answer_timeout)
     admission = Admission(
         table,
         worker_limit=settings.worker_limit,
         queue_size=settings.queue_size,
         queue_timeout=settings.queue_timeout,
     )
+    services = CompletionServices(
+        keys=keys,
+        admission=admission,
+        table=table,
+        router=Router(table, settings.routing),
+        retry_budget=RetryBudget(admission.running),
+        relay=Relay(EngineCalls(pool, watch, timeouts)),
+        fastchat_relay=FastChatRelay(client, pool, token, settings.read_timeout),
+        max_body=settings.max_body,
+        client_timeout=settings.client_timeout,
+    )
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE, ttl_dns_cache=10)
-        async with aiohttp.ClientSession(
-            connector=connector,
-            auto_decompress=False,  # bytes are relayed as they come, so they must come plain
-            headers={"Accept-Encoding": "identity"},
-            cookie_jar=aiohttp.DummyCookieJar(),
-        ) as session:
-            pool = Pool(settings.connect_timeout)
-            watch = Watch(table, session)
-            patience = Patience(
-                settings.connect_timeout, settings.read_timeout, settings.answer_timeout
-            )
-            desk = Desk(
-                keys,
-                admission,
-                table,
-                Router(table, settings.routing),
-                RetryBudget(admission.running),
-                Relay(EngineDoor(pool, watch, patience)),
-                StockRelay(session, token, settings.read_timeout),
-                settings.max_body,
-                settings.client_timeout,
-            )
-            for path, kind in PATHS.items():
-                door.add_hot_route(path, Completions(kind, path, desk))
-            follower = Follower(table, controllers, token, session)
-            work = [follower.run(), watch.run(), pool.run(), processes.end_with_parent()]
-            tasks = [asyncio.create_task(each) for each in work]
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        work = (follower.run(), watch.run(), pool.run(), prefork.end_with_parent())
+        async with client, running_in_background(*work):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(table.loaded.wait(), FIRST_TABLE)
             yield
-            await server.cancel_and_wait(*tasks)
-
-    async def health(_: Request) -> Response:
-        return PlainTextResponse("ok")
-
-    async def ready(request: Request) -> Response:
-        """200 once a model can be asked for, until the process begins to end."""
-        if request.scope.get("state", {}).get("draining"):
-            return PlainTextResponse("draining", 503)
-        models = table.models()
-        return PlainTextResponse(", ".join(models) or "no worker", 200 if models else 503)
 
     models = Models(table, keys)
-    door = Door(
+    app = ApiApp(
         routes=[
             Route("/v1/models", models.list),
             Route("/v1/models/{model:path}", models.retrieve),
@@ -175,23 +111,48 @@ def create_app(settings: ApiSettings) -> Door:
             Exception: _crash,
         },
     )
+    for path, kind in PATHS.items():
+        app.add_hot_route(path, Completions(kind, path, services))
     # Not a redirect, whose scheme behind a proxy would be a guess.
-    door.router.redirect_slashes = False
-    door.state.table, door.state.admission = table, admission
-    return door
+    app.router.redirect_slashes = False
+    app.state.table, app.state.admission = table, admission
+    return app
+
+
+@contextlib.asynccontextmanager
+async def running_in_background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs each in a task of its own, and cancels them at the end."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        yield
+    finally:
+        await server.cancel_and_wait(*tasks)
+
+
+async def health(_: Request) -> Response:
+    """200 as long as the process answers."""
+    return PlainTextResponse("ok")
+
+
+async def ready(request: Request) -> Response:
+    """200 once a model has a ready worker, until the process begins to end."""
+    if request.scope.get("state", {}).get("draining"):
+        return PlainTextResponse("draining", 503)
+    models = request.app.state.table.models()
+    return PlainTextResponse(", ".join(models) or "no worker", 200 if models else 503)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     """404 and 405 of unknown paths, in OpenAI's envelope too."""
     status = error.status_code if isinstance(error, HTTPException) else 500
-    wrong = BadRequest(f"Invalid URL ({request.method} {request.url.path})")
-    response = await server.error_response(request, wrong)
+    bad_request = BadRequest(f"Invalid URL ({request.method} {request.url.path})")
+    response = await server.error_response(request, bad_request)
     response.status_code = status
     return response
 
 
 async def _crash(request: Request, _: Exception) -> Response:
-    """A fault of ours: logged by the server, told without its insides."""
+    """Our own fault: the server logs it, and the client gets no details."""
     response = await server.error_response(request, ApiError("Internal error."))
     response.headers["X-Request-Id"] = request_id_of(request)
     return response
@@ -204,7 +165,7 @@ def run(settings: ApiSettings, listener: socket.socket) -> None:
         app,
         settings.host,
         settings.port,
-        on_start=processes.tell_started,
+        on_start=prefork.report_started,
         on_exit=app.begin,
         linger=settings.drain_delay,
         drain=settings.drain_timeout,

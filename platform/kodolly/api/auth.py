@@ -15,17 +15,17 @@ class KeyRing:
         self._keys = tuple(keys)
 
     def admit(self, authorization: str) -> str:
-        """The client's accepted key, "" where none is asked for. Raises Unauthorized otherwise."""
+        """The client's accepted key, "" where none is needed. Raises Unauthorized otherwise."""
         if not self._keys:
             return ""
-        given = presented_token(authorization)
+        token = presented_token(authorization)
         # Every key is compared, whichever matches, so that time tells nothing.
-        matches = [same_secret(given, key) for key in self._keys]
+        matches = [same_secret(token, key) for key in self._keys]
         if not any(matches):
             raise Unauthorized(
                 "Incorrect API key provided."
-                if given
+                if token
                 else "No API key provided: send `Authorization: Bearer KEY`.",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        return given
+        return token

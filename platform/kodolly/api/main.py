@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kodolly.api import processes
+from kodolly.api import prefork
 from kodolly.settings import ApiSettings, load
 
 
 def main(argv: Sequence[str]) -> int:
     """Serve until SIGTERM or Ctrl-C; open answers are finished first. Raises KodollyError."""
-    settings = load(ApiSettings, argv, "The OpenAI-compatible door.")
-    listener = processes.inherited()
+    settings = load(ApiSettings, argv, "The OpenAI-compatible API.")
+    listener = prefork.inherited_listener()
     if listener is None:
         # What is wrong is said once, here, and not by every process that is started.
         settings.secret()
         settings.keys()
         settings.controllers()
-        processes.serve(argv, settings.host, settings.port, settings.processes)
+        prefork.serve(argv, settings.host, settings.port, settings.processes)
     else:
         from kodolly.api.app import run  # the parent needs none of it
 

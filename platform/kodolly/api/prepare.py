@@ -1,4 +1,4 @@
-"""What a request gains on its way to an engine: the model's stop strings, and guarded text."""
+"""Changes to a request on its way to an engine: the template's stop strings, and safe text."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def for_engine(body: dict[str, Any], extension: Extension, *, chat: bool) -> dic
     """
     if not chat:
         return body
-    changed: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     if extension.stop:
-        changed["stop"] = merged_stop(body.get("stop"), extension.stop)
+        changes["stop"] = merged_stop(body.get("stop"), extension.stop)
     messages = body["messages"]
     if any(message.get("context") for message in messages):
-        messages = changed["messages"] = _with_contexts(messages, extension.template)
+        messages = changes["messages"] = _with_contexts(messages, extension.template)
     if extension.guard:
-        changed["messages"] = [_guarded(m, extension.guard) for m in messages]
-    return body | changed
+        changes["messages"] = [_guard(m, extension.guard) for m in messages]
+    return body | changes
 
 
 def stops_of(body: dict[str, Any], extension: Extension) -> list[str]:
@@ -54,14 +54,14 @@ def _with_contexts(messages: list[dict[str, Any]], template: str | None) -> list
     Raises BadRequest for a context where none can be.
     """
     if template not in list_templates():
-        return [appended(message) for message in messages]
+        return [append_context(message) for message in messages]
     try:
         return get_template(template).flatten(messages)
     except TemplateError as error:
         raise BadRequest(f"messages: {error}", param="messages") from error
 
 
-def appended(message: dict[str, Any]) -> dict[str, Any]:
+def append_context(message: dict[str, Any]) -> dict[str, Any]:
     """A message with its context after the content, for models that know no such key.
 
     Raises BadRequest for a context without a content.
@@ -77,23 +77,23 @@ def appended(message: dict[str, Any]) -> dict[str, Any]:
     return plain | {"content": [*content, {"type": "text", "text": f"\n\n{context}"}]}
 
 
-def merged_stop(asked: str | list[str] | None, own: list[str]) -> list[str]:
-    """The client's stop strings and the template's, without doubles."""
-    wanted = [asked] if isinstance(asked, str) else asked or []
-    return list(dict.fromkeys([*wanted, *own]))
+def merged_stop(stop: str | list[str] | None, template_stops: list[str]) -> list[str]:
+    """The client's stop strings and the template's, each once."""
+    stops = [stop] if isinstance(stop, str) else stop or []
+    return list(dict.fromkeys([*stops, *template_stops]))
 
 
-def _guarded(message: dict[str, Any], keys: list[str]) -> dict[str, Any]:
-    """A message in whose text no template key or special token can be read as one."""
+def _guard(message: dict[str, Any], keys: list[str]) -> dict[str, Any]:
+    """A message whose text holds no template key or special token as an engine would read it."""
     content = message.get("content")
     if isinstance(content, str):
         safe = neutralise(content, keys)
         return message if safe is content else message | {"content": safe}
     if isinstance(content, list):
-        return message | {"content": [_guarded_part(part, keys) for part in content]}
+        return message | {"content": [_guard_part(part, keys) for part in content]}
     return message
 
 
-def _guarded_part(part: dict[str, Any], keys: list[str]) -> dict[str, Any]:
+def _guard_part(part: dict[str, Any], keys: list[str]) -> dict[str, Any]:
     text = part.get("text")
     return part | {"text": neutralise(text, keys)} if isinstance(text, str) else part

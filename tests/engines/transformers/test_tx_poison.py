@@ -54,7 +54,7 @@ async def api(start: Start, llama: Path) -> AsyncIterator[str]:
         url = await stack.enter_async_context(serving(app))
 
         async def both_are_there() -> bool:
-            return len(app.state.table.able(NAME)) == 2
+            return len(app.state.table.ready(NAME)) == 2
 
         await eventually(both_are_there)
         yield url

@@ -1,10 +1,10 @@
-"""The door before the router: how many calls of a model run, who waits, who is sent away.
+"""How many requests of a model run at once, who waits for a place, and who is refused.
 
-    ticket = admission.admitted(model, key=client_key, priority=class_of(service_tier))
-    async with ticket:   # ticket.position and ticket.wait can be read meanwhile
+    ticket = admission.ticket(model, key=client_key, priority=class_of(service_tier))
+    async with ticket:  # another task can read ticket.position and ticket.wait meanwhile
         ...
 
-A call beyond the bound waits; beyond the queue's bound, or too long, it gets 429 with Retry-After.
+A request beyond the bound waits; beyond the queue's bound, or too long, it gets 429 with Retry-After.
 Each API process counts for itself.
 """
 
@@ -24,47 +24,48 @@ from kodolly.errors import Overloaded
 
 __all__ = ["Admission", "Ticket", "class_of"]
 
-# Seconds a call is taken to run before the first one has ended, and the weight of each that does.
-FIRST_GUESS, LEARNING = 5.0, 0.05
+# How long (s) a request is expected to run before the first has ended; the weight of each new one
+# in the mean.
+FIRST_GUESS, WEIGHT = 5.0, 0.05
 LONGEST_RETRY_AFTER = 300
 
 
 @dataclass
 class _Lane:
-    """One model: what runs, what waits, how long a call takes (seconds)."""
+    """One model: how many requests run, which wait, and how long one takes."""
 
     model: str
     running: int = 0
     queue: FairQueue[Ticket] = field(default_factory=FairQueue)
-    hold: float = FIRST_GUESS
-    ended: int = 0
+    mean_duration: float = FIRST_GUESS  # seconds
+    completions: int = 0
 
     def learn(self, seconds: float) -> None:
-        self.ended += 1
-        self.hold += (seconds - self.hold) * max(LEARNING, 1 / self.ended)
+        self.completions += 1
+        self.mean_duration += (seconds - self.mean_duration) * max(WEIGHT, 1 / self.completions)
 
 
 class Ticket:
-    """One call's right to run, from `async with` on to its end."""
+    """One request's right to run, from `async with` on to its end."""
 
-    __slots__ = ("_admission", "_lane", "_started", "_turn", "key", "model", "priority")
+    __slots__ = ("_admission", "_lane", "_start", "_turn", "key", "model", "priority")
 
     def __init__(self, admission: Admission, model: str, key: str, priority: str) -> None:
         self.model, self.key, self.priority = model, key, priority
         self._admission = admission
         self._lane: _Lane | None = None
         self._turn: asyncio.Future[None] | None = None  # while it waits, and how that ended
-        self._started = 0.0
+        self._start = 0.0
 
     @property
     def position(self) -> int:
-        """Place in the queue: 1 is next; 0 when the call does not wait."""
+        """Place in the queue: 1 is next; 0 when the request does not wait."""
         lane = self._lane
         return lane.queue.ahead(self) + 1 if lane is not None and self in lane.queue else 0
 
     @property
     def wait(self) -> float:
-        """Seconds it will about have to wait from now on; 0 when it does not."""
+        """About how long (s) it will have to wait from now on; 0 when it does not wait."""
         lane = self._lane
         if lane is None or self not in lane.queue:
             return 0.0
@@ -110,33 +111,33 @@ class Admission:
         self._clock = clock
         # One lane for each model that a worker ever served: clients cannot make new ones.
         self._lanes: dict[str, _Lane] = {}
-        table.on_change(self._changed)
+        table.on_change(self._workers_changed)
 
-    def admitted(self, model: str, *, key: str = "", priority: str = "default") -> Ticket:
+    def ticket(self, model: str, *, key: str = "", priority: str = "default") -> Ticket:
         """A context manager that holds one of the model's slots; entering it waits for one.
 
-        Entering raises Overloaded. A model without a ready worker is let through: the router knows
-        what to say.
+        Entering raises Overloaded. A model without a ready worker needs no slot: the router refuses it
+        with the right error.
         """
         return Ticket(self, model, key, priority)
 
     def capacity(self, model: str) -> int:
-        """Calls of a model that may run at once."""
-        return self._worker_limit * len(self._table.able(model))
+        """Requests of a model that may run at once."""
+        return self._worker_limit * len(self._table.ready(model))
 
     def running(self, model: str) -> int:
-        """Calls of a model that run now."""
+        """Requests of a model that run now."""
         lane = self._lanes.get(model)
         return lane.running if lane else 0
 
     def waiting(self, model: str) -> int:
-        """Calls of a model that wait now."""
+        """Requests of a model that wait now."""
         lane = self._lanes.get(model)
         return len(lane.queue) if lane else 0
 
     def wait_at(self, lane: _Lane, position: int) -> float:
-        """Seconds until the one at `position` is let in: a slot comes free every hold / capacity."""
-        return position * lane.hold / max(1, self.capacity(lane.model))
+        """Seconds until the one at `position` may run: slots come free every mean duration / capacity."""
+        return position * lane.mean_duration / max(1, self.capacity(lane.model))
 
     async def _enter(self, ticket: Ticket) -> None:
         capacity = self.capacity(ticket.model)
@@ -146,7 +147,7 @@ class Admission:
         if lane is None:
             lane = self._lanes[ticket.model] = _Lane(ticket.model)
         if lane.running < capacity and not lane.queue:
-            self._start(lane, ticket)
+            self._run(lane, ticket)
         else:
             await self._wait(lane, ticket)
 
@@ -162,7 +163,7 @@ class Admission:
         except BaseException:
             lane.queue.remove(ticket)
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._leave(ticket)  # the client went in the moment its turn came
+                self._leave(ticket)  # the client left in the moment its turn came
             else:
                 ticket._lane = None
             raise
@@ -189,10 +190,10 @@ class Admission:
             headers={"Retry-After": str(min(max(1, seconds), LONGEST_RETRY_AFTER))},
         )
 
-    def _start(self, lane: _Lane, ticket: Ticket) -> None:
+    def _run(self, lane: _Lane, ticket: Ticket) -> None:
         lane.running += 1
         ticket._lane = lane
-        ticket._started = self._clock()
+        ticket._start = self._clock()
 
     def _leave(self, ticket: Ticket) -> None:
         lane = ticket._lane
@@ -200,22 +201,21 @@ class Admission:
             return
         ticket._lane = None
         lane.running -= 1
-        lane.learn(self._clock() - ticket._started)
+        lane.learn(self._clock() - ticket._start)
         if lane.queue:
             self._promote(lane)
 
     def _promote(self, lane: _Lane) -> None:
-        """Lets in whoever is next, as far as there is room."""
+        """Starts the requests that are next, as far as there is room."""
         free = self.capacity(lane.model) - lane.running
         while free > 0 and lane.queue:
             ticket = lane.queue.pop()
-            if ticket._turn is not None and not ticket._turn.done():  # done: its client went
-                self._start(lane, ticket)
+            if ticket._turn is not None and not ticket._turn.done():  # done: its client left
+                self._run(lane, ticket)
                 ticket._turn.set_result(None)
                 free -= 1
 
-    def _changed(self) -> None:
-        """Workers came or went."""
+    def _workers_changed(self) -> None:
         for lane in self._lanes.values():
             if lane.queue:
                 self._promote(lane)

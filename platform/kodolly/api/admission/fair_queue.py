@@ -1,4 +1,4 @@
-"""Who is next: classes by weight, within a class the client keys in turn, each key first come.
+"""Which waiting request is next: classes by weight, in a class the keys in turn, a key's in order.
 
 Pure bookkeeping, without time or tasks. Nobody starves: a class of weight 1 beside one of 16 still
 gets every seventeenth turn or so, and a key waits for at most one item of every other key.
@@ -65,7 +65,7 @@ class FairQueue(Generic[T]):
     def __init__(self) -> None:
         self._classes: dict[str, _Class[T]] = {name: _Class(s) for name, s in STRIDES.items()}
         self._where: dict[T, tuple[str, str]] = {}
-        # What the class now served had paid: who comes back starts from there, not from the past.
+        # What the class served last had paid: one that comes back starts from there.
         self._now = 0
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class FairQueue(Generic[T]):
         group.paid += group.stride
         item = group.pop()
         del self._where[item]
-        if not self._where:  # all even: nobody pays for what nobody else wanted
+        if not self._where:  # nobody else waited: no class has to pay for its turns
             self._now = max(g.paid for g in self._classes.values())
         return item
 

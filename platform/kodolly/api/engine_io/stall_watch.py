@@ -1,7 +1,7 @@
-"""Open calls to the engines, and the one task that takes them off a worker that is gone.
+"""The open calls to engines, and the one task that takes them off a worker that is gone.
 
 A dead engine ends its connections by itself. One that hangs, or that a cut network hides, does
-not: its worker's state tells, or else its silence and a health call that fails twice.
+not: the worker's state shows it, or else its silence and a health check that fails twice.
 """
 
 from __future__ import annotations
@@ -13,38 +13,39 @@ from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Self, TypeVar
 
-import aiohttp
+import httpx
 
-from kodolly.api.call import WorkerGone
+from kodolly.api.errors import WorkerFailed
 from kodolly.api.routing.table import Worker, WorkerTable
 from kodolly.http import descriptors
+from kodolly.http.client import CALL_ERRORS
 from kodolly.protocol.wire import WorkerState
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-TICK = 0.5
-# A call silent for this long on a worker that left rotation goes on elsewhere.
+TICK = 0.5  # seconds between two looks at all open calls
+# A call silent for this long (s) on a worker that left rotation goes on elsewhere.
 SILENT_ON_LOST = 1.0
-# A call silent for this long on a worker in rotation makes us ask after its health.
+# A call silent for this long (s) on a worker in rotation starts a health check of its engine.
 SILENT = 2.0
-PROBE_TIMEOUT, PROBES = 1.2, 2
+PROBE_TIMEOUT, PROBES = 1.2, 2  # seconds of one health check, and how many must fail
 SERVING = (WorkerState.READY, WorkerState.DRAINING)
 
 
-class Flight:
+class WatchedCall:
     """One open call to an engine, watched within the `with`. It belongs to the task that opened it.
 
-    `bound`: what the call ends with when the engine is silent for longer than its seconds.
+    `limit`: seconds of silence that are allowed, and the error that ends the call after them.
     """
 
-    def __init__(self, worker: Worker, watch: Watch) -> None:
+    def __init__(self, worker: Worker, watch: StallWatch) -> None:
         self.worker = worker
         self._watch = watch
-        self.bound: tuple[float, Exception] | None = None
-        self._heard: float | None = None  # None while the client is what we wait for
-        self._ended: Exception | None = None
+        self.limit: tuple[float, Exception] | None = None
+        self._last_data: float | None = None  # None while we do not wait for the engine
+        self._error: Exception | None = None
         self._task: asyncio.Task[object] | None = None
 
     def __enter__(self) -> Self:
@@ -59,68 +60,68 @@ class Flight:
     ) -> None:
         self._watch.discard(self)
 
-    async def waiting(self, work: Awaitable[T]) -> T:
-        """Waits for the engine. Raises what the watch ends the call with meanwhile."""
+    async def wait_for(self, work: Awaitable[T]) -> T:
+        """Waits for the engine. Raises the error with which the watch ends the call meanwhile."""
         self._task = asyncio.current_task()
-        self._heard = time.monotonic()
+        self._last_data = time.monotonic()
         try:
             return await work
         except asyncio.CancelledError:
-            if self._ended is None or self._task is None or self._task.uncancel() > 0:
+            if self._error is None or self._task is None or self._task.uncancel() > 0:
                 raise
-            raise self._ended from None
+            raise self._error from None
         finally:
-            self._heard = None
+            self._last_data = None
 
-    def heard(self) -> None:
-        """The engine said something while we went on waiting."""
-        if self._heard is not None:
-            self._heard = time.monotonic()
+    def note_data(self) -> None:
+        """The engine sent something, and we go on waiting for it."""
+        if self._last_data is not None:
+            self._last_data = time.monotonic()
 
-    def silent(self, now: float) -> float:
-        """Seconds that we have been waiting for the engine."""
-        return 0.0 if self._heard is None else now - self._heard
+    def silence(self, now: float) -> float:
+        """Seconds without data while we wait for the engine; 0 when the client is waited for."""
+        return 0.0 if self._last_data is None else now - self._last_data
 
-    def end(self, error: Exception) -> None:
-        """Ends the call if it still waits for the engine."""
-        if self._heard is not None and self._ended is None and self._task is not None:
-            self._ended = error
+    def fail(self, error: Exception) -> None:
+        """Ends the call with `error` if it still waits for the engine."""
+        if self._last_data is not None and self._error is None and self._task is not None:
+            self._error = error
             self._task.cancel()
 
 
-class Watch:
-    """All flights of one process."""
+class StallWatch:
+    """All open calls to engines of one API process."""
 
     def __init__(
         self,
         table: WorkerTable,
-        session: aiohttp.ClientSession,
+        client: httpx.AsyncClient,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._table = table
-        self._session = session
+        self._client = client
         self._clock = clock
-        self._flights: dict[str, set[Flight]] = {}
+        self._calls: dict[str, set[WatchedCall]] = {}  # by the worker's name
         self._probes: dict[str, asyncio.Task[None]] = {}
 
-    def following(self, worker: Worker) -> Flight:
-        """A call to a worker, to be entered."""
-        return Flight(worker, self)
+    def watch(self, worker: Worker) -> WatchedCall:
+        """A call to a worker, to be entered by `with`."""
+        return WatchedCall(worker, self)
 
-    def add(self, flight: Flight) -> None:
-        """From now on the flight is looked at."""
-        self._flights.setdefault(flight.worker.row.name, set()).add(flight)
+    def add(self, call: WatchedCall) -> None:
+        """Begins to watch a call."""
+        self._calls.setdefault(call.worker.row.name, set()).add(call)
 
-    def discard(self, flight: Flight) -> None:
-        """Its call is over."""
-        name = flight.worker.row.name
-        flights = self._flights[name]
-        flights.discard(flight)
-        if not flights:
-            del self._flights[name]
+    def discard(self, call: WatchedCall) -> None:
+        """Ends watching a call."""
+        name = call.worker.row.name
+        calls = self._calls[name]
+        calls.discard(call)
+        if not calls:
+            del self._calls[name]
 
     async def run(self) -> None:
-        """Looks at all flights twice a second, until cancelled."""
+        """Looks at all calls twice a second, until cancelled."""
         try:
             while True:
                 await asyncio.sleep(TICK)
@@ -130,63 +131,60 @@ class Watch:
                 probe.cancel()
 
     def look(self) -> None:
-        """Takes silent calls off workers out of rotation, and asks after silent ones in it."""
+        """Ends silent calls on workers out of rotation, and checks the health of silent ones in it."""
         now = self._clock()
         rows = {worker.row.name: worker for worker in self._table.all()}
-        for name, flights in list(self._flights.items()):
-            for flight in flights:
-                if flight.bound is not None and flight.silent(now) > flight.bound[0]:
-                    flight.end(flight.bound[1])
-            known = rows.get(name)
-            state = known.row.state if known else WorkerState.LOST
+        for name, calls in list(self._calls.items()):
+            for call in calls:
+                if call.limit is not None and call.silence(now) > call.limit[0]:
+                    call.fail(call.limit[1])
+            worker = rows.get(name)
+            state = worker.row.state if worker else WorkerState.LOST
             if state not in SERVING:
-                if self._replaceable(flights):
-                    self._end(name, f"is {state.value} and silent", SILENT_ON_LOST)
-            elif known and name not in self._probes and self._suspicious(known, flights, now):
-                self._probes[name] = asyncio.create_task(self._probe(known))
+                if self._have_substitutes(calls):
+                    self._fail_silent(name, f"is {state.value} and silent", SILENT_ON_LOST)
+            elif worker and name not in self._probes and self._is_suspicious(worker, calls, now):
+                self._probes[name] = asyncio.create_task(self._probe(worker))
 
-    def _suspicious(self, worker: Worker, flights: set[Flight], now: float) -> bool:
-        silent = any(flight.silent(now) > SILENT for flight in flights)
-        return silent or worker.suspect_until > now
+    def _is_suspicious(self, worker: Worker, calls: set[WatchedCall], now: float) -> bool:
+        return any(call.silence(now) > SILENT for call in calls) or worker.suspect_until > now
 
     async def _probe(self, worker: Worker) -> None:
         name = worker.row.name
         try:
             for _ in range(PROBES):
-                if await self._answers(worker):
+                if await self._is_healthy(worker):
                     return
             self._table.suspect(worker)
-            if self._replaceable(self._flights.get(name, ())):
+            if self._have_substitutes(self._calls.get(name, ())):
                 log.warning("%s does not answer: its silent calls are moved", name)
-                self._end(name, "does not answer", SILENT)
+                self._fail_silent(name, "does not answer", SILENT)
         finally:
             del self._probes[name]
 
-    def _replaceable(self, flights: Iterable[Flight]) -> bool:
-        """Whether others could go on: a lone engine that is only slow would do its work twice."""
-        models = {model for flight in flights for model in flight.worker.row.model_names}
-        names = {flight.worker.row.name for flight in flights}
+    def _have_substitutes(self, calls: Iterable[WatchedCall]) -> bool:
+        """Whether other workers could go on: a lone engine that is only slow would do its work twice."""
+        models = {model for call in calls for model in call.worker.row.model_names}
+        names = {call.worker.row.name for call in calls}
         return all(
             any(worker.row.name not in names for worker in self._table.trusted(model))
             for model in models
         )
 
-    async def _answers(self, worker: Worker) -> bool:
+    async def _is_healthy(self, worker: Worker) -> bool:
         extension = worker.extension
         if extension is None or extension.engine_url is None:
             return True
-        timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT)
         try:
-            async with self._session.get(
-                extension.engine_url + "/health", timeout=timeout
-            ) as answer:
-                await answer.read()
-                return True
-        except (aiohttp.ClientError, TimeoutError) as error:
-            return descriptors.are_exhausted(error)  # then it was not asked
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                await self._client.get(extension.engine_url + "/health")
+        except CALL_ERRORS as error:
+            return descriptors.are_exhausted(error)  # then no request was sent
+        return True
 
-    def _end(self, name: str, why: str, silent: float) -> None:
+    def _fail_silent(self, name: str, why: str, silence: float) -> None:
+        """Ends a worker's calls that have been silent for `silence` seconds."""
         now = self._clock()
-        for flight in self._flights.get(name, ()):
-            if flight.silent(now) >= silent:
-                flight.end(WorkerGone(why))
+        for call in self._calls.get(name, ()):
+            if call.silence(now) >= silence:
+                call.fail(WorkerFailed(why))

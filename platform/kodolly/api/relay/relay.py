@@ -1,7 +1,7 @@
-"""From a call to its answer: by one worker, or by as many as it takes.
+"""One attempt at a request: by one worker, from the start or from where another worker stopped.
 
-What a client was sent is kept in a journal. When a worker fails in the middle, another one goes on from the
-tokens the client has (`resume`); only what no engine can continue ends in an error event.
+A journal keeps what a client was sent. When a worker fails in the middle, another one continues
+from the tokens the client has (`resume/`); only what no engine can continue ends in an error event.
 """
 
 from __future__ import annotations
@@ -10,106 +10,114 @@ import asyncio
 
 import orjson
 
-from kodolly.api.call import Call, WorkerGone
-from kodolly.api.engine_io.calls import EngineDoor
+from kodolly.api.client_output import ClientOutput
+from kodolly.api.engine_io.calls import EngineCalls
+from kodolly.api.errors import WorkerFailed
 from kodolly.api.prepare import for_engine, is_long
-from kodolly.api.relay.stream_pump import Pipe
-from kodolly.api.resume.going_on import GoingOn
+from kodolly.api.relay.stream_pump import StreamPump
+from kodolly.api.request import ApiRequest
+from kodolly.api.resume.continuation import Continuation
+from kodolly.api.resume.continuation_request import can_continue, is_resumable
 from kodolly.api.resume.journal import Journal
-from kodolly.api.resume.request import can_go_on, resumable
 from kodolly.api.routing.table import Worker
-from kodolly.api.sse import ABORT, LAST, LOST, Output
-from kodolly.errors import BadRequest, EngineFailed
+from kodolly.api.sse import ABORT, LAST
+from kodolly.errors import BadRequest
 from kodolly.protocol.wire import Extension
 
 
-class Relay:
-    """Sends calls to workers and their answers back."""
+class ClientStream:
+    """One client's stream: what it was sent, and whether another worker can continue it.
 
-    def __init__(self, door: EngineDoor) -> None:
-        self._door = door
-
-    async def answer(self, call: Call, worker: Worker) -> bytes:
-        """The whole answer of one worker. Raises WorkerGone or ApiError."""
-        data = await _encoded(call, worker.extension)
-        async with self._door.opened(call, worker, call.path, data, stream=False) as opened:
-            body = await self._door.whole(opened)
-        if (fault := fault_of(body)) is not None:
-            raise WorkerGone(fault)
-        return body
-
-    async def stream(self, call: Call, worker: Worker, answer: Streamed) -> None:
-        """Begins or goes on with a stream. Raises WorkerGone, or ApiError if nobody can do it."""
-        if answer.journal.empty:
-            await self._begin(call, worker, answer)
-        elif not answer.journal.unfinished and not call.wants_usage:
-            await answer.output.write(LAST)
-        else:
-            await GoingOn(call, worker, answer.journal, self._door, answer.output).run()
-
-    async def _begin(self, call: Call, worker: Worker, answer: Streamed) -> None:
-        data = await _encoded(call, worker.extension, token_ids=answer.resumable)
-        async with self._door.opened(call, worker, call.path, data, stream=True) as opened:
-            journal = answer.journal if answer.resumable else None
-            hide = answer.resumable and not call.wants_token_ids
-            pipe = Pipe(opened, answer.output, journal, hide=hide)
-            try:
-                await pipe.run()
-            finally:
-                answer.answered = answer.answered or pipe.begun
-
-
-class Streamed:
-    """One client's stream: what it was sent, and whether another worker can go on with it.
-
-    A journal is kept only of what can be continued.
+    A journal is kept only of what can be continued. `has_answer`: a part of an answer was sent.
     """
 
-    def __init__(self, call: Call, output: Output) -> None:
-        self.call = call
+    def __init__(self, request: ApiRequest, output: ClientOutput) -> None:
         self.output = output
-        self.journal = Journal(call)
-        self.resumable = resumable(call.body)
-        self.answered = False  # something of an answer was sent
+        self.journal = Journal(request)
+        self.is_resumable = is_resumable(request.body)
+        self.has_answer = False
 
-    def sort_out(self) -> int:
-        """After a failure: tokens and characters the client has.
+    def delivered(self) -> int | None:
+        """After a failure: the tokens that the client has, a finished answer counted as one more.
 
-        Raises EngineFailed if it has something that no engine can continue.
+        None if the client has something that no other worker can continue.
         """
         self.journal.fold()
-        if not self.resumable and self.answered:
-            raise EngineFailed(LOST, code="worker_lost")
+        if not self.is_resumable and self.has_answer:
+            return None
         if self.journal.empty:
             return 0
-        if not can_go_on(self.journal):
-            raise EngineFailed(LOST, code="worker_lost")
+        if not can_continue(self.journal):
+            return None
         choices = self.journal.choices.values()
-        return sum(len(choice.ids) + choice.finished for choice in choices)
+        return sum(len(choice.ids) + choice.is_finished for choice in choices)
+
+
+class Relay:
+    """Sends requests to KoDolly workers' engines, and their answers back."""
+
+    def __init__(self, engines: EngineCalls) -> None:
+        self._engines = engines
+
+    async def answer(self, request: ApiRequest, worker: Worker) -> bytes:
+        """The whole answer of one worker. Raises WorkerFailed or ApiError."""
+        data = await _encode(request, worker.extension)
+        async with self._engines.open(
+            request, worker, request.path, data, stream=False
+        ) as response:
+            body = await self._engines.read_all(response)
+        if (fault := fault_of(body)) is not None:
+            raise WorkerFailed(fault)
+        return body
+
+    async def stream(self, request: ApiRequest, worker: Worker, stream: ClientStream) -> None:
+        """Starts a stream or continues it. Raises WorkerFailed, or ApiError if no worker can."""
+        if stream.journal.empty:
+            await self._start(request, worker, stream)
+        elif not stream.journal.unfinished and not request.wants_usage:
+            await stream.output.write(LAST)
+        else:
+            continuation = Continuation(
+                request, worker, stream.journal, self._engines, stream.output
+            )
+            await continuation.run()
+
+    async def _start(self, request: ApiRequest, worker: Worker, stream: ClientStream) -> None:
+        data = await _encode(request, worker.extension, token_ids=stream.is_resumable)
+        async with self._engines.open(request, worker, request.path, data, stream=True) as response:
+            journal = stream.journal if stream.is_resumable else None
+            hide_ids = stream.is_resumable and not request.wants_token_ids
+            pump = StreamPump(response, stream.output, journal, hide_ids=hide_ids)
+            try:
+                await pump.run()
+            finally:
+                stream.has_answer = stream.has_answer or pump.has_sent
 
 
 def fault_of(body: bytes) -> str | None:
-    """What makes an engine's 200 no answer, whatever its status says."""
+    """Why the body of an engine's 200 is no answer; None if it is one."""
     try:
-        told = orjson.loads(body)
+        answer = orjson.loads(body)
     except orjson.JSONDecodeError:
         return "answered 200 with what is no JSON"
-    if not isinstance(told, dict) or not told.get("choices"):
+    if not isinstance(answer, dict) or not answer.get("choices"):
         return "answered 200 without an answer"
     return "aborted its answer" if ABORT in body else None
 
 
-async def _encoded(call: Call, extension: Extension | None, *, token_ids: bool = False) -> bytes:
-    """The engine's body; long texts are guarded in a thread, for the loop serves others."""
+async def _encode(
+    request: ApiRequest, extension: Extension | None, *, token_ids: bool = False
+) -> bytes:
+    """The engine's body. A long text is prepared in a thread, since the loop serves others."""
     if extension is None:
-        raise WorkerGone("has no engine URL", worked=False)
-    if is_long(call.body):
-        return await asyncio.to_thread(_encode, call, extension, token_ids)
-    return _encode(call, extension, token_ids)
+        raise WorkerFailed("has no engine URL", did_work=False)
+    if is_long(request.body):
+        return await asyncio.to_thread(_encode_now, request, extension, token_ids)
+    return _encode_now(request, extension, token_ids)
 
 
-def _encode(call: Call, extension: Extension, token_ids: bool) -> bytes:
-    body = for_engine(call.body, extension, chat=call.chat)
+def _encode_now(request: ApiRequest, extension: Extension, token_ids: bool) -> bytes:
+    body = for_engine(request.body, extension, chat=request.chat)
     if token_ids:
         body = body | {"return_token_ids": True}
     try:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from kodolly.api.call import Call
+from kodolly.api.request import ApiRequest
 from kodolly.api.resume.journal import Choice, Journal
 
 Json = dict[str, Any]
 
 
-def role(journal: Journal, choice: Choice) -> Json:
+def role_event(journal: Journal, choice: Choice) -> Json:
     """The event that opens a choice of a chat."""
-    told = {"index": choice.index, "delta": {"role": "assistant", "content": ""}}
-    return _event(journal, [told | {"logprobs": None, "finish_reason": None}])
+    delta = {"role": "assistant", "content": ""}
+    part = {"index": choice.index, "delta": delta, "logprobs": None, "finish_reason": None}
+    return _event(journal, [part])
 
 
-def piece(
-    call: Call,
+def text_event(
+    request: ApiRequest,
     journal: Journal,
     choice: Choice,
     text: str,
@@ -26,36 +27,37 @@ def piece(
     finish: tuple[str, Any] | None,
 ) -> Json:
     """An event with text, tokens and, at the end, (finish reason, stop reason)."""
-    said: Json = {"delta": {"content": text}} if call.chat else {"text": text}
-    told = {"index": choice.index, **said, "logprobs": logprobs}
-    told["finish_reason"] = finish[0] if finish else None
+    part: Json = {"index": choice.index}
+    part |= {"delta": {"content": text}} if request.chat else {"text": text}
+    part["logprobs"] = logprobs
+    part["finish_reason"] = finish[0] if finish else None
     if finish:
-        told["stop_reason"] = finish[1]
-    told["token_ids"] = ids
-    body = _event(journal, [told])
-    if (call.body.get("stream_options") or {}).get("continuous_usage_stats"):
-        body["usage"] = usage(call, journal)
+        part["stop_reason"] = finish[1]
+    part["token_ids"] = ids
+    body = _event(journal, [part])
+    if (request.body.get("stream_options") or {}).get("continuous_usage_stats"):
+        body["usage"] = usage(request, journal)
     return body
 
 
-def usage_event(call: Call, journal: Journal) -> Json:
-    """The event without choices that `include_usage` asks for."""
-    return _event(journal, []) | {"usage": usage(call, journal)}
+def usage_event(request: ApiRequest, journal: Journal) -> Json:
+    """The event without choices that `include_usage` adds."""
+    return _event(journal, []) | {"usage": usage(request, journal)}
 
 
-def usage(call: Call, journal: Journal) -> Json:
+def usage(request: ApiRequest, journal: Journal) -> Json:
     """Token counts: every prompt once, every answer."""
-    n = call.body.get("n") or 1
+    n = request.body.get("n") or 1
     prompts = [c.prompt or () for c in journal.choices.values() if c.index % n == 0]
-    read = sum(map(len, prompts[:1] if call.chat else prompts))
-    made = sum(len(choice.ids) for choice in journal.choices.values())
-    return {"prompt_tokens": read, "total_tokens": read + made, "completion_tokens": made}
+    prompt = sum(map(len, prompts[:1] if request.chat else prompts))
+    answer = sum(len(choice.ids) for choice in journal.choices.values())
+    return {"prompt_tokens": prompt, "total_tokens": prompt + answer, "completion_tokens": answer}
 
 
-def chat_logprobs(told: Json, top: int) -> Json:
+def chat_logprobs(logprobs: Json, top: int) -> Json:
     """Logprobs of /v1/completions in the form of a chat's; `top` alternatives a token."""
-    tokens, values = told["tokens"], told["token_logprobs"]
-    best = told.get("top_logprobs") or [None] * len(tokens)
+    tokens, values = logprobs["tokens"], logprobs["token_logprobs"]
+    best = logprobs.get("top_logprobs") or [None] * len(tokens)
     return {
         "content": [
             _entry(token, value)
@@ -65,16 +67,16 @@ def chat_logprobs(told: Json, top: int) -> Json:
     }
 
 
-def without_first(told: Json | None, count: int) -> Json | None:
+def without_first(logprobs: Json | None, count: int) -> Json | None:
     """Logprobs of /v1/completions without those of the first `count` tokens."""
-    if told is None or not count:
-        return told
-    return {key: value[count:] if isinstance(value, list) else value for key, value in told.items()}
+    if logprobs is None or not count:
+        return logprobs
+    return {k: value[count:] if isinstance(value, list) else value for k, value in logprobs.items()}
 
 
-def shifted(told: Json, offset: int) -> Json:
+def shift_offsets(logprobs: Json, offset: int) -> Json:
     """Logprobs of /v1/completions whose text begins `offset` characters into the answer."""
-    return told | {"text_offset": [at + offset for at in told.get("text_offset") or ()]}
+    return logprobs | {"text_offset": [at + offset for at in logprobs.get("text_offset") or ()]}
 
 
 def _entry(token: str, logprob: float) -> Json:

@@ -1,7 +1,8 @@
 """What a client was sent of a stream: raw until it matters, then tokens and text by choice.
 
-The happy path appends bytes. They are parsed when a worker fails, or by the block when an answer
-grows long, so that a token costs the same at any length and memory holds tokens, not their JSON.
+As long as all goes well, bytes are appended. They are parsed when a worker fails, or by the block
+when an answer grows long, so that a token costs the same at any length and memory holds tokens,
+not their JSON.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from kodolly.api.call import Call
+from kodolly.api.request import ApiRequest
 from kodolly.api.sse import data_of
 
 # Bytes of raw events that are kept before they are folded into tokens and text.
@@ -28,12 +29,14 @@ class Choice:
     index: int
     prompt: list[int] | None = None  # token ids
     ids: array[int] = field(default_factory=lambda: array("q"))  # tokens of the answer
-    again: int = 0  # tokens of half a character, taken off `ids`: the client gets no second time
+    # Tokens of half a character, removed from `ids` again. The next engine makes them once more,
+    # and the client, which has them already, does not get them twice.
+    repeats: int = 0
     parts: list[str] = field(default_factory=list)
-    opened: bool = False  # its role was told
-    finished: bool = False
-    plain: bool = True
-    told: bool = True  # every event with text told its tokens
+    role_sent: bool = False
+    is_finished: bool = False
+    is_plain_text: bool = True
+    has_token_ids: bool = True  # of every event with text
 
     @property
     def text(self) -> str:
@@ -45,16 +48,16 @@ class Choice:
 class Journal:
     """The record of one stream."""
 
-    def __init__(self, call: Call) -> None:
-        self.choices = {index: Choice(index) for index in range(call.choices)}
+    def __init__(self, request: ApiRequest) -> None:
+        self.choices = {index: Choice(index) for index in range(request.choices)}
         self.head: dict[str, Any] = {}  # id, object, created and model of every event
         self.usage_sent = False
-        self.chat = call.chat
+        self.chat = request.chat
         self._raw: list[bytes] = []
         self._size = 0
 
     def add(self, events: bytes) -> None:
-        """Notes whole events that were sent."""
+        """Keeps whole events that were sent."""
         self._raw.append(events)
         self._size += len(events)
         if self._size > BLOCK:
@@ -73,8 +76,8 @@ class Journal:
             if ids := body.get("prompt_token_ids"):  # a chat has one prompt
                 for choice in self.choices.values():
                     choice.prompt = ids
-            for told in body["choices"]:
-                self._fold_choice(told, texts)
+            for part in body["choices"]:
+                self._fold_choice(part, texts)
         for index, pieces in texts.items():
             self.choices[index].parts.append("".join(pieces))
         self._raw.clear()
@@ -87,22 +90,22 @@ class Journal:
 
     @property
     def unfinished(self) -> list[Choice]:
-        """The answers still owed; call `fold` first."""
-        return [choice for choice in self.choices.values() if not choice.finished]
+        """The answers that are not complete; call `fold` first."""
+        return [choice for choice in self.choices.values() if not choice.is_finished]
 
-    def _fold_choice(self, told: dict[str, Any], texts: dict[int, list[str]]) -> None:
-        choice = self.choices[told["index"]]
-        choice.prompt = told.get("prompt_token_ids") or choice.prompt
-        delta = told.get("delta") or {}
-        text = (delta.get("content") if self.chat else told.get("text")) or ""
-        ids = told.get("token_ids")
+    def _fold_choice(self, part: dict[str, Any], texts: dict[int, list[str]]) -> None:
+        choice = self.choices[part["index"]]
+        choice.prompt = part.get("prompt_token_ids") or choice.prompt
+        delta = part.get("delta") or {}
+        text = (delta.get("content") if self.chat else part.get("text")) or ""
+        ids = part.get("token_ids")
         if ids:
             choice.ids.extend(ids)
         elif text:
-            choice.told = False
+            choice.has_token_ids = False
         if text:
             texts.setdefault(choice.index, []).append(text)
         if any(value for key, value in delta.items() if key not in PLAIN):
-            choice.plain = False
-        choice.opened = True
-        choice.finished = choice.finished or told.get("finish_reason") is not None
+            choice.is_plain_text = False
+        choice.role_sent = True
+        choice.is_finished = choice.is_finished or part.get("finish_reason") is not None

@@ -1,7 +1,7 @@
-"""Follows the controllers' watch streams, so that the API has the table without asking for it.
+"""Follows the controllers' watch streams, which bring the table of workers to this process.
 
-Every controller's stream is kept open all the time: what the next one says is known when the first
-falls silent. The table is that of one controller; if none answers, the last one stays in force.
+The stream of every controller is open all the time, so that the next one's table is there when the
+first falls silent. The table is that of one controller; if none answers, the last one stays in force.
 """
 
 from __future__ import annotations
@@ -9,82 +9,87 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 
-import aiohttp
+import httpx
 from pydantic import ValidationError
 
 from kodolly.api.routing.table import WorkerTable
+from kodolly.http.client import CALL_ERRORS
 from kodolly.http.log_safe import describe_error
 from kodolly.protocol.wire import Snapshot
 
 log = logging.getLogger(__name__)
 
-RECONNECT = 0.5
-# A controller sends at least a keep-alive every half second.
+RECONNECT = 0.5  # seconds from the end of a stream to the next attempt
+# Seconds without a byte that end a stream: a controller sends a keep-alive every half second.
 SILENCE = 1.75
-CONNECT = 1.5
-MAX_LINE = 16 * 2**20
-# A controller that comes back has an empty table, which the workers fill with their next beats.
+CONNECT = 1.5  # seconds to reach a controller
+MAX_LINE = 16 * 2**20  # bytes of one table
+# Seconds after which a controller that came back is trusted: its table starts empty, and fills with
+# the workers' next heartbeats.
 STEADY = 5.0
-LOOK = 1.0
+LOOK = 1.0  # seconds between two looks at which controllers are steady by now
 
 
-class Feed:
-    """One controller's watch stream: its newest table, and since when it has been there."""
+class ControllerStream:
+    """One controller's watch stream: its newest table, and since when it has been connected."""
 
     def __init__(
         self,
         controller: str,
         headers: dict[str, str],
-        session: aiohttp.ClientSession,
-        news: Callable[[], None],
+        client: httpx.AsyncClient,
+        on_change: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`news` is called after every change."""
+        """`on_change` is called after every change."""
         self.url = controller.rstrip("/") + "/watch"
-        self.newest = b""
-        self.since: float | None = None
+        self.newest = b""  # line of JSON
+        self.since: float | None = None  # of its first table; None while there is no connection
         self._headers = headers
-        self._session = session
-        self._news = news
+        self._client = client
+        self._on_change = on_change
         self._clock = clock
 
     async def run(self) -> None:
         """Follows the stream for ever, connecting again whenever it breaks."""
-        complained = ""
+        last_complaint = ""
         while True:
             try:
                 await self._follow()
                 complaint = "the watch stream ended"
-            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            except CALL_ERRORS as error:
                 complaint = describe_error(error)
             if self.is_steady():
-                complained = ""
+                last_complaint = ""
             self.since = None
-            self._news()
-            if complaint != complained:  # once a cause, not twice a second
+            self._on_change()
+            if complaint != last_complaint:  # one line for one cause, not two a second
                 log.warning("controller %s: %s", self.url, complaint)
-                complained = complaint
+                last_complaint = complaint
             await asyncio.sleep(RECONNECT)
 
     def is_steady(self) -> bool:
-        """Whether it has been there for a while."""
+        """Whether it has been connected for STEADY seconds."""
         return self.since is not None and self._clock() - self.since >= STEADY
 
     async def _follow(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE)
-        async with self._session.get(
-            self.url, headers=self._headers, timeout=timeout, read_bufsize=MAX_LINE
-        ) as answer:
-            answer.raise_for_status()
-            async for line in answer.content:
-                if not line.strip():
-                    continue
-                self.newest = line
-                if self.since is None:
-                    self.since = self._clock()
-                self._news()
+        timeout = httpx.Timeout(None, connect=CONNECT, read=SILENCE)
+        async with self._client.stream(
+            "GET", self.url, headers=self._headers, timeout=timeout, follow_redirects=True
+        ) as response:
+            if response.status_code != 200:
+                raise ValueError(f"the controller answered {response.status_code}")
+            async with aclosing(lines_of(response.aiter_raw())) as lines:
+                async for line in lines:
+                    if not line.strip():
+                        continue
+                    self.newest = line
+                    if self.since is None:
+                        self.since = self._clock()
+                    self._on_change()
 
 
 class Follower:
@@ -95,25 +100,27 @@ class Follower:
         table: WorkerTable,
         controllers: str | Sequence[str],
         token: str | None,
-        session: aiohttp.ClientSession,
+        client: httpx.AsyncClient,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`controllers`: URLs, the primary's first; a text has commas between them."""
         urls = controllers.split(",") if isinstance(controllers, str) else controllers
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._table = table
-        self._feeds = [
-            Feed(url.strip(), headers, session, self._update, clock) for url in urls if url.strip()
+        self._streams = [
+            ControllerStream(url.strip(), headers, client, self._update, clock)
+            for url in urls
+            if url.strip()
         ]
-        self._chosen: Feed | None = None
-        self._applied: tuple[Feed, bytes] | None = None
+        self._chosen: ControllerStream | None = None
+        self._last_applied: tuple[ControllerStream, bytes] | None = None
 
     async def run(self) -> None:
         """Follows all controllers for ever, and takes over the table of the best one."""
         async with asyncio.TaskGroup() as tasks:
-            for feed in self._feeds:
-                tasks.create_task(feed.run())
-            while True:  # a better one becomes steady without any news
+            for stream in self._streams:
+                tasks.create_task(stream.run())
+            while True:  # a better controller becomes steady without sending anything
                 await asyncio.sleep(LOOK)
                 self._update()
 
@@ -125,23 +132,43 @@ class Follower:
         """The first that answers; from a living one back to a better one once that is steady."""
         chosen = self._chosen
         alive = chosen is not None and chosen.since is not None
-        for feed in self._feeds:
-            if feed is chosen and alive:
+        for stream in self._streams:
+            if stream is chosen and alive:
                 return
-            if feed.is_steady() or (feed.since is not None and not alive):
-                if chosen is not None and feed is not chosen:
-                    log.warning("the table is taken from controller %s now", feed.url)
-                self._chosen = feed
+            if stream.is_steady() or (stream.since is not None and not alive):
+                if chosen is not None and stream is not chosen:
+                    log.warning("the table is taken from controller %s now", stream.url)
+                self._chosen = stream
                 return
 
     def _apply(self) -> None:
-        feed = self._chosen
-        if feed is None or feed.since is None or self._applied == (feed, feed.newest):
+        stream = self._chosen
+        if stream is None or stream.since is None:
             return
-        self._applied = (feed, feed.newest)
+        if self._last_applied == (stream, stream.newest):
+            return
+        self._last_applied = (stream, stream.newest)
         try:
-            snapshot = Snapshot.model_validate_json(feed.newest)
+            snapshot = Snapshot.model_validate_json(stream.newest)
         except ValidationError as error:
-            log.error("controller %s sent no table: %s", feed.url, describe_error(error))
+            log.error("controller %s sent no table: %s", stream.url, describe_error(error))
             return
         self._table.apply(snapshot)
+
+
+async def lines_of(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The lines of a byte stream, split at b"\\n" alone: JSON may hold U+2028, at which text splits.
+
+    Raises ValueError for a line of more than MAX_LINE bytes.
+    """
+    parts: list[bytes] = []  # of a line that is not whole yet
+    async for chunk in chunks:
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            yield b"".join([*parts, end])
+            parts.clear()
+        parts.append(rest)
+        if sum(map(len, parts)) > MAX_LINE:
+            raise ValueError(f"a line of more than {MAX_LINE} bytes")
+    if last := b"".join(parts):
+        yield last

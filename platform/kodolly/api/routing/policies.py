@@ -1,7 +1,7 @@
-"""Which of the workers that could take a call does: the policies of --routing, by name.
+"""The policies of --routing, by name: each chooses one of the workers that could take a request.
 
-Every policy sees loads with this process's own bookings in them. What other replicas of the API
-send is known from heartbeats only, a moment late: if each of them corrected the whole of an
+Every policy sees loads with this process's own bookings in them. The requests of other API
+processes show in heartbeats only, a moment late: if every process corrected the whole of an
 imbalance, together they would turn it over. So each weighs it by its own share of the traffic.
 """
 
@@ -16,42 +16,42 @@ from kodolly.api.routing.prefix import prefixes, rank, root
 from kodolly.api.routing.table import Worker
 
 if TYPE_CHECKING:
-    from kodolly.api.call import Call
+    from kodolly.api.request import ApiRequest
 
 # A worker keeps its conversations until its load is this many times its fair share, and one.
 BOUND = 1.25
 # Conversations' prefixes remembered at most, about 90 bytes each, and the tables they are in.
-REMEMBERED = 2**16
+MAX_PREFIXES = 2**16
 TABLES = 16
 
 
 class Policy(Protocol):
     """Chooses one of at least one worker; the caller books it."""
 
-    def choose(self, call: Call, workers: Sequence[Worker]) -> Worker:
-        """The worker for a call."""
+    def choose(self, request: ApiRequest, workers: Sequence[Worker]) -> Worker:
+        """The worker for a request."""
         ...
 
 
 class Lottery:
-    """By lot, each worker by its speed, whatever its load."""
+    """At random, each worker in proportion to its speed, whatever its load."""
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self._rng = rng or random.Random()
 
-    def choose(self, call: Call, workers: Sequence[Worker]) -> Worker:
-        """The worker for a call."""
+    def choose(self, request: ApiRequest, workers: Sequence[Worker]) -> Worker:
+        """The worker for a request."""
         return self._rng.choices(workers, [w.row.speed for w in workers])[0]
 
 
 class RoundRobin:
-    """In turn, each worker as often as its speed says, evenly spread; load does not count."""
+    """In turn, each worker in proportion to its speed, evenly spread; load does not count."""
 
     def __init__(self) -> None:
         self._credit: dict[str, float] = {}
 
-    def choose(self, call: Call, workers: Sequence[Worker]) -> Worker:
-        """The worker for a call."""
+    def choose(self, request: ApiRequest, workers: Sequence[Worker]) -> Worker:
+        """The worker for a request."""
         names = {w.row.name for w in workers}
         credit = self._credit = {n: c for n, c in self._credit.items() if n in names}
         for worker in workers:
@@ -63,13 +63,13 @@ class RoundRobin:
 
 
 class ShortestQueue:
-    """The worker where one more request waits least; equals by lot."""
+    """The worker where one more request waits least; of equals, one at random."""
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self._rng = rng or random.Random()
 
-    def choose(self, call: Call, workers: Sequence[Worker]) -> Worker:
-        """The worker for a call."""
+    def choose(self, request: ApiRequest, workers: Sequence[Worker]) -> Worker:
+        """The worker for a request."""
         loads = _own_view(workers)
         waits = [(load + 1) / w.row.speed for load, w in zip(loads, workers, strict=True)]
         least = min(waits)
@@ -79,26 +79,26 @@ class ShortestQueue:
 class Affinity:
     """Back to the worker whose KV cache holds the conversation, while that one is not overloaded.
 
-    The worker of the longest known prefix is taken if it is within the bound: `BOUND` times its
-    fair share of the load and one, rounded up. A chat that has to leave goes where it waits least,
-    and so does a new one; of workers within one request of each other the chat's root decides. What
-    another replica may know more of, because it serves too or served before us, goes by the root
-    alone, which ranks the workers alike everywhere.
+    The worker of the longest remembered prefix is taken if it is within the bound: `BOUND` times
+    its fair share of the load and one, rounded up. A chat that has to leave goes where it waits
+    least, and so does a new one; of workers within one request of each other the chat's root
+    decides. A chat that another API process may have served goes by the root alone, which ranks the
+    workers alike in every process.
     """
 
-    def __init__(self, remembered: int = REMEMBERED) -> None:
-        self._last = Remembered(remembered)
+    def __init__(self, remembered: int = MAX_PREFIXES) -> None:
+        self._last = PrefixMemory(remembered)
 
-    def choose(self, call: Call, workers: Sequence[Worker]) -> Worker:
-        """The worker for a call; it is remembered for the calls that go on from this one."""
-        seen = prefixes(call)
+    def choose(self, request: ApiRequest, workers: Sequence[Worker]) -> Worker:
+        """The worker for a request; it is remembered for the later turns of the conversation."""
+        prompt = prefixes(request)
         free = _within_bound(workers)
-        homes = self._homes(seen.hashes)
+        homes = self._homes(prompt.hashes)
         chosen = _first_of(homes, free)
         if chosen is None:
-            elsewhere = not homes and (seen.continued or any(w.foreign for w in workers))
-            chosen = _by_root(call, free if elsewhere else _least_waiting(free))
-        self._last.put(seen.hashes[-1], chosen.row.name)
+            elsewhere = not homes and (prompt.continued or any(w.foreign for w in workers))
+            chosen = _by_root(request, free if elsewhere else _least_waiting(free))
+        self._last.put(prompt.hashes[-1], chosen.row.name)
         return chosen
 
     def _homes(self, hashes: Sequence[int]) -> list[str]:
@@ -107,7 +107,7 @@ class Affinity:
         return [name for name in served if name is not None]
 
 
-class Remembered:
+class PrefixMemory:
     """The worker of each of the newest prefixes: at most `most`, at least 15 of 16 as many.
 
     Several tables, the oldest thrown away when the newest is full. One table that loses its oldest
@@ -162,11 +162,11 @@ def _first_of(names: Sequence[str], workers: Sequence[Worker]) -> Worker | None:
     return None
 
 
-def _by_root(call: Call, workers: Sequence[Worker]) -> Worker:
+def _by_root(request: ApiRequest, workers: Sequence[Worker]) -> Worker:
     """The first of these by the root's rank."""
     if len(workers) == 1:
         return workers[0]
-    of = root(call)
+    of = root(request)
     return max(workers, key=lambda w: rank(of, w.row.name, w.row.speed))
 
 

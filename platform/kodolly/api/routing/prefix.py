@@ -1,4 +1,4 @@
-"""What two requests have in common, as numbers: which KV cache a prompt would find itself in.
+"""Hashes of a prompt's beginnings: they show which worker's KV cache may hold a part of it.
 
 Two kinds of hash. Those of a prompt's prefixes are compared within this process only, so they use
 Python's own fast one. Those that rank workers must be the same in every replica of the API.
@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kodolly.api.call import Call
+    from kodolly.api.request import ApiRequest
 
 # Lengths of a plain prompt at which its prefix is looked up: each a quarter longer than the last.
 FIRST_CUT, GROWTH = 64, 1.25
@@ -31,22 +31,22 @@ class Prefixes:
     continued: bool
 
 
-def prefixes(call: Call) -> Prefixes:
-    """The prefixes of a call's prompt that an earlier call may have had as its whole. O(text)."""
-    if call.chat:
-        return _of_chat(call.model, call.body["messages"])
-    return _of_prompt(call.model, _first_prompt(call.body["prompt"]))
+def prefixes(request: ApiRequest) -> Prefixes:
+    """The prefixes of a prompt that may have been an earlier request's whole prompt. O(text)."""
+    if request.chat:
+        return _of_chat(request.model, request.body["messages"])
+    return _of_prompt(request.model, _first_prompt(request.body["prompt"]))
 
 
-def root(call: Call) -> int:
+def root(request: ApiRequest) -> int:
     """64 bits that stay the same throughout a conversation, in every process."""
-    if call.chat:
-        text = "\0".join(_opening(call.body["messages"]))
+    if request.chat:
+        text = "\0".join(_opening(request.body["messages"]))
     else:
-        prompt = _first_prompt(call.body["prompt"])
+        prompt = _first_prompt(request.body["prompt"])
         text = prompt if isinstance(prompt, str) else str(prompt[:FIRST_CUT])
         text = text[:ROOT_TEXT]
-    return _stable(f"{call.model}\0{text}")
+    return _stable(f"{request.model}\0{text}")
 
 
 def rank(of: int, worker: str, weight: float) -> float:
@@ -64,14 +64,14 @@ def rank(of: int, worker: str, weight: float) -> float:
 
 def _of_chat(model: str, messages: list[dict[str, Any]]) -> Prefixes:
     """One hash a message from the first question on: a shared system prompt ties nobody together."""
-    running, begun, continued = hash(model), False, False
+    running, has_question, continued = hash(model), False, False
     hashes: list[int] = []
     for message in messages:
         role = message.get("role")
         running = hash((running, role, _text(message.get("content")), message.get("context")))
-        begun = begun or role == "user"
+        has_question = has_question or role == "user"
         continued = continued or role == "assistant"
-        if begun:
+        if has_question:
             hashes.append(running)
     return Prefixes(hashes or [running], continued)
 

@@ -1,21 +1,21 @@
-"""From a call to the worker that serves it, with the load booked for exactly as long as it is."""
+"""Chooses the worker for a request, and counts the request in its load for as long as it runs."""
 
 from __future__ import annotations
 
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from kodolly.api.engine_errors import RETRY_AFTER
+from kodolly.api.errors import RETRY_AFTER
 from kodolly.api.routing.policies import POLICIES, Policy
 from kodolly.api.routing.table import Worker, WorkerTable
 from kodolly.errors import ModelNotFound, NoWorker
 
 if TYPE_CHECKING:
-    from kodolly.api.call import Call
+    from kodolly.api.request import ApiRequest
 
 
-class Booked:
-    """A worker for a call, whose load is booked within the `with`."""
+class Booking:
+    """A worker for one request, which counts in the worker's load within the `with`."""
 
     __slots__ = ("_weight", "_worker")
 
@@ -37,28 +37,30 @@ class Booked:
 
 
 class Router:
-    """Chooses among the workers a table knows. `policy` is a name of --routing, or one's own."""
+    """Chooses among the workers of a table. `policy`: a name of --routing, or a policy itself."""
 
     def __init__(self, table: WorkerTable, policy: str | Policy = "affinity") -> None:
         self._table = table
         self._policy = POLICIES[policy]() if isinstance(policy, str) else policy
 
-    def dispatched(self, call: Call, avoid: frozenset[str] = frozenset()) -> Booked:
-        """The worker for a call, never one named in `avoid`, to be entered at once.
+    def book(self, request: ApiRequest, excluded: frozenset[str] = frozenset()) -> Booking:
+        """The worker for a request, never one named in `excluded`; enter the booking at once.
 
-        Raises ModelNotFound, or NoWorker when none is ready or all are to be avoided.
+        Raises ModelNotFound, or NoWorker when none is ready or all are excluded.
         """
-        return Booked(self._policy.choose(call, self._candidates(call.model, avoid)), call.choices)
+        candidates = self._candidates(request.model, excluded)
+        return Booking(self._policy.choose(request, candidates), request.choices)
 
-    def _candidates(self, model: str, avoid: frozenset[str]) -> list[Worker]:
+    def _candidates(self, model: str, excluded: frozenset[str]) -> list[Worker]:
         workers = self._table.trusted(model)
-        if avoid:
-            workers = [w for w in workers if w.row.name not in avoid]
-            # A suspect that has not failed this very call is better than none.
-            workers = workers or [w for w in self._table.able(model) if w.row.name not in avoid]
+        if excluded:
+            workers = [w for w in workers if w.row.name not in excluded]
+            if not workers:  # a suspect that has not failed this very request is better than none
+                ready = self._table.ready(model)
+                workers = [w for w in ready if w.row.name not in excluded]
         if workers:
             return workers
-        if not self._table.models() or self._table.knows(model):
+        if not self._table.models() or self._table.has_offered(model):
             raise NoWorker(
                 f"No worker of model '{model}' can take a request now. Try again in a moment.",
                 headers=RETRY_AFTER,

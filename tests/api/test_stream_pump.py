@@ -7,16 +7,17 @@ from typing import Self, cast
 import pytest
 from starlette.types import Message
 
-from kodolly.api.call import Call, WorkerGone
-from kodolly.api.engine_io.calls import Opened
-from kodolly.api.engine_io.stall_watch import Flight, Watch
-from kodolly.api.relay.stream_pump import Pipe
+from kodolly.api.client_output import ClientOutput, ClientStalled
+from kodolly.api.engine_io.calls import EngineResponse
+from kodolly.api.engine_io.stall_watch import StallWatch, WatchedCall
+from kodolly.api.errors import WorkerFailed
+from kodolly.api.relay.stream_pump import StreamPump
+from kodolly.api.request import ApiRequest
 from kodolly.api.resume.journal import Journal
 from kodolly.api.routing.table import Worker
-from kodolly.api.sse import ClientStalled, Output
 from kodolly.http.upstream import Broken, Connection, Sink
 
-CALL = Call("/v1/chat/completions", {"model": "demo", "stream": True}, "id", chat=True)
+REQUEST = ApiRequest("/v1/chat/completions", {"model": "demo", "stream": True}, "id", chat=True)
 DONE = b"data: [DONE]\n\n"
 
 
@@ -65,20 +66,20 @@ class Client:
 class Bench:
     """A pipe between the two, run by a task of its own."""
 
-    def __init__(self, *, hide: bool = False, patience: float = 60.0) -> None:
+    def __init__(self, *, hide_ids: bool = False, timeout: float = 60.0) -> None:
         self.engine, self.client = Engine(), Client()
-        self.journal = Journal(CALL)
-        self.flight = Flight(cast(Worker, None), cast(Watch, None))
-        opened = Opened(cast(Connection, self.engine), self.flight)
-        self.pipe = Pipe(
-            opened,
-            Output(self.client.send, "id", patience, lambda _: False),
+        self.journal = Journal(REQUEST)
+        self.call = WatchedCall(cast(Worker, None), cast(StallWatch, None))
+        response = EngineResponse(cast(Connection, self.engine), self.call)
+        self.pump = StreamPump(
+            response,
+            ClientOutput(self.client.send, "id", timeout, lambda _: False),
             self.journal,
-            hide=hide,
+            hide_ids=hide_ids,
         )
 
     async def __aenter__(self) -> Self:
-        self.running = asyncio.create_task(self.pipe.run())
+        self.running = asyncio.create_task(self.pump.run())
         await asyncio.sleep(0)
         return self
 
@@ -106,7 +107,7 @@ async def test_a_token_reaches_the_client_within_the_callback_that_brought_it() 
 
 async def test_hidden_ids_are_in_the_journal_and_not_on_the_wire() -> None:
     """What the client did not ask for stays here, to go on from."""
-    async with Bench(hide=True) as bench:
+    async with Bench(hide_ids=True) as bench:
         bench.engine.says(event(7))
         assert b'"token_ids":null' in bench.client.got
         bench.journal.fold()
@@ -124,7 +125,7 @@ async def test_a_slow_client_holds_its_engine_back_and_loses_nothing() -> None:
         bench.engine.says(event(4) + DONE)
         await settled()
         assert bench.client.got == event(1)
-        assert bench.flight.silent(1e9) == 0  # the client is what we wait for
+        assert bench.call.silence(1e9) == 0  # the client is what we wait for
         bench.client.room.set()
         await bench.running
     assert bench.client.got == event(1) + event(2) + event(3) + event(4) + DONE
@@ -132,7 +133,7 @@ async def test_a_slow_client_holds_its_engine_back_and_loses_nothing() -> None:
 
 async def test_a_client_that_takes_nothing_is_given_up() -> None:
     """No engine is held back for ever."""
-    async with Bench(patience=0.05) as bench:
+    async with Bench(timeout=0.05) as bench:
         bench.client.room.clear()
         bench.engine.says(event(1))
         with pytest.raises(ClientStalled):
@@ -184,7 +185,7 @@ async def test_what_came_before_a_failure_is_the_clients(name: str, slow: bool) 
         FAILURES[name](bench.engine)
         await settled()
         bench.client.room.set()
-        with pytest.raises(WorkerGone):
+        with pytest.raises(WorkerFailed):
             await bench.running
     assert bench.client.got == event(1) + event(2) + event(3)
     bench.journal.fold()
@@ -194,13 +195,13 @@ async def test_what_came_before_a_failure_is_the_clients(name: str, slow: bool) 
 async def test_the_watch_can_end_a_silent_stream() -> None:
     """With the failure it names; every byte starts the silence anew."""
     async with Bench() as bench:
-        heard = bench.flight._heard
-        assert heard is not None
+        before = bench.call._last_data
+        assert before is not None
         await asyncio.sleep(0.01)
         bench.engine.says(event(1))
-        assert (bench.flight._heard or 0) > heard
-        bench.flight.end(WorkerGone("is stalled"))
-        with pytest.raises(WorkerGone, match="is stalled"):
+        assert (bench.call._last_data or 0) > before
+        bench.call.fail(WorkerFailed("is stalled"))
+        with pytest.raises(WorkerFailed, match="is stalled"):
             await bench.running
 
 

@@ -1,4 +1,4 @@
-"""A stock FastChat worker behind the API: scripted engines that show only FastChat's face."""
+"""A FastChat worker behind the API: scripted engines that show only FastChat's face."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from support.processes import eventually
 from support.script import Answer, ScriptedError, Step
 from support.scripted_engine import Script, ScriptedEngine, Seen
 
-from kodolly.api.stock_worker import chat_prompt, template_keys
+from kodolly.api.fastchat_prompt import chat_prompt, template_keys
 from kodolly.errors import BadRequest
 from kodolly.protocol.wire import Registration, WorkerStatus
 from kodolly.settings import ApiSettings
@@ -28,7 +28,9 @@ PROMPT = "\nUSER: 안녕하세요? 🙂\nASSISTANT:"
 DOLLY = 11
 
 
-async def add_stock(stack: Stack, given: Script | ScriptedEngine | None = None) -> ScriptedEngine:
+async def add_fastchat(
+    stack: Stack, given: Script | ScriptedEngine | None = None
+) -> ScriptedEngine:
     """A scripted engine that joins as FastChat's own worker would, without our block."""
     engine = given if isinstance(given, ScriptedEngine) else ScriptedEngine(given)
     await stack.stack.enter_async_context(engine)
@@ -71,7 +73,7 @@ def generations(engine: ScriptedEngine) -> list[dict[str, Any]]:
 
 async def test_streamed_and_whole_answers_are_the_same_text(stack: Stack) -> None:
     """Cumulative frames become deltas whose sum is the whole answer, once, with one reason."""
-    engine = await add_stock(stack)
+    engine = await add_fastchat(stack)
     status, whole = await chat(stack)
     *chunks, done = await events(stack)
     reasons = [c["choices"][0]["finish_reason"] for c in chunks]
@@ -83,7 +85,7 @@ async def test_streamed_and_whole_answers_are_the_same_text(stack: Stack) -> Non
 
 async def test_the_worker_s_template_makes_the_prompt(stack: Stack) -> None:
     """The messages reach the worker as one prompt in the template it told; echo is off."""
-    engine = await add_stock(stack)
+    engine = await add_fastchat(stack)
     await chat(stack)
     assert generations(engine)[0]["prompt"] == PROMPT
     assert generations(engine)[0]["echo"] is False
@@ -91,7 +93,7 @@ async def test_the_worker_s_template_makes_the_prompt(stack: Stack) -> None:
 
 async def test_absent_and_null_parameters_become_fastchat_s_defaults(stack: Stack) -> None:
     """No null travels in a number's place: FastChat's model_worker compares them and breaks."""
-    engine = await add_stock(stack)
+    engine = await add_fastchat(stack)
     nulls = dict.fromkeys(("temperature", "top_p", "presence_penalty", "stop", "n", "max_tokens"))
     await chat(stack)
     await chat(stack, top_k=None, repetition_penalty=None, **nulls)
@@ -111,7 +113,7 @@ async def test_absent_and_null_parameters_become_fastchat_s_defaults(stack: Stac
 
 async def test_given_parameters_reach_the_worker(stack: Stack) -> None:
     """Sampling, bound and stop strings travel under FastChat's names."""
-    engine = await add_stock(stack)
+    engine = await add_fastchat(stack)
     sampling = {"temperature": 0.0, "top_p": 0.5, "top_k": 7, "repetition_penalty": 1.1}
     await chat(stack, **sampling, frequency_penalty=0.5, max_tokens=9, stop=["모델", "모델"])
     sent = generations(engine)[0]
@@ -125,7 +127,7 @@ async def test_a_prompt_beyond_the_context_is_refused(
     stack: Stack, stream: bool, bound: int | None
 ) -> None:
     """400 context_length_exceeded, whatever bound was asked for; the worker makes nothing."""
-    engine = await add_stock(stack, Script(context_length=len(PROMPT.encode())))
+    engine = await add_fastchat(stack, Script(context_length=len(PROMPT.encode())))
     status, answer = await chat(stack, stream=stream, max_tokens=bound)
     assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
     assert answer["error"]["param"] == "messages"
@@ -134,7 +136,7 @@ async def test_a_prompt_beyond_the_context_is_refused(
 
 async def test_the_bound_is_cut_to_the_room_left(stack: Stack) -> None:
     """A bound beyond the context asks the worker for what fits."""
-    engine = await add_stock(stack, Script(context_length=len(PROMPT.encode()) + 6))
+    engine = await add_fastchat(stack, Script(context_length=len(PROMPT.encode()) + 6))
     _, answer = await chat(stack, max_tokens=100)
     assert generations(engine)[0]["max_new_tokens"] == 6
     assert answer["choices"][0]["finish_reason"] == "length"
@@ -143,7 +145,7 @@ async def test_the_bound_is_cut_to_the_room_left(stack: Stack) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_error_frame_before_the_answer_is_a_status(stack: Stack, stream: bool) -> None:
     """FastChat's 50001 in a 200 answer is our 502, also for a client that wants a stream."""
-    await add_stock(stack, Script(error_after=0))
+    await add_fastchat(stack, Script(error_after=0))
     status, answer = await chat(stack, stream=stream)
     assert (status, answer["error"]["code"]) == (502, "engine_error")
     assert answer["error"]["message"] == "scripted failure"
@@ -151,7 +153,7 @@ async def test_an_error_frame_before_the_answer_is_a_status(stack: Stack, stream
 
 async def test_an_error_frame_within_the_answer_is_an_error_event(stack: Stack) -> None:
     """The partial text stands, then comes the worker's message in OpenAI's shape and no [DONE]."""
-    engine = await add_stock(stack, Script(error_after=4))
+    engine = await add_fastchat(stack, Script(error_after=4))
     *chunks, last = await events(stack)
     assert said(chunks) == engine.script.answer(4).text
     assert last["error"] == {
@@ -164,7 +166,7 @@ async def test_an_error_frame_within_the_answer_is_an_error_event(stack: Stack) 
 
 async def test_a_worker_lost_mid_stream_is_not_replaced(stack: Stack) -> None:
     """Once text has gone out the stream ends with worker_lost, and no other worker is asked."""
-    engines = [await add_stock(stack, Script(die_after=4)) for _ in range(2)]
+    engines = [await add_fastchat(stack, Script(die_after=4)) for _ in range(2)]
     *chunks, last = await events(stack)
     assert said(chunks) == Script().answer(4).text
     assert last["error"]["code"] == "worker_lost"
@@ -175,7 +177,7 @@ async def test_a_worker_lost_mid_stream_is_not_replaced(stack: Stack) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_worker_lost_before_its_answer_is_replaced(stack: Stack, stream: bool) -> None:
     """Both workers are tried and the client sees one good answer."""
-    engines = [await add_stock(stack) for _ in range(2)]
+    engines = [await add_fastchat(stack) for _ in range(2)]
     for _ in range(4):  # so that the API has both workers' facts and need not ask again
         await chat(stack, max_tokens=2)
     home = max(engines, key=lambda engine: len(engine.requests))  # where this conversation goes
@@ -191,24 +193,24 @@ def _content(answer: tuple[int, Any]) -> str:
 
 
 async def test_a_worker_that_is_not_there_is_replaced(stack: Stack) -> None:
-    """A stock worker whose port is closed costs a retry, not an error."""
-    gone = await add_stock(stack)
-    await add_stock(stack)
+    """A FastChat worker whose port is closed costs a retry, not an error."""
+    gone = await add_fastchat(stack)
+    await add_fastchat(stack)
     await gone.__aexit__(None, None, None)
     for _ in range(3):
         assert said(await events(stack)) == Script().text
 
 
 async def test_nobody_left_is_503(stack: Stack) -> None:
-    """When every stock worker fails before its first frame, the client is told to come again."""
-    await add_stock(stack, Script(die_after=0))
+    """When every FastChat worker fails before its first frame, the client is told to come again."""
+    await add_fastchat(stack, Script(die_after=0))
     status, answer = await chat(stack, stream=True)
     assert (status, answer["error"]["code"]) == (503, "no_worker")
 
 
 async def test_several_choices_share_one_prompt(stack: Stack) -> None:
     """n=3 asks three times; usage counts the prompt once and every answer."""
-    engine = await add_stock(stack)
+    engine = await add_fastchat(stack)
     _, answer = await chat(stack, n=3, max_tokens=5)
     asked = len(PROMPT.encode())
     assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
@@ -236,7 +238,7 @@ class FirstFails(ScriptedEngine):
 @pytest.mark.parametrize("stream", [False, True])
 async def test_one_failed_choice_ends_the_others(stack: Stack, stream: bool) -> None:
     """An error in one of n answers leaves nothing running at the worker."""
-    engine = await add_stock(stack, FirstFails(Script(length=4000, token_delay=0.02)))
+    engine = await add_fastchat(stack, FirstFails(Script(length=4000, token_delay=0.02)))
     if stream:
         assert (await events(stack, n=2))[-1]["error"]["message"] == "the first one failed"
     else:
@@ -247,7 +249,7 @@ async def test_one_failed_choice_ends_the_others(stack: Stack, stream: bool) -> 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_goes_stops_the_worker(stack: Stack, stream: bool) -> None:
     """Closing the connection, streaming or waiting, closes the one to the worker."""
-    engine = await add_stock(stack, Script(length=4000, token_delay=0.02))
+    engine = await add_fastchat(stack, Script(length=4000, token_delay=0.02))
     asking = asyncio.create_task(chat(stack, stream=stream))
     await eventually(lambda: engine.running == 1)
     asking.cancel()
@@ -256,7 +258,7 @@ async def test_a_client_that_goes_stops_the_worker(stack: Stack, stream: bool) -
 
 async def test_text_completions_go_as_they_are(stack: Stack) -> None:
     """A plain prompt is not dressed; echo puts it before the answer, streamed or not."""
-    engine = await add_stock(stack)
+    engine = await add_fastchat(stack)
     body = {"model": "demo", "prompt": "옛날 옛적에", "max_tokens": 4, "echo": True}
     _, answer = await post(stack, "/v1/completions", body)
     chunks = await events(stack, "/v1/completions", **body)
@@ -268,7 +270,7 @@ async def test_text_completions_go_as_they_are(stack: Stack) -> None:
 
 async def test_token_ids_are_no_prompt_for_it(stack: Stack) -> None:
     """FastChat's wire carries text only, so ids are refused by name."""
-    await add_stock(stack)
+    await add_fastchat(stack)
     status, answer = await post(stack, "/v1/completions", {"model": "demo", "prompt": [1, 2]})
     assert (status, answer["error"]["param"]) == (400, "prompt")
 
@@ -361,7 +363,7 @@ async def test_fastchat_s_numbers_become_statuses(
 ) -> None:
     """Each family of its error codes has the status that OpenAI's clients act on."""
     monkeypatch.setattr("support.fastchat_face.INTERNAL_ERROR", number)
-    await add_stock(stack, Script(error_after=0))
+    await add_fastchat(stack, Script(error_after=0))
     given, answer = await chat(stack, stream=stream)
     assert (given, answer["error"]["code"]) == (status, code)
 
@@ -370,7 +372,7 @@ async def test_a_worker_that_changed_under_its_name_is_asked_anew(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its template and its context length hold for a while, not for as long as we live."""
-    monkeypatch.setattr("kodolly.api.stock_worker.FACTS_HOLD", 0.0)
+    monkeypatch.setattr("kodolly.api.fastchat_worker.FACTS_LIFETIME_S", 0.0)
     facts = {"model_details": {"context_length": 2048}, "count_token": {"count": 3000}}
     async with odd_worker(stack, facts):
         refused, answer = await chat(stack, stream=False)
@@ -381,7 +383,7 @@ async def test_a_worker_that_changed_under_its_name_is_asked_anew(
 
 @asynccontextmanager
 async def odd_worker(stack: Stack, answers: dict[str, Any]) -> AsyncIterator[None]:
-    """A stock worker that gives `answers` by path, and sane ones elsewhere."""
+    """A FastChat worker that gives `answers` by path, and sane ones elsewhere."""
     sane: dict[str, Any] = {
         "worker_get_conv_template": {"conv": conversation()},
         "model_details": {"context_length": 2048},

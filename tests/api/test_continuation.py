@@ -8,16 +8,18 @@ import orjson
 import pytest
 from starlette.types import Message
 
-from kodolly.api.call import Call, WorkerGone
-from kodolly.api.engine_io.calls import EngineDoor
-from kodolly.api.resume.going_on import GoingOn
+from kodolly.api.client_output import ClientOutput
+from kodolly.api.engine_io.calls import EngineCalls
+from kodolly.api.errors import WorkerFailed
+from kodolly.api.request import ApiRequest
+from kodolly.api.resume.continuation import Continuation
 from kodolly.api.resume.journal import Journal
 from kodolly.api.routing.table import Worker
-from kodolly.api.sse import Output, data_of, event
+from kodolly.api.sse import data_of, event
 from kodolly.controller.registry import Registry
 from kodolly.protocol.wire import Extension, Registration, WorkerStatus
 
-CALL = Call("/v1/completions", {"model": "m", "prompt": "x", "n": 2}, "id", chat=False)
+REQUEST = ApiRequest("/v1/completions", {"model": "m", "prompt": "x", "n": 2}, "id", chat=False)
 TOKEN = {"choices": [{"text": "가", "token_ids": [7]}]}
 
 
@@ -41,12 +43,12 @@ class Door:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def events(self, call: Call, *_: object) -> AsyncGenerator[dict[str, Any], None]:
+    async def events(self, call: ApiRequest, *_: object) -> AsyncGenerator[dict[str, Any], None]:
         if call.request_id == "id-0-0":
             yield TOKEN
             await asyncio.Event().wait()
         await self._client.asked.wait()
-        raise WorkerGone("is gone")
+        raise WorkerFailed("is gone")
 
 
 def worker() -> Worker:
@@ -60,12 +62,12 @@ def worker() -> Worker:
 
 async def gone_on(client: Client) -> Journal:
     """The journal after a worker that failed in the second answer."""
-    journal = Journal(CALL)
-    output = Output(client.send, "id", 60.0, lambda _: False)
-    door = cast(EngineDoor, Door(client))
-    with pytest.raises(WorkerGone):
+    journal = Journal(REQUEST)
+    output = ClientOutput(client.send, "id", 60.0, lambda _: False)
+    door = cast(EngineCalls, Door(client))
+    with pytest.raises(WorkerFailed):
         async with asyncio.timeout(20):
-            await GoingOn(CALL, worker(), journal, door, output).run()
+            await Continuation(REQUEST, worker(), journal, door, output).run()
     return journal
 
 
@@ -103,20 +105,20 @@ class HalfACharacter:
     def __init__(self) -> None:
         self.tries = 0
 
-    async def decoded(self, _: Call, __: Worker, ids: list[int]) -> str:
+    async def detokenize(self, _: ApiRequest, __: Worker, ids: list[int]) -> str:
         return "가" if ids == [1] else "가\ufffd"
 
     async def events(self, *_: object) -> AsyncGenerator[dict[str, Any], None]:
         self.tries += 1
         if self.tries == 1:
-            raise WorkerGone("is gone")
+            raise WorkerFailed("is gone")
         for text, token, reason in (("", 2, None), ("나", 3, None), ("다", 4, "stop")):
             yield {"choices": [{"text": text, "token_ids": [token], "finish_reason": reason}]}
 
 
 async def test_tokens_taken_back_are_told_once_however_many_workers_fail() -> None:
     """The client had the first half of a character; the worker that was to make it again failed."""
-    call = Call(
+    call = ApiRequest(
         "/v1/completions", {"model": "m", "prompt": "x", "return_token_ids": True}, "id", chat=False
     )
     client = Client()
@@ -125,11 +127,11 @@ async def test_tokens_taken_back_are_told_once_however_many_workers_fail() -> No
     first = {"index": 0, "text": "가", "token_ids": [1, 2], "prompt_token_ids": [9]}
     journal.add(event({"id": "a", "choices": [first]}))
     journal.fold()
-    output = Output(client.send, "id", 60.0, lambda _: False)
-    door = cast(EngineDoor, HalfACharacter())
-    with pytest.raises(WorkerGone):
-        await GoingOn(call, worker(), journal, door, output).run()
-    await GoingOn(call, worker(), journal, door, output).run()
+    output = ClientOutput(client.send, "id", 60.0, lambda _: False)
+    door = cast(EngineCalls, HalfACharacter())
+    with pytest.raises(WorkerFailed):
+        await Continuation(call, worker(), journal, door, output).run()
+    await Continuation(call, worker(), journal, door, output).run()
     told = [orjson.loads(data)["choices"][0] for data in data_of(client.got)]
     assert [token for choice in told for token in choice["token_ids"]] == [3, 4]
     assert "".join(choice["text"] for choice in told) == "나다"

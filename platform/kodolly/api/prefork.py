@@ -31,13 +31,13 @@ BACKLOG = 2048
 FIRST_BACKOFF, LAST_BACKOFF, HEALTHY_RUN = 0.2, 10.0, 30.0
 
 
-def inherited() -> socket.socket | None:
-    """The listening socket that a parent handed to this process."""
+def inherited_listener() -> socket.socket | None:
+    """The listening socket that a parent passed on to this process, if there is a parent."""
     number = os.environ.get(LISTENER)
     return socket.socket(fileno=int(number)) if number else None
 
 
-def tell_started() -> None:
+def report_started() -> None:
     """Tells the parent, if there is one, that this process serves."""
     if number := os.environ.get(STARTED):
         with contextlib.suppress(OSError):
@@ -60,18 +60,18 @@ class Child:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
-        self.born = time.monotonic()
-        self.retired = False
+        self.start_time = time.monotonic()
+        self.is_retired = False
 
     def end(self) -> None:
         """Asks it to finish; it is not started again."""
-        self.retired = True
+        self.is_retired = True
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
 
 
-class RetiredError(OSError):
-    """A process was told to end before it served: its successor is there already."""
+class EndedEarly(OSError):
+    """A process had to end before it served: its successor is there already."""
 
 
 class Processes:
@@ -97,8 +97,8 @@ class Processes:
             loop.add_signal_handler(number, self._end)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._keep(self.renew()))
         try:
-            first = await self._started()
-        except RetiredError:
+            first = await self._start()
+        except EndedEarly:
             pass
         except OSError as error:
             raise KodollyError(f"an API process {error}: its own lines say why") from error
@@ -122,9 +122,9 @@ class Processes:
     async def renew(self) -> None:
         """Replaces every process by a new one: each goes only when its successor serves."""
         async with self._renewing:
-            for child in [child for child in self._children if not child.retired]:
+            for child in [child for child in self._children if not child.is_retired]:
                 try:
-                    successor = await self._started()
+                    successor = await self._start()
                 except OSError as error:
                     return log.error("not renewed: %s", error)
                 self._keep(self._life(successor))
@@ -140,32 +140,32 @@ class Processes:
         backoff = FIRST_BACKOFF
         while not self._ending.is_set():
             try:
-                child = child or await self._started()
+                child = child or await self._start()
                 code = await child.process.wait()
-            except RetiredError:
+            except EndedEarly:
                 return
             except OSError as error:
                 log.error("an API process: %s", error)
             else:
                 self._children.discard(child)
-                if child.retired or self._ending.is_set():
+                if child.is_retired or self._ending.is_set():
                     return
                 log.error("an API process ended with code %d", code)
-                if time.monotonic() - child.born > HEALTHY_RUN:
+                if time.monotonic() - child.start_time > HEALTHY_RUN:
                     backoff = FIRST_BACKOFF
             child = None
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, LAST_BACKOFF)
 
-    async def _started(self) -> Child:
+    async def _start(self) -> Child:
         """A new process that serves. Raises OSError if it does not within the time."""
         ready_read, ready_write = os.pipe()
         try:
-            handed = (self._listener.fileno(), ready_write, self._parent)
-            names = zip((LISTENER, STARTED, PARENT), map(str, handed), strict=True)
+            descriptors_to_pass = (self._listener.fileno(), ready_write, self._parent)
+            names = zip((LISTENER, STARTED, PARENT), map(str, descriptors_to_pass), strict=True)
             env = {**os.environ, **dict(names)}
             process = await asyncio.create_subprocess_exec(
-                *self._argv, env=env, pass_fds=handed, start_new_session=True
+                *self._argv, env=env, pass_fds=descriptors_to_pass, start_new_session=True
             )
         finally:
             os.close(ready_write)
@@ -181,8 +181,8 @@ class Processes:
         finally:
             os.close(ready_read)
         self._children.discard(child)
-        if child.retired:
-            raise RetiredError
+        if child.is_retired:
+            raise EndedEarly
         raise ChildProcessError(f"did not start: code {await process.wait()}")
 
 

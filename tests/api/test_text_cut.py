@@ -3,7 +3,7 @@
 import pytest
 
 from kodolly.api.resume.journal import Choice
-from kodolly.api.resume.tail import Tail
+from kodolly.api.resume.text_cut import TextAfterCut
 
 STOP = "밤, ㅋ"
 
@@ -12,9 +12,9 @@ STOP = "밤, ㅋ"
 def test_a_stop_string_that_began_in_what_was_sent_still_ends_the_answer(sent: int) -> None:
     """An engine that holds nothing back has sent its beginning: no more than that goes out."""
     choice = Choice(0, parts=["꿈을 꾸는 ", STOP[:sent]])
-    tail = Tail(choice, "", [STOP], include=False)
+    tail = TextAfterCut(choice, "", [STOP], include=False)
     assert tail.push(STOP[sent:] + "ㅋㅋ 그리고") == ""
-    assert tail.stopped == STOP
+    assert tail.stop == STOP
     assert tail.flush() == ""
 
 
@@ -22,7 +22,7 @@ def test_a_stop_string_that_began_in_what_was_sent_still_ends_the_answer(sent: i
 def test_what_was_held_back_is_sent_if_no_stop_string_comes_of_it(held: int) -> None:
     """Not a character is lost, and none of those before the cut is sent again."""
     choice = Choice(0, parts=["꿈을 꾸는 "])
-    tail = Tail(choice, STOP[:held], [STOP], include=False)
+    tail = TextAfterCut(choice, STOP[:held], [STOP], include=False)
     text = tail.push("이다") + tail.flush()
     assert text == STOP[:held] + "이다"
-    assert tail.stopped is None
+    assert tail.stop is None

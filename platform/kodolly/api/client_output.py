@@ -1,0 +1,107 @@
+"""The client's side of an event stream, written to without a task as long as the client keeps up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any
+
+from starlette.types import Send
+
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class ClientStalled(Exception):
+    """The client has not read what it was sent for too long: its connection is given up."""
+
+
+class PendingSend:
+    """A coroutine that ran outside a task until it had to wait; awaited in a task, it goes on there.
+
+    `waits_for`: the future it waits for, which is handed to the task as if the task had started it.
+    """
+
+    def __init__(self, work: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        self._work = work
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, None, None]:
+        with contextlib.suppress(StopIteration):
+            while True:
+                try:
+                    yield self._waits_for
+                except BaseException as error:  # noqa: BLE001 - it is the coroutine's to handle
+                    self._waits_for = self._work.throw(error)
+                else:
+                    self._waits_for = self._work.send(None)
+
+    def close(self) -> None:
+        """Gives up what is left."""
+        self._work.close()
+
+
+class ClientOutput:
+    """A stream to one client. Its response starts with the first bytes: until then all may fail.
+
+    `timeout`: seconds for which a client may keep us from sending, its buffers full. `chunk`:
+    sends bytes without a coroutine if they can go at once, and tells whether it did.
+    """
+
+    def __init__(
+        self, send: Send, request_id: str, timeout: float, chunk: Callable[[bytes], bool]
+    ) -> None:
+        self.has_started = False
+        self.request_id = request_id
+        self._timeout = timeout
+        self._send = send
+        self._chunk = chunk
+
+    def push(self, data: bytes) -> PendingSend | None:
+        """Sends at once, in no task; if the client is slow, returns the rest of the work to await.
+
+        Called for every token, by a callback of the event loop.
+        """
+        if self.has_started and self._chunk(data):
+            return None
+        body = {"type": "http.response.body", "body": data, "more_body": True}
+        work = self._send(body) if self.has_started else self._start(data)
+        return _run_until_it_waits(work)  # type: ignore[arg-type]
+
+    async def finish(self, work: Awaitable[None]) -> None:
+        """Awaits a pending send. Raises ClientStalled."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                await work
+        except TimeoutError:
+            raise ClientStalled(f"the client took too little for {self._timeout:g} s") from None
+
+    async def write(self, data: bytes) -> None:
+        """Sends bytes; waits while the client is slow. Raises ClientStalled."""
+        if pending := self.push(data):
+            await self.finish(pending)
+
+    async def close(self) -> None:
+        """Ends the response. Raises ClientStalled."""
+        end = {"type": "http.response.body", "body": b"", "more_body": False}
+        if pending := _run_until_it_waits(self._send(end)):  # type: ignore[arg-type]
+            await self.finish(pending)
+
+    async def _start(self, data: bytes) -> None:
+        self.has_started = True
+        headers = [*HEADERS, (b"x-request-id", self.request_id.encode())]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+def _run_until_it_waits(work: Coroutine[Any, Any, None]) -> PendingSend | None:
+    """Runs `work` as far as it goes without waiting; returns what is left of it."""
+    try:
+        waits_for = work.send(None)
+    except StopIteration:
+        return None
+    return PendingSend(work, waits_for)

@@ -1,0 +1,99 @@
+"""How a worker can fail a request, and what an engine's error means to the client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from kodolly.errors import (
+    ApiError,
+    BadRequest,
+    ContextOverflow,
+    EngineFailed,
+    NoWorker,
+    OutOfDescriptors,
+    TooLarge,
+)
+from kodolly.http import descriptors
+
+RETRY_AFTER = {"Retry-After": "2"}
+OVERFLOW_WORDS = ("maximum context length", "context_length_exceeded", "longer than the maximum")
+# Statuses that another worker may not answer with; 401 and 403 mean our own key, 500 a broken engine.
+RETRIED = (401, 403, 408, 429, 500, 502, 503, 504)
+
+
+class WorkerFailed(Exception):
+    """The worker failed; another one may be tried.
+
+    `client_error`: what the client is told if no other worker is left; None: to try again later.
+    `did_work`: the worker had taken the request, so a retry costs an engine the work once more.
+    `engine_crashed`: the engine broke down while it worked on the request, perhaps because of it.
+    `our_fault`: the worker was not asked, for a reason that lies in this process.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        client_error: ApiError | None = None,
+        *,
+        did_work: bool = True,
+        engine_crashed: bool = False,
+        our_fault: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.client_error = client_error
+        self.did_work = did_work
+        self.engine_crashed = engine_crashed
+        self.our_fault = our_fault
+
+
+def out_of_descriptors() -> WorkerFailed:
+    """The worker was not asked, since this process has too many open files."""
+    why = f"was not asked: {descriptors.limit()} open files are all that this process may have"
+    return WorkerFailed(why, OutOfDescriptors(), did_work=False, our_fault=True)
+
+
+def error_of_status(status: int, body: bytes) -> WorkerFailed | ApiError:
+    """What an engine's error status means: try another worker, or tell the client its mistake."""
+    error = api_error(status, body)
+    if status not in RETRIED:
+        return error
+    client_error = error if isinstance(error, EngineFailed) else None
+    return WorkerFailed(f"answered {status}", client_error, engine_crashed=status == 500)
+
+
+def error_of_event(data: bytes) -> WorkerFailed | ApiError:
+    """What an error event within an engine's stream means, by the status in its `code`."""
+    code = _error_object(data).get("code")
+    status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    return error_of_status(status, data)
+
+
+def api_error(status: int, body: bytes) -> ApiError:
+    """The error a client should see for an engine's answer of `status` with `body`."""
+    error = _error_object(body)
+    message = str(error.get("message") or body[:500].decode("utf-8", "replace") or f"HTTP {status}")
+    field = error.get("param")
+    # vLLM names fields as body.messages, or body.1 for a place in the text.
+    param = field.removeprefix("body.") if isinstance(field, str) else None
+    if status in (429, 503):
+        return NoWorker(message, headers=RETRY_AFTER, code="overloaded")
+    if status == 413:
+        return TooLarge(message)
+    if status in (400, 404, 422):
+        overflow = any(words in message for words in OVERFLOW_WORDS)
+        if overflow or error.get("code") == ContextOverflow.code:
+            return ContextOverflow(message, param=param or "messages")
+        return BadRequest(message, param=param)
+    # 401 and 403 mean that our own key was refused: nothing a client could mend.
+    return EngineFailed(f"the engine answered {status}: {message}")
+
+
+def _error_object(body: bytes) -> dict[str, Any]:
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    inner = data.get("error", data) if isinstance(data, dict) else {}
+    return inner if isinstance(inner, dict) else {"message": inner}

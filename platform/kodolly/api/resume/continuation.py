@@ -1,0 +1,206 @@
+"""Continues what a lost worker left unfinished, on another one, in the same stream."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from kodolly.api.client_output import ClientOutput
+from kodolly.api.engine_io.calls import EngineCalls
+from kodolly.api.errors import WorkerFailed, error_of_event
+from kodolly.api.prepare import stops_of
+from kodolly.api.request import ApiRequest
+from kodolly.api.resume import events
+from kodolly.api.resume.continuation_request import (
+    continuation_request,
+    logprobs_count,
+    tokens_left,
+)
+from kodolly.api.resume.journal import Choice, Journal
+from kodolly.api.resume.text_cut import (
+    LONGEST_SPLIT,
+    REPLACEMENT,
+    TextAfterCut,
+    TokenTextMismatch,
+    tokens_of_half_a_character,
+    unsent_text,
+)
+from kodolly.api.routing.table import Worker
+from kodolly.api.sse import LAST, event
+from kodolly.errors import ApiError, EngineFailed, NoWorker
+from kodolly.http import server
+
+Json = dict[str, Any]
+# Tokens at an answer's end that are decoded to see whether they end in half a character.
+WINDOW = 8
+
+
+class Continuation:
+    """One attempt to finish a stream on `worker`. What it sends is added to the journal."""
+
+    def __init__(
+        self,
+        request: ApiRequest,
+        worker: Worker,
+        journal: Journal,
+        engines: EngineCalls,
+        output: ClientOutput,
+    ) -> None:
+        self._request = request
+        self._worker = worker
+        self._journal = journal
+        self._engines = engines
+        self._output = output
+
+    async def run(self) -> None:
+        """Sends the rest of every answer, the usage if wanted, and the end.
+
+        Raises WorkerFailed when this worker fails too, ApiError when no worker can continue.
+        """
+        await self._finish_all()
+        if self._request.wants_usage and not self._journal.usage_sent:
+            await self._send(events.usage_event(self._request, self._journal))
+            self._journal.usage_sent = True
+        await self._output.write(LAST)
+
+    async def _finish_all(self) -> None:
+        # Not a TaskGroup: it cancels the task it fails in, which then cannot tell that from its
+        # own client's leaving any more.
+        tasks = [asyncio.create_task(self._finish(choice)) for choice in self._journal.unfinished]
+        if not tasks:
+            return
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            outcomes = [task.exception() for task in tasks if task.done()]
+        finally:
+            await server.cancel_and_wait(*tasks)
+        if failures := [outcome for outcome in outcomes if outcome is not None]:
+            raise _one_of(failures)
+
+    async def _finish(self, choice: Choice) -> None:
+        text = await self._text_after_cut(choice)
+        extension = self._worker.extension
+        left = tokens_left(self._request, choice, extension.context_length if extension else None)
+        if self._request.chat and not choice.role_sent:
+            await self._send(events.role_event(self._journal, choice))
+            choice.role_sent = True
+        if left is None:
+            raise EngineFailed("the engine tells no context length to continue within")
+        if left <= 0:
+            return await self._deliver(choice, text.flush(), [], None, ("length", None))
+        if text.stop is not None:
+            return await self._deliver(choice, text.push(""), [], None, ("stop", text.stop))
+        body = continuation_request(self._request, choice, left)
+        # An engine remembers a request's id for a while after its connection has broken.
+        request = replace(self._request, request_id=self._new_id(choice))
+        stream = self._engines.events(request, self._worker, "/v1/completions", body)
+        async with aclosing(stream):  # closed at once where a stop string ends it
+            async for part in stream:
+                await self._pass_on(choice, text, part)
+                if choice.is_finished:
+                    return None
+        raise WorkerFailed("ended its answer too early")
+
+    def _new_id(self, choice: Choice) -> str:
+        return f"{self._request.request_id}-{choice.index}-{len(choice.ids)}"
+
+    async def _pass_on(self, choice: Choice, after_cut: TextAfterCut, body: Json) -> None:
+        """One event of the continuation."""
+        if body.get("error"):
+            raise error_of_event(orjson.dumps(body))
+        for part in body.get("choices") or ():
+            if part.get("finish_reason") == "abort":
+                raise WorkerFailed("aborted its answer")
+            choice.prompt = choice.prompt or part.get("prompt_token_ids")
+            ids = part.get("token_ids") or []
+            text = after_cut.push(part.get("text") or "")
+            finish = None
+            if after_cut.stop is not None:
+                finish = ("stop", after_cut.stop)
+            elif part.get("finish_reason"):
+                text += after_cut.flush()
+                finish = (part["finish_reason"], part.get("stop_reason"))
+            repeats = min(choice.repeats, len(ids))
+            logprobs = self._logprobs(part.get("logprobs"), after_cut.base, repeats)
+            await self._deliver(choice, text, ids, logprobs, finish, repeats)
+            choice.repeats -= repeats
+
+    async def _deliver(
+        self,
+        choice: Choice,
+        text: str,
+        ids: list[int],
+        logprobs: Json | None,
+        finish: tuple[str, Any] | None,
+        repeats: int = 0,
+    ) -> None:
+        """Sends one piece; the client already has the first `repeats` of its token ids."""
+        new_ids = ids[repeats:] if self._request.wants_token_ids else None
+        body = events.text_event(
+            self._request, self._journal, choice, text, new_ids, logprobs, finish
+        )
+        # Sent first, then added to the journal, with nothing between: what fails was not sent.
+        await self._send(body)
+        choice.ids.extend(ids)
+        if text:
+            choice.parts.append(text)
+        choice.is_finished = finish is not None
+
+    def _logprobs(self, logprobs: Json | None, base: int, repeats: int) -> Json | None:
+        if logprobs is None:
+            return None
+        rest = events.without_first(logprobs, repeats) or {}
+        if not self._request.chat:
+            return events.shift_offsets(rest, base)
+        return events.chat_logprobs(rest, logprobs_count(self._request) or 0)
+
+    async def _text_after_cut(self, choice: Choice) -> TextAfterCut:
+        """The text after the cut, which is made between two characters."""
+        extension = self._worker.extension
+        stops = stops_of(self._request.body, extension) if extension else []
+        include = bool(self._request.body.get("include_stop_str_in_output"))
+        if not choice.ids:
+            return TextAfterCut(choice, "", stops, include=include)
+        await self._take_back_half_a_character(choice)
+        unsent = ""
+        if stops and choice.ids:
+            text = await self._detokenize(list(choice.ids))
+            try:
+                unsent = unsent_text(text, choice.text)
+            except TokenTextMismatch as mismatch:
+                raise EngineFailed(str(mismatch)) from mismatch
+        return TextAfterCut(choice, unsent, stops, include=include)
+
+    async def _take_back_half_a_character(self, choice: Choice) -> None:
+        texts: list[str] = []
+        for count in range(min(LONGEST_SPLIT, len(choice.ids)) + 1):
+            ids = list(choice.ids[: len(choice.ids) - count])
+            texts.append(await self._detokenize(ids[-WINDOW:]))
+            if not texts[-1].endswith(REPLACEMENT):
+                break
+        count = tokens_of_half_a_character(texts)
+        if count:
+            del choice.ids[-count:]
+            choice.repeats += count
+
+    async def _detokenize(self, ids: list[int]) -> str:
+        return await self._engines.detokenize(self._request, self._worker, ids)
+
+    async def _send(self, body: Json) -> None:
+        await self._output.write(event(body))
+
+
+def _one_of(failures: list[BaseException]) -> BaseException:
+    """The one failure that stands for what one engine did to several answers at once.
+
+    A fault of our own code goes before all; an overloaded engine's refusal lets another worker try.
+    """
+    faults = [each for each in failures if not isinstance(each, WorkerFailed | ApiError)]
+    failure = (faults or failures)[0]
+    if isinstance(failure, NoWorker):
+        return WorkerFailed(failure.message, failure, did_work=False)
+    return failure
