@@ -16,7 +16,7 @@ from support.scripted_engine import Script, ScriptedEngine
 
 from kodolly.engines.client import EngineClient
 from kodolly.errors import NoDescriptor
-from kodolly.worker.progress import EngineWatch, Patience
+from kodolly.worker.health import EngineWatch, Patience
 
 from .conftest import Stack
 from .test_processes import ROOT, engine_and_controller, is_ready

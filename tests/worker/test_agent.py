@@ -23,7 +23,7 @@ from kodolly.engines.client import EngineClient
 from kodolly.engines.command import EngineCommand
 from kodolly.protocol.wire import Extension, WorkerState
 from kodolly.worker.agent import Agent, Announcement
-from kodolly.worker.progress import Patience
+from kodolly.worker.health import Patience
 from kodolly.worker.registration import ControllerClient
 
 TESTS = str(Path(__file__).resolve().parents[1])
@@ -74,7 +74,7 @@ class Bench:
 
 @pytest.fixture
 async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    monkeypatch.setattr("kodolly.worker.progress.POLL", 0.1)
+    monkeypatch.setattr("kodolly.worker.health.POLL", 0.1)
     monkeypatch.setattr("kodolly.worker.agent.SETTLE", 0.3)
     # The registry's patience is a second here: a pause of ours must not pass for a worker's.
     monkeypatch.setattr("kodolly.controller.registry.STOOD_STILL", 0.5)

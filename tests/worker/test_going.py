@@ -16,7 +16,7 @@ from kodolly.controller.registry import Registry
 from kodolly.engines.client import EngineClient
 from kodolly.protocol.wire import Extension
 from kodolly.worker.agent import Agent, Announcement
-from kodolly.worker.fastchat_face import FastChatFace
+from kodolly.worker.fastchat_endpoints import FastChatFace
 from kodolly.worker.model import ServedModel
 from kodolly.worker.registration import ControllerClient
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 
-from kodolly.leash.process import LeashedProcess
+from kodolly.processes.leashed_process import LeashedProcess
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 import openai
 
 from kodolly.web.failures import Interrupted, explain
-from kodolly.web.growing import growing
 from kodolly.web.history import Message, assistant, for_api, notice
 from kodolly.web.models import LiveModels
 from kodolly.web.texts import Language
+from kodolly.web.throttle import growing
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageParam

@@ -17,10 +17,10 @@ from kodolly.engines.client import EngineClient
 from kodolly.engines.command import EngineCommand
 from kodolly.errors import EngineCallError, EngineStartError
 from kodolly.http import server
-from kodolly.leash.process import LeashedProcess
+from kodolly.processes.leashed_process import LeashedProcess
 from kodolly.protocol.wire import Extension, WorkerState, WorkerStatus
 from kodolly.worker.cpu import engine_seconds
-from kodolly.worker.progress import EngineWatch, Patience
+from kodolly.worker.health import EngineWatch, Patience
 from kodolly.worker.registration import ControllerClient, Teller
 
 log = logging.getLogger(__name__)

@@ -34,9 +34,9 @@ from kodolly.protocol.wire import Extension, WorkerState
 from kodolly.settings import WorkerSettings, load, require_token
 from kodolly.worker.adapters import read_adapters, with_adapters
 from kodolly.worker.agent import Agent, Announcement
-from kodolly.worker.fastchat_face import FastChatFace
+from kodolly.worker.fastchat_endpoints import FastChatFace
+from kodolly.worker.health import Patience
 from kodolly.worker.model import ServedModel, describe, named_template
-from kodolly.worker.progress import Patience
 from kodolly.worker.registration import ControllerClient
 
 log = logging.getLogger(__name__)

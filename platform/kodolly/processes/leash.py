@@ -1,4 +1,4 @@
-"""`python -m kodolly.leash GRACE PROGRAM ARGS...`: runs PROGRAM as long as standard input stays open.
+"""`python -m kodolly.processes.leash GRACE PROGRAM ARGS...`: runs PROGRAM as long as standard input stays open.
 
 Standard input is a socket whose other end the parent holds. When the parent dies, even by SIGKILL,
 the socket closes: PROGRAM gets SIGTERM, and its whole process group SIGKILL after GRACE seconds.

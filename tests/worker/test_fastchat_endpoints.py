@@ -21,7 +21,7 @@ from kodolly.errors import ApiError
 from kodolly.http.server import error_response
 from kodolly.protocol.wire import Extension
 from kodolly.worker.agent import Agent, Announcement
-from kodolly.worker.fastchat_face import SAMPLING, FastChatFace
+from kodolly.worker.fastchat_endpoints import SAMPLING, FastChatFace
 from kodolly.worker.model import ServedModel
 from kodolly.worker.registration import ControllerClient
 from kodolly_templates import TokenizerTemplate, get_template

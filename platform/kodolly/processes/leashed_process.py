@@ -38,7 +38,7 @@ class LeashedProcess:
         try:
             with theirs:
                 leash = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "kodolly.leash", str(grace), *argv),
+                    *(sys.executable, "-m", "kodolly.processes.leash", str(grace), *argv),
                     stdin=theirs.fileno(),
                     stdout=output,
                     stderr=asyncio.subprocess.STDOUT if output else None,

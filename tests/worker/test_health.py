@@ -22,9 +22,9 @@ from kodolly.engines.metrics import Pulse
 from kodolly.errors import EngineCallError
 from kodolly.http.server import cancel_and_wait
 from kodolly.settings import ControllerSettings, WorkerSettings
-from kodolly.worker import progress
+from kodolly.worker import health
 from kodolly.worker.cpu import engine_seconds
-from kodolly.worker.progress import LONGEST_STEP, EngineWatch, Patience, Progress
+from kodolly.worker.health import LONGEST_STEP, EngineWatch, Patience, Progress
 
 ASK = {"model": "demo", "prompt": "x", "max_tokens": 4000}
 
@@ -70,7 +70,7 @@ async def test_a_watch_that_was_held_up_blames_no_engine(monkeypatch: pytest.Mon
     async with watched(Script(load=1), Patience(1.5, canary_interval=0)) as (engine, watch, _):
         stalled = asyncio.create_task(watch.until_stalled())
         await eventually(lambda: engine.requests)
-        monkeypatch.setattr(progress, "POLL", 0.4)
+        monkeypatch.setattr(health, "POLL", 0.4)
         await asyncio.sleep(0.1)
         time.sleep(2)  # noqa: ASYNC251 - the whole of this process, its engine too
         await asyncio.sleep(0.5)
@@ -122,17 +122,17 @@ def test_an_engine_without_counters_is_judged_by_its_tokens(clock: Clock) -> Non
 
 def test_out_of_the_box_a_frozen_engine_leaves_rotation_within_five_seconds() -> None:
     """The defaults: a last look at the counters, the patience, one more look, and a beat."""
-    last_look = progress.STEPS_POLL + progress.POLL  # may be as old as that, and show a step
-    assert last_look + WorkerSettings().stall_after + progress.POLL <= 5
+    last_look = health.STEPS_POLL + health.POLL  # may be as old as that, and show a step
+    assert last_look + WorkerSettings().stall_after + health.POLL <= 5
     assert WorkerSettings().heart_beat_interval * ControllerSettings().missed_beats <= 4
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks more often than in life."""
-    monkeypatch.setattr(progress, "POLL", 0.03)
-    monkeypatch.setattr(progress, "STEPS_POLL", 0.05)
-    monkeypatch.setattr(progress, "CANARY_TIMEOUT", 0.5)
+    monkeypatch.setattr(health, "POLL", 0.03)
+    monkeypatch.setattr(health, "STEPS_POLL", 0.05)
+    monkeypatch.setattr(health, "CANARY_TIMEOUT", 0.5)
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from kodolly.web.growing import growing
+from kodolly.web.throttle import growing
 
 
 async def pieces(*texts: str, error: Exception | None = None) -> AsyncIterator[str]:
