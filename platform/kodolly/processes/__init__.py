@@ -1,1 +1,1 @@
-"""A child process that cannot outlive its parent, however the parent dies."""
+"""Child processes: they cannot outlive their parent, and are started again when they end."""
