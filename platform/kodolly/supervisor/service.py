@@ -12,11 +12,10 @@ from pathlib import Path
 import aiohttp
 
 from kodolly.processes.leashed_process import LeashedProcess
+from kodolly.processes.restarts import RestartBackoff
 
 log = logging.getLogger(__name__)
 
-FIRST_BACKOFF, LAST_BACKOFF = 0.5, 15.0
-HEALTHY_RUN = 30.0
 POLL = 0.2  # seconds between two readiness checks
 PROBE = aiohttp.ClientTimeout(total=2)
 
@@ -78,21 +77,19 @@ class Service:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _keep_running(self) -> None:
-        backoff = FIRST_BACKOFF
+        backoff = RestartBackoff(first=0.5, longest=15.0, healthy_run=30.0)
         while not self._stopping:
             started = time.monotonic()
             end = await self._run_once()
             if self._stopping:
                 return
-            if time.monotonic() - started > HEALTHY_RUN:
-                backoff = FIRST_BACKOFF
+            wait = backoff.wait_after(time.monotonic() - started)
             self.restarts += 1
             log.warning(
                 "%s %s; starting it again in %.1f s (log: %s)",
-                *(self.spec.name, end, backoff, self.log_file),
+                *(self.spec.name, end, wait, self.log_file),
             )
-            await asyncio.sleep(backoff)
-            backoff = min(backoff * 2, LAST_BACKOFF)
+            await asyncio.sleep(wait)
 
     async def _run_once(self) -> str:
         """Runs the process until it ends; returns how it ended, for the log."""

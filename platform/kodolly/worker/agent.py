@@ -18,6 +18,7 @@ from kodolly.engines.command import EngineCommand
 from kodolly.errors import EngineCallError, EngineStartError
 from kodolly.http import server
 from kodolly.processes.leashed_process import LeashedProcess
+from kodolly.processes.restarts import RestartBackoff
 from kodolly.protocol.wire import Extension, WorkerState, WorkerStatus
 from kodolly.worker.cpu import engine_seconds
 from kodolly.worker.health import EngineMonitor, HealthLimits
@@ -27,9 +28,6 @@ log = logging.getLogger(__name__)
 
 POLL_INTERVAL = 0.5  # seconds between two looks at an engine that starts or drains
 LOAD_TIMEOUT = 2.0  # seconds an engine has to report its load
-FIRST_BACKOFF, LAST_BACKOFF = 1.0, 30.0
-# An engine that ran this long (seconds) before it ended is started again after the first, short wait.
-HEALTHY_RUN = 60.0
 ENGINE_GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 # A worker that drains must be idle for this long (seconds): a request sent just before the
 # controller took it out of rotation may still arrive.
@@ -161,7 +159,7 @@ class Agent:
     # the engine
 
     async def _run_engine(self) -> None:
-        backoff = FIRST_BACKOFF
+        backoff = RestartBackoff(first=1.0, longest=30.0, healthy_run=60.0)
         while True:
             started = time.monotonic()
             try:
@@ -171,11 +169,9 @@ class Agent:
             if self._draining:
                 return
             self._set_state(WorkerState.STARTING)
-            if time.monotonic() - started > HEALTHY_RUN:
-                backoff = FIRST_BACKOFF
-            log.error("engine %s; starting it again in %.0f s", end, backoff)
-            await asyncio.sleep(backoff)
-            backoff = min(backoff * 2, LAST_BACKOFF)
+            wait = backoff.wait_after(time.monotonic() - started)
+            log.error("engine %s; starting it again in %.0f s", end, wait)
+            await asyncio.sleep(wait)
 
     async def _one_engine_life(self) -> int:
         if self._command is None:
