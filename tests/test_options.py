@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from kodolly.errors import SettingsError
-from kodolly.options import Resolved, Section, environment_name, option, resolve
+from kodolly.options import Resolution, Section, environment_name, option, resolve
 from kodolly.settings import (
     SECTIONS,
     ApiSettings,
@@ -34,8 +34,8 @@ class Sample(Section):
     args: tuple[str, ...] = option((), "a command line", shell=True)
 
 
-def of(argv: list[str], environ: dict[str, str] | None = None) -> Resolved[Sample]:
-    return resolve(Sample, argv, prog="sample", known=(Sample,), environ=environ or {})
+def of(argv: list[str], environ: dict[str, str] | None = None) -> Resolution[Sample]:
+    return resolve(Sample, argv, prog="sample", sections=(Sample,), environ=environ or {})
 
 
 def test_defaults_hold_when_nothing_is_said() -> None:

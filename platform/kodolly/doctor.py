@@ -1,4 +1,4 @@
-"""`kodolly doctor`: what is missing on this machine, and what to do about it."""
+"""`kodolly doctor`: checks this machine, and says what is missing and how to get it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from kodolly.supervisor.app import check_ports
 
 GIB = 2**30
 NEEDED_DISK, NEEDED_MEMORY = 3 * GIB, 3 * GIB
-PROBE_TIMEOUT = 20.0  # seconds a foreign program may take
+PROBE_TIMEOUT = 20.0  # seconds for nvidia-smi or another Python
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; `cure` says what to do."""
+    """One line of the report: what was checked, the result, and what to do about it (`cure`)."""
 
     mark: Literal["ok", "note", "missing"]
     subject: str
@@ -33,7 +33,7 @@ class Finding:
 
 
 def python(_: UpSettings) -> Finding:
-    """Python itself."""
+    """This Python's version."""
     return Finding("ok", "python", ".".join(map(str, sys.version_info[:3])))
 
 
@@ -44,27 +44,27 @@ def gpu(_: UpSettings) -> Finding:
         return Finding("note", "gpu", "none found", "the CPU is used: small models only")
     query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             query, capture_output=True, text=True, timeout=PROBE_TIMEOUT, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding("note", "gpu", f"nvidia-smi fails: {error}", "check the NVIDIA driver")
-    if done.returncode != 0:
+    if result.returncode != 0:
         return Finding("note", "gpu", "nvidia-smi fails", "check the NVIDIA driver")
-    return Finding("ok", "gpu", "; ".join(done.stdout.strip().splitlines()))
+    return Finding("ok", "gpu", "; ".join(result.stdout.strip().splitlines()))
 
 
 def vllm(settings: UpSettings) -> Finding:
-    """vLLM, in the engine's environment or in this one."""
-    interpreter = settings.engine_python or _known_vllm() or sys.executable
+    """vLLM, in the environment of the engine or in this one."""
+    interpreter = settings.engine_python or _local_vllm() or sys.executable
     probe = "import importlib.util as u, sys; sys.exit(u.find_spec('vllm') is None)"
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             [interpreter, "-c", probe], capture_output=True, timeout=PROBE_TIMEOUT, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding("missing", "vllm", f"{interpreter}: {error}", "check --engine-python")
-    if done.returncode == 0:
+    if result.returncode == 0:
         return Finding("ok", "vllm", f"found by {interpreter}")
     text = f"not found by {interpreter}"
     if settings.engine == "vllm":
@@ -75,9 +75,9 @@ def vllm(settings: UpSettings) -> Finding:
 
 
 def packages(_: UpSettings) -> Finding:
-    """What the extras bring."""
-    wanted = {"torch": "transformers", "transformers": "transformers", "gradio": "web"}
-    lacking = {extra for name, extra in wanted.items() if find_spec(name) is None}
+    """The packages of the extras `transformers` and `web`."""
+    extra_of = {"torch": "transformers", "transformers": "transformers", "gradio": "web"}
+    lacking = {extra for name, extra in extra_of.items() if find_spec(name) is None}
     if not lacking:
         return Finding("ok", "packages", "torch, transformers and gradio are installed")
     extras = ",".join(sorted(lacking))
@@ -90,7 +90,7 @@ def packages(_: UpSettings) -> Finding:
 
 
 def disk(settings: UpSettings) -> Finding:
-    """Room for models and logs."""
+    """Free disk space for models and logs."""
     place = Path(settings.home).resolve()
     while not place.exists():
         place = place.parent
@@ -118,8 +118,8 @@ def free_ports(settings: UpSettings) -> Finding:
         check_ports(settings)
     except SettingsError as error:
         return Finding("missing", "ports", str(error), "or leave it if KoDolly already runs there")
-    taken = sorted(listener.port for listener in plan.listeners(settings))
-    numbers = ", ".join(map(str, taken))
+    ports = sorted(listener.port for listener in plan.listeners(settings))
+    numbers = ", ".join(map(str, ports))
     return Finding("ok", "ports", f"{numbers} are free")
 
 
@@ -147,14 +147,14 @@ CHECKS: Sequence[Callable[[UpSettings], Finding]] = (
 )
 
 
-def _known_vllm() -> str | None:
-    """The environment `make vllm-env` makes, if it is here."""
+def _local_vllm() -> str | None:
+    """The interpreter in the environment that `make vllm-env` creates, if there is one."""
     interpreter = Path(".venv-vllm/bin/python")
     return str(interpreter) if interpreter.is_file() else None
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the findings; 1 if something needed is missing."""
+    """Prints the report; returns 1 if something necessary is missing."""
     settings = load(UpSettings, argv, "What is missing on this machine, and what to do.")
     findings = [check(settings) for check in CHECKS]
     for finding in findings:

@@ -1,12 +1,12 @@
-"""Every error KoDolly raises on purpose.
+"""Every error that KoDolly raises itself.
 
 KodollyError
 ├── SettingsError         a flag, variable or file holds a value that cannot be used
 ├── EngineError           the engine beside a worker
 │   ├── EngineStartError  it could not be started, or ended before it made a token
 │   └── EngineCallError   it answered a call with an error, or not at all
-│       ├── EngineSilent  it is there, or was, and did not answer in time
-│       └── NoDescriptor  it was not asked: this process has no file descriptor left
+│       ├── EngineSilent  it did not answer in time
+│       └── NoDescriptor  it was not called: this process has no file descriptor left
 ├── ControllerError       the controller refused, or cannot be reached
 └── ApiError              an answer to an API client, in OpenAI's envelope
     ├── BadRequest              400
@@ -28,7 +28,7 @@ from typing import Any
 
 
 class KodollyError(Exception):
-    """Base of all errors KoDolly raises on purpose; its text is meant for people."""
+    """Base of all errors that KoDolly raises itself. Their text is for people."""
 
 
 class SettingsError(KodollyError):
@@ -55,11 +55,11 @@ class EngineCallError(EngineError):
 
 
 class EngineSilent(EngineCallError):
-    """The engine did not answer in time: frozen, overloaded, or cut off. Its status is None."""
+    """The engine did not answer in time: frozen, overloaded, or not reachable. Its status is None."""
 
 
 class NoDescriptor(EngineCallError):
-    """The engine was not asked, since this process has no file descriptor left. Its status is None."""
+    """The engine was not called: this process has no file descriptor left. Its status is None."""
 
 
 class ControllerError(KodollyError):
@@ -113,13 +113,13 @@ class ContextOverflow(BadRequest):
 
 
 class RequestFault(BadRequest):
-    """This request, and no other, made an engine fail: it is neither repeated nor held against anybody."""
+    """This request's own values made an engine fail. It is not retried, and no worker is blamed."""
 
     code = "request_fault"
 
 
 class Unauthorized(ApiError):
-    """No API key, or one nobody issued."""
+    """No API key, or an unknown one."""
 
     status = 401
     type = "invalid_request_error"
@@ -143,7 +143,7 @@ class TooLarge(ApiError):
 
 
 class Overloaded(ApiError):
-    """As many requests for the model run and wait as may."""
+    """Too many requests for the model run and wait already."""
 
     status = 429
     type = "requests"
@@ -151,7 +151,7 @@ class Overloaded(ApiError):
 
 
 class EngineFailed(ApiError):
-    """Every worker that was tried failed before its first byte."""
+    """Every worker that was tried failed before the first byte of an answer."""
 
     status = 502
     type = "server_error"
@@ -167,7 +167,7 @@ class NoWorker(ApiError):
 
 
 class OutOfDescriptors(ApiError):
-    """This process has no file descriptor left: nobody else's fault."""
+    """This process has no file descriptor left. No worker or client is to blame."""
 
     status = 503
     type = "server_error"

@@ -1,4 +1,4 @@
-"""Logging: one line an event on standard error, as text or JSON. Never holds prompts or answers."""
+"""Logging: one line for each event on standard error, as text or JSON. Never prompts or answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and the traceback if any."""
+    """One line of JSON for each record: time, level, logger, message, and a traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         row = {
@@ -23,7 +23,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(level: str, style: str) -> None:
-    """Sends every logger to standard error at `level` (debug, info, warning) in `style` (text, json)."""
+    """Sets up all logging. `level`: debug, info or warning. `style`: text or json."""
     handler = logging.StreamHandler(sys.stderr)
     text = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
     handler.setFormatter(JsonFormatter() if style == "json" else text)

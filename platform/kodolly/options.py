@@ -1,8 +1,8 @@
-"""Where a setting comes from: flag, then environment, then TOML file, then default.
+"""Settings from flags, environment variables and a TOML file. The first source that has one wins.
 
-A settings class is a frozen dataclass whose fields are made by `option()`. `resolve()` fills it and
-remembers, for each field, which source won, so that `kodolly config` can show it and an error can
-name the flag, the variable, or the file and line at fault.
+A settings class is a frozen dataclass whose fields are made by `option()`. `resolve()` fills it, and
+records the source of each value. `kodolly config` shows these sources, and an error names the flag,
+the variable, or the file and line that is wrong.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def option(
 ) -> Any:
     """A dataclass field that is also a flag, an environment variable and a TOML key.
 
-    A `secret` is never shown. It may be absent but not empty, and nor may a `secret_file`, the name of a file that
-    holds one: a lock without a key would otherwise be an open door.
+    `secret`: its value is never shown. `secret_file`: the name of a file with a secret. Both may be
+    unset, but not empty: an empty secret would let everybody in.
 
-    A list written as one text is split at commas, as is each use of its flag; with `shell` the text
-    is split as a shell does it and each use of the flag is one item as it stands.
+    A list is written as one text with commas between its items, also in each use of its flag. With
+    `shell` the text is split as a shell does it, and each use of the flag is one item.
     """
     meta = {
         "help": help,
@@ -59,7 +59,7 @@ def option(
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """Base of every settings class; `section` names its TOML table and environment prefix."""
+    """Base of every settings class. `section`: its TOML table and the prefix of its variables."""
 
     section: ClassVar[str] = COMMON
 
@@ -68,15 +68,15 @@ S = TypeVar("S", bound=Section)
 
 
 @dataclasses.dataclass(frozen=True)
-class Resolved(Generic[S]):
-    """The settings of one command and the source of each value."""
+class Resolution(Generic[S]):
+    """The settings of one command, and the source of each value."""
 
     settings: S
     sources: Mapping[str, str]
     file: Path | None = None  # the TOML file that was read
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """(option, value with secrets masked, source) of every option, in order."""
+        """(flag, value, source) for every option, in order. Secrets are masked."""
         return [
             (_flag(f.name), self._shown(f), self.sources[f.name])
             for f in dataclasses.fields(self.settings)
@@ -89,7 +89,7 @@ class Resolved(Generic[S]):
 
 @dataclasses.dataclass(frozen=True)
 class _Raw:
-    """A value as written somewhere, and the name of that place."""
+    """A value as it was written, and where."""
 
     value: Any
     source: str
@@ -101,21 +101,21 @@ def resolve(
     *,
     prog: str,
     description: str = "",
-    known: Sequence[type[Section]] = (),
+    sections: Sequence[type[Section]] = (),
     environ: Mapping[str, str] | None = None,
-) -> Resolved[S]:
+) -> Resolution[S]:
     """Fills `cls` for the command line `argv`.
 
-    With `known`, tables and keys of the file that no class of it declares are refused. Raises
-    SettingsError; argparse exits for --help and unknown flags.
+    `sections`: if given, tables and keys in the file that none of these classes declare are errors.
+    Raises SettingsError. For --help and unknown flags argparse ends the process.
     """
     environ = os.environ if environ is None else environ
     flags = _parser(cls, prog, description).parse_args(argv)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     table = _read_file(flags.config, environ)
-    if known:
-        _check_file(table, known)
+    if sections:
+        _check_file(table, sections)
     hints = typing.get_type_hints(cls)
     for f in dataclasses.fields(cls):
         raw = _first_source(cls, f, vars(flags), environ, table)
@@ -123,11 +123,11 @@ def resolve(
             values[f.name], sources[f.name] = f.default, "default"
         else:
             values[f.name], sources[f.name] = _convert(raw, hints[f.name], f), raw.source
-    return Resolved(cls(**values), sources, table.path if table.path.exists() else None)
+    return Resolution(cls(**values), sources, table.path if table.path.exists() else None)
 
 
 def section_of(cls: type[Section], name: str) -> str:
-    """The TOML table a field lives in: that of the class which declares it."""
+    """The TOML table of a field: that of the class which declares it."""
     for base in reversed(cls.__mro__):
         if name in getattr(base, "__annotations__", {}) and issubclass(base, Section):
             return base.section
@@ -135,7 +135,7 @@ def section_of(cls: type[Section], name: str) -> str:
 
 
 def environment_name(cls: type[Section], name: str) -> str:
-    """`KODOLLY_API_PORT` for the port of section api, `KODOLLY_TOKEN` for a common option."""
+    """A field's environment variable, such as KODOLLY_API_PORT, or KODOLLY_TOKEN for a common one."""
     section = section_of(cls, name)
     prefix = "" if section == COMMON else section.upper() + "_"
     return f"KODOLLY_{prefix}{name.upper()}"
@@ -201,7 +201,7 @@ class _File:
         return None
 
     def line_of(self, section: str, key: str) -> int:
-        """1-based line of `key` in `[section]`; tomllib keeps no positions."""
+        """Line number of `key` in `[section]`, from 1. tomllib does not report it."""
         inside = False
         for number, line in enumerate(self.text.splitlines(), 1):
             if head := re.match(r"\s*\[([^\[\]]+)\]", line):
@@ -212,17 +212,17 @@ class _File:
 
 
 def _check_file(file: _File, classes: Sequence[type[Section]]) -> None:
-    known: dict[str, set[str]] = {}
+    keys: dict[str, set[str]] = {}
     for cls in classes:
         for f in dataclasses.fields(cls):
-            known.setdefault(section_of(cls, f.name), set()).add(f.name)
+            keys.setdefault(section_of(cls, f.name), set()).add(f.name)
     for section, table in file.table.items():
-        if section not in known:
-            raise SettingsError(f"{file.path}: unknown table [{section}]; known: {sorted(known)}")
+        if section not in keys:
+            raise SettingsError(f"{file.path}: unknown table [{section}]; known: {sorted(keys)}")
         if not isinstance(table, dict):
             raise SettingsError(f"{file.path}: [{section}] must be a table")
         for key in table:
-            if key.replace("-", "_") not in known[section]:
+            if key.replace("-", "_") not in keys[section]:
                 line = file.line_of(section, key)
                 raise SettingsError(f"{file.path}:{line}: unknown key {key!r} in [{section}]")
 
@@ -238,28 +238,28 @@ def _first_source(
     if flags[name] is not None:
         return _Raw(_of_flag(flags[name], f), f"flag {_flag(name)}")
     variable = environment_name(cls, name)
-    # An empty variable means unset, as compose files write it; but not for a secret.
+    # An empty variable counts as unset, since compose files write that. Not so for a secret.
     if environ.get(variable) or (variable in environ and not f.metadata["may_be_empty"]):
         return _Raw(environ[variable], f"environment {variable}")
     return file.get(section_of(cls, name), name)
 
 
 def _of_flag(value: Any, f: dataclasses.Field[Any]) -> Any:
-    """A list's flag is told like its variable: commas between the items, however often it stands."""
+    """A flag's value in the form of its variable: a list's items with commas between them."""
     return ",".join(value) if isinstance(value, list) and not f.metadata["shell"] else value
 
 
 def _convert(raw: _Raw, hint: Any, f: dataclasses.Field[Any]) -> Any:
-    wanted = _strip_none(hint)
-    convert = _CONVERTERS[typing.get_origin(wanted) or wanted]
+    kind = _strip_none(hint)
+    convert = _CONVERTERS[typing.get_origin(kind) or kind]
     if f.metadata["shell"]:
         convert = _to_arguments
     try:
         value = convert(raw.value)
     except (TypeError, ValueError, OverflowError):
-        # No cause is chained: its text holds the value, which may be a secret.
+        # `from None`: the cause's text has the value, which may be a secret.
         shown = "" if f.metadata["secret"] else f", not {raw.value!r}"
-        raise SettingsError(f"{raw.source}: {f.name} must be {_noun(wanted)}{shown}") from None
+        raise SettingsError(f"{raw.source}: {f.name} must be {_noun(kind)}{shown}") from None
     _check(value, raw, f)
     return value
 
@@ -278,14 +278,14 @@ def _check(value: Any, raw: _Raw, f: dataclasses.Field[Any]) -> None:
 
 
 def require_filled(value: Any, name: str) -> None:
-    """Raise SettingsError for a secret of no or blank characters, or a list without any secret."""
+    """Raises SettingsError for an empty or blank secret, or a list of nothing else."""
     texts = value if isinstance(value, tuple) else (value,)
     if not any(str(text).strip() for text in texts):
         raise SettingsError(f"{name} is empty: give it a value, or take it away altogether")
 
 
 def read_secret(name: str, path: str) -> str:
-    """The secret, or the lines of secrets, in a file. Raises SettingsError for an empty or unreadable one."""
+    """The text of a file with a secret. Raises SettingsError if it is empty or cannot be read."""
     try:
         text = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
@@ -301,9 +301,9 @@ def _strip_none(hint: Any) -> Any:
 
 
 def _noun(hint: Any) -> str:
-    wanted = _strip_none(hint)
+    kind = _strip_none(hint)
     names = {int: "NUMBER", float: "NUMBER", bool: "true or false", str: "TEXT"}
-    return names.get(wanted, "LIST")
+    return names.get(kind, "LIST")
 
 
 def _to_bool(value: Any) -> bool:
@@ -321,7 +321,7 @@ def _to_number(kind: type) -> Callable[[Any], Any]:
         if isinstance(value, bool) or (kind is int and isinstance(value, float)):
             raise ValueError(value)
         number = kind(value)
-        if not math.isfinite(number):  # inf and nan pass every bound, or none
+        if not math.isfinite(number):  # the bounds below do not catch inf and nan
             raise ValueError(value)
         return number
 
@@ -342,7 +342,7 @@ def _to_tuple(value: Any) -> tuple[str, ...]:
 
 
 def _to_arguments(value: Any) -> tuple[str, ...]:
-    """A command line's arguments: commas, spaces and quotes inside a list's items are theirs."""
+    """Arguments of a command line. A list's items are not split further."""
     parts = shlex.split(value) if isinstance(value, str) else value
     if not isinstance(parts, list) or not all(isinstance(p, str) for p in parts):
         raise TypeError(value)

@@ -1,4 +1,4 @@
-"""What can be set, one class a process. See options.py for where values come from."""
+"""All settings, one class for each process. options.py says where the values come from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import ClassVar, TypeVar
 
 from kodolly.errors import SettingsError
 from kodolly.logs import configure
-from kodolly.options import Resolved, Section, option, read_secret, require_filled, resolve
+from kodolly.options import Resolution, Section, option, read_secret, require_filled, resolve
 
 LOCAL = "127.0.0.1"
 CONTROLLER_PORT, WORKER_PORT, ENGINE_PORT, API_PORT, WEB_PORT = 21001, 21002, 22002, 8000, 7860
@@ -20,7 +20,7 @@ EMBEDDED_MODEL = "kodolly-ko-8m"  # what `kodolly fetch` copies
 
 @dataclass(frozen=True)
 class CommonSettings(Section):
-    """Options every process has."""
+    """Options of every process."""
 
     token: str | None = option(None, "shared secret of controller, workers and API", secret=True)
     token_file: str | None = option(
@@ -30,7 +30,7 @@ class CommonSettings(Section):
     log_format: str = option("text", "one line as text or JSON", choices=("text", "json"))
 
     def secret(self) -> str | None:
-        """The token, from `token` or `token_file`. Raises SettingsError for an empty one or a missing file."""
+        """The token, from `token` or `token_file`. Raises SettingsError if it is empty or unreadable."""
         if self.token is not None:
             require_filled(self.token, "token")
             return self.token
@@ -51,7 +51,7 @@ class ControllerSettings(CommonSettings):
         choices=("shortest_queue", "lottery"),
     )
     expiration: float = option(
-        90.0, "seconds without a heartbeat after which a stock FastChat worker is lost", minimum=1
+        90.0, "seconds without a heartbeat after which a FastChat worker is lost", minimum=1
     )
     missed_beats: float = option(
         3.0, "heartbeat intervals a KoDolly worker may miss before it is lost", minimum=1.5
@@ -66,7 +66,7 @@ class WorkerSettings(CommonSettings):
     section: ClassVar[str] = "worker"
 
     host: str = option(LOCAL, "address to listen on, the engine too")
-    # The worker tells others its ports before it listens on them, so 0 for any port will not do.
+    # Not 0 (any free port): others must know the port before the worker listens.
     port: int = option(WORKER_PORT, "port of the agent", minimum=1, maximum=65535)
     advertise: str | None = option(
         None,
@@ -197,7 +197,7 @@ class WebSettings(CommonSettings):
 
 @dataclass(frozen=True)
 class UpSettings(CommonSettings):
-    """`kodolly up`: one worker or more, controller, API and page under one supervisor."""
+    """`kodolly up`: controller, workers, API and page under one supervisor."""
 
     section: ClassVar[str] = "up"
 
@@ -220,7 +220,7 @@ class UpSettings(CommonSettings):
     )
 
     def model_directory(self) -> Path:
-        """Where the served model is or will be made."""
+        """The directory of the served model. The embedded one is copied there if it is missing."""
         return Path(self.model) if self.model else Path(self.home) / "models" / EMBEDDED_MODEL
 
 
@@ -237,29 +237,29 @@ C = TypeVar("C", bound=CommonSettings)
 
 
 def load(cls: type[C], argv: Sequence[str], description: str) -> C:
-    """The settings of one process, checked; logging is set up by them. Raises SettingsError."""
-    return load_resolved(cls, argv, description).settings
+    """The settings of one process. Also sets up logging by them. Raises SettingsError."""
+    return load_with_sources(cls, argv, description).settings
 
 
-def load_resolved(cls: type[C], argv: Sequence[str], description: str) -> Resolved[C]:
-    """As `load`, with the sources of the settings."""
+def load_with_sources(cls: type[C], argv: Sequence[str], description: str) -> Resolution[C]:
+    """Like `load`, with the source of each setting."""
     prog = f"kodolly {cls.section}"
-    resolved = resolve(cls, argv, prog=prog, description=description, known=SECTIONS)
+    resolved = resolve(cls, argv, prog=prog, description=description, sections=SECTIONS)
     configure(resolved.settings.log_level, resolved.settings.log_format)
     return resolved
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` names this machine only; a name counts by the addresses it resolves to."""
+    """Whether all addresses of `host` are loopback, so that only this machine reaches them."""
     try:
-        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+        addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
     except OSError:
         return False
-    return bool(found) and all(ipaddress.ip_address(str(a)).is_loopback for a in found)
+    return bool(addresses) and all(ipaddress.ip_address(str(a)).is_loopback for a in addresses)
 
 
 def require_token(settings: CommonSettings, host: str) -> str | None:
-    """The cluster's token; SettingsError if there is none although `host` is open to others."""
+    """The shared secret. Raises SettingsError if there is none but other machines can reach `host`."""
     token = settings.secret()
     if token is None and not is_loopback(host):
         raise SettingsError(

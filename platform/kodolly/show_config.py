@@ -13,20 +13,20 @@ from kodolly.settings import SECTIONS
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the options of every section, or of the named ones, as these flags would set them."""
+    """Prints the options of all sections, or of those in `argv`, with the flags in `argv` applied."""
     classes = {cls.section: cls for cls in SECTIONS}
-    wanted, rest = _split(argv)
-    wanted = wanted or list(classes)
-    if unknown := [w for w in wanted if w not in classes]:
+    names, flags = _split(argv)
+    names = names or list(classes)
+    if unknown := [name for name in names if name not in classes]:
         raise SettingsError(f"no section {unknown[0]!r}; there are {', '.join(classes)}")
-    if {"-h", "--help"} & set(rest):
+    if {"-h", "--help"} & set(flags):
         sys.stdout.write(
             f"usage: kodolly config [{'|'.join(classes)}]... [--config FILE] [FLAGS]\n"
         )
         return 0
-    for section in wanted:
+    for section in names:
         cls = classes[section]
-        rows = resolve(cls, rest, prog=f"kodolly {section}", known=SECTIONS).rows()
+        rows = resolve(cls, flags, prog=f"kodolly {section}", sections=SECTIONS).rows()
         sys.stdout.write(f"[{section}]\n")
         table = [(*row, environment_name(cls, row[0][2:].replace("-", "_"))) for row in rows]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -37,10 +37,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The named sections, and the flags: --config wherever it stands, others after the sections."""
+    """Section names and flags. --config may stand anywhere, other flags only after the names."""
     parser = argparse.ArgumentParser(prog="kodolly config", add_help=False, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE")
-    known, others = parser.parse_known_args(argv)
-    wanted = list(itertools.takewhile(lambda word: not word.startswith("-"), others))
-    chosen = [] if known.config is None else ["--config", known.config]
-    return wanted, [*chosen, *others[len(wanted) :]]
+    options, others = parser.parse_known_args(argv)
+    names = list(itertools.takewhile(lambda word: not word.startswith("-"), others))
+    config = [] if options.config is None else ["--config", options.config]
+    return names, [*config, *others[len(names) :]]

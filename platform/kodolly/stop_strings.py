@@ -1,4 +1,4 @@
-"""Stop strings in a text that comes in pieces: found in time, and never sent."""
+"""Cuts a streamed text at the first stop string."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ from collections.abc import Sequence
 
 
 class StopFinder:
-    """Cuts text at the first stop string, also one that arrives in pieces.
+    """Takes a text piece by piece and ends it at the first stop string, even one split over pieces.
 
-    Text that may turn out to be the beginning of a stop string is held back.
+    The end of the text is kept back while it may be the beginning of a stop string.
     """
 
     def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
-        """`include`: leave the stop string itself in the text."""
+        """`include`: the stop string itself is part of the text."""
         self._stops = tuple(stops)
         self._include = include
-        self._held = ""
+        self._pending = ""  # text that may be the beginning of a stop string
 
     def push(self, text: str) -> tuple[str, str | None]:
-        """Text that may be sent, and the stop string that ended it, if one did."""
+        """Adds a piece; returns the text to send now, and the stop string if one has ended it."""
         if not self._stops:
             return text, None
-        held = self._held + text
-        found = [(held.find(stop), stop) for stop in self._stops if stop in held]
-        if found:
-            at, stop = min(found, key=lambda hit: (hit[0], -len(hit[1])))
-            self._held = ""
-            return held[: at + len(stop) if self._include else at], stop
-        keep = max(_overlap(held, stop) for stop in self._stops)
-        self._held = held[len(held) - keep :]
-        return held[: len(held) - keep], None
+        text = self._pending + text
+        matches = [(text.find(stop), stop) for stop in self._stops if stop in text]
+        if matches:
+            start, stop = min(matches, key=lambda match: (match[0], -len(match[1])))
+            self._pending = ""
+            return text[: start + len(stop) if self._include else start], stop
+        end = len(text) - max(_overlap(text, stop) for stop in self._stops)
+        self._pending = text[end:]
+        return text[:end], None
 
     def flush(self) -> str:
-        """What was held back; the answer ended without completing a stop string."""
-        held, self._held = self._held, ""
-        return held
+        """The text has ended: returns the rest of it, which was no stop string after all."""
+        rest, self._pending = self._pending, ""
+        return rest
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest proper beginning of `stop` that `text` ends with."""
+    """How many characters at the end of `text` are the beginning of `stop`, but not all of it."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):
             return length

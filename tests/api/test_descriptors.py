@@ -16,7 +16,7 @@ from support.scripted_engine import Script, ScriptedEngine
 
 from kodolly.engines.client import EngineClient
 from kodolly.errors import NoDescriptor
-from kodolly.worker.progress import EngineWatch, Patience
+from kodolly.worker.health import EngineMonitor, HealthLimits
 
 from .conftest import Stack
 from .test_prefork import ROOT, engine_and_controller, is_ready
@@ -89,8 +89,8 @@ async def test_an_engine_that_we_cannot_ask_is_not_stalled() -> None:
     """Its agent looks on: for want of descriptors of its own it says nothing of the engine."""
     async with ScriptedEngine(Script()) as engine, aiohttp.ClientSession() as http:
         client = EngineClient(engine.url, None, http)
-        patience = Patience(stall_after=0.5, restart_after=5, canary_interval=0)
-        watch = EngineWatch(client, "demo", patience, tracked=True)
+        patience = HealthLimits(stall_after=0.5, restart_after=5, canary_interval=0)
+        watch = EngineMonitor(client, "demo", patience, tracks_load=True)
         with no_descriptor_left():
             with pytest.raises(NoDescriptor):
                 await client.healthy()

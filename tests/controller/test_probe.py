@@ -1,4 +1,4 @@
-"""Stock workers whose port is closed, told from those that are only slow."""
+"""FastChat workers whose port is closed, told from those that are only slow."""
 
 import pytest
 from support.apps import serving
@@ -15,7 +15,7 @@ from kodolly.protocol.wire import Extension, Registration, WorkerStatus
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     monkeypatch.setattr("kodolly.controller.probe.PROBE_INTERVAL", 0.05)
-    monkeypatch.setattr("kodolly.controller.probe.CONNECT", 0.2)
+    monkeypatch.setattr("kodolly.controller.probe.CONNECT_TIMEOUT", 0.2)
     return Registry(90, 600)
 
 
@@ -28,7 +28,7 @@ def state(registry: Registry, name: str) -> str:
     return next(row.state.value for row in registry.rows() if row.name == name)
 
 
-async def test_a_dead_stock_worker_is_lost_and_taken_back(registry: Registry) -> None:
+async def test_a_dead_fastchat_worker_is_lost_and_taken_back(registry: Registry) -> None:
     """Killed, it leaves rotation without a missed beat; started again, it returns without one."""
     controller = Controller(registry, Dispatcher("shortest_queue"), None)
     port = free_port()
@@ -42,7 +42,7 @@ async def test_a_dead_stock_worker_is_lost_and_taken_back(registry: Registry) ->
             await eventually(lambda: state(registry, name) == "ready")
 
 
-async def test_a_slow_stock_worker_is_left_alone(registry: Registry) -> None:
+async def test_a_slow_fastchat_worker_is_left_alone(registry: Registry) -> None:
     """One that takes connections and answers none is busy, for all one knows; others go on."""
     controller = Controller(registry, Dispatcher("shortest_queue"), None)
     dead = f"http://127.0.0.1:{free_port()}"
@@ -59,11 +59,11 @@ async def test_a_slow_stock_worker_is_left_alone(registry: Registry) -> None:
 async def test_our_workers_tell_for_themselves(registry: Registry) -> None:
     """A KoDolly worker is not probed: its beats come every second."""
     controller = Controller(registry, Dispatcher("shortest_queue"), None)
-    ours, stock = (f"http://127.0.0.1:{port}" for port in (free_port(), free_port()))
+    ours, fastchat = (f"http://127.0.0.1:{port}" for port in (free_port(), free_port()))
     async with serving(create_app(controller)):
         register(registry, ours, Extension())
-        register(registry, stock)
-        await eventually(lambda: state(registry, stock) == "lost")
+        register(registry, fastchat)
+        await eventually(lambda: state(registry, fastchat) == "lost")
 
         assert state(registry, ours) == "ready"
 

@@ -175,7 +175,7 @@ async def test_engine_keys_go_to_followers_only(http: aiohttp.ClientSession) -> 
     ],
 )
 async def test_strangers_cannot_register(headers: dict[str, str], status: int) -> None:
-    """With a token set, a call needs it: as Bearer, or as the password of a stock worker's URL."""
+    """With a token set, a call needs it: as Bearer, or as the password of a FastChat worker's URL."""
     app = create_app(controller("s3cret"), "s3cret")
     async with serving(app) as url, aiohttp.ClientSession(url) as http:
         body = {"worker_name": "http://a:1", "check_heart_beat": True, "worker_status": STATUS}

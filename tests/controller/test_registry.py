@@ -7,10 +7,10 @@ from support.clock import Clock
 
 from kodolly.controller.app import SWEEP_INTERVAL
 from kodolly.controller.dispatch import Dispatcher
-from kodolly.controller.registry import FORGET_LOST_AFTER, Registry
+from kodolly.controller.registry import REMOVE_LOST_AFTER, Registry
 from kodolly.protocol.wire import (
     Extension,
-    HeartBeat,
+    HeartbeatRequest,
     Registration,
     WorkerRow,
     WorkerState,
@@ -36,16 +36,16 @@ def register(
     registry.register(Registration(worker_name=name, kodolly=extension), status)
 
 
-def beat(name: str, queue: int = 0, state: WorkerState | None = None) -> HeartBeat:
+def beat(name: str, queue: int = 0, state: WorkerState | None = None) -> HeartbeatRequest:
     extension = Extension(state=state) if state else None
-    return HeartBeat(worker_name=name, queue_length=queue, kodolly=extension)
+    return HeartbeatRequest(worker_name=name, queue_length=queue, kodolly=extension)
 
 
 def states(registry: Registry) -> dict[str, str]:
     return {row.name: row.state.value for row in registry.rows()}
 
 
-def test_a_stock_worker_is_ready_at_once(registry: Registry) -> None:
+def test_a_fastchat_worker_is_ready_at_once(registry: Registry) -> None:
     """FastChat's protocol has no states: registered means ready."""
     register(registry, "http://a")
 
@@ -57,14 +57,14 @@ def test_our_worker_has_the_state_it_tells(registry: Registry) -> None:
     register(registry, "http://a", extension=Extension(state=WorkerState.STARTING))
     assert registry.ready() == []
 
-    registry.beat(beat("http://a", state=WorkerState.READY))
+    registry.heartbeat(beat("http://a", state=WorkerState.READY))
 
     assert states(registry) == {"http://a": "ready"}
 
 
 def test_a_beat_of_an_unknown_worker_asks_it_to_register(registry: Registry) -> None:
     """After a controller's restart workers learn from their next beat to register again."""
-    assert registry.beat(beat("http://a")) is False
+    assert registry.heartbeat(beat("http://a")) is False
 
 
 def test_our_worker_is_lost_after_three_missed_beats(registry: Registry, clock: Clock) -> None:
@@ -113,16 +113,16 @@ def test_only_a_ready_worker_gets_requests(registry: Registry, state: WorkerStat
     """One that loads, makes no tokens, or is about to leave is listed, and nobody is sent there."""
     register(registry, "http://a", extension=Extension(state=WorkerState.READY))
     assert len(registry.ready()) == 1
-    registry.beat(beat("http://a", state=state))
+    registry.heartbeat(beat("http://a", state=state))
 
     assert registry.ready() == []
     assert states(registry) == {"http://a": state.value}
 
 
-def test_a_stock_worker_is_lost_after_fastchats_expiration(
+def test_a_fastchat_worker_is_lost_after_fastchats_expiration(
     registry: Registry, clock: Clock
 ) -> None:
-    """A stock worker beats every 45 s, so it gets FastChat's own 90 s."""
+    """A FastChat worker beats every 45 s, so it gets FastChat's own 90 s."""
     register(registry, "http://a")
     clock.now += 90
     registry.sweep()
@@ -140,14 +140,14 @@ def test_a_lost_worker_that_beats_is_back(registry: Registry, clock: Clock) -> N
     clock.now += 100
     registry.sweep()
 
-    assert registry.beat(beat("http://a")) is True
+    assert registry.heartbeat(beat("http://a")) is True
     assert states(registry) == {"http://a": "ready"}
 
 
 def test_lost_workers_are_forgotten_in_the_end(registry: Registry, clock: Clock) -> None:
     """The table does not fill up with workers that never come back."""
     register(registry, "http://a")
-    clock.now += FORGET_LOST_AFTER + 91
+    clock.now += REMOVE_LOST_AFTER + 91
     registry.sweep()
     registry.sweep()
 
@@ -158,7 +158,7 @@ def test_a_drain_holds_until_the_worker_registers_anew(registry: Registry) -> No
     """Beats of a worker that does not know it is drained do not put it back into rotation."""
     register(registry, "http://a")
     registry.drain("http://a")
-    registry.beat(beat("http://a", state=WorkerState.READY))
+    registry.heartbeat(beat("http://a", state=WorkerState.READY))
     assert states(registry) == {"http://a": "draining"}
 
     register(registry, "http://a")
@@ -180,9 +180,9 @@ def test_a_drained_worker_whose_engine_is_stuck_is_told(registry: Registry) -> N
     """Its streams must go on elsewhere; it comes back drained."""
     register(registry, "http://a")
     registry.drain("http://a")
-    registry.beat(beat("http://a", state=WorkerState.STALLED))
+    registry.heartbeat(beat("http://a", state=WorkerState.STALLED))
     assert states(registry) == {"http://a": "stalled"}
-    registry.beat(beat("http://a", state=WorkerState.READY))
+    registry.heartbeat(beat("http://a", state=WorkerState.READY))
     assert states(registry) == {"http://a": "draining"}
 
 
@@ -192,15 +192,15 @@ def test_a_drain_outlives_a_silence(registry: Registry, clock: Clock) -> None:
     registry.drain("http://a")
     clock.now += 100
     registry.sweep()
-    registry.beat(beat("http://a"))
+    registry.heartbeat(beat("http://a"))
 
     assert states(registry) == {"http://a": "draining"}
 
 
-def test_a_refresh_revives_a_stock_worker(registry: Registry) -> None:
+def test_a_refresh_revives_a_fastchat_worker(registry: Registry) -> None:
     """A worker that does not beat is ready again once it answers /worker_get_status."""
     register(registry, "http://a")
-    registry.lose("http://a")
+    registry.mark_lost("http://a")
     registry.refresh("http://a", WorkerStatus(model_names=["m", "n"]))
 
     assert states(registry) == {"http://a": "ready"}
@@ -212,11 +212,11 @@ async def test_waiters_wake_on_change_only(registry: Registry) -> None:
     register(registry, "http://a")
     version = registry.version
     waiting = asyncio.create_task(registry.wait_beyond(version))
-    registry.beat(beat("http://a", queue=0))
+    registry.heartbeat(beat("http://a", queue=0))
     await asyncio.sleep(0)
     assert not waiting.done()
 
-    registry.beat(beat("http://a", queue=2))
+    registry.heartbeat(beat("http://a", queue=2))
     await asyncio.wait_for(waiting, 1)
 
     assert registry.rows()[0].queue_length == 2

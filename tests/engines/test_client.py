@@ -14,7 +14,7 @@ from support.apps import serving_aiohttp
 from support.scripted_engine import Script, ScriptedEngine
 
 from kodolly.engines.client import EngineClient, EventParser
-from kodolly.engines.metrics import Pulse, requests_in_engine, steps_of_engine, totals
+from kodolly.engines.metrics import EngineSample, requests_in_engine, steps_of_engine, totals
 from kodolly.engines.openai import discover, normalise_url
 from kodolly.errors import EngineCallError, EngineSilent, SettingsError
 
@@ -200,14 +200,16 @@ async def test_a_pulse_asks_no_more_than_it_must(session: aiohttp.ClientSession)
 
     async with serving(load=answering({"server_load": 0}), metrics=metrics) as url:
         client = EngineClient(url, None, session)
-        assert await client.pulse(patience=5, tracked=True) == Pulse(0, None)
+        assert await client.sample(timeout=5, tracks_load=True) == EngineSample(0, None)
         assert asked == []
     async with serving(load=answering({"server_load": 3}), metrics=metrics) as url:
         client = EngineClient(url, None, session)
-        assert await client.pulse(patience=5, tracked=True, steps=False) == Pulse(3, None)
+        assert await client.sample(timeout=5, tracks_load=True, need_steps=False) == EngineSample(
+            3, None
+        )
         assert asked == []
-        untracked = await client.pulse(patience=5)
-        assert untracked == Pulse(3, steps_of_engine(totals(VLLM_STEPS)))
+        untracked = await client.sample(timeout=5)
+        assert untracked == EngineSample(3, steps_of_engine(totals(VLLM_STEPS)))
 
 
 async def test_a_silent_engine_is_told_from_one_that_is_gone(
@@ -221,9 +223,9 @@ async def test_a_silent_engine_is_told_from_one_that_is_gone(
 
     async with serving(load=never) as url:
         with pytest.raises(EngineSilent):
-            await EngineClient(url, None, session).pulse(patience=0.1)
+            await EngineClient(url, None, session).sample(timeout=0.1)
     with pytest.raises(EngineCallError) as gone:
-        await EngineClient(url, None, session).pulse(patience=5)
+        await EngineClient(url, None, session).sample(timeout=5)
     assert not isinstance(gone.value, EngineSilent)
     assert gone.value.status is None
 

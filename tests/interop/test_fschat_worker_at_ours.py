@@ -23,7 +23,7 @@ PROMPT = (
 
 
 class OurHouse:
-    """Our controller and API, and a stock worker."""
+    """Our controller and API, and a FastChat worker."""
 
     def __init__(self, town: Town, http: httpx.Client, door: tuple[str, str]) -> None:
         self.http = http
@@ -55,7 +55,7 @@ class OurHouse:
 
 
 def start_worker(town: Town, controller: str) -> tuple[str, Process]:
-    """A stock worker process: its base URL and itself."""
+    """A FastChat worker process: its base URL and itself."""
     port = free_port()
     flags = ("--controller-address", controller, "--model-name", MODEL)
     process = town.run("interop.fschat_worker", *flags, port=port)
@@ -81,11 +81,11 @@ def reasons(chunks: Iterable[dict[str, Any]]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def house(town: Town, http: httpx.Client, our_door: Callable[..., tuple[str, str]]) -> OurHouse:
-    """The whole house, once a stock worker is ready in it."""
+    """The whole house, once a FastChat worker is ready in it."""
     return OurHouse(town, http, our_door())
 
 
-def test_a_stock_worker_is_listed(house: OurHouse) -> None:
+def test_a_fastchat_worker_is_listed(house: OurHouse) -> None:
     """It registers in FastChat's words; our controller hands it out, our API offers its model."""
     answer = house.http.post(house.controller + "/get_worker_address", json={"model": MODEL})
     rows = house.http.get(house.controller + "/workers").json()["workers"]
@@ -240,7 +240,7 @@ def _until_quiet(house: OurHouse) -> None:
     wait_until(quiet, 10, what="end of the generation")
 
 
-def test_a_stock_worker_needs_the_token_in_its_controller_address(
+def test_a_fastchat_worker_needs_the_token_in_its_controller_address(
     town: Town,
     http: httpx.Client,
     our_door: Callable[..., tuple[str, str]],

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Registration:
     """One engine's place at one controller.
 
-    `kodolly` None joins as a stock FastChat worker; a dict joins as a KoDolly worker and overrides
+    `kodolly` None joins as a FastChat worker; a dict joins as a KoDolly worker and overrides
     fields of its block. It may be changed while it runs; `beat()` tells the controller at once.
     """
 

@@ -6,9 +6,9 @@ from kodolly.web.history import (
     is_notice,
     notice,
     read,
-    spoken,
     up_to_last_question,
     user,
+    without_notices,
 )
 
 
@@ -39,7 +39,7 @@ def test_notices_are_never_sent_to_a_model() -> None:
         {"role": "assistant", "content": "반쪽"},
         {"role": "user", "content": "둘"},
     ]
-    assert len(spoken(history)) == 3
+    assert len(without_notices(history)) == 3
 
 
 def test_unanswered_questions_are_joined() -> None:

@@ -12,7 +12,7 @@ from kodolly.web import models
 from kodolly.web.chat import Chat
 from kodolly.web.client import api_client
 from kodolly.web.events import Events
-from kodolly.web.models import Available, LiveModels
+from kodolly.web.models import LiveModels, ModelList
 from kodolly.web.status import status_html
 from kodolly.web.texts import EN, KO
 
@@ -24,10 +24,10 @@ class Listed:
     """A chat whose live list is what a test says."""
 
     def __init__(self, *names: str, problem: str = "") -> None:
-        self.now = Available(names, problem)
+        self.now = ModelList(names, problem)
         self.live = self
 
-    async def get(self) -> Available:
+    async def get(self) -> ModelList:
         return self.now
 
 
@@ -38,7 +38,7 @@ def events(listed: Listed) -> Events:
 
 async def test_lists_what_the_api_lists(chat: Chat) -> None:
     """Names come in the API's order."""
-    assert await chat.live.get() == Available(("demo",))
+    assert await chat.live.get() == ModelList(("demo",))
 
 
 async def test_one_request_serves_many_pages(engine: ScriptedEngine) -> None:
@@ -57,7 +57,7 @@ async def test_one_request_serves_many_pages(engine: ScriptedEngine) -> None:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     async with api_client(f"http://127.0.0.1:{runner.addresses[0][1]}", None) as client:
         live = LiveModels(client)
-        assert [await live.get() for _ in range(5)] == [Available(problem="no_worker")] * 5
+        assert [await live.get() for _ in range(5)] == [ModelList(problem="no_worker")] * 5
     await runner.cleanup()
     assert asked == 1
 
@@ -67,14 +67,14 @@ async def test_an_unreachable_api_is_a_problem_not_an_error() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         async with api_client(f"http://127.0.0.1:{taken.getsockname()[1]}", None) as client:
-            assert await LiveModels(client).get() == Available(problem="api_down")
+            assert await LiveModels(client).get() == ModelList(problem="api_down")
 
 
 async def test_the_list_is_asked_again_when_stale(
     chat: Chat, engine: ScriptedEngine, monkeypatch: Any
 ) -> None:
     """A model that came later appears."""
-    monkeypatch.setattr(models, "FRESH", 0.0)
+    monkeypatch.setattr(models, "MAX_AGE", 0.0)
     assert (await chat.live.get()).models == ("demo",)
     engine.script.model = "demo-2"
     assert (await chat.live.get()).models == ("demo-2",)
@@ -101,10 +101,10 @@ async def test_the_choice_is_kept_while_it_lives() -> None:
     """New models never change what a person chose."""
     listed = Listed("a", "b")
     _, _, seen = await events(listed).refresh(None, None, KOREAN)
-    listed.now = Available(("a", "b", "c"))
+    listed.now = ModelList(("a", "b", "c"))
     picker, _, seen = await events(listed).refresh("b", seen, KOREAN)
     assert picker["value"] == "b"
-    listed.now = Available(("a", "c"))
+    listed.now = ModelList(("a", "c"))
     picker, _, _ = await events(listed).refresh("b", seen, KOREAN)
     assert picker["value"] == "a"
 
@@ -120,11 +120,11 @@ async def test_a_choice_comes_back_with_its_worker() -> None:
     """With all workers gone the page says so; the old choice returns with them."""
     listed = Listed("a", "b")
     _, _, seen = await events(listed).refresh("b", None, KOREAN)
-    listed.now = Available(problem="no_worker")
+    listed.now = ModelList(problem="no_worker")
     picker, status, seen = await events(listed).refresh("b", seen, KOREAN)
     assert picker["choices"] == []
     assert KO["status_no_worker"] in status
-    listed.now = Available(("a", "b"))
+    listed.now = ModelList(("a", "b"))
     picker, status, _ = await events(listed).refresh(None, seen, KOREAN)
     assert picker["value"] == "b"
     assert KO["ready"] in status
@@ -139,4 +139,4 @@ async def test_nonsense_from_a_browser_is_a_fresh_page() -> None:
 def test_every_problem_has_a_status_line() -> None:
     """No problem of the list is without words."""
     for problem in ("no_worker", "api_down", "no_access"):
-        assert KO[f"status_{problem}"] in status_html(Available(problem=problem), "ko")
+        assert KO[f"status_{problem}"] in status_html(ModelList(problem=problem), "ko")

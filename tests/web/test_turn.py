@@ -11,7 +11,7 @@ def test_sent_message_is_appended() -> None:
     turn = read_turn(None, "  셋\n", TALK)
     assert turn is not None
     assert turn.history == [*TALK, user("셋")]
-    assert turn.typed
+    assert turn.from_input
 
 
 def test_empty_message_is_ignored() -> None:
@@ -26,7 +26,7 @@ def test_edit_continues_from_there() -> None:
     turn = read_turn(data, "draft", TALK)
     assert turn is not None
     assert turn.history == [*TALK[:2], user("둘의 새 말")]
-    assert not turn.typed
+    assert not turn.from_input
 
 
 def test_edit_with_a_pair_as_index() -> None:
@@ -60,4 +60,4 @@ def test_long_message_is_cut_and_said() -> None:
     turn = read_turn(None, "가" * (INPUT_LIMIT + 1), [])
     assert turn is not None
     assert len(turn.history[0]["content"]) == INPUT_LIMIT
-    assert turn.cut
+    assert turn.too_long

@@ -23,11 +23,11 @@ from kodolly.engines.client import EngineClient
 from kodolly.engines.command import EngineCommand
 from kodolly.protocol.wire import Extension, WorkerState
 from kodolly.worker.agent import Agent, Announcement
-from kodolly.worker.progress import Patience
+from kodolly.worker.health import HealthLimits
 from kodolly.worker.registration import ControllerClient
 
 TESTS = str(Path(__file__).resolve().parents[1])
-QUICK = Patience(stall_after=0.5, restart_after=600)
+QUICK = HealthLimits(stall_after=0.5, restart_after=600, poll_interval=0.1)
 
 
 class Bench:
@@ -44,7 +44,7 @@ class Bench:
     def engine_url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def agent(self, *flags: str, drain: float = 5, patience: Patience | None = None) -> Agent:
+    def agent(self, *flags: str, drain: float = 5, limits: HealthLimits | None = None) -> Agent:
         """An agent that is not started yet."""
         argv = (sys.executable, "-m", "support.scripted_engine", "--port", str(self.port), *flags)
         return Agent(
@@ -59,7 +59,7 @@ class Bench:
             EngineCommand(argv, {"PYTHONPATH": TESTS}),
             start_timeout=30,
             drain_timeout=drain,
-            patience=patience,
+            limits=limits or HealthLimits(poll_interval=0.1),
         )
 
     def state(self) -> str | None:
@@ -74,11 +74,11 @@ class Bench:
 
 @pytest.fixture
 async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    monkeypatch.setattr("kodolly.worker.progress.POLL", 0.1)
-    monkeypatch.setattr("kodolly.worker.agent.SETTLE", 0.3)
-    # The registry's patience is a second here: a pause of ours must not pass for a worker's.
-    monkeypatch.setattr("kodolly.controller.registry.STOOD_STILL", 0.5)
-    controller = Controller(Registry(90, 5), Dispatcher("shortest_queue"), None)
+    monkeypatch.setattr("kodolly.worker.agent.IDLE_BEFORE_STOP", 0.3)
+    # The registry waits a second for a heartbeat here: a pause of ours must not pass for a worker's.
+    controller = Controller(
+        Registry(90, 5, pause_threshold=0.5), Dispatcher("shortest_queue"), None
+    )
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(serving(create_app(controller)))
         session = await stack.enter_async_context(aiohttp.ClientSession())
@@ -187,7 +187,7 @@ async def test_a_new_controller_learns_of_us_by_the_next_beat(bench: Bench) -> N
 
 async def test_a_frozen_engine_leaves_rotation_and_comes_back(bench: Bench) -> None:
     """An engine that has work and makes no token is stalled, whatever /health says; then it is back."""
-    agent = bench.agent("--script", '{"token_delay": 0.02, "length": 4096}', patience=QUICK)
+    agent = bench.agent("--script", '{"token_delay": 0.02, "length": 4096}', limits=QUICK)
     agent.start()
     try:
         await eventually(lambda: bench.state() == "ready", timeout=20)
@@ -213,7 +213,7 @@ async def test_an_engine_that_freezes_while_it_drains_is_told(
     bench: Bench, leaves_first: bool
 ) -> None:
     """Its streams can then go on elsewhere; the worker itself stays out of rotation."""
-    agent = bench.agent("--script", '{"token_delay": 0.02, "length": 4096}', patience=QUICK)
+    agent = bench.agent("--script", '{"token_delay": 0.02, "length": 4096}', limits=QUICK)
     agent.start()
     try:
         await eventually(lambda: bench.state() == "ready", timeout=20)
@@ -237,7 +237,7 @@ async def test_an_engine_that_freezes_while_it_drains_is_told(
 
 async def test_an_idle_engine_that_freezes_is_noticed(bench: Bench) -> None:
     """With nothing to do it still must answer: a stopped engine leaves rotation, and comes back."""
-    agent = bench.agent(patience=QUICK)
+    agent = bench.agent(limits=QUICK)
     agent.start()
     try:
         await eventually(lambda: bench.state() == "ready", timeout=20)
@@ -257,7 +257,7 @@ async def test_an_engine_that_stays_stuck_is_started_anew(
 ) -> None:
     """Out of rotation is not enough: after `restart_after` a new engine takes its place."""
     monkeypatch.setattr("kodolly.worker.agent.ENGINE_GRACE", 0.5)
-    agent = bench.agent(patience=Patience(stall_after=0.5, restart_after=1.5))
+    agent = bench.agent(limits=HealthLimits(stall_after=0.5, restart_after=1.5, poll_interval=0.1))
     agent.start()
     try:
         await eventually(lambda: bench.state() == "ready", timeout=20)
@@ -274,7 +274,7 @@ async def test_an_engine_that_stays_stuck_is_started_anew(
 
 async def test_a_frozen_engine_does_not_hold_up_the_beats(bench: Bench) -> None:
     """While the engine answers nothing, beats go on: the worker is there, its engine is stalled."""
-    agent = bench.agent(patience=QUICK)
+    agent = bench.agent(limits=QUICK)
     agent.start()
     try:
         await eventually(lambda: bench.state() == "ready", timeout=20)

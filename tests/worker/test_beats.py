@@ -12,7 +12,7 @@ from kodolly.controller.app import Controller, create_app
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import Registry
 from kodolly.engines.client import EngineClient
-from kodolly.protocol.wire import Extension, HeartBeat
+from kodolly.protocol.wire import Extension, HeartbeatRequest
 from kodolly.worker.agent import Agent, Announcement
 from kodolly.worker.registration import ControllerClient
 
@@ -25,9 +25,9 @@ async def test_no_beat_waits_for_an_engine_that_answers_nothing() -> None:
 
         beats = 0
 
-        def beat(self, beat: HeartBeat) -> bool:
+        def heartbeat(self, request: HeartbeatRequest) -> bool:
             self.beats += 1
-            return super().beat(beat)
+            return super().heartbeat(request)
 
     registry = Listening(90, 6)
     controller = Controller(registry, Dispatcher("shortest_queue"), None)

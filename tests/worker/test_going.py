@@ -16,7 +16,7 @@ from kodolly.controller.registry import Registry
 from kodolly.engines.client import EngineClient
 from kodolly.protocol.wire import Extension
 from kodolly.worker.agent import Agent, Announcement
-from kodolly.worker.fastchat_face import FastChatFace
+from kodolly.worker.fastchat_endpoints import FastChatEndpoints
 from kodolly.worker.model import ServedModel
 from kodolly.worker.registration import ControllerClient
 
@@ -43,7 +43,7 @@ async def test_a_client_that_goes_before_its_whole_answer_stops_the_engine() -> 
         script = Script(length=4000, token_delay=0.02)
         engine = await stack.enter_async_context(ScriptedEngine(script))
         agent = await stack.enter_async_context(attached(engine, "http://controller"))
-        face = FastChatFace(agent, ServedModel("demo", "demo", None))
+        face = FastChatEndpoints(agent, ServedModel("demo", "demo", None))
         url = await stack.enter_async_context(serving(Starlette(routes=[*face.routes()])))
         http = await stack.enter_async_context(aiohttp.ClientSession())
         body = {"model": "demo", "prompt": "x", "max_new_tokens": 4000}

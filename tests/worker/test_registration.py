@@ -1,4 +1,4 @@
-"""What a controller hears of a worker: ours, a stock one that knows no states, one that comes late."""
+"""What a controller hears of a worker: ours, FastChat's own, which has no states, one that comes late."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import Registry
 from kodolly.http.server import cancel_and_wait
 from kodolly.protocol.wire import Extension, WorkerState, WorkerStatus
-from kodolly.worker.registration import UNFIT, ControllerClient, Teller
+from kodolly.worker.registration import UNREADY_QUEUE_LENGTH, ControllerClient, Heartbeat
 
 NAME = "http://127.0.0.1:9"
 
@@ -35,19 +35,19 @@ class Worker:
 
 
 @asynccontextmanager
-async def telling(url: str, worker: Worker) -> AsyncIterator[Teller]:
-    """A teller at work."""
+async def sending(url: str, worker: Worker) -> AsyncIterator[Heartbeat]:
+    """A running heartbeat."""
     async with aiohttp.ClientSession() as session:
-        teller = Teller(ControllerClient(url, None, session), worker)
-        task = asyncio.create_task(teller.run())
+        heartbeat = Heartbeat(ControllerClient(url, None, session), worker, retry_interval=0.02)
+        task = asyncio.create_task(heartbeat.run())
         try:
-            yield teller
+            yield heartbeat
         finally:
             await cancel_and_wait(task)
 
 
 @asynccontextmanager
-async def stock(heard: list[tuple[str, Any]]) -> AsyncIterator[str]:
+async def fastchat_controller(heard: list[tuple[str, Any]]) -> AsyncIterator[str]:
     """A controller of FastChat's kind: it has no /health, and every worker it hears of is ready."""
 
     async def hear(request: web.Request) -> web.Response:
@@ -61,42 +61,41 @@ async def stock(heard: list[tuple[str, Any]]) -> AsyncIterator[str]:
         yield url
 
 
-async def test_a_stock_controller_hears_nothing_before_the_first_token() -> None:
+async def test_a_fastchat_controller_hears_nothing_before_the_first_token() -> None:
     """It would send requests to whoever registers, so a loading worker does not."""
     worker, heard = Worker(), list[tuple[str, Any]]()
-    async with stock(heard) as url, telling(url, worker) as teller:
+    async with fastchat_controller(heard) as url, sending(url, worker) as heartbeat:
         await asyncio.sleep(0.3)
         assert heard == []
 
         worker.state = WorkerState.READY
-        teller.tell_now()
+        heartbeat.send_now()
         await eventually(lambda: heard)
         assert heard[0][0] == "/register_worker"
         assert heard[0][1]["worker_status"]["queue_length"] == 2
 
 
-async def test_a_stock_controller_asks_a_stalled_worker_last() -> None:
+async def test_a_fastchat_controller_asks_a_stalled_worker_last() -> None:
     """It knows no states, but it does not choose the longest queue."""
     worker, heard = Worker(), list[tuple[str, Any]]()
     worker.state = WorkerState.READY
-    async with stock(heard) as url, telling(url, worker) as teller:
+    async with fastchat_controller(heard) as url, sending(url, worker) as heartbeat:
         await eventually(lambda: heard)
         worker.state = WorkerState.STALLED
-        teller.tell_now()
-        await eventually(lambda: heard[-1][1].get("queue_length") == UNFIT)
+        heartbeat.send_now()
+        await eventually(lambda: heard[-1][1].get("queue_length") == UNREADY_QUEUE_LENGTH)
 
         worker.state = WorkerState.READY
-        teller.tell_now()
+        heartbeat.send_now()
         await eventually(lambda: heard[-1][1].get("queue_length") == 2)
 
 
 async def test_a_controller_that_comes_later_hears_of_the_worker(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While nobody is there the teller tries on, and complains once; then it registers."""
-    monkeypatch.setattr("kodolly.worker.registration.CONTROLLER_RETRY", 0.02)
+    """While nobody is there the heartbeat tries on, and complains once; then it registers."""
     port, worker = free_port(), Worker()
-    async with telling(f"http://127.0.0.1:{port}", worker):
+    async with sending(f"http://127.0.0.1:{port}", worker):
         await eventually(lambda: "no controller at" in caplog.text)
         await asyncio.sleep(0.3)
         assert caplog.text.count("no controller at") == 1
@@ -117,8 +116,8 @@ async def test_a_change_is_told_at_once() -> None:
 
     worker = Slow()
     worker.state = WorkerState.READY
-    async with serving(create_app(controller)) as url, telling(url, worker) as teller:
+    async with serving(create_app(controller)) as url, sending(url, worker) as heartbeat:
         await eventually(controller.registry.ready)
         worker.state = WorkerState.STALLED
-        teller.tell_now()
+        heartbeat.send_now()
         await eventually(lambda: controller.registry.rows()[0].state is WorkerState.STALLED)

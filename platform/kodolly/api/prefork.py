@@ -20,6 +20,7 @@ from typing import Any
 
 from kodolly.errors import KodollyError, SettingsError
 from kodolly.http import descriptors
+from kodolly.processes.restarts import RestartBackoff
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,6 @@ log = logging.getLogger(__name__)
 LISTENER, STARTED, PARENT = "_KODOLLY_LISTENER", "_KODOLLY_STARTED", "_KODOLLY_PARENT"
 START_TIMEOUT = 60.0
 BACKLOG = 2048
-FIRST_BACKOFF, LAST_BACKOFF, HEALTHY_RUN = 0.2, 10.0, 30.0
 
 
 def inherited_listener() -> socket.socket | None:
@@ -137,7 +137,7 @@ class Processes:
 
     async def _life(self, child: Child | None = None) -> None:
         """A process and those that follow when it ends by itself."""
-        backoff = FIRST_BACKOFF
+        backoff = RestartBackoff(first=0.2, longest=10.0, healthy_run=30.0)
         while not self._ending.is_set():
             try:
                 child = child or await self._start()
@@ -146,16 +146,15 @@ class Processes:
                 return
             except OSError as error:
                 log.error("an API process: %s", error)
+                run_time = 0.0
             else:
                 self._children.discard(child)
                 if child.is_retired or self._ending.is_set():
                     return
                 log.error("an API process ended with code %d", code)
-                if time.monotonic() - child.start_time > HEALTHY_RUN:
-                    backoff = FIRST_BACKOFF
+                run_time = time.monotonic() - child.start_time
             child = None
-            await asyncio.sleep(backoff)
-            backoff = min(backoff * 2, LAST_BACKOFF)
+            await asyncio.sleep(backoff.wait_after(run_time))
 
     async def _start(self) -> Child:
         """A new process that serves. Raises OSError if it does not within the time."""

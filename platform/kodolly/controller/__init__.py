@@ -1,1 +1,1 @@
-"""Who is alive, who is next: FastChat's controller protocol, served without blocking."""
+"""The controller: which workers are ready, and which one is next. Speaks FastChat's protocol."""

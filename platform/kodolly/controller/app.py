@@ -1,4 +1,4 @@
-"""The controller's HTTP face: FastChat's protocol, plus drain, deregister and the watch stream.
+"""The controller's HTTP endpoints: FastChat's protocol, plus drain, deregister and the watch stream.
 
 `kodolly controller --host 127.0.0.1 --port 21001`
 """
@@ -25,26 +25,28 @@ from kodolly.errors import ApiError, BadRequest
 from kodolly.http import server
 from kodolly.http.log_safe import describe_error
 from kodolly.http.server import JsonResponse
-from kodolly.protocol.wire import HeartBeat, Registration, WorkerStatus, frame, parse
+from kodolly.protocol.wire import HeartbeatRequest, Registration, WorkerStatus, frame, parse
 from kodolly.settings import ControllerSettings, load, require_token
 
 log = logging.getLogger(__name__)
 
-MAX_BODY = 2**20
-MAX_PROMPT_BODY = 16 * 2**20  # the relay carries whole prompts
+MAX_BODY = 2**20  # bytes
+MAX_PROMPT_BODY = 16 * 2**20  # bytes; a body with a whole prompt
 STATUS_TIMEOUT = aiohttp.ClientTimeout(total=5)
 STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=100)
-SWEEP_INTERVAL = 0.25
-# The API takes a controller that says nothing for a few of these for dead.
+SWEEP_INTERVAL = 0.25  # seconds
+# Seconds without a change after which the watch stream sends an empty line. After a few such times
+# without any line, the API takes this controller for dead.
 WATCH_KEEPALIVE = 0.5
-# Changes closer together than this travel in one line of the watch stream.
+# Changes within this time (seconds) are sent in one line of the watch stream.
 WATCH_COALESCE = 0.01
+# Fields that /workers does not show, in pydantic's form for `exclude`.
 SECRETS = {"workers": {"__all__": {"kodolly": {"engine_key"}}}}
 NO_WORKER, WORKER_TIMEOUT = 50005, 50006  # fastchat.constants.ErrorCode
 
 
 class Controller:
-    """The endpoints, around one registry."""
+    """The endpoints of one registry; each is served at its method's name."""
 
     def __init__(self, registry: Registry, dispatcher: Dispatcher, token: str | None) -> None:
         self.registry = registry
@@ -55,10 +57,10 @@ class Controller:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        """Sweeps the table while the server runs."""
+        """Sweeps the table and probes workers while the server runs."""
         async with aiohttp.ClientSession() as self._session:
             sweeper = asyncio.create_task(self._sweep())
-            prober = asyncio.create_task(Prober(self.registry, self._ask_status).run())
+            prober = asyncio.create_task(Prober(self.registry, self._fetch_status).run())
             yield
             await server.cancel_and_wait(sweeper, prober)
 
@@ -66,7 +68,7 @@ class Controller:
         while True:
             try:
                 self.registry.sweep()
-            except Exception:  # a sweep that ended for ever would keep the dead in rotation
+            except Exception:  # without further sweeps, dead workers would stay in rotation
                 log.exception("a sweep of the table failed")
             await asyncio.sleep(SWEEP_INTERVAL)
 
@@ -74,7 +76,7 @@ class Controller:
 
     async def register_worker(self, request: Request) -> Response:
         registration = parse(Registration, await server.read_object(request, MAX_BODY))
-        status = registration.worker_status or await self._ask_status(registration.worker_name)
+        status = registration.worker_status or await self._fetch_status(registration.worker_name)
         if status is None:
             raise BadRequest(
                 f"{registration.worker_name} gave no worker_status and does not answer"
@@ -82,22 +84,22 @@ class Controller:
                 param="worker_status",
             )
         self.registry.register(registration, status)
-        self.dispatcher.heard(registration.worker_name)
+        self.dispatcher.reset(registration.worker_name)
         return JsonResponse(None)
 
     async def receive_heart_beat(self, request: Request) -> Response:
-        beat = parse(HeartBeat, await server.read_object(request, MAX_BODY))
-        self.dispatcher.heard(beat.worker_name)
-        return JsonResponse({"exist": self.registry.beat(beat)})
+        heartbeat = parse(HeartbeatRequest, await server.read_object(request, MAX_BODY))
+        self.dispatcher.reset(heartbeat.worker_name)
+        return JsonResponse({"exist": self.registry.heartbeat(heartbeat)})
 
     async def refresh_all_workers(self, _: Request) -> Response:
-        """Asks every worker at once; unlike FastChat's, nobody vanishes meanwhile."""
+        """Asks all workers for their status at once. Unlike in FastChat, they stay in the table meanwhile."""
         names = [row.name for row in self.registry.rows()]
         for name, status in zip(
-            names, await asyncio.gather(*map(self._ask_status, names)), strict=True
+            names, await asyncio.gather(*map(self._fetch_status, names)), strict=True
         ):
             if status is None:
-                self.registry.lose(name)
+                self.registry.mark_lost(name)
             else:
                 self.registry.refresh(name, status)
         return JsonResponse(None)
@@ -116,7 +118,7 @@ class Controller:
         return JsonResponse({"address": self.dispatcher.choose(self.registry.ready(), model)})
 
     async def worker_get_status(self, _: Request) -> Response:
-        """This controller as one worker, for a controller above it."""
+        """This controller as if it were one worker, for a controller above it."""
         ready = self.registry.ready()
         return JsonResponse(
             {
@@ -138,7 +140,7 @@ class Controller:
 
     async def deregister_worker(self, request: Request) -> Response:
         name = _name_of(await server.read_object(request, MAX_BODY))
-        self.dispatcher.heard(name)
+        self.dispatcher.reset(name)
         return JsonResponse({"exist": self.registry.remove(name)})
 
     async def drain_worker(self, request: Request) -> Response:
@@ -146,11 +148,11 @@ class Controller:
         return JsonResponse({"exist": self.registry.drain(name)})
 
     async def workers(self, _: Request) -> Response:
-        """The table once, for people and scripts."""
+        """The table as it is now, for people and scripts."""
         return JsonResponse(self.registry.snapshot().model_dump(mode="json", exclude=SECRETS))
 
     async def watch(self, _: Request) -> Response:
-        """The table now and after every change, a JSON line each; an empty line is a keep-alive."""
+        """The table now and after every change, one line of JSON each. Empty lines keep it alive."""
         return StreamingResponse(self._watch_lines(), media_type="application/x-ndjson")
 
     async def health(self, _: Request) -> Response:
@@ -197,7 +199,7 @@ class Controller:
             log.warning("relay to %s broke: %s", address, describe_error(error))
             yield frame({"text": "the worker does not answer", "error_code": WORKER_TIMEOUT})
 
-    async def _ask_status(self, name: str) -> WorkerStatus | None:
+    async def _fetch_status(self, name: str) -> WorkerStatus | None:
         try:
             async with self.session.post(
                 f"{name}/worker_get_status", timeout=STATUS_TIMEOUT, headers=self._headers()
@@ -217,7 +219,7 @@ class Controller:
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The client for workers; it lives as long as the server."""
+        """The HTTP client for calls to workers; open while the server runs."""
         if self._session is None:
             raise RuntimeError("the controller is not serving yet")
         return self._session
@@ -277,8 +279,8 @@ def main(argv: Sequence[str]) -> int:
         token,
     )
     app = create_app(controller, token)
-    # The watch streams end at once, so that followers turn to the next controller; what is relayed
-    # may finish.
+    # At SIGTERM the watch streams end at once, so that the APIs turn to the next controller.
+    # Responses that are being relayed may finish.
     server.run(
         app,
         settings.host,

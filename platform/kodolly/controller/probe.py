@@ -1,8 +1,8 @@
-"""Finds out that a stock FastChat worker is dead before its heartbeats are missed.
+"""Notices a dead FastChat worker earlier than its missing heartbeats would.
 
-Such a worker beats every 45 seconds and is lost after 90 without a beat. But when its port refuses
-connections, it can answer nobody. One that is only slow, or hangs, is left to its heartbeats: a
-FastChat worker that is busy may not answer for minutes.
+Such a worker sends a heartbeat every 45 seconds and is lost after 90 seconds without one. But when
+its port refuses connections, it can answer no request. A worker that is only slow, or hangs, is
+left to its heartbeats: a busy FastChat worker may not answer for minutes.
 """
 
 from __future__ import annotations
@@ -17,56 +17,58 @@ from kodolly.protocol.wire import WorkerState, WorkerStatus
 
 log = logging.getLogger(__name__)
 
-PROBE_INTERVAL = 2.0
-CONNECT = 1.5
+PROBE_INTERVAL = 2.0  # seconds between two rounds
+CONNECT_TIMEOUT = 1.5  # seconds
 
-AskStatus = Callable[[str], Awaitable[WorkerStatus | None]]
+FetchStatus = Callable[[str], Awaitable[WorkerStatus | None]]
 
 
 class Prober:
-    """Loses stock workers whose port is closed; takes them back when they answer again."""
+    """Marks FastChat workers whose port is closed as lost, and as ready once they answer again."""
 
-    def __init__(self, registry: Registry, ask_status: AskStatus) -> None:
-        """`ask_status` brings a worker's own status, or None if it does not answer."""
+    def __init__(self, registry: Registry, fetch_status: FetchStatus) -> None:
+        """`fetch_status`: asks a worker for its status; None if it does not answer."""
         self._registry = registry
-        self._ask_status = ask_status
-        self._refused: set[str] = set()
+        self._fetch_status = fetch_status
+        self._closed: set[str] = set()  # workers that this prober marked as lost
 
     async def run(self) -> None:
-        """Probes for ever, all workers at once."""
+        """Probes until cancelled, all workers at the same time."""
         while True:
             await asyncio.sleep(PROBE_INTERVAL)
             await self.round()
 
     async def round(self) -> None:
-        """One look at every stock worker."""
-        stock = {row.name: row.state for row in self._registry.rows() if row.kodolly is None}
-        self._refused &= set(stock)
-        looks = [self._look(name, state) for name, state in stock.items()]
-        await asyncio.gather(*looks)
+        """Probes every FastChat worker once."""
+        states = {row.name: row.state for row in self._registry.rows() if row.kodolly is None}
+        self._closed &= set(states)
+        await asyncio.gather(*(self._probe(name, state) for name, state in states.items()))
 
-    async def _look(self, name: str, state: WorkerState) -> None:
+    async def _probe(self, name: str, state: WorkerState) -> None:
         if state is WorkerState.READY:
-            self._refused.discard(name)
-            if await refuses(name):
+            self._closed.discard(name)
+            if await is_port_closed(name):
                 log.warning("%s refuses connections", name)
-                self._refused.add(name)
-                self._registry.lose(name)
+                self._closed.add(name)
+                self._registry.mark_lost(name)
         elif (
-            name in self._refused
+            name in self._closed
             and state is WorkerState.LOST
-            and not await refuses(name)
-            and (status := await self._ask_status(name)) is not None
+            and not await is_port_closed(name)
+            and (status := await self._fetch_status(name)) is not None
         ):
             self._registry.refresh(name, status)
 
 
-async def refuses(url: str) -> bool:
-    """Whether nobody listens at a base URL; no answer, or no such host, is no proof of that."""
+async def is_port_closed(url: str) -> bool:
+    """Whether the host of a base URL refuses connections to its port.
+
+    A timeout or an unknown host is no proof of that: False.
+    """
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        async with asyncio.timeout(CONNECT):
+        async with asyncio.timeout(CONNECT_TIMEOUT):
             _, writer = await asyncio.open_connection(parts.hostname, port)
     except ConnectionRefusedError:
         return True

@@ -1,4 +1,4 @@
-"""The controller's table of workers: who registered, how they are, when they last beat."""
+"""The controller's table of workers: their state, their load and their last heartbeat."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from kodolly.errors import BadRequest
 from kodolly.protocol.wire import (
     Extension,
-    HeartBeat,
+    HeartbeatRequest,
     Registration,
     Snapshot,
     WorkerRow,
@@ -23,39 +23,48 @@ from kodolly.protocol.wire import (
 log = logging.getLogger(__name__)
 
 MAX_WORKERS = 4096
-# Sweeps further apart mean that the controller itself stood still, and heard no beat meanwhile.
-STOOD_STILL = 1.5
-# A lost worker stays visible this long, so that an operator sees what went missing.
-FORGET_LOST_AFTER = 600.0
+# Sweeps this far apart (seconds) mean that the controller itself was paused: no heartbeat could be
+# received meanwhile.
+PAUSE_THRESHOLD = 1.5
+# A lost worker stays in the table this long (seconds), so that an operator can see it.
+REMOVE_LOST_AFTER = 600.0
 
 
 @dataclass
 class Entry:
-    """One registered worker; times are of the registry's monotonic clock, in seconds."""
+    """One worker. Times are in seconds, by the registry's monotonic clock."""
 
     row: WorkerRow
     check_heart_beat: bool
-    last_beat: float
-    drained: bool = False  # by an operator; holds until the worker registers anew
+    last_heartbeat: float
+    drain_requested: bool = False  # by an operator; reset when the worker registers again
 
 
 class Registry:
-    """All workers by base URL. Not thread-safe: it lives on one event loop."""
+    """All workers by base URL. Not thread-safe: for one event loop."""
 
     def __init__(
         self,
         expiration: float,
         missed_beats: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        pause_threshold: float = PAUSE_THRESHOLD,
     ) -> None:
+        """`expiration`: seconds without a heartbeat after which a FastChat worker is lost.
+
+        `missed_beats`: the same for our own workers, in their heartbeat intervals.
+        `pause_threshold`: seconds between two sweeps that mean this process was paused.
+        """
         self.epoch = uuid.uuid4().hex
         self.version = 0
         self._entries: dict[str, Entry] = {}
-        self._changed = asyncio.Event()
+        self._change = asyncio.Event()
         self._expiration = expiration
         self._missed_beats = missed_beats
         self._clock = clock
-        self._swept: float | None = None
+        self._last_sweep: float | None = None
+        self._pause_threshold = pause_threshold
 
     def register(self, registration: Registration, status: WorkerStatus) -> None:
         """Adds or replaces a worker. Raises BadRequest when the table is full."""
@@ -74,69 +83,69 @@ class Registry:
         )
         self._entries[name] = Entry(row, registration.check_heart_beat, self._clock())
         log.info("registered %s: %s, %s", name, ", ".join(row.model_names), row.state.value)
-        self._bump()
+        self._publish()
 
-    def beat(self, beat: HeartBeat) -> bool:
-        """Notes a heartbeat; False if the worker is unknown and must register again."""
-        entry = self._entries.get(beat.worker_name)
+    def heartbeat(self, request: HeartbeatRequest) -> bool:
+        """Takes a heartbeat; False if the worker is unknown and must register again."""
+        entry = self._entries.get(request.worker_name)
         if entry is None:
             return False
-        entry.last_beat = self._clock()
-        state = beat.kodolly.state if beat.kodolly else WorkerState.READY
-        extension = beat.kodolly or entry.row.kodolly
-        self._update(entry, state, beat.queue_length, extension)
+        entry.last_heartbeat = self._clock()
+        state = request.kodolly.state if request.kodolly else WorkerState.READY
+        extension = request.kodolly or entry.row.kodolly
+        self._update(entry, state, request.queue_length, extension)
         return True
 
     def drain(self, name: str) -> bool:
         """Takes a worker out of rotation until it registers again; False if unknown."""
         if name in self._entries:
-            self._entries[name].drained = True
+            self._entries[name].drain_requested = True
         return self._set_state(name, WorkerState.DRAINING)
 
     def remove(self, name: str) -> bool:
-        """Forgets a worker that said goodbye; False if unknown."""
+        """Removes a worker from the table; False if unknown."""
         if self._entries.pop(name, None) is None:
             return False
         log.info("deregistered %s", name)
-        self._bump()
+        self._publish()
         return True
 
-    def lose(self, name: str) -> bool:
-        """Marks a worker that does not answer; False if unknown."""
+    def mark_lost(self, name: str) -> bool:
+        """Takes a worker that does not answer out of rotation; False if unknown."""
         return self._set_state(name, WorkerState.LOST)
 
     def refresh(self, name: str, status: WorkerStatus) -> None:
-        """Takes a worker's own answer to /worker_get_status."""
+        """Takes a worker's answer to /worker_get_status. It counts as a heartbeat."""
         entry = self._entries.get(name)
         if entry is None:
             return
-        entry.last_beat = self._clock()
+        entry.last_heartbeat = self._clock()
         entry.row = entry.row.model_copy(update=dict(status))
-        self._bump()
+        self._publish()
         if entry.row.state is WorkerState.LOST and entry.row.kodolly is None:
             self._set_state(name, WorkerState.READY)
 
     def sweep(self) -> None:
-        """Marks workers whose heartbeats stopped as lost, and forgets those lost for long."""
+        """Marks workers without heartbeats as lost, and removes those lost long ago."""
         now = self._clock()
-        self._forgive(now)
+        self._extend_after_pause(now)
         for name, entry in list(self._entries.items()):
-            silent = now - entry.last_beat
+            silence = now - entry.last_heartbeat
             if entry.row.state is WorkerState.LOST:
-                if silent > FORGET_LOST_AFTER:
+                if silence > REMOVE_LOST_AFTER:
                     self.remove(name)
-            elif entry.check_heart_beat and silent > self._patience(entry):
-                log.warning("lost %s: no heartbeat for %.1f s", name, silent)
-                self.lose(name)
+            elif entry.check_heart_beat and silence > self._silence_limit(entry):
+                log.warning("lost %s: no heartbeat for %.1f s", name, silence)
+                self.mark_lost(name)
 
-    def _forgive(self, now: float) -> None:
-        """Holds nobody's silence against him for the time in which this process was not running."""
-        pause = 0.0 if self._swept is None else now - self._swept
-        self._swept = now
-        if pause > STOOD_STILL:
+    def _extend_after_pause(self, now: float) -> None:
+        """Does not count the time in which this process itself did not run."""
+        pause = 0.0 if self._last_sweep is None else now - self._last_sweep
+        self._last_sweep = now
+        if pause > self._pause_threshold:
             log.warning("the controller stood still for %.1f s", pause)
             for entry in self._entries.values():
-                entry.last_beat += pause
+                entry.last_heartbeat += pause
 
     def rows(self) -> list[WorkerRow]:
         """Every worker, in the order of registration."""
@@ -147,13 +156,13 @@ class Registry:
         return [row for row in self.rows() if row.state is WorkerState.READY]
 
     def snapshot(self) -> Snapshot:
-        """The whole table, for a follower."""
+        """The whole table, as the watch stream sends it."""
         return Snapshot(epoch=self.epoch, version=self.version, workers=self.rows())
 
     async def wait_beyond(self, version: int) -> None:
         """Returns once the table is newer than `version`."""
         while self.version <= version:
-            await self._changed.wait()
+            await self._change.wait()
 
     def _set_state(self, name: str, state: WorkerState) -> bool:
         entry = self._entries.get(name)
@@ -169,7 +178,7 @@ class Registry:
         self, entry: Entry, state: WorkerState, queue: int, extension: Extension | None
     ) -> None:
         row = entry.row
-        if entry.drained and state not in (WorkerState.LOST, WorkerState.STALLED):
+        if entry.drain_requested and state not in (WorkerState.LOST, WorkerState.STALLED):
             state = WorkerState.DRAINING
         if state is not row.state:
             log.info("%s: %s -> %s", row.name, row.state.value, state.value)
@@ -177,15 +186,16 @@ class Registry:
         new = row.model_copy(update=update)
         if new != row:
             entry.row = new
-            self._bump()
+            self._publish()
 
-    def _patience(self, entry: Entry) -> float:
-        """Seconds a worker may be silent: by its own interval if it told one."""
+    def _silence_limit(self, entry: Entry) -> float:
+        """Seconds without a heartbeat after which the worker is lost."""
         if entry.row.kodolly is None:
             return self._expiration
         return entry.row.kodolly.heart_beat_interval * self._missed_beats
 
-    def _bump(self) -> None:
+    def _publish(self) -> None:
+        """The table has changed: wakes everyone in `wait_beyond`."""
         self.version += 1
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._change.set()
+        self._change = asyncio.Event()

@@ -1,6 +1,6 @@
-"""How each kind of engine is started and asked.
+"""The engines: how each kind is started, and how any of them is called.
 
-An engine is an OpenAI-compatible HTTP server beside one worker. What it is started with is in
-`command`, one module a kind: `vllm`, `transformers`, and `openai` for one that already runs.
-How any of them is asked is in `client`. The worker agent owns the process; nothing here does.
+An engine is an OpenAI-compatible HTTP server that makes the tokens of one worker. `command` holds the
+options that all kinds share; `vllm` and `transformers` are kinds that we start, `openai` is a server
+that runs already. `client` calls an engine. The worker agent starts and stops the processes.
 """

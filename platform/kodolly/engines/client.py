@@ -1,6 +1,6 @@
-"""How a running engine is asked: health, proof of a token, load, tokens, completions.
+"""Calls to a running engine: health, canary, load, token counts, completions.
 
-Every failure is an EngineCallError with the engine's HTTP status, or None when no answer came.
+Every failure is an EngineCallError with the engine's HTTP status, or None if it did not answer.
 """
 
 from __future__ import annotations
@@ -13,36 +13,37 @@ from typing import Any
 import aiohttp
 import orjson
 
-from kodolly.engines.metrics import Pulse, requests_in_engine, steps_of_engine, totals
+from kodolly.engines.metrics import EngineSample, requests_in_engine, steps_of_engine, totals
 from kodolly.errors import EngineCallError, EngineSilent, NoDescriptor
 from kodolly.http import descriptors
 
-QUICK = 5.0  # seconds, whole call: health, load
-SHORT = 30.0  # seconds, whole call: models, tokenize
-GENERATE = 600.0  # seconds: a whole answer, or the pause between two events of a stream
-CANARY = 120.0  # seconds: a first token on a cold, shared CPU
-CONNECT = 5.0  # seconds to a TCP connection
-MAX_BODY = 64 * 1024 * 1024  # bytes of one answer, or of one event of a stream
+# Timeouts in seconds.
+QUICK = 5.0  # health, load: the whole call
+SHORT = 30.0  # models, tokenize: the whole call
+GENERATE = 600.0  # a whole answer; in a stream, the pause between two chunks
+CANARY = 120.0  # the first token on a cold CPU that others use too
+CONNECT = 5.0  # connecting
 
-MESSAGE_LENGTH = 500  # characters of an engine's own words that an error repeats
+MAX_BODY = 64 * 1024 * 1024  # bytes of one answer, or of one event of a stream
+MESSAGE_LENGTH = 500  # characters of an engine's own message that an error repeats
 LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 class EngineClient:
-    """One engine at `url` (its root, without `/v1`), asked through a shared session."""
+    """Calls one engine. `url` is its root, without `/v1`."""
 
     def __init__(self, url: str, api_key: str | None, session: aiohttp.ClientSession) -> None:
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._session = session
 
-    async def healthy(self, *, patience: float = QUICK) -> bool:
-        """Whether GET /health answers 200. It says little: only `canary` proves a token.
+    async def healthy(self, *, timeout: float = QUICK) -> bool:
+        """Whether GET /health answers 200. That proves little; see `canary`.
 
-        Raises NoDescriptor where it could not be asked.
+        Raises NoDescriptor if this process has no file descriptor left for the call.
         """
         try:
-            await self._call("GET", "/health", total=patience)
+            await self._call("GET", "/health", total=timeout)
         except NoDescriptor:
             raise
         except EngineCallError:
@@ -50,60 +51,62 @@ class EngineClient:
         return True
 
     async def models(self) -> list[str]:
-        """Names of the models it serves."""
+        """Names of the models that it serves."""
         return [str(card.get("id")) for card in await self._cards()]
 
     async def canary(self, model: str, *, timeout: float = CANARY) -> None:
-        """Return once the engine has made one token; EngineCallError if it does not in time."""
+        """Asks for one token and returns once it is there. Raises EngineCallError otherwise."""
         body = {"model": model, "prompt": "1", "max_tokens": 1, "temperature": 0}
         answer = await self.complete(body, timeout=timeout)
         choices = answer.get("choices")
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             raise EngineCallError("the engine answered the canary without a choice", 200)
-        # The first token may be an end mark with no text: its count is proof enough.
+        # The token may mark the end of the answer, which has no text. Then its count proves it.
         usage = answer.get("usage") or {}
         if not usage.get("completion_tokens") and not choices[0].get("text"):
             raise EngineCallError("the engine answered the canary without a token", 200)
 
     async def load(self) -> int | None:
-        """Requests running plus waiting, or None when the engine tells in no way known here."""
+        """Requests running plus waiting; None if the engine does not report it, or does not answer."""
         try:
-            return (await self.pulse(patience=QUICK)).load
+            return (await self.sample(timeout=QUICK)).load
         except EngineCallError:
             return None
 
-    async def pulse(self, *, patience: float, tracked: bool = False, steps: bool = True) -> Pulse:
-        """How much it has to do and whether it steps, from /load and /metrics.
+    async def sample(
+        self, *, timeout: float, tracks_load: bool = False, need_steps: bool = True
+    ) -> EngineSample:
+        """The engine's load and step counters, from /load and, where needed, /metrics.
 
-        `patience`: seconds for each of the two. A vLLM that does not track its load says 0 on /load
-        whatever it does, so with `tracked` alone a 0 there is the whole answer, and any load is if
-        its `steps` need not be known. Raises EngineSilent when it does not answer in time,
-        EngineCallError when nobody is there to answer.
+        `timeout`: seconds for each of the two calls. `tracks_load`: its /load can be believed; a
+        vLLM started without load tracking always says 0. /metrics is then called only if there is
+        load and `need_steps`. Raises EngineSilent when the engine does not answer in time,
+        EngineCallError when nobody answers at its address.
         """
-        load = await self._tracked_load(patience)
-        if tracked and load is not None and (load == 0 or not steps):
-            return Pulse(load, None)
+        load = await self._reported_load(timeout)
+        if tracks_load and load is not None and (load == 0 or not need_steps):
+            return EngineSample(load, None)
         try:
-            text = await self._call("GET", "/metrics", total=patience)
+            text = await self._call("GET", "/metrics", total=timeout)
         except EngineCallError as error:
             if error.status is None:
                 raise
-            return Pulse(load, None)
+            return EngineSample(load, None)
         values = totals(text.decode("utf-8", "replace"))
-        counted = requests_in_engine(values)
-        return Pulse(load if load or counted is None else counted, steps_of_engine(values))
+        gauge = requests_in_engine(values)
+        return EngineSample(load if load or gauge is None else gauge, steps_of_engine(values))
 
     async def count_tokens(
         self, model: str, prompt: str, *, add_special_tokens: bool = True
     ) -> int:
-        """Tokens of a text, with the marks the tokenizer adds unless told otherwise."""
+        """How many tokens a text has. `add_special_tokens`: with those the tokenizer adds itself."""
         body: dict[str, Any] = {
             "model": model,
             "prompt": prompt,
             "add_special_tokens": add_special_tokens,
         }
         answer = await self._json("POST", "/tokenize", body, total=SHORT)
-        if "count" not in answer:  # llama.cpp reads other names
+        if "count" not in answer:  # llama.cpp names the fields differently
             body = {"content": prompt, "add_special": add_special_tokens}
             answer = await self._json("POST", "/tokenize", body, total=SHORT)
         count = answer.get("count")
@@ -114,7 +117,7 @@ class EngineClient:
         raise EngineCallError("the engine's /tokenize answered without a count", 200)
 
     async def context_length(self, model: str) -> int | None:
-        """Tokens that prompt and answer may have together, or None if the engine does not say."""
+        """Tokens that prompt and answer may have together; None if the engine does not report it."""
         for card in await self._cards():
             if card.get("id") == model:
                 meta = card.get("meta") or {}
@@ -139,7 +142,7 @@ class EngineClient:
         request_id: str | None = None,
         timeout: float = GENERATE,
     ) -> dict[str, Any]:
-        """The whole answer to a completion request, as the engine gave it."""
+        """The engine's response to a completion request, without streaming. `timeout`: seconds."""
         body = {**body, "stream": False}
         return await self._json("POST", path, body, total=timeout, request_id=request_id)
 
@@ -153,9 +156,9 @@ class EngineClient:
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The events of a streamed completion, one decoded JSON object each.
 
-        `pause`: seconds without a byte after which the engine counts as hung. Closing the
-        iterator closes the connection, and the engine aborts the request. Raises EngineCallError
-        for an error event too, and for a stream that ends before `[DONE]`.
+        `pause`: seconds without any byte after which the engine counts as hung. Closing the
+        iterator closes the connection, on which the engine aborts the request. Raises
+        EngineCallError, also for an error event and for a stream that ends before `[DONE]`.
         """
         limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=pause)
         request = self._open("POST", path, {**body, "stream": True}, limits, request_id)
@@ -168,9 +171,9 @@ class EngineClient:
                     yield decode_event(data)
         raise EngineCallError(f"the engine ended its stream of {path} before it was done")
 
-    async def _tracked_load(self, patience: float) -> int | None:
+    async def _reported_load(self, timeout: float) -> int | None:
         try:
-            answer = await self._json("GET", "/load", total=patience)
+            answer = await self._json("GET", "/load", total=timeout)
         except EngineCallError as error:
             if error.status is None:
                 raise
@@ -274,9 +277,9 @@ class EngineClient:
 
 
 class EventParser:
-    """Server-sent events out of byte chunks, wherever the chunks were cut.
+    """Finds the server-sent events in a stream, whose chunks may end anywhere.
 
-    Lines may end in LF, CRLF or CR; comments and fields other than `data` are passed over.
+    Lines may end in LF, CRLF or CR. Comments and fields other than `data` are skipped.
     https://html.spec.whatwg.org/multipage/server-sent-events.html
     """
 
@@ -288,7 +291,7 @@ class EventParser:
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of every event that this chunk completes."""
         text = chunk
-        if self._after_cr:  # a CRLF may have been cut in two
+        if self._after_cr:  # the chunk before may have ended inside a CRLF
             text = chunk.removeprefix(b"\n")
         self._after_cr = chunk.endswith(b"\r")
         *lines, self._rest = LINE_END.split(self._rest + text)
@@ -307,7 +310,7 @@ class EventParser:
 
 
 def decode_event(data: bytes) -> dict[str, Any]:
-    """One event's JSON object. Raises EngineCallError if it is none, or tells an error."""
+    """The JSON object of one event. Raises EngineCallError for anything else, and for an error."""
     try:
         event = orjson.loads(data)
     except ValueError:
@@ -323,7 +326,7 @@ def decode_event(data: bytes) -> dict[str, Any]:
 
 
 def error_text(body: bytes) -> str:
-    """The message of an error body: OpenAI's envelope, its short forms, or the text itself."""
+    """The message in an error response: from OpenAI's envelope, a shorter form of it, or the text."""
     try:
         answer = orjson.loads(body)
     except ValueError:

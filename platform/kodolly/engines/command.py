@@ -1,4 +1,4 @@
-"""What an engine is started with, and the flags and environment that all kinds share."""
+"""The options of an engine, and the flags and environment variables that all kinds share."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from kodolly.engines.lora import LoraAdapter
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """What an engine is started with; None leaves the choice to the engine.
+    """The options of an engine. None: the engine's own default.
 
-    `python` is the interpreter of the engine's own environment (None: this one), `adapters` are for
-    vLLM alone, `extra_args` go to the engine as they are and win over the arguments made here.
+    `python`: interpreter of the environment that the engine is installed in (None: this one).
+    `adapters`: only vLLM has them. `extra_args`: go to the engine unchanged, after all others.
     """
 
     model: str
@@ -34,9 +34,9 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class EngineCommand:
-    """An engine's argv, and what its environment has over its parent's (secrets go there).
+    """How to start an engine. `env`: environment variables beside the parent's, secrets among them.
 
-    `on_cpu`: it computes on the CPU, so CPU time is a sign that it is at work.
+    `on_cpu`: it computes on the CPU, so CPU time shows whether it works.
     """
 
     argv: tuple[str, ...]
@@ -45,7 +45,7 @@ class EngineCommand:
 
 
 def common_flags(options: EngineOptions) -> list[str]:
-    """The flags that vLLM and the transformers engine share, all but the model's."""
+    """The flags that vLLM and the transformers engine have in common, except the model's."""
     flags = {
         "--served-model-name": options.served_model_name,
         "--host": options.host,
@@ -56,12 +56,15 @@ def common_flags(options: EngineOptions) -> list[str]:
         "--max-num-seqs": options.max_num_seqs,
         "--seed": options.seed,
     }
-    given = [(flag, str(value)) for flag, value in flags.items() if value is not None]
-    return [word for pair in given for word in pair]
+    pairs = [(flag, str(value)) for flag, value in flags.items() if value is not None]
+    return [word for pair in pairs for word in pair]
 
 
 def common_env(options: EngineOptions) -> dict[str, str]:
-    """Key and hub access; a key of the parent's own that nobody here would send is emptied."""
+    """The API key and the hub setting.
+
+    Without a key, one that this process inherited is blanked: nobody here would send it.
+    """
     env = {}
     if options.api_key is not None or "VLLM_API_KEY" in os.environ:
         env["VLLM_API_KEY"] = options.api_key or ""

@@ -1,8 +1,8 @@
-"""LoRA adapters that an engine adds to its base at run time: read and checked before it starts.
+"""LoRA adapters that an engine adds to its base model at run time, checked before it starts.
 
-vLLM looks at an adapter only when the base is loaded, minutes later, and passes in silence over
-some tensors it does not know. So everything it cannot add is refused here, in plain words; merged
-into the base it can be served all the same.
+vLLM reads an adapter only after the base is loaded, minutes later, and silently ignores some tensors
+that it does not know. So an adapter that it cannot add is refused here with the reason. Such an
+adapter can still be served: merged into its base.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MERGE = "merge it with `kodolly merge BASE ADAPTER --out DIR` and serve DIR"
 FACTOR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
-# Input and output embeddings by the names of GPT-NeoX, LLaMA and GPT-2: vLLM adds to them for some
-# architectures and passes over them for others.
+# Names of the input and output embeddings in GPT-NeoX, LLaMA and GPT-2. For some architectures vLLM
+# adds LoRA to them, for others it ignores it.
 VOCABULARY = frozenset({"embed_in", "embed_tokens", "wte", "embed_out", "lm_head"})
-# Keys of adapter_config.json that ask for more than a product of two matrices, if they are set.
+# Keys of adapter_config.json that, if set, ask for more than the product of two matrices.
 BEYOND_LORA = {
     "use_dora": "it is a DoRA adapter",
     "modules_to_save": "it replaces whole modules (modules_to_save)",
@@ -38,14 +38,16 @@ BEYOND_LORA = {
     "use_bdlora": "it is a block-diagonal LoRA",
     "use_qalora": "it is a QALoRA",
 }
-# Ways to begin that leave the base as it is; the others (PiSSA, OLoRA, LoftQ ...) change it.
-PLAIN_STARTS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
-NUMBERS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+# Values of init_lora_weights that leave the base unchanged. Others (PiSSA, OLoRA, LoftQ ...) train
+# against a changed base, so the adapter would not fit the original one.
+PLAIN_INITS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
+# Types of plain weights, by safetensors' names. Quantised weights are stored in other shapes.
+FLOAT_TYPES = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 
 
 @dataclass(frozen=True, slots=True)
 class LoraAdapter:
-    """One adapter as the engine gets it; `rank` is the largest of its layers."""
+    """An adapter: the name it is served by, its directory, and the largest rank of its layers."""
 
     name: str
     path: str
@@ -55,8 +57,7 @@ class LoraAdapter:
 def read_adapter(name: str, directory: Path, base: Path) -> LoraAdapter:
     """The adapter in `directory`, checked against the base model's directory.
 
-    A `base` that is no directory (a hub id) is not looked at. Raises SettingsError that says what
-    is wrong and what to do.
+    A `base` that is a hub id is not checked. Raises SettingsError with the problem and the cure.
     """
     try:
         config, tensors = _read(directory)
@@ -104,23 +105,23 @@ def _refuse_more_than_lora(config: Mapping[str, Any]) -> None:
     if config.get("bias") not in (None, "none"):
         reasons.append(f"it trains biases (bias = {config['bias']!r})")
     start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.lower() not in PLAIN_STARTS:
+    if isinstance(start, str) and start.lower() not in PLAIN_INITS:
         reasons.append(f"it was made for a changed base (init_lora_weights = {start!r})")
     if reasons:
         raise SettingsError(f"{reasons[0]}, which an engine cannot add at run time: {MERGE}")
 
 
 def _factors(tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[TensorInfo, TensorInfo]]:
-    """A of shape (r, in) and B of shape (out, r) of every linear layer, by its name in the model."""
+    """Module name -> (A, B): shapes (rank, in) and (out, rank) of each linear layer's matrices."""
     sides: dict[str, dict[str, TensorInfo]] = {}
     for name, info in tensors.items():
-        found = FACTOR.fullmatch(name)
-        if found is None or found[1].rpartition(".")[2] in VOCABULARY:
+        match = FACTOR.fullmatch(name)
+        if match is None or match[1].rpartition(".")[2] in VOCABULARY:
             raise SettingsError(
                 f"its tensor {name} is no low-rank change of a linear layer (trained token rows,"
                 f" a resized vocabulary, a head?), which an engine cannot add at run time: {MERGE}"
             )
-        sides.setdefault(found[1], {})[found[2]] = info
+        sides.setdefault(match[1], {})[match[2]] = info
     if not sides:
         raise SettingsError(f"{WEIGHTS} holds nothing")
     for module, pair in sides.items():
@@ -140,10 +141,10 @@ def _declared_ranks(config: Mapping[str, Any]) -> set[int]:
 def _check_ranks(factors: Mapping[str, tuple[TensorInfo, TensorInfo]], ranks: set[int]) -> None:
     for module, (a, b) in factors.items():
         if a.shape[0] != b.shape[1] or a.shape[0] not in ranks:
-            told = ", ".join(map(str, sorted(ranks)))
+            declared = ", ".join(map(str, sorted(ranks)))
             raise SettingsError(
                 f"{module} has lora_A of {_size(a.shape)} and lora_B of {_size(b.shape)}, where"
-                f" {CONFIG} says rank {told}: they do not belong together"
+                f" {CONFIG} says rank {declared}: they do not belong together"
             )
 
 
@@ -152,18 +153,18 @@ def _check_fit(
     weights: Mapping[str, TensorInfo],
     base: Path,
 ) -> None:
-    """Raises SettingsError if a layer that the adapter changes is not the base's."""
+    """Raises SettingsError if the base lacks a layer of the adapter, or has it in another shape."""
     if not weights:
         log.warning("%s has no safetensors: its adapters cannot be checked against it", base)
         return
     modules = {name.rpartition(".")[0] for name in weights}
     for module, (a, b) in factors.items():
-        known = next((name for name in _spellings(module) if name in modules), None)
-        if known is None:
+        match = next((name for name in _spellings(module) if name in modules), None)
+        if match is None:
             raise SettingsError(f"it changes {module}, which {base} does not have: another base's?")
-        weight = weights.get(f"{known}.weight")
-        if weight is None or weight.dtype not in NUMBERS:
-            continue  # quantised: packed in shapes of its own
+        weight = weights.get(f"{match}.weight")
+        if weight is None or weight.dtype not in FLOAT_TYPES:
+            continue  # quantised
         if weight.shape != (b.shape[0], a.shape[1]):
             raise SettingsError(
                 f"it changes {module} as one of {b.shape[0]} x {a.shape[1]}, but in {base} it is"
@@ -172,13 +173,17 @@ def _check_fit(
 
 
 def _spellings(module: str) -> Iterator[str]:
-    """Names a checkpoint may use for a module: some leave out the root's."""
+    """Names that a checkpoint may have for a module: with or without the first part (`model.`)."""
     yield module
     yield module.partition(".")[2]
 
 
 def _mention_other_base(name: str, config: Mapping[str, Any], base: Path) -> None:
-    """Shapes cannot tell two models of one family apart, and a moved model keeps no name: a hint."""
+    """Logs a warning if the adapter was trained on a base of another name.
+
+    Only a warning: the base may have been renamed. The shapes alone cannot show a wrong base, since
+    models of one family have the same.
+    """
     trained_on = str(config.get("base_model_name_or_path") or "").rstrip("/")
     if trained_on and trained_on.rpartition("/")[2] != base.resolve().name:
         log.warning(

@@ -1,4 +1,4 @@
-"""What an engine's Prometheus text tells of its health: how much it has to do, and whether it steps."""
+"""An engine's load and step counters, read from its Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 SAMPLE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{.*\})?\s+(\S+)(?:\s+\d+)?\s*")
 
-# The gauges of requests running and of requests waiting, by engine.
+# Names of the gauges for requests running and requests waiting, one pair for each kind of engine.
 LOAD_GAUGES = (
     ("vllm:num_requests_running", "vllm:num_requests_waiting"),
     ("sglang:num_running_reqs", "sglang:num_queue_reqs"),
@@ -15,9 +15,9 @@ LOAD_GAUGES = (
     ("kodolly_engine_requests_running", "kodolly_engine_requests_waiting"),
 )
 
-# Numbers that move with the engine's steps and with nothing else. vLLM's counters stand still
-# while a long prompt is read in pieces; the cache that fills up meanwhile does not.
-STEP_MARKS = (
+# Metrics that change when the engine makes a step, and only then. vLLM's counters do not change while
+# it reads a long prompt in parts; its cache usage does.
+STEP_METRICS = (
     "vllm:iteration_tokens_total_count",
     "vllm:generation_tokens_total",
     "vllm:prompt_tokens_total",
@@ -30,17 +30,17 @@ STEP_MARKS = (
     "kodolly_engine_tokens_total",
     "kodolly_engine_prompt_tokens_total",
 )
-KNOWN = ("vllm:", "sglang:", "llamacpp:", "kodolly_engine_")
+PREFIXES = ("vllm:", "sglang:", "llamacpp:", "kodolly_engine_")
 
 Steps = tuple[float | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
-    """One look at a running engine.
+class EngineSample:
+    """The state of a running engine at one moment.
 
-    `load`: requests running and waiting, or None if it does not tell. `steps`: numbers that change
-    when it makes a step, or None if it tells none, or was not asked because it has nothing to do.
+    `load`: requests running and waiting; None if the engine does not report it. `steps`: values of
+    STEP_METRICS; None if it reports none of them, or they were not read.
     """
 
     load: int | None
@@ -48,10 +48,10 @@ class Pulse:
 
 
 def totals(metrics: str) -> dict[str, float]:
-    """The samples of known engines by name, summed over their labels."""
+    """Metric name -> value, summed over its labels; only metrics of engines we know."""
     values: dict[str, float] = {}
     for line in metrics.splitlines():
-        if line.startswith(KNOWN) and (sample := SAMPLE.fullmatch(line)):
+        if line.startswith(PREFIXES) and (sample := SAMPLE.fullmatch(line)):
             name, value = sample.groups()
             try:
                 values[name] = values.get(name, 0.0) + float(value)
@@ -61,7 +61,7 @@ def totals(metrics: str) -> dict[str, float]:
 
 
 def requests_in_engine(values: dict[str, float]) -> int | None:
-    """Requests running plus waiting; None if unknown."""
+    """Requests running plus waiting; None if the engine does not report them."""
     for running, waiting in LOAD_GAUGES:
         if running in values:
             return int(values[running] + values.get(waiting, 0.0))
@@ -69,6 +69,6 @@ def requests_in_engine(values: dict[str, float]) -> int | None:
 
 
 def steps_of_engine(values: dict[str, float]) -> Steps | None:
-    """The step marks that are there; None if there are none."""
-    marks = tuple(values.get(name) for name in STEP_MARKS)
-    return marks if any(mark is not None for mark in marks) else None
+    """The values of STEP_METRICS, in order; None if the engine reports none of them."""
+    steps = tuple(values.get(name) for name in STEP_METRICS)
+    return steps if any(value is not None for value in steps) else None

@@ -1,4 +1,4 @@
-"""Attach to an OpenAI-compatible server that already runs: vLLM elsewhere, SGLang, llama.cpp."""
+"""Engines that somebody else runs: any OpenAI-compatible server (vLLM, SGLang, llama.cpp)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from kodolly.errors import SettingsError
 
 
 def normalise_url(url: str) -> str:
-    """The server's root: `http://host:port[/prefix]`, however the URL was given.
+    """The server's root, `http://host:port[/prefix]`. OpenAI's form of it, with `/v1`, is accepted.
 
-    OpenAI clients name a server with `/v1` at the end; both forms are taken. Raises SettingsError
-    when there is no http(s) host in it, or when it carries a key, a query or a fragment.
+    Raises SettingsError if the URL has no http(s) host, or has a key, a query or a fragment.
     """
     text = url.strip()
     try:
         parts = urlsplit(text)
-        host, _ = parts.hostname, parts.port  # a port that is no number raises here
+        host, _ = parts.hostname, parts.port  # raises for a port that is not a number
     except ValueError as error:
         raise SettingsError(f"engine URL {text!r} cannot be read: {error}") from None
     if "@" in parts.netloc:
@@ -33,7 +32,7 @@ def normalise_url(url: str) -> str:
 async def discover(url: str, api_key: str | None) -> list[str]:
     """Names of the models that the server at `url` offers.
 
-    Raises SettingsError for the URL, EngineCallError when the server does not answer as it should.
+    Raises SettingsError for a bad URL, EngineCallError if the server cannot be reached or refuses.
     """
     async with aiohttp.ClientSession() as session:
         return await EngineClient(normalise_url(url), api_key, session).models()

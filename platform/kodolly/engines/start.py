@@ -1,4 +1,4 @@
-"""The command that starts an engine process, whatever its kind."""
+"""The command that starts an engine of any kind."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from kodolly.errors import SettingsError
 
 KINDS = ("vllm", "transformers", "openai")
 
-# Ours to decide: remote code is never run, and a key in argv is readable by every local user.
+# Not for operators: a model's own code is never run, and other users can read a key in a command line.
 RESERVED_FLAGS = frozenset({"--trust-remote-code", "--api-key"})
 
 
 def engine_command(kind: str, options: EngineOptions) -> EngineCommand:
     """The command that starts an engine of this kind.
 
-    May run a short subprocess to look at the engine's environment (at most some seconds).
-    Raises SettingsError for an unknown kind, one that is not started here, or unusable options.
+    For vLLM it runs a subprocess that looks for the installation (0.1 s, at most 20 s). Raises
+    SettingsError for an unknown kind, one that is not started by us, or unusable options.
     """
     refuse_reserved(options.extra_args)
     if kind == "vllm":
@@ -32,16 +32,16 @@ def engine_command(kind: str, options: EngineOptions) -> EngineCommand:
 
 
 def transformers_command(options: EngineOptions) -> EngineCommand:
-    """KoDolly's own engine, run with this interpreter unless another is named."""
+    """The command for KoDolly's own engine, by default in this interpreter."""
     python = options.python or sys.executable
     argv = (python, "-m", "kodolly.engines.transformers", "--model", options.model)
     words = (*argv, *common_flags(options), *options.extra_args)
-    # torch is not imported here to be asked; where it finds a GPU, NVIDIA's driver has this file.
+    # NVIDIA's driver makes this file. Importing torch to ask it for a GPU would be slow.
     return EngineCommand(words, common_env(options), on_cpu=not os.path.exists("/dev/nvidiactl"))
 
 
 def refuse_reserved(extra_args: tuple[str, ...]) -> None:
-    """Raise SettingsError if extra arguments hold a flag that is not the operator's to give."""
+    """Raises SettingsError if `extra_args` has a flag that operators may not set."""
     for word in extra_args:
         flag = word.partition("=")[0].replace("_", "-")
         if flag in RESERVED_FLAGS:

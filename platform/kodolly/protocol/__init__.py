@@ -1,1 +1,1 @@
-"""Shapes that cross processes: FastChat's wire and OpenAI's wire."""
+"""Messages between processes: FastChat's protocol and OpenAI's API."""

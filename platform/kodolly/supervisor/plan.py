@@ -1,4 +1,4 @@
-"""Which processes `kodolly up` runs, with which flags."""
+"""The processes that `kodolly up` runs, and their flags."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from kodolly.settings import ENGINE_PORT, LOCAL, WORKER_PORT, CommonSettings, Up
 from kodolly.supervisor.service import ServiceSpec
 
 KODOLLY = (sys.executable, "-m", "kodolly")
-# Worker and engine ports keep their distance, whatever the first worker's port.
+# A worker's engine listens this many ports above the worker, whatever --worker-port is.
 ENGINE_OFFSET = ENGINE_PORT - WORKER_PORT
 LAST_PORT = 65535
-DRAIN = 5.0
+DRAIN = 5.0  # seconds for open responses when everything stops
 
 
 class Listener(NamedTuple):
-    """An address that must be free, and the flag that moves it."""
+    """An address that must be free, and the flag that changes its port."""
 
     host: str
     port: int
@@ -30,9 +30,9 @@ class Listener(NamedTuple):
 
 
 def services(settings: UpSettings, config: Path | None = None) -> list[ServiceSpec]:
-    """Every process, in the order of starting; they stop in the reverse one.
+    """All processes in the order in which they are started. They are stopped in reverse.
 
-    They all get the common options of `settings` and its settings file `config`.
+    Each gets the common options in `settings`, and the settings file `config`.
     """
     specs = [_controller(settings)]
     specs += [_worker(settings, index) for index in range(settings.workers)]
@@ -44,38 +44,38 @@ def services(settings: UpSettings, config: Path | None = None) -> list[ServiceSp
 
 
 def listeners(settings: UpSettings) -> list[Listener]:
-    """Everything `kodolly up` will listen on. Raises SettingsError for ports that cannot be."""
+    """Every address that `kodolly up` listens on. Raises SettingsError for impossible ports."""
     first, flag = settings.worker_port, "--worker-port"
     last = first + settings.workers - 1 + ENGINE_OFFSET
     if last > LAST_PORT:
         raise SettingsError(
             f"{flag}: {first} is too high: the engines need ports up to {last}, beyond {LAST_PORT}"
         )
-    found = [Listener(LOCAL, settings.controller_port, "--controller-port")]
+    result = [Listener(LOCAL, settings.controller_port, "--controller-port")]
     for port in range(first, first + settings.workers):
-        found += [Listener(LOCAL, port, flag), Listener(LOCAL, port + ENGINE_OFFSET, flag)]
-    found.append(Listener(settings.host, settings.api_port, "--api-port"))
+        result += [Listener(LOCAL, port, flag), Listener(LOCAL, port + ENGINE_OFFSET, flag)]
+    result.append(Listener(settings.host, settings.api_port, "--api-port"))
     if settings.web:
-        found.append(Listener(settings.host, settings.web_port, "--web-port"))
+        result.append(Listener(settings.host, settings.web_port, "--web-port"))
     flags: dict[int, str] = {}
-    for listener in found:
+    for listener in result:
         if (other := flags.setdefault(listener.port, listener.flag)) != listener.flag:
             raise SettingsError(f"{other} and {listener.flag} both take port {listener.port}")
-    return found
+    return result
 
 
 def page_url(settings: UpSettings) -> str:
-    """Where a person finds the chat."""
-    return f"http://{_in_url(settings.host)}:{settings.web_port}"
+    """The chat page's URL."""
+    return f"http://{_url_host(settings.host)}:{settings.web_port}"
 
 
 def api_url(settings: UpSettings) -> str:
-    """What an OpenAI client takes as its base URL, without the /v1."""
-    return f"http://{_in_url(settings.host)}:{settings.api_port}"
+    """The API's URL: an OpenAI client's base URL without the /v1."""
+    return f"http://{_url_host(settings.host)}:{settings.api_port}"
 
 
 def _common(settings: UpSettings, config: Path | None) -> dict[str, str]:
-    """The common options as variables: a command line, which anyone can read, holds no secret."""
+    """The common options as environment variables: other users can read a command line."""
     values = {f.name: getattr(settings, f.name) for f in fields(CommonSettings)}
     env = {
         environment_name(CommonSettings, name): str(value)
@@ -110,7 +110,7 @@ def _worker(settings: UpSettings, index: int) -> ServiceSpec:
     if settings.engine_python:
         flags += ["--engine-python", settings.engine_python]
     name = "worker" if settings.workers == 1 else f"worker-{index + 1}"
-    # The leash must not cut the agent's own drain and its engine's end short.
+    # Long enough for the agent's own drain and for stopping its engine.
     return ServiceSpec(
         name,
         (*KODOLLY, "worker", *flags),
@@ -125,24 +125,24 @@ def _api(settings: UpSettings) -> ServiceSpec:
         *("--host", settings.host, "--port", str(settings.api_port)),
         *("--controller", _controller_url(settings), "--drain-timeout", str(DRAIN)),
     ]
-    url = f"http://{_own(settings.host)}:{settings.api_port}/health"
+    url = f"http://{_reachable(settings.host)}:{settings.api_port}/health"
     return ServiceSpec("api", (*KODOLLY, "api", *flags), url, grace=DRAIN + 5)
 
 
 def _web(settings: UpSettings) -> ServiceSpec:
-    api = f"http://{_own(settings.host)}:{settings.api_port}"
+    api = f"http://{_reachable(settings.host)}:{settings.api_port}"
     flags = ["--host", settings.host, "--port", str(settings.web_port), "--api", api]
     temperature = settings.temperature
     if temperature is None:
-        temperature = _own_temperature(settings.model_directory())
+        temperature = _model_temperature(settings.model_directory())
     if temperature is not None:
         flags += ["--temperature", str(temperature)]
-    url = f"http://{_own(settings.host)}:{settings.web_port}/"
+    url = f"http://{_reachable(settings.host)}:{settings.web_port}/"
     return ServiceSpec("web", (*KODOLLY, "web", *flags), url)
 
 
-def _own_temperature(model: Path) -> float | None:
-    """What the model itself asks for in its generation config, if it does."""
+def _model_temperature(model: Path) -> float | None:
+    """The temperature in the model's generation_config.json; None without a usable one."""
     try:
         config = json.loads((model / "generation_config.json").read_text("utf-8"))
         temperature = float(config["temperature"])
@@ -151,17 +151,18 @@ def _own_temperature(model: Path) -> float | None:
     return temperature if 0 <= temperature <= 2 else None
 
 
-def _own(host: str) -> str:
-    """What reaches a server on `host` from this machine, as it stands in a URL."""
-    return {"0.0.0.0": LOCAL, "": LOCAL, "::": "[::1]"}.get(host) or _in_url(host)
+def _reachable(host: str) -> str:
+    """A host, ready for a URL, at which this machine reaches a server that listens on `host`."""
+    return {"0.0.0.0": LOCAL, "": LOCAL, "::": "[::1]"}.get(host) or _url_host(host)
 
 
-def _in_url(host: str) -> str:
+def _url_host(host: str) -> str:
+    """IPv6 addresses stand in brackets in a URL."""
     return f"[{host}]" if ":" in host else host
 
 
 def _threads(workers: int) -> dict[str, str]:
-    """Engines share the cores: waiting OpenMP threads spin and steal each other's time."""
+    """Divides the cores between the engines: OpenMP threads that wait for work keep a core busy."""
     if "OMP_NUM_THREADS" in os.environ:
         return {}
     return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}

@@ -1,4 +1,4 @@
-"""One supervised process: started on a leash, watched, started again when it ends."""
+"""One supervised process: started, and started again whenever it ends."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from pathlib import Path
 
 import aiohttp
 
-from kodolly.leash.process import LeashedProcess
+from kodolly.processes.leashed_process import LeashedProcess
+from kodolly.processes.restarts import RestartBackoff
 
 log = logging.getLogger(__name__)
 
-FIRST_BACKOFF, LAST_BACKOFF = 0.5, 15.0
-HEALTHY_RUN = 30.0
-POLL = 0.2
+POLL = 0.2  # seconds between two readiness checks
 PROBE = aiohttp.ClientTimeout(total=2)
 
 
 @dataclass(frozen=True)
 class ServiceSpec:
-    """What to run, and the URL that answers 200 once it is ready. `grace`: seconds to stop in."""
+    """What to run. `ready_url` answers 200 once it is ready. `grace`: seconds from SIGTERM to SIGKILL."""
 
     name: str
     argv: Sequence[str]
@@ -33,7 +32,7 @@ class ServiceSpec:
 
 
 class Service:
-    """A process that comes back. `pid` is 0 while it does not run."""
+    """A process that is started again when it ends. Its output goes to `log_file`."""
 
     def __init__(self, spec: ServiceSpec, log_file: Path) -> None:
         self.spec = spec
@@ -45,16 +44,16 @@ class Service:
 
     @property
     def pid(self) -> int:
-        """The program's own process id."""
+        """The program's process id; 0 while it does not run."""
         process = self._process
         return process.pid if process is not None and process.running else 0
 
     def start(self) -> None:
-        """Begins to run it, for ever."""
+        """Starts it, and starts it again until `stop`."""
         self._task = asyncio.create_task(self._keep_running())
 
     async def ready(self, session: aiohttp.ClientSession) -> bool:
-        """Whether it answers its ready URL with 200 now."""
+        """Whether its ready URL answers 200 now."""
         try:
             async with session.get(self.spec.ready_url, timeout=PROBE) as answer:
                 return answer.status == 200
@@ -62,7 +61,7 @@ class Service:
             return False
 
     async def until_ready(self, session: aiohttp.ClientSession) -> float:
-        """Waits until it is ready; returns the seconds that took."""
+        """Waits until it is ready; returns how long that took, in seconds."""
         started = time.monotonic()
         while not await self.ready(session):
             await asyncio.sleep(POLL)
@@ -78,29 +77,27 @@ class Service:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _keep_running(self) -> None:
-        backoff = FIRST_BACKOFF
+        backoff = RestartBackoff(first=0.5, longest=15.0, healthy_run=30.0)
         while not self._stopping:
             started = time.monotonic()
-            how = await self._run_once()
+            end = await self._run_once()
             if self._stopping:
                 return
-            if time.monotonic() - started > HEALTHY_RUN:
-                backoff = FIRST_BACKOFF
+            wait = backoff.wait_after(time.monotonic() - started)
             self.restarts += 1
             log.warning(
                 "%s %s; starting it again in %.1f s (log: %s)",
-                *(self.spec.name, how, backoff, self.log_file),
+                *(self.spec.name, end, wait, self.log_file),
             )
-            await asyncio.sleep(backoff)
-            backoff = min(backoff * 2, LAST_BACKOFF)
+            await asyncio.sleep(wait)
 
     async def _run_once(self) -> str:
-        """Runs the process to its end; returns what the log says of it."""
+        """Runs the process until it ends; returns how it ended, for the log."""
         try:
             with self.log_file.open("ab") as output:
                 self._process = await LeashedProcess.start(
                     self.spec.argv, env=self.spec.env, output=output, grace=self.spec.grace
                 )
-        except OSError as error:  # no memory, no file handle, no disk: these may pass
+        except OSError as error:  # no memory, file descriptor or disk space: the next try may work
             return f"cannot be started ({error.strerror})"
         return f"ended with code {await self._process.wait()}"

@@ -1,4 +1,4 @@
-"""The web process: the Gradio page behind a strict content policy, on one uvicorn server."""
+"""The web process: the Gradio page with a strict content security policy, on one uvicorn server."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from kodolly.web.guard import Guard
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-DRAIN = 1.0  # seconds open answers get when the process is told to stop
+DRAIN = 1.0  # seconds for open responses at SIGTERM
 
 
 class WebOptions(Protocol):
-    """What the page needs of `kodolly.settings.WebSettings`."""
+    """The settings that the page needs; `kodolly.settings.WebSettings` has them."""
 
     @property
     def host(self) -> str: ...
@@ -46,8 +46,8 @@ def serve(settings: WebOptions) -> None:
 
 
 def create_app(settings: WebOptions) -> FastAPI:
-    """The ASGI application; its lifespan closes the API client."""
-    # Gradio reads these at import: nothing is reported to or fetched from outside.
+    """The ASGI application. It closes the API client when it ends."""
+    # Gradio reads these when it is imported: it must send nothing to other servers.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     import gradio as gr

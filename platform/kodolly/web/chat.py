@@ -1,4 +1,4 @@
-"""Answers one turn of a conversation: from the API's stream to what the page shows."""
+"""Answers one turn of a conversation: turns the API's stream into messages for the page."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, cast
 import openai
 
 from kodolly.web.failures import Interrupted, explain
-from kodolly.web.growing import growing
 from kodolly.web.history import Message, assistant, for_api, notice
 from kodolly.web.models import LiveModels
 from kodolly.web.texts import Language
+from kodolly.web.throttle import text_snapshots
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageParam
 
-# Asks the API to tell our place in its queue, in events without choices.
+# Asks the API to send our place in its queue, in events without choices.
 QUEUE_EVENTS = {"X-KoDolly-Queue": "events"}
 SYSTEM_LIMIT = 8_000  # characters
 TOKENS_LIMIT = 32_768
@@ -27,7 +27,7 @@ TOKENS_LIMIT = 32_768
 
 @dataclass(frozen=True)
 class Choices:
-    """What a person chose beside the conversation; out-of-range values are moved into range."""
+    """What a person chose in the settings. A value out of range is moved to the nearest limit."""
 
     model: str | None = None
     system: str = ""
@@ -39,7 +39,7 @@ class Choices:
     def read(
         cls, model: Any, system: Any, temperature: Any, top_p: Any, max_tokens: Any
     ) -> Choices:
-        """From a browser's values, which may be anything."""
+        """From the browser's values. They may be of any type and size."""
         return cls(
             model=model if isinstance(model, str) and model else None,
             system=system[:SYSTEM_LIMIT] if isinstance(system, str) else "",
@@ -51,7 +51,7 @@ class Choices:
 
 @dataclass
 class Chat:
-    """The API as the page uses it: one client for all pages."""
+    """Calls the API for all pages."""
 
     client: openai.AsyncOpenAI
     live: LiveModels = field(init=False)
@@ -62,7 +62,7 @@ class Chat:
     async def answer(
         self, history: Sequence[Message], choices: Choices, language: Language
     ) -> AsyncGenerator[list[Message], None]:
-        """Yields the conversation with the growing answer; a failure becomes a notice at its end.
+        """Yields the conversation with the answer so far; a failure becomes a notice at its end.
 
         Closing this iterator, or cancelling the task that runs it, closes the API's stream.
         """
@@ -72,25 +72,27 @@ class Chat:
             problem = (await self.live.get()).problem or "no_worker"
             yield [*before, notice(language, problem)]
             return
-        text, finish = "", Finish()
+        text, state = "", StreamState()
         try:
-            async with aclosing(growing(self._pieces(model, before, choices, finish))) as states:
+            async with aclosing(
+                text_snapshots(self._pieces(model, before, choices, state))
+            ) as states:
                 async for text in states:
                     if text:
                         yield [*before, assistant(text)]
                     else:
-                        yield [*before, *finish.waiting(language)]
+                        yield [*before, *state.waiting(language)]
         except (openai.OpenAIError, Interrupted, ValueError) as error:  # ValueError: not JSON
             failure = explain(error, language, model=model, begun=bool(text))
             yield [*before, *([assistant(text)] if text else []), failure]
             return
-        if finish.reason == "length":
+        if state.reason == "length":
             yield [*before, assistant(text), notice(language, "length", retry=False)]
 
     async def _pieces(
-        self, model: str, history: Sequence[Message], choices: Choices, finish: Finish
+        self, model: str, history: Sequence[Message], choices: Choices, state: StreamState
     ) -> AsyncIterator[str]:
-        """The answer's deltas. Raises openai.OpenAIError, or Interrupted if the end is missing."""
+        """The pieces of the answer. Raises openai.OpenAIError, or Interrupted if it is cut off."""
         messages = cast("list[ChatCompletionMessageParam]", for_api(history, choices.system))
         stream = await self.client.chat.completions.create(
             model=model,
@@ -103,24 +105,24 @@ class Chat:
         )
         async with stream:
             async for chunk in stream:
-                finish.queue = chunk.model_extra if chunk.model_extra else {}
+                state.queue = chunk.model_extra if chunk.model_extra else {}
                 for choice in chunk.choices:
-                    finish.reason = choice.finish_reason or finish.reason
+                    state.reason = choice.finish_reason or state.reason
                     if choice.delta.content:
                         yield choice.delta.content
-        if finish.reason is None:
+        if state.reason is None:
             raise Interrupted("the stream ended without a finish reason")
 
 
 @dataclass
-class Finish:
-    """How far an answer is: why it ended (None while it has not), and its place while it waits."""
+class StreamState:
+    """The state of an answer's stream: its finish reason (None until it ends) and queue place."""
 
     reason: str | None = None
-    queue: Mapping[str, Any] = field(default_factory=dict)  # the API's last word on our place
+    queue: Mapping[str, Any] = field(default_factory=dict)  # the API's last event about our place
 
     def waiting(self, language: Language) -> list[Message]:
-        """A line about our place in the API's queue, if we wait there."""
+        """A notice with our place in the API's queue; [] if we do not wait there."""
         position, seconds = self.queue.get("position"), self.queue.get("wait")
         if not isinstance(position, int) or not isinstance(seconds, int | float):
             return []

@@ -1,16 +1,16 @@
-"""The OpenAI client the page reaches the API with."""
+"""The OpenAI client by which the page calls the API."""
 
 from __future__ import annotations
 
 import openai
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
 
-# A person waits in a queue of the engine for long, but a dead API is told at once.
+# An answer may wait in a long queue. But an API that is down should be noticed at once.
 TIMEOUT = Timeout(300.0, connect=5.0)
 
 
 def api_client(api: str, api_key: str | None) -> AsyncOpenAI:
-    """A client for the API at `api` (no path). It repeats nothing: retrying is the API's work."""
+    """A client for the API at `api` (no path). It does not retry: the API does that."""
     return openai.AsyncOpenAI(
         base_url=api.rstrip("/") + "/v1",
         api_key=api_key or "none",

@@ -1,7 +1,8 @@
-"""What the page's events do: from Gradio's raw values to a `Chat` and back to updates.
+"""The handlers of the page's events. They take Gradio's raw values and return updates.
 
-Values come unprocessed (`preprocess=False`): nothing a browser sends is opened as a file or made
-into a component, and a page survives a restart of this process, which remembers nothing of it.
+The values are not preprocessed (`preprocess=False`), so nothing that a browser sends is opened as a
+file or turned into a component. And all state is in the browser, so that a page goes on working
+after a restart of this process.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from kodolly.web.chat import Chat, Choices
-from kodolly.web.history import read, spoken, up_to_last_question
+from kodolly.web.history import read, up_to_last_question, without_notices
 from kodolly.web.status import status_html
 from kodolly.web.texts import Language, language_of, say
 from kodolly.web.turn import INPUT_LIMIT, read_turn
@@ -23,7 +24,7 @@ EXAMPLES = 3
 
 
 class Events:
-    """The handlers; `chat` is shared by all pages."""
+    """The event handlers. `chat` is shared by all pages."""
 
     def __init__(self, chat: Chat) -> None:
         self.chat = chat
@@ -40,42 +41,49 @@ class Events:
         event: gr.EventData,
         request: gr.Request,
     ) -> AsyncIterator[Updates]:
-        """A sent, edited, repeated or suggested question. Yields (input box, conversation)."""
+        """Answers a question: a new, edited or repeated one, or an example.
+
+        Yields updates of (input box, conversation).
+        """
         turn = read_turn(event._data, text, read(history))
         if turn is None:
             yield gr.skip(), gr.skip()
             return
         language = _language(request)
-        if turn.cut:
+        if turn.too_long:
             gr.Warning(say(language, "cut", limit=INPUT_LIMIT), title="")
-        yield busy(clear=turn.typed), turn.history
+        yield busy(clear=turn.from_input), turn.history
         choices = Choices.read(model, system, temperature, top_p, max_tokens)
         async for state in self.chat.answer(turn.history, choices, language):
             yield gr.skip(), state
 
     def greet(self, request: gr.Request) -> Any:
-        """Examples in the reader's language: Gradio translates labels, not these."""
+        """The examples in the reader's language. Gradio translates only labels by itself."""
         language = _language(request)
         numbers = range(1, EXAMPLES + 1)
         return gr.update(examples=[{"text": say(language, f"example_{n}")} for n in numbers])
 
     def undo(self, history: Any) -> Updates:
-        """Takes the last question back into the input box. Gives (input box, conversation)."""
-        kept = up_to_last_question(spoken(read(history)))
-        if not kept:
+        """Moves the last question back into the input box. Returns (input box, conversation)."""
+        messages = up_to_last_question(without_notices(read(history)))
+        if not messages:
             return idle(), gr.skip()
-        return gr.update(value=kept[-1]["content"], **IDLE), kept[:-1]
+        return gr.update(value=messages[-1]["content"], **IDLE), messages[:-1]
 
-    async def refresh(self, model: Any, seen: Any, request: gr.Request) -> Updates:
-        """The live list. Gives (model picker, status line, what the page has seen now)."""
+    async def refresh(self, model: Any, last_view: Any, request: gr.Request) -> Updates:
+        """Updates the models and the status. Returns (model picker, status line, view).
+
+        The view is what the page shows now, as JSON. It is kept in the page, and comes back as
+        `last_view`, so that a page is updated only when something has changed.
+        """
         available = await self.chat.live.get()
         language = _language(request)
-        before = _load(seen)
-        wanted = model or before.get("model")
+        before = _load(last_view)
+        choice = model or before.get("model")
         names = list(available.models)
-        value = wanted if wanted in names else next(iter(names), None)
-        # With nobody there the choice is kept in mind: it comes back with its worker.
-        now = {"model": value or wanted, "models": names, "problem": available.problem}
+        value = choice if choice in names else next(iter(names), None)
+        # While no model is available the choice is remembered, for when its worker is back.
+        now = {"model": value or choice, "models": names, "problem": available.problem}
         if now == before and model == value:
             return gr.skip(), gr.skip(), gr.skip()
         picker = gr.update(choices=[(name, name) for name in names], value=value)
@@ -87,12 +95,12 @@ IDLE = {"submit_btn": True, "stop_btn": False}
 
 
 def busy(*, clear: bool) -> Any:
-    """The input box while an answer is made: Stop in place of Send."""
+    """The input box while an answer is generated: with Stop instead of Send."""
     return gr.update(value="", **BUSY) if clear else gr.update(**BUSY)
 
 
 def idle() -> Any:
-    """The input box when nothing is being made."""
+    """The input box while no answer is generated."""
     return gr.update(**IDLE)
 
 
@@ -100,9 +108,9 @@ def _language(request: gr.Request) -> Language:
     return language_of(request.headers.get("accept-language"))
 
 
-def _load(seen: Any) -> dict[str, Any]:
+def _load(view: Any) -> dict[str, Any]:
     try:
-        value = json.loads(seen)
+        value = json.loads(view)
     except (TypeError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -1,4 +1,4 @@
-"""What went wrong between the page and the API, as a sentence for the person who waits."""
+"""Errors between the page and the API, as sentences for the person at the page."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ BY_STATUS = {
     429: "busy",
     503: "no_worker",
 }
-REASON_LIMIT = 300  # characters of an API's own sentence
+REASON_LIMIT = 300  # characters of the API's own message
 
 
 class Interrupted(Exception):
-    """An answer's stream ended before the answer did."""
+    """A stream ended before its answer was complete."""
 
 
 def explain(error: Exception, language: Language, *, model: str, begun: bool) -> Message:
-    """The notice for `error`; `begun`: part of the answer is already on the page."""
+    """The notice for `error`. `begun`: a part of the answer is on the page already."""
     key = failure_key(error, begun)
     reason = str(getattr(error, "message", error))[:REASON_LIMIT]
     return notice(language, key, model=model, reason=reason)
 
 
 def failure_key(error: Exception, begun: bool) -> str:
-    """Which sentence of texts.py tells `error`."""
+    """The key in texts.py of the sentence for `error`."""
     if _is_overflow(error):
         return "too_long"
     if isinstance(error, openai.APIStatusError):
@@ -40,12 +40,12 @@ def failure_key(error: Exception, begun: bool) -> str:
         return "lost"
     if isinstance(error, openai.APIConnectionError):
         return "api_down"
-    # An error event inside a stream has no status, only a code.
+    # An error event in a stream has no status, only a code.
     return "no_worker" if getattr(error, "code", None) == "no_worker" else "failed"
 
 
 def _is_overflow(error: Exception) -> bool:
-    # vLLM tells an overflow only in words, OpenAI and our API by a code.
+    # OpenAI and our API send a code for it. vLLM only sends a message.
     if getattr(error, "code", None) == "context_length_exceeded":
         return True
     return isinstance(error, openai.BadRequestError) and "context length" in error.message

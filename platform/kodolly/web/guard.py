@@ -1,4 +1,4 @@
-"""What every answer of the web process carries, and the longest question it reads."""
+"""Security headers for every response of the web process, and a limit for request bodies."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-BODY_LIMIT = 8 * 2**20  # bytes of one request: a whole long conversation
+BODY_LIMIT = 8 * 2**20  # bytes of one request, which holds a whole conversation
 
-# A model can write `![](http://elsewhere/…)` or raw HTML: nothing may be loaded from elsewhere.
-# Inline and eval are what Gradio's own page is made of.
+# A model can write `![](http://elsewhere/…)` or raw HTML, so nothing may be loaded from other hosts.
+# Gradio's own page needs inline scripts and eval.
 POLICY = (
     "default-src 'self'; "
     "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -34,10 +34,10 @@ HEADERS = {
 
 
 class Guard:
-    """ASGI middleware: the headers above, 413 beyond `limit` bytes, and an end to open streams.
+    """ASGI middleware: adds the headers, refuses bodies over `limit` bytes, and can end streams.
 
-    After `close()` every open request sees its client leave, so that Gradio's endless event
-    streams do not hold the process up.
+    Gradio keeps event streams open without end, which would delay the end of this process. After
+    `close()` the application sees a disconnect on every open request.
     """
 
     def __init__(self, app: ASGIApp, limit: int = BODY_LIMIT) -> None:
@@ -53,27 +53,27 @@ class Guard:
             return await self.app(scope, receive, send)
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"0")
-        # Browsers always tell a body's length; one without is not ours.
+        # Browsers always send the length of a body, so a request without one is not from our page.
         if b"transfer-encoding" in headers or not length.isdigit() or int(length) > self.limit:
             return await PlainTextResponse("too large", 413)(scope, receive, send)
-        sent = Sent(send)
-        await self.app(scope, partial(self._receive, receive), sent)
-        if self._closing.is_set() and sent.open:
+        tracker = ResponseTracker(send)
+        await self.app(scope, partial(self._receive, receive), tracker)
+        if self._closing.is_set() and tracker.open:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _receive(self, receive: Receive) -> Message:
-        coming = asyncio.ensure_future(receive())
+        message = asyncio.ensure_future(receive())
         closing = asyncio.create_task(self._closing.wait())
         try:
-            await asyncio.wait({coming, closing}, return_when=asyncio.FIRST_COMPLETED)
-            return coming.result() if coming.done() else {"type": "http.disconnect"}
+            await asyncio.wait({message, closing}, return_when=asyncio.FIRST_COMPLETED)
+            return message.result() if message.done() else {"type": "http.disconnect"}
         finally:
-            coming.cancel()
+            message.cancel()
             closing.cancel()
 
 
-class Sent:
-    """The way out of one answer: adds the headers and remembers whether the answer has ended."""
+class ResponseTracker:
+    """The `send` of one response: adds the headers and notes whether the response is still open."""
 
     def __init__(self, send: Send) -> None:
         self._send = send

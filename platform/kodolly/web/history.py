@@ -1,7 +1,7 @@
-"""The conversation as the page holds it, and as the API wants it.
+"""The conversation, in Gradio's form and in OpenAI's.
 
-The browser holds the only copy: a list of Gradio chat messages. A *notice* is a message of ours
-inside it (an error, a hint); it is shown and never sent to a model.
+The only copy is in the browser: a list of Gradio's chat messages. A *notice* is a message of our own
+in that list (an error, a hint). It is shown, but never sent to a model.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def assistant(text: str) -> Message:
 
 
 def notice(language: Language, key: str, *, retry: bool = True, **fields: object) -> Message:
-    """A sentence of ours in the conversation, with a button to try again if `retry`."""
-    # One line: a quotation in Markdown, which the page sets apart.
+    """A notice with the sentence `key` of texts.py. `retry`: with a button to try again."""
+    # As one line, it is a quotation in Markdown, which looks different from an answer.
     text = "> " + " ".join(say(language, key, **fields).split())
     message: Message = {"role": "assistant", "content": text, "metadata": {"id": NOTICE}}
     if retry:
@@ -44,7 +44,7 @@ def notice(language: Language, key: str, *, retry: bool = True, **fields: object
 
 
 def read(value: Any) -> list[Message]:
-    """The conversation out of what a browser sent; whatever is not text of a turn is left out."""
+    """The conversation in a browser's value. Everything that is not the text of a message is ignored."""
     if not isinstance(value, list):
         return []
     messages = []
@@ -54,8 +54,8 @@ def read(value: Any) -> list[Message]:
     return messages
 
 
-def spoken(history: Sequence[Message]) -> list[Message]:
-    """The conversation without notices: what was really said."""
+def without_notices(history: Sequence[Message]) -> list[Message]:
+    """The conversation without our own notices."""
     return [message for message in history if not is_notice(message)]
 
 
@@ -64,7 +64,7 @@ def is_notice(message: Message) -> bool:
 
 
 def up_to_last_question(history: Sequence[Message]) -> list[Message]:
-    """The conversation up to the last user message, itself included; [] if there is none."""
+    """The conversation up to and with the last user message; [] if there is none."""
     for end in range(len(history), 0, -1):
         if history[end - 1].get("role") == "user":
             return list(history[:end])
@@ -72,7 +72,10 @@ def up_to_last_question(history: Sequence[Message]) -> list[Message]:
 
 
 def for_api(history: Iterable[Message], system: str) -> list[dict[str, str]]:
-    """OpenAI messages. Questions left unanswered are joined: many templates want strict turns."""
+    """The conversation as OpenAI messages.
+
+    Messages of the same role in a row are joined, since many templates need alternating turns.
+    """
     messages: list[dict[str, str]] = []
     if system.strip():
         messages.append({"role": "system", "content": system})

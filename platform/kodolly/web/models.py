@@ -1,4 +1,4 @@
-"""The live list of models, one request for all open pages."""
+"""The list of available models, fetched once for all open pages."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import openai
 
 from kodolly.web.failures import failure_key
 
-FRESH = 1.0  # seconds an answer of the API serves every page that asks
+MAX_AGE = 1.0  # seconds for which a list is used
 
 
 @dataclass(frozen=True)
-class Available:
-    """Model names that have a worker now, or why there are none.
+class ModelList:
+    """Names of the models that have a worker now, or the reason why there are none.
 
-    `problem` is "" or one of texts.py's keys after `status_`.
+    `problem`: "", or a key in texts.py without its `status_`.
     """
 
     models: tuple[str, ...] = ()
@@ -25,27 +25,26 @@ class Available:
 
 
 class LiveModels:
-    """`GET /v1/models`, asked at most once in FRESH seconds. Never raises."""
+    """Fetches `GET /v1/models` at most once in MAX_AGE seconds. Never raises."""
 
     def __init__(self, client: openai.AsyncOpenAI) -> None:
         self._client = client
         self._lock = asyncio.Lock()
-        self._last = Available(problem="api_down")
-        self._asked = float("-inf")
+        self._last = ModelList(problem="api_down")
+        self._fetched_at = float("-inf")
 
-    async def get(self) -> Available:
+    async def get(self) -> ModelList:
         async with self._lock:
-            if time.monotonic() - self._asked >= FRESH:
-                self._last = await self._ask()
-                self._asked = time.monotonic()
+            if time.monotonic() - self._fetched_at >= MAX_AGE:
+                self._last = await self._fetch()
+                self._fetched_at = time.monotonic()
             return self._last
 
-    async def _ask(self) -> Available:
+    async def _fetch(self) -> ModelList:
         try:
             page = await self._client.models.list(timeout=5)
         except openai.OpenAIError as error:
             key = failure_key(error, begun=False)
-            known = key in ("no_access", "no_worker")
-            return Available(problem=key if known else "api_down")
+            return ModelList(problem=key if key in ("no_access", "no_worker") else "api_down")
         names = tuple(model.id for model in page.data)
-        return Available(names, "" if names else "no_worker")
+        return ModelList(names, "" if names else "no_worker")

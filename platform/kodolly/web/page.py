@@ -1,4 +1,4 @@
-"""The page's layout and which event calls what. Why gr.Blocks: docs/decisions/0005-web-page.md."""
+"""The page's layout and its events. Why gr.Blocks: docs/decisions/0005-web-page.md."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from kodolly.web.status import waiting_html
 from kodolly.web.texts import EN, GRADIO_FIXED_KO, GRADIO_KO, KO
 from kodolly.web.turn import INPUT_LIMIT
 
-REFRESH = 3.0  # seconds between two looks at the live list
-ANSWERS = 128  # answers being made at once for all pages
-WAITING = 512  # events waiting for their turn; beyond that Gradio says the queue is full
+REFRESH = 3.0  # seconds between two updates of the models and the status
+ANSWERS = 128  # answers that are generated at once, for all pages
+WAITING = 512  # events that may wait; then Gradio says that its queue is full
 
 LATEX = [
     {"left": "$$", "right": "$$", "display": True},
@@ -34,10 +34,10 @@ def build_page(
     max_tokens: int = Choices.max_tokens,
     temperature: float = Choices.temperature,
 ) -> gr.Blocks:
-    """The chat page as Gradio Blocks; it talks to the API through `chat` only."""
+    """The chat page as Gradio Blocks. Only `chat` calls the API."""
     t = translations()
     page = gr.Blocks(title=title, analytics_enabled=False, fill_height=True, fill_width=True)
-    page.max_threads = ANSWERS + 64  # the queue's slots, whatever runs in them
+    page.max_threads = ANSWERS + 64  # for all answers and some other events
     with page:
         with gr.Sidebar(position="right", open=False, width=320, elem_id="kd-settings"):
             settings = _settings(t, max_tokens, temperature)
@@ -56,20 +56,20 @@ def build_page(
         chatbot = _chatbot(t)
         box = _input(t)
         gr.HTML(f"<p>{t('foot')}</p>", elem_id="kd-foot", padding=False)
-        seen = gr.Textbox(visible=False)
-        _wire(page, Events(chat), box, chatbot, picker, settings, status, seen)
+        view = gr.Textbox(visible=False)
+        _wire(page, Events(chat), box, chatbot, picker, settings, status, view)
     page.queue(max_size=WAITING, default_concurrency_limit=None, api_open=False)
     return page
 
 
 @cache
 def translations() -> gr.I18n:
-    """Labels of the page in both languages, and Gradio's own that its Korean bundle lacks."""
+    """The page's labels in both languages, and Gradio labels that its Korean translation lacks."""
     return gr.I18n(ko=KO | GRADIO_KO, en=EN)
 
 
 def theme() -> gr.themes.Base:
-    """Colours and fonts; fonts are the reader's own, nothing is fetched."""
+    """Colours and fonts. Only fonts on the reader's machine: nothing is downloaded."""
     sans = (
         "Pretendard",
         "Apple SD Gothic Neo",
@@ -90,27 +90,27 @@ def theme() -> gr.themes.Base:
 
 
 def asset(name: str) -> str:
-    """A text file that lies beside this module."""
+    """The content of a text file in this package."""
     return files("kodolly.web").joinpath(name).read_text(encoding="utf-8")
 
 
 def head_html() -> str:
-    """The page's own script with the words it needs."""
+    """The page's own script, and the texts that it needs."""
     both: dict[str, dict[str, str]] = {"ko": KO, "en": EN}
     words: dict[str, Any] = {
-        # The outputs of the one streamed event, left as they are: input box and conversation.
+        # An update that changes none of the streamed event's outputs: input box and conversation.
         "unchanged": [{"__type__": "update"}, {"__type__": "update"}],
         "fixed": GRADIO_FIXED_KO,
         "reconnecting": {language: texts["reconnecting"] for language, texts in both.items()},
         "names": {language: _names(texts) for language, texts in both.items()},
     }
-    # "</" would end the script early.
+    # "</script" in a text would end the script element.
     data = json.dumps(words, ensure_ascii=False).replace("</", "<\\/")
     return f"<script>const KODOLLY = {data};\n{asset('page.js')}</script>"
 
 
 def _names(texts: dict[str, str]) -> dict[str, str]:
-    """CSS selector of a button without a name -> its name."""
+    """CSS selector -> accessible name, for buttons that Gradio gives none."""
     return {
         "#kd-input .submit-button": texts["send"],
         "#kd-input .stop-button": texts["stop"],
@@ -160,7 +160,7 @@ def _input(t: gr.I18n) -> gr.Textbox:
 
 
 def _settings(t: gr.I18n, max_tokens: int, temperature: float) -> list[Any]:
-    """System prompt, temperature, top-p and length, in the order `Events.answer` takes them."""
+    """System prompt, temperature, top-p and length, in the order of `Events.answer`'s parameters."""
     gr.Markdown(t("settings"), elem_classes="kd-settings-title")
     return [
         gr.Textbox(label=t("system"), info=t("system_hint"), lines=4, max_lines=10),
@@ -185,10 +185,10 @@ def _wire(
     picker: gr.Dropdown,
     settings: list[Any],
     status: gr.HTML,
-    seen: gr.Textbox,
+    view: gr.Textbox,
 ) -> None:
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    # One event for all ways to ask: a page makes one answer at a time, and Stop ends any of them.
+    # All ways to ask are one event, so a page has one answer at a time, and Stop ends any of them.
     answer = gr.on(
         [box.submit, chatbot.retry, chatbot.edit, chatbot.example_select, chatbot.option_select],
         events.answer,
@@ -201,20 +201,20 @@ def _wire(
         **quiet,
     )
     now: dict[str, Any] = {"queue": False, "preprocess": False, **quiet}
-    # Whatever ended the answer, Send comes back.
+    # When the answer ends, for whatever reason, Send is shown again.
     answer.then(idle, None, [box], **now)
     gr.on([box.stop, chatbot.clear], idle, None, [box], cancels=[answer], **now)
     chatbot.undo(events.undo, [chatbot], [box, chatbot], cancels=[answer], **now)
-    look = {"fn": events.refresh, "inputs": [picker, seen], "outputs": [picker, status, seen]}
+    look = {"fn": events.refresh, "inputs": [picker, view], "outputs": [picker, status, view]}
     gr.Timer(REFRESH).tick(**look, **now)
     page.load(events.greet, None, [chatbot], queue=False, **quiet)
-    kept = [chatbot, picker, *settings]
-    remembered = page.load(None, kept, kept, js="(...values) => kodolly.restore(...values)")
-    remembered.then(**look, **now)
+    saved = [chatbot, picker, *settings]
+    restored = page.load(None, saved, saved, js="(...values) => kodolly.restore(...values)")
+    restored.then(**look, **now)
     gr.on(
-        [component.change for component in kept],
+        [component.change for component in saved],
         None,
-        kept,
+        saved,
         None,
         js="(...values) => kodolly.save(...values)",
         show_progress="hidden",

@@ -1,22 +1,22 @@
-"""The quiet line at the top: is anybody there to answer."""
+"""The status line at the top of the page: whether a model is available."""
 
 from __future__ import annotations
 
 import html
 
-from kodolly.web.models import Available
+from kodolly.web.models import ModelList
 from kodolly.web.texts import Language, say
 
 
-def status_html(available: Available, language: Language) -> str:
+def status_html(models: ModelList, language: Language) -> str:
     """One line of HTML: a dot and a sentence."""
-    if available.problem:
-        return _line("bad", say(language, f"status_{available.problem}"))
+    if models.problem:
+        return _line("bad", say(language, f"status_{models.problem}"))
     return _line("good", say(language, "ready"))
 
 
 def waiting_html(language: Language = "ko") -> str:
-    """The line before the first look at the API."""
+    """The line before the API has answered for the first time."""
     return _line("wait", say(language, "connecting"))
 
 

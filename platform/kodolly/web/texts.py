@@ -1,7 +1,7 @@
-"""Every sentence a person reads on the page, in Korean and English.
+"""All texts of the page, in Korean and English.
 
-Still labels are chosen in the browser (Gradio's I18n, by `navigator.language`); sentences made on
-the server while the page lives are chosen by the request's Accept-Language.
+The browser chooses the language of labels (Gradio's I18n, by `navigator.language`). Sentences that the
+server writes later are in the language of the request's Accept-Language header.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ GRADIO_KO = {
     "status.queue_position": "대기 순서: {size}명 중 {position}번째",
 }
 
-# Words fixed in English inside Gradio's page (6.31); page.js replaces them by their beginning.
+# English texts that Gradio's page (6.31) does not translate. page.js replaces texts that begin so.
 GRADIO_FIXED_KO = {
     "Connection Lost": "연결이 끊어졌습니다",
     "Connection to the server was lost. Attempting reconnection...": "다시 연결하는 중입니다…",
@@ -131,7 +131,7 @@ GRADIO_FIXED_KO = {
 
 
 def language_of(accept_language: str | None) -> Language:
-    """The better liked of our two languages in an Accept-Language header; Korean if neither is.
+    """Korean or English, by the weights in an Accept-Language header; Korean if it has neither.
 
     Source: RFC 9110 section 12.5.4.
     """
@@ -140,14 +140,14 @@ def language_of(accept_language: str | None) -> Language:
     for item in (accept_language or "").split(","):
         tag, _, rest = item.strip().partition(";")
         primary = tag.strip().lower().partition("-")[0]
-        liked = _quality(rest)
-        if primary in ("ko", "en") and liked > weight:
-            best, weight = ("ko" if primary == "ko" else "en"), liked
+        quality = _quality(rest)
+        if primary in ("ko", "en") and quality > weight:
+            best, weight = ("ko" if primary == "ko" else "en"), quality
     return best
 
 
 def say(language: Language, key: str, **fields: object) -> str:
-    """The sentence `key`, its `{fields}` filled in."""
+    """The text `key` with `fields` in its braces."""
     return TEXTS[language][key].format(**fields)
 
 

@@ -1,1 +1,1 @@
-"""The agent beside one engine: starts it, registers it, beats for it, drains it."""
+"""The agent beside one engine: starts it, checks its health, and registers it at the controllers."""

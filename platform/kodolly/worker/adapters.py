@@ -1,4 +1,4 @@
-"""Adapters served beside their base: what `--adapters` names, and the one template of them all."""
+"""LoRA adapters served together with their base model: `--adapters`, and the template they share."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ log = logging.getLogger(__name__)
 NAME = re.compile(r"\w[\w.:/-]{0,127}")
 TOKENIZER = "tokenizer.json"
 GENERATION, CONFIG = "generation_config.json", "config.json"
-OWN = "tokenizer"  # what a card says of a chat template beside it
+OWN_TEMPLATE = "tokenizer"  # a model card's word for the chat template in its own directory
 
 
-def read_adapters(named: Sequence[str], engine: str, base: str) -> tuple[LoraAdapter, ...]:
-    """The adapters of `NAME=DIR` texts, checked against the base's directory.
+def read_adapters(specs: Sequence[str], engine: str, base: str) -> tuple[LoraAdapter, ...]:
+    """The adapters in `specs` (`NAME=DIR` each), checked against the base model's directory.
 
-    Raises SettingsError for an engine that adds none, a text of another form, a name that comes
-    twice, or an adapter that cannot be added to this base.
+    Raises SettingsError for an engine without adapters, a spec of another form, a repeated name,
+    or an adapter that does not fit this base.
     """
-    if not named:
+    if not specs:
         return ()
     if engine == "openai":
         raise SettingsError(
@@ -39,25 +39,26 @@ def read_adapters(named: Sequence[str], engine: str, base: str) -> tuple[LoraAda
         raise SettingsError(
             f"--adapters: the {engine} engine adds none at run time: use --engine vllm, or {MERGE}"
         )
-    found: list[LoraAdapter] = []
-    for text in named:
-        name, equals, directory = text.partition("=")
+    adapters: list[LoraAdapter] = []
+    for spec in specs:
+        name, equals, directory = spec.partition("=")
         if not equals or not directory or not NAME.fullmatch(name):
-            raise SettingsError(f"--adapters: NAME=DIR is expected, not {text!r}")
-        if name in (adapter.name for adapter in found):
+            raise SettingsError(f"--adapters: NAME=DIR is expected, not {spec!r}")
+        if name in (adapter.name for adapter in adapters):
             raise SettingsError(f"--adapters: the name {name!r} comes twice")
-        found.append(read_adapter(name, Path(directory).expanduser(), Path(base)))
-    return tuple(found)
+        adapters.append(read_adapter(name, Path(directory).expanduser(), Path(base)))
+    return tuple(adapters)
 
 
 def with_adapters(
     model: ServedModel, adapters: tuple[LoraAdapter, ...], *, template_is_chosen: bool
 ) -> ServedModel:
-    """The base with its adapters, under the chat template they share.
+    """The base model with its adapters, and the one chat template that they all use.
 
-    `template_is_chosen`: the operator named the base's template, so it is used for all. Raises
-    SettingsError for a name that the base has, an adapter whose tokenizer has tokens that the
-    base's has not or whose answers end otherwise, and templates that differ: an engine has one.
+    `template_is_chosen`: the operator named a template, which is then used for all. Raises
+    SettingsError when an adapter has the base's name, when its tokenizer has tokens that the base's
+    lacks, when its answers end with another token, or when its template differs: an engine has only
+    one tokenizer and one template.
     """
     if model.name in (adapter.name for adapter in adapters):
         raise SettingsError(f"--adapters: {model.name!r} is the base's own name")
@@ -69,13 +70,13 @@ def with_adapters(
 
 
 def _refuse_new_tokens(adapter: LoraAdapter, model: ServedModel) -> None:
-    """Raises SettingsError if the prompts it was trained on cannot be made of the base's tokens."""
+    """Raises SettingsError if the adapter was trained with tokens that the base does not have."""
     here, there = Path(adapter.path), Path(model.path)
     if not (here / TOKENIZER).is_file() or not (there / TOKENIZER).is_file():
         return
     try:
-        known = kodolly_templates.special_tokens_of(there)
-        new = [t for t in kodolly_templates.special_tokens_of(here) if t not in known]
+        base_tokens = kodolly_templates.special_tokens_of(there)
+        new = [t for t in kodolly_templates.special_tokens_of(here) if t not in base_tokens]
     except TemplateError as error:
         raise SettingsError(f"--adapters: {adapter.name}: {error}") from error
     if new:
@@ -86,26 +87,26 @@ def _refuse_new_tokens(adapter: LoraAdapter, model: ServedModel) -> None:
 
 
 def _refuse_another_end(adapter: LoraAdapter, model: ServedModel) -> None:
-    """Raises SettingsError if it ends its answers with a token at which the base does not stop."""
+    """Raises SettingsError if the adapter ends its answers with a token at which the base goes on."""
     here, base = Path(adapter.path), Path(model.path)
     if not base.is_dir():
         return
-    known = _end_tokens(base / GENERATION) or _end_tokens(base / CONFIG)
+    base_ends = _end_tokens(base / GENERATION) or _end_tokens(base / CONFIG)
     eos = named_tokens(base).get("eos_token")
     added = read_object(base / TOKENIZER).get("added_tokens") or []
-    known |= {token["id"] for token in added if token.get("content") == eos}
-    other = _end_tokens(here / GENERATION) - known
-    if known and other:
+    base_ends |= {token["id"] for token in added if token.get("content") == eos}
+    other = _end_tokens(here / GENERATION) - base_ends
+    if base_ends and other:
         raise SettingsError(
             f"--adapters: {adapter.name}: it ends its answers with token"
             f" {', '.join(map(str, sorted(other)))}, the base stops at"
-            f" {', '.join(map(str, sorted(known)))} only: correct the base's {GENERATION}, or {MERGE}"
+            f" {', '.join(map(str, sorted(base_ends)))} only: correct the base's {GENERATION}, or {MERGE}"
         )
 
 
 def _end_tokens(file: Path) -> set[int]:
-    told = read_object(file).get("eos_token_id")
-    return {token for token in (told if isinstance(told, list) else [told]) if token is not None}
+    value = read_object(file).get("eos_token_id")
+    return {token for token in (value if isinstance(value, list) else [value]) if token is not None}
 
 
 def _shared_template(
@@ -114,7 +115,7 @@ def _shared_template(
     shared, owner = model.template, model.name
     for adapter in adapters:
         own = _own_template(adapter, model)
-        if own is None or (shared is not None and _words(own) == _words(shared)):
+        if own is None or (shared is not None and _source(own) == _source(shared)):
             continue
         if chosen:
             log.warning(
@@ -135,10 +136,10 @@ def _shared_template(
 
 
 def _own_template(adapter: LoraAdapter, model: ServedModel) -> ChatTemplate | None:
-    """What the adapter's card names, else the chat template beside it; None: it follows the base."""
+    """The template that the adapter's card names, else the one in its directory, else None."""
     directory, base = Path(adapter.path), Path(model.path)
     name = read_object(directory / CARD).get("template")
-    if isinstance(name, str) and name and name != OWN:
+    if isinstance(name, str) and name and name != OWN_TEMPLATE:
         try:
             return kodolly_templates.load(base, name) if base.is_dir() else named_template(name)
         except (SettingsError, TemplateError) as error:
@@ -149,6 +150,6 @@ def _own_template(adapter: LoraAdapter, model: ServedModel) -> ChatTemplate | No
         return None
 
 
-def _words(template: ChatTemplate) -> str:
-    """What makes two templates the same one."""
+def _source(template: ChatTemplate) -> str:
+    """Two templates are the same if this text is: a dialect's name, or the Jinja source."""
     return template.name if isinstance(template, Template) else template.source

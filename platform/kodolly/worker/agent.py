@@ -1,4 +1,4 @@
-"""The agent beside one engine: starts it, waits for a token, registers, beats, restarts, drains."""
+"""The agent of one engine: starts and restarts it, keeps the controllers informed, drains it."""
 
 from __future__ import annotations
 
@@ -17,36 +17,38 @@ from kodolly.engines.client import EngineClient
 from kodolly.engines.command import EngineCommand
 from kodolly.errors import EngineCallError, EngineStartError
 from kodolly.http import server
-from kodolly.leash.process import LeashedProcess
+from kodolly.processes.leashed_process import LeashedProcess
+from kodolly.processes.restarts import RestartBackoff
 from kodolly.protocol.wire import Extension, WorkerState, WorkerStatus
 from kodolly.worker.cpu import engine_seconds
-from kodolly.worker.progress import EngineWatch, Patience
-from kodolly.worker.registration import ControllerClient, Teller
+from kodolly.worker.health import EngineMonitor, HealthLimits
+from kodolly.worker.registration import ControllerClient, Heartbeat
 
 log = logging.getLogger(__name__)
 
-POLL_INTERVAL = 0.5
-LOAD_TIMEOUT = 2.0
-FIRST_BACKOFF, LAST_BACKOFF = 1.0, 30.0
-# An engine that ran this long before it died is started again without waiting longer each time.
-HEALTHY_RUN = 60.0
-ENGINE_GRACE = 10.0
-# Requests that were on their way when the worker left rotation arrive within this.
-SETTLE = 1.0
+POLL_INTERVAL = 0.5  # seconds between two looks at an engine that starts or drains
+LOAD_TIMEOUT = 2.0  # seconds an engine has to report its load
+ENGINE_GRACE = 10.0  # seconds between SIGTERM and SIGKILL
+# A worker that drains must be idle for this long (seconds): a request sent just before the
+# controller took it out of rotation may still arrive.
+IDLE_BEFORE_STOP = 1.0
 
 
 @dataclass(frozen=True)
 class Announcement:
-    """What the agent tells the controller about its worker, state and load aside."""
+    """What the controllers are told about a worker, without its state and load.
 
-    name: str  # base URL, the worker's key
+    `name`: the worker's base URL, which is its key in the table. `speed`: its weight.
+    """
+
+    name: str
     model_names: tuple[str, ...]
     speed: float
     extension: Extension
 
 
 class Agent:
-    """One engine's life, from `start()` to `drain()`."""
+    """Runs one engine from `start()` to `drain()`."""
 
     def __init__(
         self,
@@ -57,8 +59,13 @@ class Agent:
         *,
         start_timeout: float,
         drain_timeout: float,
-        patience: Patience | None = None,
+        limits: HealthLimits | None = None,
     ) -> None:
+        """`command`: starts the engine; None for an engine that somebody else runs.
+
+        `start_timeout`: seconds until the engine's first token. `drain_timeout`: seconds for
+        running requests.
+        """
         self.state = WorkerState.STARTING
         self.announcement = announcement
         self.engine = engine
@@ -66,15 +73,15 @@ class Agent:
         self._command = command
         self._start_timeout = start_timeout
         self._drain_timeout = drain_timeout
-        self._patience = patience or Patience()
+        self._limits = limits or HealthLimits()
         self._process: LeashedProcess | None = None
-        self._watch: EngineWatch | None = None
-        self._leaving = self._was_ready = False
-        self._left_at: float | None = None
+        self._monitor: EngineMonitor | None = None
+        self._draining = self._was_ready = False
+        self._drain_start: float | None = None
         self._last_load = 0
         self._engine_task: asyncio.Task[None] | None = None
-        self._tellers = [Teller(controller, self) for controller in controllers]
-        self._telling: list[asyncio.Task[None]] = []
+        self._heartbeats = [Heartbeat(controller, self) for controller in controllers]
+        self._heartbeat_tasks: list[asyncio.Task[None]] = []
 
     @property
     def name(self) -> str:
@@ -83,47 +90,47 @@ class Agent:
 
     @property
     def engine_pid(self) -> int:
-        """The engine's process id; 0 while none of ours runs."""
+        """The engine's process id; 0 while it does not run, or is not ours."""
         process = self._process
         return process.pid if process is not None and process.running else 0
 
     def start(self) -> None:
-        """Begins to run the engine and to tell the controllers."""
+        """Starts the engine and the heartbeats."""
         engine = self._run_engine() if self._command else self._follow_engine()
-        self._engine_task = _vital(engine)
-        self._telling = [_vital(teller.run()) for teller in self._tellers]
+        self._engine_task = _critical_task(engine)
+        self._heartbeat_tasks = [_critical_task(beat.run()) for beat in self._heartbeats]
 
     def leave_rotation(self) -> None:
-        """Takes no new requests from now on; the controllers are told at once."""
-        if self._leaving:
+        """Takes no new requests from now on, and says so to the controllers at once."""
+        if self._draining:
             return
-        self._leaving = True
+        self._draining = True
         self._was_ready = self.state is WorkerState.READY
-        self._left_at = time.monotonic()
+        self._drain_start = time.monotonic()
         if self.state is not WorkerState.STALLED:
             self._set_state(WorkerState.DRAINING)
 
     async def drain(self) -> None:
-        """Lets running requests finish within the bound, stops the engine, says goodbye.
+        """Waits for running requests, stops the engine, and deregisters.
 
-        The bound counts from `leave_rotation`: the server that waited for its own open answers
-        before has used part of it.
+        The drain timeout counts from `leave_rotation`, which the HTTP server may have called
+        before, when it began to wait for its own open responses.
         """
         self.leave_rotation()
         log.info("draining: up to %.0f s for running requests", self._drain_timeout)
         if self._was_ready:
-            await self._until_idle((self._left_at or 0.0) + self._drain_timeout)
+            await self._until_idle((self._drain_start or 0.0) + self._drain_timeout)
         process = self._process
         await server.cancel_and_wait(self._engine_task)
         if process is not None:
             await process.stop()
-        # No beat may follow the goodbye: the controller would ask us to register again.
-        await server.cancel_and_wait(*self._telling)
-        await asyncio.gather(*(teller.goodbye() for teller in self._tellers))
+        # Heartbeats end first: one that followed the deregistration would register the worker again.
+        await server.cancel_and_wait(*self._heartbeat_tasks)
+        await asyncio.gather(*(beat.deregister() for beat in self._heartbeats))
         log.info("drained")
 
     async def queue_length(self) -> int:
-        """Requests running and waiting in the engine; what it told last when it is too busy to."""
+        """Requests running and waiting in the engine; the last known number if it is too busy."""
         with contextlib.suppress(EngineCallError, TimeoutError):
             async with asyncio.timeout(LOAD_TIMEOUT):
                 self._last_load = max(0, await self.engine.load() or 0)
@@ -134,8 +141,8 @@ class Agent:
         return self._status(await self.queue_length())
 
     def last_status(self) -> WorkerStatus:
-        """The same without a question to the engine, which would hold up a beat."""
-        return self._status(self._watch.load if self._watch is not None else 0)
+        """The same from the monitor's last sample: heartbeats must not wait for the engine."""
+        return self._status(self._monitor.load if self._monitor is not None else 0)
 
     def _status(self, load: int) -> WorkerStatus:
         return WorkerStatus(
@@ -145,28 +152,26 @@ class Agent:
         )
 
     def extension(self) -> Extension:
-        """KoDolly's part of registration and heartbeat, as of now."""
+        """KoDolly's additions to a registration or heartbeat, with the current state."""
         update = {"state": self.state, "context_length": self.context_length}
         return self.announcement.extension.model_copy(update=update)
 
     # the engine
 
     async def _run_engine(self) -> None:
-        backoff = FIRST_BACKOFF
+        backoff = RestartBackoff(first=1.0, longest=30.0, healthy_run=60.0)
         while True:
             started = time.monotonic()
             try:
                 end = f"ended with code {await self._one_engine_life()}"
             except (EngineStartError, OSError) as error:
                 end = f"cannot be started: {error}"
-            if self._leaving:
+            if self._draining:
                 return
             self._set_state(WorkerState.STARTING)
-            if time.monotonic() - started > HEALTHY_RUN:
-                backoff = FIRST_BACKOFF
-            log.error("engine %s; starting it again in %.0f s", end, backoff)
-            await asyncio.sleep(backoff)
-            backoff = min(backoff * 2, LAST_BACKOFF)
+            wait = backoff.wait_after(time.monotonic() - started)
+            log.error("engine %s; starting it again in %.0f s", end, wait)
+            await asyncio.sleep(wait)
 
     async def _one_engine_life(self) -> int:
         if self._command is None:
@@ -195,7 +200,7 @@ class Agent:
             await server.cancel_and_wait(ready)
 
     async def _require_free_port(self) -> None:
-        """Raises EngineStartError if somebody else's server holds the engine's port."""
+        """Raises EngineStartError if another process listens on the engine's port."""
         url = urlsplit(self.engine.url)
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(2):
@@ -206,7 +211,7 @@ class Agent:
             )
 
     async def _until_stuck_or(self, end: asyncio.Task[int], pid: int) -> None:
-        """Returns when the engine has ended, or has made no step for so long that it must go."""
+        """Returns when the engine has ended, or has been stuck for `restart_after` seconds."""
         stuck = asyncio.create_task(self._until_stuck(pid))
         try:
             await asyncio.wait({end, stuck}, return_when=asyncio.FIRST_COMPLETED)
@@ -217,39 +222,39 @@ class Agent:
             await server.cancel_and_wait(stuck)
 
     async def _until_stuck(self, pid: int) -> None:
-        """READY while tokens come out, STALLED while not; returns after too long a stall."""
+        """Switches between READY and STALLED; returns when a stall lasts for `restart_after`."""
         on_cpu = self._command is not None and self._command.on_cpu
-        async with self._watching(lambda: engine_seconds(pid) if on_cpu else None) as watch:
+        async with self._monitoring(lambda: engine_seconds(pid) if on_cpu else None) as monitor:
             while True:
                 try:
-                    wrong = await watch.until_stalled()
-                except EngineCallError as error:  # about to end, or its server alone is gone
-                    wrong = f"is gone: {error}"
-                self._stall(wrong)
-                if not await watch.until_token(self._patience.restart_after):
+                    problem = await monitor.until_stalled()
+                except EngineCallError as error:  # its process ends, or only its HTTP server has
+                    problem = f"is gone: {error}"
+                self._stall(problem)
+                if not await monitor.until_token(self._limits.restart_after):
                     return
                 self._recover()
 
     @contextlib.asynccontextmanager
-    async def _watching(
+    async def _monitoring(
         self, cpu_seconds: Callable[[], float | None] = lambda: None
-    ) -> AsyncIterator[EngineWatch]:
-        """A watch of the engine that runs now."""
-        self._watch = watch = EngineWatch(
+    ) -> AsyncIterator[EngineMonitor]:
+        """A monitor of the running engine."""
+        self._monitor = monitor = EngineMonitor(
             self.engine,
             self.announcement.model_names[0],
-            self._patience,
-            tracked=self._command is not None,  # we start engines so that they are
+            self._limits,
+            tracks_load=self._command is not None,  # our own engines get the flag for it
             cpu_seconds=cpu_seconds,
         )
         try:
-            yield watch
+            yield monitor
         finally:
-            self._watch = None
-            await watch.close()
+            self._monitor = None
+            await monitor.close()
 
-    def _stall(self, wrong: str) -> None:
-        log.error("the engine %s: it leaves rotation", wrong)
+    def _stall(self, problem: str) -> None:
+        log.error("the engine %s: it leaves rotation", problem)
         self._set_state(WorkerState.STALLED)
 
     def _recover(self) -> None:
@@ -272,7 +277,7 @@ class Agent:
         raise EngineStartError(f"made no token within {timeout:.0f} s")
 
     async def _follow_engine(self) -> None:
-        """Watches an engine that somebody else runs."""
+        """Monitors an engine that somebody else runs."""
         while True:
             try:
                 await self._until_token(self._start_timeout)
@@ -280,37 +285,37 @@ class Agent:
                 log.error("engine: %s; still trying", error)
                 continue
             self._set_state(WorkerState.READY)
-            async with self._watching() as watch:
+            async with self._monitoring() as monitor:
                 with contextlib.suppress(EngineCallError):
                     while True:
-                        self._stall(await watch.until_stalled())
-                        await watch.until_token(None)
+                        self._stall(await monitor.until_stalled())
+                        await monitor.until_token(None)
                         self._recover()
             log.error("engine no longer answers")
             self._set_state(WorkerState.STARTING)
 
     async def _until_idle(self, deadline: float) -> None:
-        """Returns once nothing has run in the engine for a moment, or at the deadline."""
-        quiet = time.monotonic()
-        while (now := time.monotonic()) < deadline and now - quiet < SETTLE:
-            await asyncio.sleep(min(POLL_INTERVAL, SETTLE / 4))
+        """Returns once the engine has been idle for a moment, or at the deadline."""
+        last_busy = time.monotonic()
+        while (now := time.monotonic()) < deadline and now - last_busy < IDLE_BEFORE_STOP:
+            await asyncio.sleep(min(POLL_INTERVAL, IDLE_BEFORE_STOP / 4))
             if await self.queue_length():
-                quiet = time.monotonic()
+                last_busy = time.monotonic()
 
     def _set_state(self, state: WorkerState) -> None:
-        # A worker that drains stays out of rotation; that its engine is stuck meanwhile is still
-        # told, or its streams would wait for it instead of going on elsewhere.
-        if self._leaving and state is not WorkerState.STALLED:
+        # A worker that drains stays out of rotation. But a stall is still reported: the streams of
+        # this engine would otherwise wait for it, instead of continuing on another worker.
+        if self._draining and state is not WorkerState.STALLED:
             state = WorkerState.DRAINING
         if state is not self.state:
             log.info("%s -> %s", self.state.value, state.value)
             self.state = state
-            for teller in self._tellers:
-                teller.tell_now()
+            for heartbeat in self._heartbeats:
+                heartbeat.send_now()
 
 
-def _vital(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """A task the worker cannot live without: if it fails, the process ends to be started anew."""
+def _critical_task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task that must not fail: if it does, this process ends, so that it is started again."""
 
     def ended(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -34,29 +34,30 @@ from kodolly.protocol.wire import Extension, WorkerState
 from kodolly.settings import WorkerSettings, load, require_token
 from kodolly.worker.adapters import read_adapters, with_adapters
 from kodolly.worker.agent import Agent, Announcement
-from kodolly.worker.fastchat_face import FastChatFace
+from kodolly.worker.fastchat_endpoints import FastChatEndpoints
+from kodolly.worker.health import HealthLimits
 from kodolly.worker.model import ServedModel, describe, named_template
-from kodolly.worker.progress import Patience
 from kodolly.worker.registration import ControllerClient
 
 log = logging.getLogger(__name__)
 
-DISCOVER_INTERVAL = 2.0
+DISCOVER_INTERVAL = 2.0  # seconds between two tries to reach an engine somebody else runs
 OPEN_PATHS = frozenset({"/health", "/ready"})
 
 
 class Worker:
-    """Wires one worker together from its settings."""
+    """Builds the parts of one worker from its settings."""
 
     def __init__(self, settings: WorkerSettings, scratch: Path) -> None:
+        """`scratch`: a folder for files the engine reads. Raises SettingsError."""
         self.settings = settings
         self.token = require_token(settings, settings.host)
         settings.controllers()  # a bad one is refused before the engine starts
         host = advertised_host(settings)
         self.name = f"http://{host}:{settings.port}"
         self._attached = settings.engine == "openai"
-        # Always a key of our own: no stranger uses our engine, and the canary cannot be answered
-        # by somebody else's engine that happens to hold the port.
+        # Our engine always gets a random key: nobody else can use it, and another engine that
+        # happens to listen on the port cannot answer our canary.
         self.engine_key = settings.engine_key if self._attached else secrets.token_urlsafe(24)
         self.engine_url = (
             self._attached_url() if self._attached else f"http://{host}:{settings.engine_port}"
@@ -64,7 +65,7 @@ class Worker:
         self._scratch = scratch
 
     def describe(self, discovered: Sequence[str]) -> ServedModel:
-        """The served model; for an attached engine by the names it told."""
+        """The served model. `discovered`: the names that an attached engine offers."""
         settings = self.settings
         if not self._attached:
             if settings.model is None:
@@ -78,7 +79,7 @@ class Worker:
             raise SettingsError(
                 f"--model-name: {name!r} is not served there: {', '.join(discovered)}"
             )
-        if settings.model is None:  # a name there may look like a path: it is none here
+        if settings.model is None:  # the name may look like a path, but there is no directory
             return ServedModel(name, name, named_template(settings.conv_template))
         return describe(settings.model, name, settings.conv_template)
 
@@ -91,7 +92,7 @@ class Worker:
         return with_adapters(model, adapters, template_is_chosen=chosen) if adapters else model
 
     def command(self, model: ServedModel) -> EngineCommand | None:
-        """How to start the engine; None for one that somebody else runs."""
+        """The command that starts the engine; None for an engine that somebody else runs."""
         if self._attached:
             return None
         settings = self.settings
@@ -116,7 +117,7 @@ class Worker:
     def agent(
         self, model: ServedModel, command: EngineCommand | None, session: aiohttp.ClientSession
     ) -> Agent:
-        """The agent for `model`, talking through `session`."""
+        """The agent for `model`."""
         settings = self.settings
         extension = Extension(
             state=WorkerState.STARTING,
@@ -131,18 +132,18 @@ class Worker:
         )
         return Agent(
             Announcement(self.name, model.names, settings.speed, extension),
-            EngineClient(self._own_view_of_engine(), self.engine_key, session),
+            EngineClient(self._local_engine_url(), self.engine_key, session),
             [ControllerClient(url, self.token, session) for url in settings.controllers()],
             command,
             start_timeout=settings.start_timeout,
             drain_timeout=settings.drain_timeout,
-            patience=Patience(
+            limits=HealthLimits(
                 settings.stall_after, settings.restart_after, settings.canary_interval
             ),
         )
 
     async def discover(self) -> list[str]:
-        """The names an attached engine serves, once it answers; nothing for one of our own.
+        """Waits for an attached engine; returns the models it offers ([] for an engine of ours).
 
         Raises EngineCallError when it has not answered within the start timeout.
         """
@@ -163,15 +164,15 @@ class Worker:
             raise SettingsError("--engine-url: which server should the worker attach to?")
         return openai.normalise_url(self.settings.engine_url)
 
-    def _own_view_of_engine(self) -> str:
-        """The engine as this process reaches it: over loopback where it listens there."""
+    def _local_engine_url(self) -> str:
+        """The engine's URL for this process: loopback, if the engine listens on all addresses."""
         if self._attached or self.settings.host not in ("0.0.0.0", "::"):
             return self.engine_url
         return f"http://127.0.0.1:{self.settings.engine_port}"
 
 
 def advertised_host(settings: WorkerSettings) -> str:
-    """The host others reach this worker by. Raises SettingsError if it cannot be known."""
+    """The host by which other machines reach this worker. Raises SettingsError if it is unknown."""
     if settings.advertise == "auto":
         return own_address(urlsplit(settings.controllers()[0]).hostname or "127.0.0.1")
     if settings.advertise:
@@ -182,7 +183,7 @@ def advertised_host(settings: WorkerSettings) -> str:
 
 
 def own_address(peer: str) -> str:
-    """This machine's own IP on the route to `peer`; nothing is sent."""
+    """This machine's IP address on the route to `peer`. No packet is sent to find it."""
     try:
         family, _, _, _, address = socket.getaddrinfo(peer, 9, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -193,13 +194,13 @@ def own_address(peer: str) -> str:
 
 
 def create_app(worker: Worker, model: ServedModel, command: EngineCommand | None) -> Starlette:
-    """The ASGI application; its lifespan is the agent's."""
+    """The ASGI application. The agent starts and drains with it."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with aiohttp.ClientSession() as session:
             agent = worker.agent(model, command, session)
-            app.router.routes.extend(FastChatFace(agent, model).routes())
+            app.router.routes.extend(FastChatEndpoints(agent, model).routes())
             app.state.agent = agent
             agent.start()
             yield

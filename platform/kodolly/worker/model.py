@@ -1,4 +1,4 @@
-"""What a worker must know of its model before the engine runs: names, template, stop and guard."""
+"""The served model, as far as it is known before the engine runs: its names and its template."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ ChatTemplate = Template | TokenizerTemplate
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One model as it is served. `template` is None where nothing is known of its prompt.
+    """A model and the adapters that are served with it, each under its own name.
 
-    `adapters` are served beside it under names of their own, in the same template.
+    `template`: shared by all of them; None if no template is known. `special_tokens`: the
+    tokenizer's, such as `<|end|>`.
     """
 
     name: str
@@ -35,25 +36,25 @@ class ServedModel:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every name that may be asked for, the base's first."""
+        """All model names a request may use, the base model's first."""
         return (self.name, *(adapter.name for adapter in self.adapters))
 
     @property
     def stop(self) -> list[str]:
-        """Strings at which every answer of this model ends."""
+        """Stop strings: every answer of this model ends at the first of them."""
         return list(self.template.stop) if self.template else []
 
     @property
     def guard(self) -> list[str]:
-        """Strings a user must not be able to put into the prompt."""
-        keys = self.template.guard if self.template else ()
-        return list(dict.fromkeys([*keys, *self.special_tokens]))
+        """Strings that mark turns in a prompt. A user must not be able to write them there."""
+        markers = self.template.guard if self.template else ()
+        return list(dict.fromkeys([*markers, *self.special_tokens]))
 
     def write_chat_template(self, directory: Path) -> Path | None:
-        """The template as a Jinja file for the engine; None if the model's own is used."""
+        """Writes the template as a Jinja file for the engine; None if the engine uses the model's."""
         if isinstance(self.template, Template):
             source = self.template.jinja(extra_guard=self.special_tokens)
-        elif self.template is not None and self.adapters:  # it may have come with one of them
+        elif self.template is not None and self.adapters:  # it may be from an adapter's directory
             source = self.template.jinja()
         else:
             return None
@@ -65,7 +66,7 @@ class ServedModel:
 def describe(model: str, name: str | None, conv_template: str | None) -> ServedModel:
     """Reads a model directory. Raises SettingsError when it cannot be served.
 
-    A `model` that is no directory is left to the engine (a hub id): only `conv_template` is known.
+    `model` may also be a hub id, which only the engine can load; nothing is read then.
     """
     path = Path(model)
     if not path.is_dir():
@@ -84,7 +85,7 @@ def describe(model: str, name: str | None, conv_template: str | None) -> ServedM
 
 
 def named_template(name: str | None) -> Template | None:
-    """A dialect of ours by its name. Raises SettingsError for an unknown one."""
+    """The conversation template of this name. Raises SettingsError if there is none."""
     if name is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The worker's side of the controller's protocol: register, beat, say goodbye."""
+"""The worker's side of the controller's protocol: register, send heartbeats, deregister."""
 
 from __future__ import annotations
 
@@ -10,26 +10,35 @@ from typing import Any, Protocol
 import aiohttp
 
 from kodolly.errors import ControllerError
-from kodolly.protocol.wire import Extension, HeartBeat, Registration, WorkerState, WorkerStatus
+from kodolly.protocol.wire import (
+    Extension,
+    HeartbeatRequest,
+    Registration,
+    WorkerState,
+    WorkerStatus,
+)
 
 log = logging.getLogger(__name__)
 
-# A beat that takes longer than the controller's patience is as good as lost.
+# Seconds for one call. A heartbeat that takes longer comes too late to count.
 TIMEOUT = aiohttp.ClientTimeout(total=3)
-CONTROLLER_RETRY = 0.5
-# A stock controller knows no states: it is told a queue so long that it asks any other first.
-UNFIT = 1_000_000
+# Seconds until the next try while the controller cannot be reached.
+RETRY_INTERVAL = 0.5
+# FastChat's own controller knows no states. A worker that is not ready reports a queue of this
+# length to it, so that the controller prefers every other worker.
+UNREADY_QUEUE_LENGTH = 1_000_000
 
 
 class ControllerClient:
-    """Talks to one controller: ours, or a stock FastChat one, which knows no states."""
+    """Calls one controller: ours, or FastChat's own, which has no worker states."""
 
     def __init__(self, url: str, token: str | None, session: aiohttp.ClientSession) -> None:
+        """`url`: the controller's root. `token`: sent with every call that changes something."""
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._session = session
 
-    async def knows_states(self) -> bool:
+    async def supports_states(self) -> bool:
         """Whether this is a KoDolly controller. Raises ControllerError if nobody answers."""
         try:
             async with self._session.get(f"{self.url}/health", timeout=TIMEOUT) as answer:
@@ -40,18 +49,18 @@ class ControllerClient:
             ) from error
 
     async def register(self, name: str, status: WorkerStatus, extension: Extension) -> None:
-        """Announces the worker whose base URL is `name`. Raises ControllerError."""
+        """Registers the worker whose base URL is `name`. Raises ControllerError."""
         payload = Registration(worker_name=name, worker_status=status, kodolly=extension)
         await self._post("register_worker", payload.model_dump(mode="json"))
 
-    async def beat(self, name: str, queue_length: int, extension: Extension) -> bool:
-        """One heartbeat; False when the controller does not know us. Raises ControllerError."""
-        payload = HeartBeat(worker_name=name, queue_length=queue_length, kodolly=extension)
+    async def heartbeat(self, name: str, queue_length: int, extension: Extension) -> bool:
+        """Sends one heartbeat; False if the worker is not registered. Raises ControllerError."""
+        payload = HeartbeatRequest(worker_name=name, queue_length=queue_length, kodolly=extension)
         answer = await self._post("receive_heart_beat", payload.model_dump(mode="json"))
         return bool(answer.get("exist")) if isinstance(answer, dict) else False
 
     async def deregister(self, name: str) -> None:
-        """Says goodbye; a stock controller has no such call and finds out by itself."""
+        """Removes the worker from the controller. FastChat's own has no such call: only a log line."""
         try:
             await self._post("deregister_worker", {"worker_name": name})
         except ControllerError as error:
@@ -71,81 +80,89 @@ class ControllerClient:
             raise ControllerError(f"{url}: {error or type(error).__name__}") from error
 
 
-class Told(Protocol):
-    """What a controller is told of a worker. Nothing of it may wait for the engine."""
+class WorkerStatusSource(Protocol):
+    """What a heartbeat reports about a worker. None of it may wait for the engine."""
 
     @property
     def state(self) -> WorkerState:
-        """Whether it takes requests."""
+        """Whether the worker takes requests."""
 
     @property
     def name(self) -> str:
-        """Its base URL."""
+        """The worker's base URL."""
 
     def last_status(self) -> WorkerStatus:
-        """Its models, and its load as known last."""
+        """Its models, and the queue length that was measured last."""
 
     def extension(self) -> Extension:
-        """What it tells beyond FastChat's protocol."""
+        """KoDolly's additions to FastChat's protocol."""
 
 
-class Teller:
-    """Tells one controller of a worker, for as long as it runs; other controllers have their own.
+class Heartbeat:
+    """Keeps one controller informed about a worker.
 
-    So a controller that is dead or hangs never delays what another one hears.
+    Every controller has a Heartbeat of its own, so that one that is down delays no other.
     """
 
-    def __init__(self, controller: ControllerClient, worker: Told) -> None:
+    def __init__(
+        self,
+        controller: ControllerClient,
+        worker: WorkerStatusSource,
+        retry_interval: float = RETRY_INTERVAL,
+    ) -> None:
         self._controller = controller
         self._worker = worker
-        self._news = asyncio.Event()
-        self._known = False
-        self._knows_states = True
+        self._retry_interval = retry_interval
+        self._state_change = asyncio.Event()
+        self._is_registered = False
+        self._supports_states = True
 
-    def tell_now(self) -> None:
-        """The worker's state has changed: the next beat goes out at once."""
-        self._news.set()
+    def send_now(self) -> None:
+        """The worker's state has changed: the next heartbeat does not wait for the interval."""
+        self._state_change.set()
 
     async def run(self) -> None:
-        """Registers, beats, and registers again whenever the controller has forgotten."""
-        complained = ""
+        """Registers, sends heartbeats, and registers again when the controller has restarted."""
+        last_warning = ""
         while True:
             pause = self._worker.extension().heart_beat_interval
-            self._news.clear()  # before telling: a change meanwhile must be told again
+            self._state_change.clear()  # before sending: a later change needs a heartbeat of its own
             try:
-                await self._tell()
-                complained = ""
+                await self._send()
+                last_warning = ""
             except ControllerError as error:
-                if str(error) != complained:  # once a cause, not twice a second
+                if str(error) != last_warning:  # one line for each cause, not one for each try
                     log.warning("%s", error)
-                complained = str(error)
-                pause = min(pause, CONTROLLER_RETRY)
-            # Not wait_for: Python 3.11's forgets a cancellation that meets the event.
+                last_warning = str(error)
+                pause = min(pause, self._retry_interval)
+            # Not wait_for: in Python 3.11 it can lose a cancellation when the event is set.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    await self._news.wait()
+                    await self._state_change.wait()
 
-    async def goodbye(self) -> None:
-        """The worker ends. No beat may follow: the controller would ask it to register again."""
+    async def deregister(self) -> None:
+        """The worker ends. Cancel `run` first: a later heartbeat would register it again."""
         await self._controller.deregister(self._worker.name)
 
-    async def _tell(self) -> None:
-        """Beats, or registers if the controller does not know us."""
+    async def _send(self) -> None:
+        """One heartbeat, or a registration if the controller does not know the worker."""
         worker = self._worker
-        if self._known:
-            queue = self._status().queue_length
-            self._known = await self._controller.beat(worker.name, queue, worker.extension())
-            if self._known:
+        if self._is_registered:
+            queue_length = self._status().queue_length
+            self._is_registered = await self._controller.heartbeat(
+                worker.name, queue_length, worker.extension()
+            )
+            if self._is_registered:
                 return
-        self._knows_states = await self._controller.knows_states()
-        if worker.state is not WorkerState.READY and not self._knows_states:
-            return  # it would send requests at once
+        self._supports_states = await self._controller.supports_states()
+        if worker.state is not WorkerState.READY and not self._supports_states:
+            return  # FastChat's own controller would send requests at once
         await self._controller.register(worker.name, self._status(), worker.extension())
-        self._known = True
+        self._is_registered = True
         log.info("registered at %s as %s", self._controller.url, worker.name)
 
     def _status(self) -> WorkerStatus:
         status = self._worker.last_status()
-        if self._knows_states or self._worker.state is WorkerState.READY:
+        if self._supports_states or self._worker.state is WorkerState.READY:
             return status
-        return status.model_copy(update={"queue_length": UNFIT})
+        return status.model_copy(update={"queue_length": UNREADY_QUEUE_LENGTH})

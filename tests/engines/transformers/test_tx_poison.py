@@ -94,7 +94,7 @@ def test_a_row_whose_drawing_fails_ends_alone(llama: Path) -> None:
 
     class Broken(Sequence):
         def choose(self, logits: Any) -> int:
-            if len(self.made) == 2:
+            if len(self.output) == 2:
                 raise ArithmeticError("no such share")
             return super().choose(logits)
 
@@ -110,5 +110,5 @@ def test_a_row_whose_drawing_fails_ends_alone(llama: Path) -> None:
     scheduler.close()
     scheduler.run()
     assert [each[-1].finish_reason for each in deltas] == ["length", "fault", "length"]
-    assert [len(each.made) for each in answers] == [8, 2, 8]
+    assert [len(each.output) for each in answers] == [8, 2, 8]
     assert scheduler.running == 0

@@ -41,7 +41,7 @@ def test_the_shortlist_draws_as_the_whole_does() -> None:
 def test_penalties_follow_what_was_said() -> None:
     """Repetition looks at prompt and answer, presence and frequency at the answer alone."""
     params = SamplingParams(1, repetition_penalty=2.0, presence_penalty=0.5, frequency_penalty=0.25)
-    after = adjust(LOGITS, params, prompt=[1, 4], made=[2, 2], forbidden=())
+    after = adjust(LOGITS, params, prompt=[1, 4], output=[2, 2], forbidden=())
     assert after.tolist() == [0.0, 1.5, 1.0 - 0.5 - 0.5, 1.0, -8.0]
     assert LOGITS.tolist() == [0.0, 3.0, 2.0, 1.0, -4.0]
 

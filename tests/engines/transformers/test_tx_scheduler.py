@@ -57,7 +57,7 @@ def test_greedy_tokens_equal_generate_in_any_company(
         scheduler.step()  # staggered: each joins while the others go on
     finish(scheduler)
     for each, length in zip(made, lengths, strict=True):
-        assert each.made == generate(directory, each.prompt, length)
+        assert each.output == generate(directory, each.prompt, length)
 
 
 def test_the_cache_grows_without_changing_tokens(llama: Path, generate: Generate) -> None:
@@ -66,7 +66,7 @@ def test_the_cache_grows_without_changing_tokens(llama: Path, generate: Generate
     long = sequence([5, 300, 17], SamplingParams(max_tokens=300, temperature=0))
     scheduler.submit([long, sequence(PROMPTS[1])])
     finish(scheduler)
-    assert long.made == generate(llama, long.prompt, 300)
+    assert long.output == generate(llama, long.prompt, 300)
 
 
 def test_a_long_prompt_starves_nobody(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,14 +81,14 @@ def test_a_long_prompt_starves_nobody(llama: Path, monkeypatch: pytest.MonkeyPat
     scheduler.submit([long])
     scheduler.step()
     scheduler.submit([short])
-    before = len(going.made)
+    before = len(going.output)
     for step in range(1, 11):
         scheduler.step()
-        assert len(going.made) == before + step
-    assert short.made
-    assert not long.made
+        assert len(going.output) == before + step
+    assert short.output
+    assert not long.output
     finish(scheduler)
-    assert len(long.made) == 24
+    assert len(long.output) == 24
 
 
 def test_an_aborted_row_is_free_at_the_next_step(llama: Path) -> None:
@@ -104,7 +104,7 @@ def test_an_aborted_row_is_free_at_the_next_step(llama: Path) -> None:
     scheduler.step()
     assert ends[-1].finish_reason == "abort"
     assert (scheduler.running, scheduler.waiting, scheduler.aborted_total) == (1, 0, 2)
-    assert last.made
+    assert last.output
 
 
 def test_too_many_waiting_are_refused(llama: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_failing_forward_ends_its_requests_only(llama: Path) -> None:
     healthy = Scheduler(model, slots=4, max_waiting=8)
     healthy.submit([again := sequence(PROMPTS[0])])
     finish(healthy)
-    assert len(again.made) == 24
+    assert len(again.output) == 24
 
 
 def test_a_seed_gives_the_same_answer_in_any_company(llama: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_seed_gives_the_same_answer_in_any_company(llama: Path) -> None:
         mine = sequence([5, 300, 17], SamplingParams(max_tokens=16, seed=seed))
         scheduler.submit([sequence(PROMPTS[i]) for i in range(company)] + [mine])
         finish(scheduler)
-        return mine.made
+        return mine.output
 
     assert sampled(1, 0) == sampled(1, 3)
     assert sampled(1, 0) != sampled(2, 0)
@@ -160,7 +160,7 @@ def test_min_tokens_keeps_the_end_away(llama: Path) -> None:
         )
         scheduler.submit([mine := sequence([5, 300, 17], params)])
         finish(scheduler)
-        return mine.made
+        return mine.output
 
     assert len(ended(0)) == 1
     assert len(ended(6)) == 7

@@ -1,7 +1,7 @@
-"""Start the engine: `python -m kodolly.engines.transformers --model DIR --port P`.
+"""Starts the engine: `python -m kodolly.engines.transformers --model DIR --port P`.
 
-The port answers at once, /health with 503 until the weights are loaded. SIGTERM and Ctrl-C stop
-it: new requests are refused, those running get a bounded time, and it exits with 0.
+It listens at once, but /health answers 503 until the weights are loaded. SIGTERM and Ctrl-C stop it:
+it refuses new requests, waits `--drain` seconds for running ones, and exits with 0.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The engine's flags, named as vLLM names its own."""
+    """The engine's flags, with vLLM's names."""
     flags = argparse.ArgumentParser(prog="kodolly.engines.transformers", allow_abbrev=False)
     flags.add_argument("--model", type=Path, required=True, metavar="DIR")
     flags.add_argument("--served-model-name", nargs="+", metavar="NAME")
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--dtype", choices=DTYPES, default="auto")
     flags.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     flags.add_argument("--chat-template", type=Path, metavar="FILE")
-    flags.add_argument("--seed", type=int, help="for requests that bring none")
+    flags.add_argument("--seed", type=int, help="for requests without one")
     flags.add_argument("--threads", type=_positive, help="torch threads (OMP_NUM_THREADS)")
     flags.add_argument("--drain", type=float, default=10.0, metavar="SECONDS")
     flags.add_argument("--log-level", default="info", choices=("debug", "info", "warning"))
@@ -49,22 +49,25 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serve until told to stop; returns the exit status."""
+    """Serves until SIGTERM or Ctrl-C; returns the exit status."""
     flags = parser().parse_args(argv)
     logs.configure(flags.log_level, "text")
     key = os.environ.get("VLLM_API_KEY")
     try:
         if key is not None:
             require_filled(key, "VLLM_API_KEY")
-        template = _look_before(flags)
+        template = _check_files(flags)
     except (EngineStartError, SettingsError) as error:
         log.error("%s", error)
         return 1
     return _serve(flags, template, key)
 
 
-def _look_before(flags: argparse.Namespace) -> str | None:
-    """Find at once what would fail after a long import; returns the chat template's text."""
+def _check_files(flags: argparse.Namespace) -> str | None:
+    """Finds bad files before the slow import of torch; returns the chat template's text.
+
+    Raises EngineStartError.
+    """
     path = flags.model / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -91,7 +94,7 @@ def _serve(flags: argparse.Namespace, template: str | None, key: str | None) -> 
         app,
         flags.host,
         flags.port,
-        # Not before: the signal by which a failed load ends the server must find it listening.
+        # Loading starts once the server listens: if it fails, it ends the server by a signal.
         on_start=lambda: engine.start(on_failure=lambda: os.kill(os.getpid(), signal.SIGTERM)),
         on_exit=engine.close,
         drain=flags.drain,

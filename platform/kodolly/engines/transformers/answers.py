@@ -1,4 +1,4 @@
-"""Answers in OpenAI's shapes, with vLLM's additions: whole, and as the events of a stream."""
+"""Responses in OpenAI's form with vLLM's additions: one body, or the events of a stream."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """What names an answer: the same in each of its events."""
+class ResponseMeta:
+    """The fields of a response that are the same in each of its events."""
 
     id: str
     model: str
     chat: bool
-    token_ids: bool  # tell the ids of prompt and answer
+    token_ids: bool  # the response also has the token ids of prompt and answer
     created: int = field(default_factory=lambda: int(time.time()))
 
     def envelope(self, choices: list[Json], *, chunk: bool) -> Json:
-        """The outer object around choices."""
+        """A response or an event (`chunk`) with these choices."""
         kind = "text_completion"
         if self.chat:
             kind = "chat.completion.chunk" if chunk else "chat.completion"
@@ -42,28 +42,33 @@ class Shape:
         }
 
     def choice(self, index: int, content: Json, delta: Delta | None) -> Json:
-        """A choice with `content`, ended as `delta` says."""
-        ended = delta is not None and delta.finish_reason is not None
+        """One choice. `delta`: its newest part, from which the finish reason is taken."""
+        finished = delta is not None and delta.finish_reason is not None
         choice = {
             "index": index,
             **content,
             "logprobs": None,
-            "finish_reason": delta.finish_reason if delta and ended else None,
+            "finish_reason": delta.finish_reason if delta and finished else None,
         }
-        if delta and ended:
+        if delta and finished:
             choice["stop_reason"] = delta.stop_reason
         return choice
 
 
-def shape(request_id: str, model: str, asked: ChatRequest | CompletionRequest) -> Shape:
-    """The shape of the answer to `asked`."""
-    chat = isinstance(asked, ChatRequest)
+def response_meta(
+    request_id: str, model: str, body: ChatRequest | CompletionRequest
+) -> ResponseMeta:
+    """The fixed fields of the response to `body`."""
+    chat = isinstance(body, ChatRequest)
     prefix = "chatcmpl-" if chat else "cmpl-"
-    return Shape(prefix + request_id, model, chat, bool(asked.return_token_ids))
+    return ResponseMeta(prefix + request_id, model, chat, bool(body.return_token_ids))
 
 
-async def whole(answers: Answers, shape: Shape) -> Json:
-    """The finished answer. Raises RequestFault, or ApiError when the engine failed or gave up on it."""
+async def whole(answers: Answers, meta: ResponseMeta) -> Json:
+    """The response body once every choice is finished.
+
+    Raises RequestFault if the request's own values made it fail, ApiError if the engine failed.
+    """
     texts = ["" for _ in answers.prompts]
     ids: list[list[int]] = [[] for _ in answers.prompts]
     last: dict[int, Delta] = {}
@@ -77,73 +82,79 @@ async def whole(answers: Answers, shape: Shape) -> Json:
     choices = []
     for index, text in enumerate(texts):
         message = {"message": {"role": "assistant", "content": text}}
-        choice = shape.choice(index, message if shape.chat else {"text": text}, last[index])
-        if shape.token_ids:
+        choice = meta.choice(index, message if meta.chat else {"text": text}, last[index])
+        if meta.token_ids:
             choice["token_ids"] = ids[index]
-            if not shape.chat:
+            if not meta.chat:
                 choice["prompt_token_ids"] = answers.prompts[index]
         choices.append(choice)
-    body = shape.envelope(choices, chunk=False)
-    if shape.token_ids and shape.chat:
+    body = meta.envelope(choices, chunk=False)
+    if meta.token_ids and meta.chat:
         body["prompt_token_ids"] = answers.prompts[0]
     return body | {"usage": usage(answers, sum(map(len, ids)))}
 
 
 async def stream(
-    answers: Answers, shape: Shape, options: StreamOptions | None
+    answers: Answers, meta: ResponseMeta, options: StreamOptions | None
 ) -> AsyncIterator[bytes]:
-    """The same answer as server-sent events, closed by [DONE]."""
+    """The same response as server-sent events; the last one is `[DONE]`."""
     options = options or StreamOptions()
-    made = 0
+    completion_tokens = 0
 
     def event(choices: list[Json], **more: Any) -> bytes:
-        body = shape.envelope(choices, chunk=True) | more
+        body = meta.envelope(choices, chunk=True) | more
         if options.continuous_usage_stats:
-            body["usage"] = usage(answers, made)
+            body["usage"] = usage(answers, completion_tokens)
         return frame(body)
 
-    if shape.chat:
-        for first in _first_chunks(answers, shape, event):
+    if meta.chat:
+        for first in _first_chunks(answers, meta, event):
             yield first
-    told: set[int] = set()
+    indices_sent: set[int] = set()
     async for index, delta in answers:
-        made += len(delta.token_ids)
+        completion_tokens += len(delta.token_ids)
         if (error := _error(delta)) is not None:
             yield frame(engine_envelope(error))
             break
-        if delta.text or delta.finish_reason or shape.token_ids:
-            yield event([_chunk(answers, shape, index, delta, first=index not in told)])
-            told.add(index)
+        if delta.text or delta.finish_reason or meta.token_ids:
+            yield event([_chunk(answers, meta, index, delta, first=index not in indices_sent)])
+            indices_sent.add(index)
     else:
         if options.include_usage:
-            yield frame(shape.envelope([], chunk=True) | {"usage": usage(answers, made)})
+            yield frame(
+                meta.envelope([], chunk=True) | {"usage": usage(answers, completion_tokens)}
+            )
     yield DONE
 
 
-def _first_chunks(answers: Answers, shape: Shape, event: Any) -> Iterable[bytes]:
+def _first_chunks(answers: Answers, meta: ResponseMeta, event: Any) -> Iterable[bytes]:
     for index in range(len(answers.prompts)):
-        choice = shape.choice(index, {"delta": {"role": "assistant", "content": ""}}, None)
-        if shape.token_ids and index == 0:
+        choice = meta.choice(index, {"delta": {"role": "assistant", "content": ""}}, None)
+        if meta.token_ids and index == 0:
             yield event([choice], prompt_token_ids=answers.prompts[0])
         else:
             yield event([choice])
 
 
-def _chunk(answers: Answers, shape: Shape, index: int, delta: Delta, *, first: bool) -> Json:
-    content: Json = {"delta": {"content": delta.text}} if shape.chat else {"text": delta.text}
-    choice = shape.choice(index, content, delta)
-    if shape.token_ids:
+def _chunk(answers: Answers, meta: ResponseMeta, index: int, delta: Delta, *, first: bool) -> Json:
+    content: Json = {"delta": {"content": delta.text}} if meta.chat else {"text": delta.text}
+    choice = meta.choice(index, content, delta)
+    if meta.token_ids:
         choice["token_ids"] = list(delta.token_ids)
-        if first and not shape.chat:
+        if first and not meta.chat:
             choice["prompt_token_ids"] = answers.prompts[index]
     return choice
 
 
-def usage(answers: Answers, made: int) -> Json:
-    """Token counts; a prompt answered n times counts once."""
+def usage(answers: Answers, completion_tokens: int) -> Json:
+    """OpenAI's `usage`. A prompt with n answers counts once."""
     unique = {id(prompt): len(prompt) for prompt in answers.prompts}
-    read = sum(unique.values())
-    return {"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made}
+    prompt_tokens = sum(unique.values())
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
 
 
 def frame(body: Json) -> bytes:
@@ -152,7 +163,7 @@ def frame(body: Json) -> bytes:
 
 
 def engine_envelope(error: ApiError) -> Json:
-    """vLLM's form of OpenAI's error body: `code` is the HTTP status."""
+    """OpenAI's error body in vLLM's form, where `code` is the HTTP status."""
     body = error.envelope()
     body["error"]["code"] = error.status
     return body

@@ -1,16 +1,16 @@
-"""Keys and values of every running row, in one block per layer that grows with the longest row."""
+"""The attention keys and values of all rows: one block for each layer, as long as the longest row."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-FIRST_CAPACITY = 256  # tokens a row before the first growth
+FIRST_CAPACITY = 256  # tokens in a row when a block is first allocated
 
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
-    """What one layer keeps for one token: `heads` x `head_dim` numbers, twice."""
+    """The size of a cache: each layer has `heads` x `head_dim` keys and as many values for a token."""
 
     layers: int
     heads: int
@@ -18,14 +18,15 @@ class CacheShape:
 
 
 class SlotCache:
-    """Row i of every layer belongs to the i-th running request; its tokens start at position 0.
+    """The cache of up to `slots` rows. Row i belongs to the i-th running answer.
 
-    Given to a transformers model as `past_key_values`: the attention layers call `update`, which
-    stores what `aim` pointed it at. Blocks are (slots, heads, capacity, head_dim).
+    A transformers model gets it as `past_key_values`. Its attention layers call `update`, which
+    stores at the place that `aim_chunk` or `aim_batch` has set before. Each block has the shape
+    (slots, heads, capacity, head_dim).
     """
 
     def __init__(self, shape: CacheShape, slots: int, longest: int, like: Any) -> None:
-        """`longest`: tokens a row may reach; `like`: a tensor whose dtype and device are taken."""
+        """`longest`: most tokens of a row. `like`: a tensor with the dtype and device to use."""
         self.shape = shape
         self.slots = slots
         self.longest = longest
@@ -38,7 +39,7 @@ class SlotCache:
         self._view = (0, 0, 0)
 
     def reserve(self, length: int) -> None:
-        """Make room for rows of `length` tokens, doubling so that growth stays rare."""
+        """Makes room for rows of `length` tokens; grows to double the size, so that it happens rarely."""
         if length <= self.capacity:
             return
         capacity = max(self.capacity, FIRST_CAPACITY)
@@ -50,16 +51,19 @@ class SlotCache:
         self.capacity = capacity
 
     def release(self) -> None:
-        """Give the memory back; only while no row is in use."""
+        """Frees the memory; only while no row is in use."""
         self._keys, self._values, self.capacity = [], [], 0
 
     def aim_chunk(self, row: int, start: int, count: int) -> None:
-        """The next forward stores `count` tokens of one row from `start` on."""
+        """Lets the next forward pass store `count` tokens of one row from position `start`."""
         self._rows, self._places = slice(row, row + 1), slice(start, start + count)
         self._view = (row, row + 1, start + count)
 
     def aim_batch(self, positions: Any, longest: int) -> None:
-        """The next forward stores one token for each of the first rows, at `positions` (B,)."""
+        """Lets the next forward pass store one token for each of the first rows, at `positions` (B,).
+
+        `longest`: tokens of the longest of these rows.
+        """
         import torch
 
         count = positions.shape[0]
@@ -68,10 +72,10 @@ class SlotCache:
         self._view = (0, count, longest)
 
     def update(self, keys: Any, values: Any, layer: int, *_: Any, **__: Any) -> tuple[Any, Any]:
-        """Store (B, heads, q, head_dim) where `aim_*` said; the rows' whole keys and values."""
+        """Stores (B, heads, q, head_dim) where `aim_*` has set it; returns the rows' keys and values."""
         first, last, length = self._view
         for block, new in ((self._keys[layer], keys), (self._values[layer], values)):
-            # Index tensors around a slice move the batch to the front: (B, heads, head_dim).
+            # Two index tensors with a slice between them: PyTorch expects (B, heads, head_dim).
             part = new if isinstance(self._rows, slice) else new[:, :, 0]
             block[self._rows, :, self._places] = part
         return (
@@ -80,20 +84,20 @@ class SlotCache:
         )
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Overwrite row `target` with the first `length` tokens of row `source`."""
+        """Overwrites row `target` with the first `length` tokens of row `source`."""
         for block in (*self._keys, *self._values):
             block[target, :, :length] = block[source, :, :length]
 
     def swap(self, one: int, other: int, length: int) -> None:
-        """Exchange the first `length` tokens of two rows."""
+        """Exchanges the first `length` tokens of two rows."""
         for block in (*self._keys, *self._values):
-            kept = block[one, :, :length].clone()
+            copy = block[one, :, :length].clone()
             block[one, :, :length] = block[other, :, :length]
-            block[other, :, :length] = kept
+            block[other, :, :length] = copy
 
     def _grown(self, blocks: list[Any], capacity: int) -> list[Any]:
         shape = (self.slots, self.shape.heads, capacity, self.shape.head_dim)
-        # Zeros, not garbage: masked places are multiplied by 0, and 0 x NaN is NaN.
+        # Zeros, since unset memory may hold NaN: masked positions are multiplied by 0, and 0 x NaN is NaN.
         fresh = [self._like.new_zeros(shape) for _ in range(self.shape.layers)]
         for new, old in zip(fresh, blocks, strict=False):
             new[:, :, : self.capacity] = old

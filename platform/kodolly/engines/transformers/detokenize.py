@@ -1,4 +1,4 @@
-"""Tokens to text that is safe to send: whole characters only."""
+"""Turns a growing list of tokens into text, in whole characters."""
 
 from __future__ import annotations
 
@@ -6,45 +6,44 @@ from collections.abc import Callable, Sequence
 
 REPLACEMENT = "\ufffd"
 
-# Tokens of the prompt that are decoded with an answer's first ones.
-CONTEXT = 8
+CONTEXT = 8  # last tokens of the prompt that are decoded together with the answer's first ones
 
 Decode = Callable[[list[int]], str]
 
 
 class Detokenizer:
-    """Text of a growing answer, one token at a time.
+    """The text of an answer, one token at a time.
 
-    A token may end inside a character (a rare Hangul syllable is three bytes, often two or three
-    tokens): what decodes to U+FFFD at the end is held back until later tokens settle it. The
-    pieces of `push` and `flush` together are the decoded whole.
+    A token may end inside a character: a rare Hangul syllable has three bytes, which are often two
+    or three tokens. An incomplete character decodes to U+FFFD, and is kept back until later tokens
+    complete it. All pieces from `push` and `flush` together are the whole text.
     """
 
     def __init__(self, decode: Decode, prompt: Sequence[int] = ()) -> None:
-        """`prompt`: tokens before the answer, which may be the beginning of the same text."""
+        """`prompt`: the tokens before the answer, whose text it may continue."""
         self._decode = decode
-        # Decoders treat the first token's leading space apart, so the tokens of the last settled
-        # piece stay in the window as context; at first the prompt's last ones.
+        # Decoders may drop the space before the first token. So the window starts with tokens whose
+        # text was returned already: those of the last piece, or the prompt's last ones.
         self._window: list[int] = list(prompt[-CONTEXT:])
-        self._context = len(self._window)  # tokens at the window's start whose text was given out
-        # Characters of the window's text that were given out.
+        self._context = len(self._window)  # how many those are
+        # Characters of the window's text that were returned already.
         self._sent = len(decode(self._window).rstrip(REPLACEMENT)) if self._window else 0
 
     def push(self, token: int) -> str:
-        """The text that `token` settles: often "", never ending in half a character."""
+        """Adds a token; returns the text it completes, often "". It never ends inside a character."""
         self._window.append(token)
         text = self._decode(self._window)
-        settled = text.rstrip(REPLACEMENT)
-        new = settled[self._sent :]
+        complete = text.rstrip(REPLACEMENT)
+        new = complete[self._sent :]
         self._sent += len(new)
-        if new and len(settled) == len(text):
+        if new and len(complete) == len(text):
             self._window = self._window[self._context :]
             self._context = len(self._window)
             self._sent = len(self._decode(self._window))
         return new
 
     def flush(self) -> str:
-        """What is still held back, with U+FFFD where bytes are no character."""
+        """The rest of the text; bytes that make no character are U+FFFD."""
         new = self._decode(self._window)[self._sent :]
         self._sent += len(new)
         return new

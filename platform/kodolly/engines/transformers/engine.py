@@ -1,4 +1,4 @@
-"""The engine: loads on its own thread, takes requests from the event loop, hands back answers."""
+"""The engine: runs the model on a thread of its own, for requests from the event loop."""
 
 from __future__ import annotations
 
@@ -26,39 +26,39 @@ T = TypeVar("T")
 
 
 class Answers:
-    """The answers to one request, as they grow: one sequence a choice."""
+    """The answers to one request while they are generated; one sequence for each choice."""
 
     def __init__(self, scheduler: Scheduler, prompts: list[list[int]]) -> None:
-        self.prompts = prompts  # token ids, one list a choice
+        self.prompts = prompts  # token ids, one list for each choice
         self._scheduler = scheduler
         self._loop = asyncio.get_running_loop()
         self._deltas: asyncio.Queue[tuple[int, Delta]] = asyncio.Queue()
         self.sequences: list[Sequence] = []
 
     def sink(self, index: int) -> Callable[[Delta], None]:
-        """Where the model's thread puts the deltas of choice `index`."""
+        """A function that the model's thread calls with the deltas of choice `index`."""
 
         def put(delta: Delta) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+            with contextlib.suppress(RuntimeError):  # the event loop is closed already
                 self._loop.call_soon_threadsafe(self._deltas.put_nowait, (index, delta))
 
         return put
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Delta]]:
-        """(choice, delta) until every choice is finished."""
-        left = len(self.sequences)
-        while left:
+        """Pairs of choice and delta, until every choice is finished."""
+        unfinished = len(self.sequences)
+        while unfinished:
             index, delta = await self._deltas.get()
-            left -= delta.finish_reason is not None
+            unfinished -= delta.finish_reason is not None
             yield index, delta
 
     def abort(self) -> None:
-        """Stop making them, because nobody reads them any more."""
+        """Stops all of them: nobody reads them any more."""
         self._scheduler.abort(self.sequences)
 
 
 class Engine:
-    """One model: not ready until it is loaded, then ready until closed."""
+    """One model. It takes requests from the end of its loading until `close`."""
 
     def __init__(
         self,
@@ -68,73 +68,78 @@ class Engine:
         seed: int | None = None,
         max_waiting: int = 64,
     ) -> None:
-        """`template`: Jinja text; `seed`: for requests that bring none; `max_waiting`: choices."""
+        """`template`: a Jinja template instead of the model's own.
+
+        `seed`: for requests without one. `max_waiting`: choices that may wait for a row.
+        """
         self._options = options
         self._template = template
         self._seed = seed
         self._max_waiting = max_waiting
         self._scheduler: Scheduler | None = None
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
-        # One thread for all encoding: a tokenizer does not bear two.
+        # Only one thread encodes: a tokenizer is not thread-safe.
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
         self.failure: str | None = None
         self.closing = False
         self.created = int(time.time())
 
     def start(self, on_failure: Callable[[], None]) -> None:
-        """Load in the background; `on_failure` is called on the model's thread if that fails."""
+        """Loads in the background. If that fails, the model's thread calls `on_failure`."""
         self._on_failure = on_failure
         self._thread.start()
 
     @property
     def ready(self) -> bool:
-        """Whether requests are taken."""
+        """Whether it takes requests."""
         return self._scheduler is not None and not self.closing
 
     @property
     def scheduler(self) -> Scheduler:
-        """The running scheduler. Raises NoWorker while there is none."""
+        """The running scheduler. Raises NoWorker while the model is loading."""
         if self._scheduler is None:
             raise NoWorker("the model is still loading", headers={"Retry-After": "5"})
         return self._scheduler
 
     @property
     def longest(self) -> int:
-        """Tokens that prompt and answer may have together."""
-        _ = self.scheduler  # not before it is known
+        """Tokens that prompt and answer may have together. Raises NoWorker while loading."""
+        _ = self.scheduler  # raises while the model is loading
         return self._model.longest
 
     def close(self) -> None:
-        """Take no more requests and let the model's thread end after those it has."""
+        """Takes no more requests. The model's thread ends after those that are running or waiting."""
         self.closing = True
         if self._scheduler is not None:
             self._scheduler.close()
 
     def abort_all(self) -> None:
-        """Abort what is running and wait for the model's thread, at most some seconds."""
+        """Aborts all answers and waits for the model's thread, at most 10 s."""
         self.close()
         if self._scheduler is not None:
             self._scheduler.abort_all()
             self._thread.join(timeout=10)
 
     async def text(self, work: Callable[[Text], T]) -> T:
-        """Run `work` with the tokenizer, off the event loop."""
-        _ = self.scheduler  # not before all is loaded
+        """Runs `work` with the tokenizer, on a thread. Raises NoWorker while loading."""
+        _ = self.scheduler  # raises while the model is loading
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._encoder, work, self._text)
 
-    def submit(self, request_id: str, prompts: list[list[int]], asked: Sampling) -> Answers:
-        """Start `asked.n` answers to each prompt (token ids).
+    def submit(self, request_id: str, prompts: list[list[int]], sampling: Sampling) -> Answers:
+        """Starts `sampling.n` answers to each prompt (token ids).
 
-        Raises ContextOverflow or BadRequest for what can not be made, NoWorker when full.
+        Raises ContextOverflow or BadRequest for an impossible request, NoWorker when too many wait.
         """
-        answers = Answers(self.scheduler, [prompt for prompt in prompts for _ in range(asked.n)])
+        answers = Answers(self.scheduler, [prompt for prompt in prompts for _ in range(sampling.n)])
         for index, prompt in enumerate(answers.prompts):
-            params = asked.params(self._room(prompt, asked), self._defaults, self._model.vocabulary)
+            params = sampling.params(
+                self._room(prompt, sampling), self._defaults, self._model.vocabulary
+            )
             self._check_min_tokens(params)
             seed = self._seed if params.seed is None else params.seed
             if seed is not None:
-                params = dataclasses.replace(params, seed=seed + index % asked.n)
+                params = dataclasses.replace(params, seed=seed + index % sampling.n)
             answers.sequences.append(
                 Sequence(
                     request_id,
@@ -156,18 +161,18 @@ class Engine:
                 param="stop_token_ids",
             )
 
-    def _room(self, prompt: list[int], asked: Sampling) -> int:
-        """Tokens left for the answer; raises unless the prompt can be run and some are left."""
-        field = "messages" if isinstance(asked, ChatRequest) else "prompt"
+    def _room(self, prompt: list[int], sampling: Sampling) -> int:
+        """Tokens left in the context after the prompt. Raises BadRequest or ContextOverflow."""
+        field = "messages" if isinstance(sampling, ChatRequest) else "prompt"
         if not prompt:
             raise BadRequest(f"{field} must not be empty", param=field)
         if max(prompt) >= self._model.vocabulary:
             raise BadRequest(f"{field} holds a token outside the vocabulary", param=field)
-        room, wanted = self.longest - len(prompt), asked.limit or 1
-        if room < wanted:
+        room, limit = self.longest - len(prompt), sampling.limit or 1
+        if room < limit:
             raise ContextOverflow(
                 f"This model's maximum context length is {self.longest} tokens, but the prompt "
-                f"has {len(prompt)} and the answer asks for {wanted}.",
+                f"has {len(prompt)} and the answer asks for {limit}.",
                 param=field,
             )
         return room
@@ -188,10 +193,12 @@ class Engine:
     def _load(self) -> None:
         directory, started = Path(self._options.directory), time.monotonic()
         self._text = Text(directory, self._template)
-        self._decoder = Text(directory)  # the model's thread decodes while another encodes
-        ends, drawing = generation_defaults(directory)
+        self._decoder = Text(
+            directory
+        )  # another one: the model's thread decodes while a request is encoded
+        ends, defaults = generation_defaults(directory)
         ends = ends or frozenset(() if self._text.end is None else (self._text.end,))
-        self._defaults = {**drawing, **self._options.defaults}
+        self._defaults = {**defaults, **self._options.defaults}
         self._model = models.load(self._options)
         self._ends = frozenset(token for token in ends if 0 <= token < self._model.vocabulary)
         slots = self._options.max_num_seqs

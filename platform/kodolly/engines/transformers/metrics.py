@@ -1,4 +1,4 @@
-"""The engine's numbers as Prometheus text."""
+"""The engine's metrics in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from kodolly.engines.transformers.scheduler import Scheduler
 
 
 def exposition(scheduler: Scheduler, model: str) -> str:
-    """All metrics of one engine, labelled with its model's name."""
+    """All metrics of one engine, with its model's name as label."""
     label = model.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
     rows = (
-        ("requests_running", "gauge", "Answers being made.", scheduler.running),
-        ("requests_waiting", "gauge", "Answers that wait for a row.", scheduler.waiting),
+        ("requests_running", "gauge", "Answers being generated.", scheduler.running),
+        ("requests_waiting", "gauge", "Answers that wait for a free row.", scheduler.waiting),
         ("aborted_total", "counter", "Answers aborted before their end.", scheduler.aborted_total),
-        ("tokens_total", "counter", "Tokens made.", scheduler.tokens_total),
+        ("tokens_total", "counter", "Tokens generated.", scheduler.tokens_total),
         ("prompt_tokens_total", "counter", "Prompt tokens read.", scheduler.prompt_tokens_total),
     )
     lines = []

@@ -1,4 +1,4 @@
-"""The model itself: loaded from a directory, run on a chunk of one row or a token of many."""
+"""The model: loaded from a directory, run on a part of one prompt or on one token of many rows."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from kodolly.engines.transformers.cache import CacheShape, SlotCache
 from kodolly.errors import EngineStartError
 
-FAST_BF16 = ("amx_bf16", "avx512_bf16")  # CPU features without which bfloat16 is emulated
+FAST_BF16 = ("amx_bf16", "avx512_bf16")  # CPU features that compute in bfloat16
 
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """What to load and how: see `__main__` for the flags of the same names."""
+    """What to load and how. `__main__` has flags of the same names."""
 
     directory: Path
     max_model_len: int | None = None
@@ -24,12 +24,12 @@ class ModelOptions:
     dtype: str = "auto"
     device: str = "auto"
     threads: int | None = None
-    # Sampling that a request leaves open, from generation_config.json.
+    # Sampling parameters for requests that do not set them, over those of generation_config.json.
     defaults: dict[str, Any] = field(default_factory=dict)
 
 
 class Model:
-    """A causal language model over a slot cache. Used by one thread only."""
+    """A causal language model with a slot cache. For one thread only."""
 
     def __init__(self, network: Any, slots: int, longest: int) -> None:
         config = network.config
@@ -41,7 +41,7 @@ class Model:
         )
 
     def prefill(self, row: int, start: int, ids: list[int]) -> Any:
-        """Run `ids` of one row from position `start`; logits (V,) in float32 after the last."""
+        """Runs `ids` in one row from position `start`; the last one's logits (V,) in float32."""
         import torch
 
         device, end = self._network.device, start + len(ids)
@@ -53,7 +53,7 @@ class Model:
         return self._forward(tokens, positions[None], mask[None, None])[0]
 
     def decode(self, tokens: list[int], positions: list[int]) -> Any:
-        """Run one token for each of the first rows; logits (B, V) in float32."""
+        """Runs one token for each of the first rows; logits (B, V) in float32."""
         import torch
 
         device, longest = self._network.device, max(positions) + 1
@@ -65,7 +65,7 @@ class Model:
         return self._forward(ids[:, None], places[:, None], mask[:, None, None])
 
     def _forward(self, ids: Any, positions: Any, mask: Any) -> Any:
-        """`mask` is (B, 1, q, kv), true where a query may look."""
+        """Logits (B, V) of the last position. `mask`: (B, 1, q, kv), true where a query may attend."""
         import torch
 
         with torch.inference_mode():
@@ -81,9 +81,9 @@ class Model:
 
 
 def load(options: ModelOptions) -> Model:
-    """Load the weights of a model directory; safetensors only, no remote code, no network.
+    """Loads a model directory: only safetensors, without running code from it, without network.
 
-    Raises EngineStartError when the directory, the device or the architecture will not do.
+    Raises EngineStartError if the directory, the device or the architecture cannot be used.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -111,22 +111,24 @@ def load(options: ModelOptions) -> Model:
     )
 
 
-def context_length(config: Mapping[str, Any], wanted: int | None) -> int:
-    """Tokens a row may have: what is wanted, at most what the model was made for.
+def context_length(config: Mapping[str, Any], max_model_len: int | None) -> int:
+    """Tokens that prompt and answer may have together: `max_model_len`, else the model's own limit.
 
-    `config` is what config.json holds. Raises EngineStartError when more is wanted.
+    `config`: the content of config.json. Raises EngineStartError for more than the model's limit.
     """
     most = int(config.get("max_position_embeddings") or 0)
-    if wanted and most and wanted > most:
-        raise EngineStartError(f"--max-model-len {wanted} is over the model's {most} positions")
-    return wanted or most or 2048
+    if max_model_len and most and max_model_len > most:
+        raise EngineStartError(
+            f"--max-model-len {max_model_len} is over the model's {most} positions"
+        )
+    return max_model_len or most or 2048
 
 
 def default_threads() -> int:
-    """OMP_NUM_THREADS, else the cores this process may use."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdigit() and int(given) > 0:
-        return int(given)
+    """OMP_NUM_THREADS, else the number of cores that this process may use."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdigit() and int(threads) > 0:
+        return int(threads)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
@@ -140,7 +142,7 @@ def _cache_shape(config: Any) -> CacheShape:
 
 
 def _refuse_partial_attention(config: Any) -> None:
-    """One mask serves all layers here, so every layer must look at the whole text."""
+    """Raises EngineStartError for layers that attend to a part of the text: all share one mask here."""
     kinds = set(getattr(config, "layer_types", None) or ())
     if kinds - {"full_attention"} or getattr(config, "sliding_window", None):
         raise EngineStartError(
@@ -148,16 +150,16 @@ def _refuse_partial_attention(config: Any) -> None:
         )
 
 
-def _device(wanted: str) -> str:
+def _device(name: str) -> str:
     import torch
 
-    if wanted != "auto":
-        return wanted
+    if name != "auto":
+        return name
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _dtype(options: ModelOptions) -> Any:
-    """The dtype asked for; `auto` means the model's own, but float32 where bfloat16 crawls."""
+    """`options.dtype`; `auto`: the model's own, but float32 on a CPU without fast bfloat16."""
     import torch
 
     if options.dtype != "auto":
@@ -168,7 +170,7 @@ def _dtype(options: ModelOptions) -> Any:
 
 
 def cpu_has_fast_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (x86 on Linux; elsewhere: no)."""
+    """Whether this CPU computes in bfloat16; only known for x86 on Linux, False elsewhere."""
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:

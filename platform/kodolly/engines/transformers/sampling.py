@@ -1,7 +1,7 @@
-"""The next token of one row: penalties, then temperature, then what may still be drawn.
+"""Chooses the next token of one row: penalties, then temperature, then top-k, top-p and min-p.
 
-Every request that `schema` accepts gets a token, whatever its values do to the logits: numbers that
-overflow become the largest float, and what is no number becomes the smallest.
+Every request that `schema` accepts gets a token. If its values make logits overflow, those become
+the largest float; NaN becomes the smallest.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-SHORTLIST = 512  # most likely tokens looked at first: top-p rarely needs the whole vocabulary
+SHORTLIST = 512  # top-p first tries only so many tokens, the most likely; sorting all is slow
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How an answer is drawn; names and meanings are vLLM's."""
+    """The sampling parameters of an answer; names and meanings are vLLM's."""
 
     max_tokens: int
     temperature: float = 1.0  # 0: always the most likely token
     top_p: float = 1.0
-    top_k: int = 0  # 0 or -1: no bound
-    min_p: float = 0.0  # of the most likely token's probability
+    top_k: int = 0  # 0 or -1: no limit
+    min_p: float = 0.0  # as a share of the most likely token's probability
     repetition_penalty: float = 1.0  # over prompt and answer
     presence_penalty: float = 0.0  # over the answer
     frequency_penalty: float = 0.0  # over the answer, per occurrence
@@ -35,7 +35,7 @@ class SamplingParams:
 
     @property
     def plain(self) -> bool:
-        """Whether the most likely token of the bare logits is the answer."""
+        """Whether the next token is simply the one with the largest logit."""
         return (
             self.temperature == 0
             and self.repetition_penalty == 1
@@ -47,12 +47,12 @@ def adjust(
     logits: Any,
     params: SamplingParams,
     prompt: Sequence[int],
-    made: Sequence[int],
+    output: Sequence[int],
     forbidden: Collection[int],
 ) -> Any:
-    """Finite logits (V,) after bias and penalties, but -inf for `forbidden` tokens. A new tensor.
+    """A new tensor with the logits (V,) after bias and penalties: finite, but -inf for `forbidden`.
 
-    `forbidden` must leave at least one token of the vocabulary.
+    `prompt`, `output`: token ids so far. `forbidden`: token ids, not the whole vocabulary.
     """
     import torch
 
@@ -60,28 +60,32 @@ def adjust(
     for token, bias in params.logit_bias.items():
         logits[token] += bias
     if params.repetition_penalty != 1:
-        seen = torch.tensor(sorted({*prompt, *made}), device=logits.device)
-        values = logits[seen]
+        token_ids = torch.tensor(sorted({*prompt, *output}), device=logits.device)
+        values = logits[token_ids]
         penalty = params.repetition_penalty
-        logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
-    if made and (params.presence_penalty or params.frequency_penalty):
-        counts = torch.bincount(torch.tensor(made, device=logits.device), minlength=logits.shape[0])
+        logits[token_ids] = torch.where(values > 0, values / penalty, values * penalty)
+    if output and (params.presence_penalty or params.frequency_penalty):
+        counts = torch.bincount(
+            torch.tensor(output, device=logits.device), minlength=logits.shape[0]
+        )
         logits -= params.frequency_penalty * counts
         logits -= params.presence_penalty * (counts > 0)
     lowest = torch.finfo(logits.dtype).min
-    logits = torch.nan_to_num(logits, nan=lowest)  # and infinities to the largest and smallest
+    logits = torch.nan_to_num(
+        logits, nan=lowest
+    )  # infinities become the largest and smallest float
     if forbidden:
         logits[torch.tensor(sorted(forbidden), device=logits.device)] = float("-inf")
     return logits
 
 
 def draw(logits: Any, params: SamplingParams, generator: Any) -> int:
-    """Draw a token from adjusted logits (V,) with `generator`, this row's own."""
+    """Draws a token id from adjusted logits (V,). `generator`: this row's own random generator."""
     import torch
 
     if params.temperature == 0:
         return int(logits.argmax())
-    # The largest becomes 0 first: a tiny temperature then makes -inf of the others, never inf or NaN.
+    # With the largest logit at 0, a tiny temperature makes -inf of the others, but never inf or NaN.
     logits = (logits - logits.max()) / params.temperature
     ids, share = _candidates(logits, params)
     keep = share.cumsum(-1) - share < params.top_p  # the token that crosses top_p stays
@@ -92,7 +96,7 @@ def draw(logits: Any, params: SamplingParams, generator: Any) -> int:
 
 
 def _candidates(logits: Any, params: SamplingParams) -> tuple[Any, Any]:
-    """Token ids in falling order of probability, and their shares; as many as are needed."""
+    """Token ids, most likely first, and their probabilities; as many as the parameters can allow."""
     import torch
 
     size = logits.shape[0]

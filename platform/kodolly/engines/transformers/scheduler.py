@@ -1,4 +1,4 @@
-"""Who is run next: one token for every answer in the making, prompts in chunks between them."""
+"""Which rows run next: one token of every running answer, and a part of a prompt."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from kodolly.errors import NoWorker
 
 log = logging.getLogger(__name__)
 
-CHUNK = 128  # prompt tokens run between two tokens of the others
+CHUNK = 128  # prompt tokens that run between two tokens of the other answers
 
 
 class Runner(Protocol):
-    """What the scheduler needs of a model; see `model.Model`."""
+    """What the scheduler needs from a model; see `model.Model`."""
 
     cache: Any
 
@@ -29,11 +29,11 @@ class Runner(Protocol):
 
 
 class Scheduler:
-    """Keeps up to `slots` answers going at once; the others wait in order of arrival.
+    """Generates up to `slots` answers at once; the others wait in order of arrival.
 
-    Rows 0..decoding-1 get a token each step, all in one forward. The rows after them still read
-    their prompts: each step runs at most CHUNK prompt tokens, of whichever prompt has waited
-    longest since its last chunk, so that neither a long prompt nor a long answer starves anyone.
+    Rows 0..decoding-1 are generating: each step gives all of them one token, in one forward pass.
+    The prompts of the rows after them are not in the cache yet: each step runs at most CHUNK of their
+    tokens, from the prompt that has waited longest. So a long prompt or answer blocks nobody.
     """
 
     def __init__(self, model: Runner, slots: int, max_waiting: int) -> None:
@@ -61,7 +61,7 @@ class Scheduler:
         return len(self._waiting)
 
     def submit(self, sequences: list[Sequence]) -> None:
-        """Queue the sequences of one request. Raises NoWorker when too many wait already."""
+        """Queues the sequences of one request. Raises NoWorker when too many wait already."""
         with self._wake:
             if self._closed:
                 raise NoWorker("the engine is shutting down", headers={"Retry-After": "5"})
@@ -75,33 +75,33 @@ class Scheduler:
             self._wake.notify()
 
     def abort(self, sequences: Iterable[Sequence]) -> None:
-        """Stop making these answers; their rows are free before the next step."""
+        """Stops these answers. Their rows are free before the next step."""
         with self._wake:
             for sequence in sequences:
                 sequence.aborted = True
             self._wake.notify()
 
     def abort_all(self) -> None:
-        """Abort every answer, running or waiting."""
+        """Aborts every answer, running or waiting."""
         self.abort([*self._rows, *self._waiting])
 
     def close(self) -> None:
-        """Refuse new requests; `run` returns once those it has are finished or aborted."""
+        """Refuses new requests; `run` returns once all others are finished or aborted."""
         with self._wake:
             self._closed = True
             self._wake.notify()
 
     def run(self) -> None:
-        """Make tokens until closed; call it on the model's own thread."""
+        """Generates tokens until closed. For the model's own thread."""
         while self._await_work():
             try:
                 self.step()
-            except Exception:  # one bad forward pass must not end the engine
+            except Exception:  # one failed forward pass must not end the engine
                 log.exception("a step of the model failed; all its requests end with an error")
                 self._fail_all()
 
     def step(self) -> None:
-        """Drop the aborted, admit the waiting, read some prompt, make one token for each."""
+        """Removes aborted answers, admits waiting ones, runs a part of a prompt and one token each."""
         self._step += 1
         self._sweep()
         self._read_prompt()
@@ -131,31 +131,31 @@ class Scheduler:
 
     def _note_abort(self, sequence: Sequence) -> None:
         self.aborted_total += 1
-        log.info("aborted request %s after %d tokens", sequence.request_id, len(sequence.made))
+        log.info("aborted request %s after %d tokens", sequence.request_id, len(sequence.output))
         sequence.end("abort")
 
     def _read_prompt(self) -> None:
         budget = CHUNK
         while budget > 0 and self._decoding < len(self._rows):
             reading = range(self._decoding, len(self._rows))
-            row = min(reading, key=lambda each: self._rows[each].served)
+            row = min(reading, key=lambda each: self._rows[each].last_prefill)
             sequence = self._rows[row]
-            sequence.served = self._step
-            start = sequence.prefilled
+            sequence.last_prefill = self._step
+            start = sequence.prefill_end
             ids = sequence.prompt[start : start + budget]
             budget -= len(ids)
             try:
                 logits = self._model.prefill(row, start, ids)
-            except Exception:  # noqa: BLE001 - logged there; this row alone was run
+            except Exception:  # noqa: BLE001 - _fail logs it; only this row was run
                 self._fail(row, "error")
                 continue
-            sequence.prefilled += len(ids)
+            sequence.prefill_end += len(ids)
             self.prompt_tokens_total += len(ids)
-            if sequence.prefilled == len(sequence.prompt):
+            if sequence.prefill_end == len(sequence.prompt):
                 self._promote(row, logits)
 
     def _promote(self, row: int, logits: Any) -> None:
-        """Its prompt is read: give it its first token and a place among the decoding rows."""
+        """The row's prompt is in the cache: moves it to the generating rows, with its first token."""
         sequence, first = self._rows[row], self._decoding
         if row != first:
             other = self._rows[first]
@@ -169,17 +169,17 @@ class Scheduler:
         if not rows:
             return
         logits = self._model.decode(
-            [each.made[-1] for each in rows], [each.length for each in rows]
+            [each.output[-1] for each in rows], [each.length for each in rows]
         )
-        for row in reversed(range(len(rows))):  # a row that ends is filled from behind
+        for row in reversed(range(len(rows))):  # a finished row is filled with a later one
             self._advance(row, logits[row])
 
     def _advance(self, row: int, logits: Any) -> None:
-        """Draw and take one row's next token. What fails here is that request's own doing."""
+        """Chooses one row's next token. Only the request's own values can make this fail."""
         sequence = self._rows[row]
         try:
             finished = sequence.accept(sequence.choose(logits))
-        except Exception:  # noqa: BLE001 - logged there
+        except Exception:  # noqa: BLE001 - _fail logs it
             self._fail(row, "fault")
             return
         self.tokens_total += 1
@@ -187,13 +187,13 @@ class Scheduler:
             self._remove(row)
 
     def _fail(self, row: int, reason: str) -> None:
-        """End one row's answer and log the exception that is being handled; the others go on."""
+        """Ends one row's answer and logs the exception that is being handled."""
         log.exception("request %s failed; the others go on", self._rows[row].request_id)
         self._rows[row].end(reason)
         self._remove(row)
 
     def _remove(self, row: int) -> None:
-        """Free a row: the last decoding row fills it, the last reading row fills that one."""
+        """Frees a row. The last generating row moves there, and the last row of all into its place."""
         if row < self._decoding:
             self._decoding -= 1
             self._move(self._decoding, row)

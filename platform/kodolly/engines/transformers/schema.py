@@ -1,4 +1,7 @@
-"""What a request may hold. Unknown fields are ignored; bad values are a 400 naming the field."""
+"""The requests of the transformers engine. A bad value is a 400 that names the field.
+
+Unknown fields are ignored. Fields that ask for something this engine cannot do are refused.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from kodolly.engines.transformers.sampling import SamplingParams
 from kodolly.errors import BadRequest
 
 MAX_CHOICES = 16
-LEAST_TEMPERATURE = 0.01  # what a smaller one above 0 is taken for, as in vLLM
+MIN_TEMPERATURE = 0.01  # a smaller one above 0 is raised to this, as in vLLM
 
 Stops = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=256)]],
@@ -21,14 +24,14 @@ Ids = list[Annotated[int, Field(ge=0, lt=2**31)]]
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells beside the answer."""
+    """The field `stream_options`."""
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
 
 
 class Sampling(BaseModel):
-    """Fields that chat and completions share."""
+    """Fields that chat and text completions share."""
 
     model: str | None = None
     stream: bool = False
@@ -54,30 +57,32 @@ class Sampling(BaseModel):
     top_logprobs: int | None = None
 
     @model_validator(mode="after")
-    def _what_is_not_here(self) -> Self:
-        # None, False, and a chat's top_logprobs=0 ask for nothing; a completion's 0 asks.
+    def _refuse_unsupported(self) -> Self:
+        # None, False and a chat's top_logprobs=0 ask for no log probabilities. A completion's
+        # logprobs=0 asks for those of the chosen tokens.
         if self.logprobs is not None and self.logprobs is not False:
             refuse("logprobs", "is not supported by the transformers engine")
         return self
 
     @property
     def limit(self) -> int | None:
-        """Tokens the answer may have, if the client said."""
+        """The most tokens an answer may have; None if the client did not say."""
         return self.max_tokens
 
     def params(self, room: int, defaults: dict[str, Any], vocabulary: int) -> SamplingParams:
-        """How to draw; what the client left open comes from `defaults`, then from vLLM's rules.
+        """The sampling parameters. Those the client did not set are the model's `defaults`, or vLLM's.
 
-        `room`: tokens left in the context after the prompt.
+        `room`: tokens left in the context after the prompt. `vocabulary`: its size in tokens.
+        Raises BadRequest.
         """
-        given = {
+        chosen = {
             name: value
             for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
             if (value := getattr(self, name)) is not None
         }
-        drawn = {**defaults, **given}
-        if drawn.get("temperature"):
-            drawn["temperature"] = max(drawn["temperature"], LEAST_TEMPERATURE)
+        merged = {**defaults, **chosen}
+        if merged.get("temperature"):
+            merged["temperature"] = max(merged["temperature"], MIN_TEMPERATURE)
         limit = self.limit or room
         if self.min_tokens > limit:
             refuse("min_tokens", f"must be at most max_tokens ({limit})")
@@ -97,18 +102,18 @@ class Sampling(BaseModel):
                 token for token in self.stop_token_ids or () if token < vocabulary
             ),
             include_stop=self.include_stop_str_in_output,
-            **drawn,
+            **merged,
         )
 
 
 class Message(BaseModel):
-    """One turn; content may be OpenAI's list of parts, if all are text."""
+    """One message of a chat. Its content may be a list of parts, if all of them are text."""
 
     role: str = Field(min_length=1, max_length=32)
     content: str | list[dict[str, Any]] | None = None
 
     def plain(self) -> dict[str, str]:
-        """The turn as templates want it: role and text."""
+        """Role and text, as chat templates expect them. Raises BadRequest for other parts than text."""
         if not isinstance(self.content, list):
             return {"role": self.role, "content": self.content or ""}
         texts = [part.get("text") for part in self.content if part.get("type") == "text"]
@@ -130,11 +135,11 @@ class ChatRequest(Sampling):
 
     @property
     def limit(self) -> int | None:
-        """max_completion_tokens, or its older name."""
+        """max_completion_tokens, or max_tokens, its older name."""
         return self.max_completion_tokens or self.max_tokens
 
     @model_validator(mode="after")
-    def _what_chat_has_not(self) -> Self:
+    def _refuse_unsupported_in_chat(self) -> Self:
         if self.tools and self.tool_choice != "none":
             refuse("tools", "are not supported by the transformers engine")
         if self.response_format and self.response_format.get("type") != "text":
@@ -145,7 +150,7 @@ class ChatRequest(Sampling):
 
 
 class CompletionRequest(Sampling):
-    """POST /v1/completions; `prompt` is text, token ids, or a list of either."""
+    """POST /v1/completions. `prompt`: one or several prompts, as text or as token ids."""
 
     prompt: str | Ids | list[str] | list[Ids]
     max_tokens: int | None = Field(16, ge=1)
@@ -154,7 +159,7 @@ class CompletionRequest(Sampling):
     suffix: str | None = None
 
     @model_validator(mode="after")
-    def _what_completions_have_not(self) -> Self:
+    def _refuse_unsupported_in_completions(self) -> Self:
         if self.echo:
             refuse("echo", "is not supported by the transformers engine")
         if self.suffix:
@@ -164,7 +169,7 @@ class CompletionRequest(Sampling):
         return self
 
     def prompts(self) -> list[str | list[int]]:
-        """Each prompt by itself, as text or ids."""
+        """The list of prompts, each as text or as token ids."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         if not self.prompt or isinstance(self.prompt[0], int):
@@ -173,7 +178,7 @@ class CompletionRequest(Sampling):
 
 
 class TokenizeRequest(BaseModel):
-    """POST /tokenize: a prompt, or a chat as its template would write it."""
+    """POST /tokenize: a prompt, or the messages of a chat."""
 
     model: str | None = None
     prompt: str | None = None
@@ -183,7 +188,7 @@ class TokenizeRequest(BaseModel):
     continue_final_message: bool = False
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
+    def _require_one(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
             refuse("prompt", "or messages must be given, and not both")
         return self
@@ -200,7 +205,7 @@ R = TypeVar("R", bound=BaseModel)
 
 
 def check(kind: type[R], data: dict[str, Any]) -> R:
-    """`data` as a request of this kind. Raises BadRequest naming the first field at fault."""
+    """`data` as a request of this kind. Raises BadRequest, which names the first wrong field."""
     try:
         return kind.model_validate(data)
     except ValidationError as error:
@@ -211,5 +216,5 @@ def check(kind: type[R], data: dict[str, Any]) -> R:
 
 
 def refuse(field: str, reason: str) -> None:
-    """Raise BadRequest for `field`."""
+    """Raises BadRequest with a message that begins with `field`."""
     raise BadRequest(f"{field} {reason}", param=field)

@@ -1,4 +1,4 @@
-"""One answer in the making: its tokens, its text, and when it is finished."""
+"""One answer while it is generated: its tokens, its text, and when it ends."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from kodolly.stop_strings import StopFinder
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What one step added to an answer; the last one has a finish reason."""
+    """What one step adds to an answer. Only the last one has a finish reason.
+
+    `finish_reason`: stop, length, abort, error (the engine failed) or fault (the request's values
+    made it fail). `stop_reason`: the stop string or stop token id that ended the answer.
+    """
 
     text: str
     token_ids: tuple[int, ...]
-    finish_reason: str | None = None  # stop, length, abort, error (ours), fault (the request's)
-    stop_reason: str | int | None = None  # the stop string or stop token that ended it
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
 
 
 Sink = Callable[[Delta], None]
 
 
 class Sequence:
-    """One prompt and its answer. After submission only the scheduler's thread changes it."""
+    """One prompt and its answer. Once it is submitted, only the scheduler's thread changes it."""
 
     def __init__(
         self,
@@ -39,9 +43,9 @@ class Sequence:
         self.request_id = request_id
         self.prompt = prompt
         self.params = params
-        self.made: list[int] = []
-        self.prefilled = 0  # prompt tokens whose keys and values are in the cache
-        self.served = 0  # step of its last chunk of prefill
+        self.output: list[int] = []  # token ids of the answer so far
+        self.prefill_end = 0  # prompt tokens that are in the cache
+        self.last_prefill = 0  # step in which the last part of its prompt was run
         self.aborted = False
         self._sink = sink
         self._eos = frozenset() if params.ignore_eos else eos
@@ -51,33 +55,33 @@ class Sequence:
 
     @property
     def length(self) -> int:
-        """Tokens of it in the cache once all but the newest were run."""
-        return len(self.prompt) + max(0, len(self.made) - 1)
+        """Tokens in the cache when all but the newest one have been run."""
+        return len(self.prompt) + max(0, len(self.output) - 1)
 
     @property
     def in_cache(self) -> int:
-        """Tokens of it in the cache now."""
-        return self.length if self.made else self.prefilled
+        """Tokens in the cache now."""
+        return self.length if self.output else self.prefill_end
 
     def choose(self, logits: Any) -> int:
-        """The next token from the model's logits (V,)."""
+        """The next token's id, chosen by the logits (V,)."""
         forbidden: frozenset[int] = frozenset()
-        if len(self.made) < self.params.min_tokens:
+        if len(self.output) < self.params.min_tokens:
             forbidden = self._eos | self.params.stop_token_ids
         if self.params.plain and not forbidden:
             return int(logits.argmax())
-        logits = adjust(logits, self.params, self.prompt, self.made, forbidden)
+        logits = adjust(logits, self.params, self.prompt, self.output, forbidden)
         return draw(logits, self.params, self._random(logits))
 
     def accept(self, token: int) -> bool:
-        """Take a token, tell the sink, and say whether the answer is finished."""
-        self.made.append(token)
+        """Adds a token and passes it to the sink; returns whether the answer is finished."""
+        self.output.append(token)
         delta = self._delta(token)
         self._sink(delta)
         return delta.finish_reason is not None
 
     def end(self, reason: str) -> None:
-        """Finish it from outside: `abort`, `error` or `fault`."""
+        """Ends the answer now, for `reason`: abort, error or fault."""
         self._sink(Delta("", (), reason))
 
     def _delta(self, token: int) -> Delta:
@@ -89,13 +93,13 @@ class Sequence:
         text, stop = self._stops.push(self._detokenizer.push(token))
         if stop is not None:
             return Delta(text, ids, "stop", stop)
-        if len(self.made) < self.params.max_tokens:
+        if len(self.output) < self.params.max_tokens:
             return Delta(text, ids)
         rest, stop = self._close()
         return Delta(text + rest, ids, "length" if stop is None else "stop", stop)
 
     def _close(self) -> tuple[str, str | None]:
-        """All text held back; it may still complete a stop string."""
+        """The answer ends: the rest of its text, and a stop string if the rest completes one."""
         text, stop = self._stops.push(self._detokenizer.flush())
         return (text, stop) if stop is not None else (text + self._stops.flush(), None)
 

@@ -1,4 +1,4 @@
-"""The engine's HTTP face: OpenAI's endpoints, vLLM's token endpoints, health, load, metrics."""
+"""The engine's HTTP endpoints: OpenAI's, vLLM's for tokens, health, load and metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kodolly.engines.transformers import answers as shapes
+from kodolly.engines.transformers import answers as responses
 from kodolly.engines.transformers.engine import Answers, Engine
 from kodolly.engines.transformers.metrics import exposition
 from kodolly.engines.transformers.schema import (
@@ -34,12 +34,12 @@ from kodolly.http.server import (
 )
 
 MAX_BODY = 16 << 20  # bytes of a request
-MAX_ID = 128  # characters of X-Request-Id that are kept
-CLIENT_CLOSED = 499  # nobody reads it; it is for the log
+MAX_ID = 128  # characters of X-Request-Id that go into the response
+CLIENT_CLOSED = 499  # nginx's status for a client that has gone; nobody reads it
 
 
-class Face:
-    """The endpoints of one engine, which answers to any of `names`."""
+class Endpoints:
+    """The endpoints of one engine, whose model may be asked for by any of `names`."""
 
     def __init__(self, engine: Engine, names: list[str]) -> None:
         self._engine = engine
@@ -81,38 +81,41 @@ class Face:
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
-        asked = check(ChatRequest, await read_object(request, MAX_BODY))
-        name = self._known(asked.model)
-        messages = [message.plain() for message in asked.messages]
-        opened, going_on = asked.add_generation_prompt, asked.continue_final_message
+        body = check(ChatRequest, await read_object(request, MAX_BODY))
+        name = self._model_name(body.model)
+        messages = [message.plain() for message in body.messages]
         prompt = await self._engine.text(
-            lambda text: text.encode_chat(messages, opened=opened, going_on=going_on)
+            lambda text: text.encode_chat(
+                messages,
+                add_generation_prompt=body.add_generation_prompt,
+                continue_final_message=body.continue_final_message,
+            )
         )
-        return await self._answer(request, name, asked, [prompt])
+        return await self._answer(request, name, body, [prompt])
 
     async def completions(self, request: Request) -> Response:
         """POST /v1/completions."""
-        asked = check(CompletionRequest, await read_object(request, MAX_BODY))
-        name = self._known(asked.model)
-        prompts = await self._engine.text(lambda text: _encode_all(text, asked))
-        return await self._answer(request, name, asked, prompts)
+        body = check(CompletionRequest, await read_object(request, MAX_BODY))
+        name = self._model_name(body.model)
+        prompts = await self._engine.text(lambda text: _encode_all(text, body))
+        return await self._answer(request, name, body, prompts)
 
     async def tokenize(self, request: Request) -> Response:
         """POST /tokenize."""
-        asked = check(TokenizeRequest, await read_object(request, MAX_BODY))
-        self._known(asked.model)
-        tokens = await self._engine.text(lambda text: _encode(text, asked))
+        body = check(TokenizeRequest, await read_object(request, MAX_BODY))
+        self._model_name(body.model)
+        tokens = await self._engine.text(lambda text: _encode(text, body))
         longest = self._engine.longest
         return JsonResponse({"count": len(tokens), "max_model_len": longest, "tokens": tokens})
 
     async def detokenize(self, request: Request) -> Response:
         """POST /detokenize."""
-        asked = check(DetokenizeRequest, await read_object(request, MAX_BODY))
-        self._known(asked.model)
-        text = await self._engine.text(lambda text: text.decode(asked.tokens, special=True))
+        body = check(DetokenizeRequest, await read_object(request, MAX_BODY))
+        self._model_name(body.model)
+        text = await self._engine.text(lambda text: text.decode(body.tokens, special=True))
         return JsonResponse({"prompt": text})
 
-    def _known(self, name: str | None) -> str:
+    def _model_name(self, name: str | None) -> str:
         if name is not None and name not in self._names:
             raise ModelNotFound(f"the model {name!r} does not exist", param="model")
         return name or self._names[0]
@@ -121,29 +124,29 @@ class Face:
         self,
         request: Request,
         name: str,
-        asked: ChatRequest | CompletionRequest,
+        body: ChatRequest | CompletionRequest,
         prompts: list[list[int]],
     ) -> Response:
-        given = request.headers.get("x-request-id", "")[:MAX_ID]
-        shape = shapes.shape(given or uuid.uuid4().hex, name, asked)
-        answers = self._engine.submit(shape.id, prompts, asked)
-        if asked.stream:
-            return EventStream(answers, shapes.stream(answers, shape, asked.stream_options))
-        work = asyncio.ensure_future(shapes.whole(answers, shape))
-        gone = asyncio.ensure_future(until_disconnect(request.receive))
+        request_id = request.headers.get("x-request-id", "")[:MAX_ID]
+        meta = responses.response_meta(request_id or uuid.uuid4().hex, name, body)
+        answers = self._engine.submit(meta.id, prompts, body)
+        if body.stream:
+            return EventStream(answers, responses.stream(answers, meta, body.stream_options))
+        work = asyncio.ensure_future(responses.whole(answers, meta))
+        disconnect = asyncio.ensure_future(until_disconnect(request.receive))
         try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work, disconnect}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 return Response(status_code=CLIENT_CLOSED)
-            body = work.result()
+            result = work.result()
         finally:
             answers.abort()
-            await cancel_and_wait(work, gone)
-        return JsonResponse(body)
+            await cancel_and_wait(work, disconnect)
+        return JsonResponse(result)
 
 
 class EventStream(Response):
-    """A stream that aborts its answers as soon as the client is gone."""
+    """A streamed response. It aborts its answers as soon as the client has gone."""
 
     def __init__(self, answers: Answers, events: AsyncIterator[bytes]) -> None:
         super().__init__(media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
@@ -153,20 +156,20 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        gone = asyncio.ensure_future(until_disconnect(receive))
-        # Aborting ends the events too, so a client that is gone ends the loop below.
-        gone.add_done_callback(lambda _: self._answers.abort())
+        disconnect = asyncio.ensure_future(until_disconnect(receive))
+        # An aborted answer has a last event, so this also ends the loop below.
+        disconnect.add_done_callback(lambda _: self._answers.abort())
         try:
             async for event in self._events:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         finally:
             self._answers.abort()
-            await cancel_and_wait(gone)
+            await cancel_and_wait(disconnect)
 
 
 class KeyGuard:
-    """ASGI middleware: 401 under /v1 unless the key is presented."""
+    """ASGI middleware: 401 for paths below /v1 without the key."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app = app
@@ -175,26 +178,26 @@ class KeyGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith("/v1"):
             headers = dict(scope["headers"])
-            given = presented_token(headers.get(b"authorization", b"").decode("latin-1"))
-            if not same_secret(given, self._key):
+            key = presented_token(headers.get(b"authorization", b"").decode("latin-1"))
+            if not same_secret(key, self._key):
                 refusal = _refusal(Unauthorized("missing or wrong API key"))
                 return await refusal(scope, receive, send)
         await self._app(scope, receive, send)
 
 
 def create_app(engine: Engine, names: list[str], *, key: str | None = None) -> ASGIApp:
-    """The ASGI application; the engine is started and ended by its owner."""
-    face = Face(engine, names)
+    """The ASGI application. The caller starts and stops the engine."""
+    endpoints = Endpoints(engine, names)
     app = Starlette(
         routes=[
-            Route("/health", face.health),
-            Route("/load", face.load),
-            Route("/metrics", face.metrics),
-            Route("/v1/models", face.models),
-            Route("/v1/chat/completions", face.chat, methods=["POST"]),
-            Route("/v1/completions", face.completions, methods=["POST"]),
-            Route("/tokenize", face.tokenize, methods=["POST"]),
-            Route("/detokenize", face.detokenize, methods=["POST"]),
+            Route("/health", endpoints.health),
+            Route("/load", endpoints.load),
+            Route("/metrics", endpoints.metrics),
+            Route("/v1/models", endpoints.models),
+            Route("/v1/chat/completions", endpoints.chat, methods=["POST"]),
+            Route("/v1/completions", endpoints.completions, methods=["POST"]),
+            Route("/tokenize", endpoints.tokenize, methods=["POST"]),
+            Route("/detokenize", endpoints.detokenize, methods=["POST"]),
         ],
         exception_handlers={ApiError: _on_error},
     )
@@ -207,22 +210,24 @@ async def _on_error(_: Request, error: Exception) -> Response:
 
 
 def _refusal(error: ApiError) -> Response:
-    body = shapes.engine_envelope(error)
+    body = responses.engine_envelope(error)
     return JsonResponse(body, status_code=error.status, headers=error.headers)
 
 
-def _encode_all(text: Text, asked: CompletionRequest) -> list[list[int]]:
+def _encode_all(text: Text, body: CompletionRequest) -> list[list[int]]:
     return [
-        prompt
-        if isinstance(prompt, list)
-        else text.encode(prompt, special=asked.add_special_tokens)
-        for prompt in asked.prompts()
+        prompt if isinstance(prompt, list) else text.encode(prompt, special=body.add_special_tokens)
+        for prompt in body.prompts()
     ]
 
 
-def _encode(text: Text, asked: TokenizeRequest) -> list[int]:
-    if asked.messages is None:
-        return text.encode(asked.prompt or "", special=asked.add_special_tokens is not False)
-    messages = [message.plain() for message in asked.messages]
-    opened = asked.add_generation_prompt and not asked.continue_final_message
-    return text.encode_chat(messages, opened=opened, going_on=asked.continue_final_message)
+def _encode(text: Text, body: TokenizeRequest) -> list[int]:
+    if body.messages is None:
+        return text.encode(body.prompt or "", special=body.add_special_tokens is not False)
+    messages = [message.plain() for message in body.messages]
+    continue_final = body.continue_final_message
+    return text.encode_chat(
+        messages,
+        add_generation_prompt=body.add_generation_prompt and not continue_final,
+        continue_final_message=continue_final,
+    )

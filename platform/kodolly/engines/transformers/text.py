@@ -1,4 +1,4 @@
-"""Text to tokens and back: the tokenizer and chat template of a model directory."""
+"""Text to tokens and back, by the tokenizer and chat template of a model directory."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 from kodolly.errors import BadRequest, EngineStartError
 
-# What generation_config.json may say about drawing when the request does not.
-DRAWING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+# Sampling parameters that generation_config.json may set for requests that do not.
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 class Text:
-    """One model's tokenizer. Not for two threads at once: encoding changes its inner state."""
+    """One model's tokenizer. Not thread-safe: encoding changes its state."""
 
     def __init__(self, directory: Path, template: str | None = None) -> None:
-        """`template`: Jinja text that replaces the model's own chat template."""
+        """`template`: a Jinja template instead of the model's own. Raises EngineStartError."""
         from transformers import AutoTokenizer
 
         try:
@@ -30,17 +30,22 @@ class Text:
         self.end = self._tokenizer.eos_token_id
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Tokens of plain text, with the marks the tokenizer adds if `special`."""
+        """Token ids of plain text. `special`: with the special tokens that the tokenizer adds."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special)
         return ids
 
     def encode_chat(
-        self, messages: Sequence[dict[str, str]], *, opened: bool = True, going_on: bool = False
+        self,
+        messages: Sequence[dict[str, str]],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
     ) -> list[int]:
-        """Tokens of a chat as the template writes it.
+        """Token ids of a chat, by the chat template.
 
-        `opened`: with the assistant's turn opened at the end; `going_on`: the last message is
-        not closed. Raises BadRequest when the template refuses the messages.
+        `add_generation_prompt`: the prompt ends with the beginning of an assistant's turn.
+        `continue_final_message`: the last message's turn stays open. Raises BadRequest when the
+        template refuses the messages.
         """
         from jinja2 import TemplateError
 
@@ -48,17 +53,17 @@ class Text:
             text = self._tokenizer.apply_chat_template(
                 list(messages),
                 chat_template=self._template,
-                add_generation_prompt=opened,
-                continue_final_message=going_on,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
                 tokenize=False,
             )
         except (TemplateError, ValueError, TypeError) as error:
             raise BadRequest(f"the chat template refused: {error}", param="messages") from error
-        # The template writes every mark itself, as it wants them.
+        # The template has written all special tokens itself.
         return self.encode(text, special=False)
 
     def decode(self, ids: list[int], *, special: bool = False) -> str:
-        """Text of tokens; marks such as the end of turn only if `special`."""
+        """The text of token ids. `special`: with special tokens, such as the end of a turn."""
         text: str = self._tokenizer.decode(
             ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False
         )
@@ -66,7 +71,10 @@ class Text:
 
 
 def generation_defaults(directory: Path) -> tuple[frozenset[int], dict[str, Any]]:
-    """End-of-answer tokens and sampling defaults out of generation_config.json, if it is there."""
+    """End-of-answer token ids and default sampling parameters from generation_config.json, if any.
+
+    Raises EngineStartError for a file that cannot be read.
+    """
     path = directory / "generation_config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -76,5 +84,5 @@ def generation_defaults(directory: Path) -> tuple[frozenset[int], dict[str, Any]
         raise EngineStartError(f"cannot read {path}: {error}") from error
     ends = config.get("eos_token_id")
     ids = [ends] if isinstance(ends, int) else ends or []
-    drawing = {name: config[name] for name in DRAWING if config.get(name) is not None}
-    return frozenset(ids), drawing
+    sampling = {name: config[name] for name in SAMPLING if config.get(name) is not None}
+    return frozenset(ids), sampling

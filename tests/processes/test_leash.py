@@ -10,7 +10,7 @@ from pathlib import Path
 
 from support.processes import eventually, wait_until
 
-from kodolly.leash.process import LeashedProcess
+from kodolly.processes.leashed_process import LeashedProcess
 
 
 def alive(pid: int) -> bool:
@@ -62,7 +62,7 @@ def test_a_killed_parent_takes_the_program_along(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     code = f"""
 import asyncio, os, pathlib, signal
-from kodolly.leash.process import LeashedProcess
+from kodolly.processes.leashed_process import LeashedProcess
 async def main():
     process = await LeashedProcess.start(["sleep", "60"])
     pathlib.Path({str(note)!r}).write_text(str(process.pid))
@@ -75,7 +75,7 @@ asyncio.run(main())
 
 
 def _start_leash(line: socket.socket, *argv: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "kodolly.leash", "5", *argv]
+    command = [sys.executable, "-m", "kodolly.processes.leash", "5", *argv]
     return subprocess.Popen(command, stdin=line.fileno(), stderr=subprocess.PIPE)
 
 

@@ -21,7 +21,7 @@ from kodolly.errors import ApiError
 from kodolly.http.server import error_response
 from kodolly.protocol.wire import Extension
 from kodolly.worker.agent import Agent, Announcement
-from kodolly.worker.fastchat_face import SAMPLING, FastChatFace
+from kodolly.worker.fastchat_endpoints import SAMPLING, FastChatEndpoints
 from kodolly.worker.model import ServedModel
 from kodolly.worker.registration import ControllerClient
 from kodolly_templates import TokenizerTemplate, get_template
@@ -89,7 +89,7 @@ async def make() -> AsyncIterator[Callable[..., Any]]:
             agent.context_length = engine.script.context_length
             served = model or ServedModel("demo", "demo", get_template("dolly-ko"))
             face = Starlette(
-                routes=[*FastChatFace(agent, served).routes()],
+                routes=[*FastChatEndpoints(agent, served).routes()],
                 exception_handlers={ApiError: error_response},
             )
             return Worker(await stack.enter_async_context(serving(face)), agent, engine)

@@ -1,4 +1,4 @@
-"""From pieces to growing text."""
+"""Pieces of a stream become snapshots of the whole text."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from kodolly.web.growing import growing
+from kodolly.web.throttle import text_snapshots
 
 
 async def pieces(*texts: str, error: Exception | None = None) -> AsyncIterator[str]:
@@ -19,7 +19,7 @@ async def pieces(*texts: str, error: Exception | None = None) -> AsyncIterator[s
 
 async def test_every_state_begins_with_the_one_before() -> None:
     """States only grow, and the last is the whole text."""
-    states = [state async for state in growing(pieces("안", "녕", "하세요"), every=0)]
+    states = [state async for state in text_snapshots(pieces("안", "녕", "하세요"), interval=0)]
     assert all(after.startswith(before) for before, after in pairwise(states))
     assert states[-1] == "안녕하세요"
 
@@ -29,7 +29,9 @@ async def test_an_error_comes_after_the_text() -> None:
     states: list[str] = []
 
     async def listen() -> None:
-        async for state in growing(pieces("반", "쪽", error=RuntimeError("lost")), every=0):
+        async for state in text_snapshots(
+            pieces("반", "쪽", error=RuntimeError("lost")), interval=0
+        ):
             states.append(state)
 
     with pytest.raises(RuntimeError, match="lost"):
@@ -45,7 +47,7 @@ async def test_silence_still_beats() -> None:
         yield "하나"
         await forever.wait()
 
-    states = growing(silent(), every=0, beat=0.01)
+    states = text_snapshots(silent(), interval=0, repeat_after=0.01)
     seen = [await anext(states) for _ in range(4)]
     await states.aclose()
     assert seen[-2:] == ["하나", "하나"]
@@ -63,7 +65,7 @@ async def test_closing_closes_the_source() -> None:
         finally:
             ended.set()
 
-    states = growing(endless(), every=0)
+    states = text_snapshots(endless(), interval=0)
     await anext(states)
     await anext(states)
     await states.aclose()

@@ -1,4 +1,4 @@
-"""FastChat's worker endpoints, answered from the engine's OpenAI ones."""
+"""FastChat's worker endpoints, served by calls to the engine's OpenAI endpoints."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from kodolly.protocol.wire import frame
 from kodolly.worker.agent import Agent
 from kodolly.worker.model import ServedModel
 
-MAX_BODY = 16 * 2**20
+MAX_BODY = 16 * 2**20  # bytes
 DEFAULT_MAX_NEW_TOKENS = 256
-UNTOLD_CONTEXT = 2048  # FastChat's own guess for a model that does not say
-# fastchat.constants.ErrorCode
+DEFAULT_CONTEXT = 2048  # tokens; FastChat's own default
+# Values of fastchat.constants.ErrorCode
 VALIDATION, INVALID_MODEL, CONTEXT_OVERFLOW, OVERLOADED, INTERNAL = (
     40001,
     40301,
@@ -29,7 +29,7 @@ VALIDATION, INVALID_MODEL, CONTEXT_OVERFLOW, OVERLOADED, INTERNAL = (
     50001,
 )
 
-# FastChat's name -> the completions API's, for those passed on as they are.
+# Parameters that have the same name and meaning in FastChat and in the completions API.
 SAMPLING = (
     "temperature",
     "top_p",
@@ -43,8 +43,8 @@ SAMPLING = (
 )
 
 
-class FastChatFace:
-    """The six endpoints a FastChat controller or API server calls."""
+class FastChatEndpoints:
+    """The endpoints that a FastChat controller or API server calls."""
 
     def __init__(self, agent: Agent, model: ServedModel) -> None:
         self.agent = agent
@@ -64,15 +64,15 @@ class FastChatFace:
         return [Route(f"/{h.__name__}", h, methods=["POST"]) for h in handlers]
 
     async def worker_generate_stream(self, request: Request) -> Response:
-        """Frames of cumulative text; the last text comes twice, then with its finish reason."""
+        """Each frame holds the whole text so far. The last one repeats it with the finish reason."""
         params = await server.read_object(request, MAX_BODY)
         return StreamingResponse(self._stream(params), media_type="application/octet-stream")
 
     async def worker_generate(self, request: Request) -> Response:
-        """The last frame alone."""
+        """Only the last frame of the stream."""
         params = await server.read_object(request, MAX_BODY)
         last = await server.unless_gone(self._last_frame(params), request.receive)
-        return JsonResponse(last)  # into the void, if the client has gone
+        return JsonResponse(last)  # if the client has gone, nobody reads it
 
     async def worker_get_status(self, _: Request) -> Response:
         return JsonResponse((await self.agent.status()).model_dump())
@@ -96,14 +96,14 @@ class FastChatFace:
         try:
             count = await self.agent.engine.count_tokens(self.model.name, prompt)
         except EngineCallError as error:
-            # FastChat's API server reads only `count` and crashes without one; with one it goes on
-            # to the generation, whose error frame it can tell its client.
+            # FastChat's API server crashes without a `count`. With one it goes on to generate, and
+            # passes the error frame that it then gets to its client.
             return JsonResponse({"count": 0, **_error(str(error), _code_of(error))})
         return JsonResponse({"count": count, "error_code": 0})
 
     async def model_details(self, _: Request) -> Response:
-        # FastChat's API server calculates with it, so an engine that tells none needs a number.
-        return JsonResponse({"context_length": self.agent.context_length or UNTOLD_CONTEXT})
+        # FastChat's API server calculates with it, so there must be a number.
+        return JsonResponse({"context_length": self.agent.context_length or DEFAULT_CONTEXT})
 
     async def _last_frame(self, params: dict[str, Any]) -> dict[str, Any]:
         last: dict[str, Any] = {}
@@ -129,13 +129,13 @@ class FastChatFace:
     def _completion_body(self, params: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(params.get("prompt"), str):
             raise BadRequest("prompt: a string is required", param="prompt")
-        asked = params.get("model")
-        if asked is not None and asked not in self.agent.announcement.model_names:
-            raise BadRequest(f"model {asked!r} is not served here", param="model")
+        model = params.get("model")
+        if model is not None and model not in self.agent.announcement.model_names:
+            raise BadRequest(f"model {model!r} is not served here", param="model")
         body: dict[str, Any] = {k: params[k] for k in SAMPLING if params.get(k) is not None}
         limit = params.get("max_new_tokens") or DEFAULT_MAX_NEW_TOKENS
         return body | {
-            "model": self.model.name if asked is None else asked,
+            "model": self.model.name if model is None else model,
             "prompt": params["prompt"],
             "max_tokens": limit,
             "stream": True,

@@ -1,4 +1,4 @@
-"""The parent's side of a leash: start, watch and stop one child process."""
+"""The parent's side of a leash (see `leash`): starts and stops one child process."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from typing import IO, Any
 
 
 class LeashedProcess:
-    """A running child. `pid` is the program's own, not the leash's."""
+    """A running program. `pid`: of the program itself, not of its leash."""
 
-    def __init__(self, leash: asyncio.subprocess.Process, line: socket.socket, pid: int) -> None:
+    def __init__(
+        self, leash: asyncio.subprocess.Process, parent_socket: socket.socket, pid: int
+    ) -> None:
         self._leash = leash
-        self._line = line
+        self._socket = parent_socket
         self.pid = pid
 
     @classmethod
@@ -29,16 +31,16 @@ class LeashedProcess:
         output: IO[Any] | None = None,
         grace: float = 10.0,
     ) -> LeashedProcess:
-        """Starts `argv` with `env` over this environment; both its outputs go to `output`.
+        """Starts `argv`. `env` is added to this environment; stdout and stderr go to `output`.
 
-        `grace`: seconds between SIGTERM and SIGKILL. A program that cannot be started exits 127;
-        OSError if even the leash cannot be.
+        `grace`: seconds between SIGTERM and SIGKILL. If the program cannot be started, its exit
+        code is 127. Raises OSError if even the leash cannot be started.
         """
         ours, theirs = socket.socketpair()
         try:
             with theirs:
                 leash = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "kodolly.leash", str(grace), *argv),
+                    *(sys.executable, "-m", "kodolly.processes.leash", str(grace), *argv),
                     stdin=theirs.fileno(),
                     stdout=output,
                     stderr=asyncio.subprocess.STDOUT if output else None,
@@ -46,11 +48,11 @@ class LeashedProcess:
                     start_new_session=True,
                 )
             ours.setblocking(False)
-            line = await asyncio.get_running_loop().sock_recv(ours, 32)
-        except BaseException:  # cancelled too: a leash nobody holds must let go
+            pid = await asyncio.get_running_loop().sock_recv(ours, 32)
+        except BaseException:  # also when cancelled: closing the socket ends the leash
             ours.close()
             raise
-        return cls(leash, ours, int(line or 0))
+        return cls(leash, ours, int(pid or 0))
 
     @property
     def running(self) -> bool:
@@ -58,16 +60,16 @@ class LeashedProcess:
         return self._leash.returncode is None
 
     async def wait(self) -> int:
-        """Waits for the end and returns the exit code: 128 + N for signal N, 127 if not started."""
+        """Waits until it ends; returns the exit code: 128 + N for signal N, 127 if not started."""
         code = await self._leash.wait()
-        if code < 0 and self.pid:  # the leash itself was killed: what it held must not stay
+        if code < 0 and self.pid:  # the leash itself was killed, so the program still runs
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
-        self._line.close()
+        self._socket.close()
         return code if code >= 0 else 128 - code
 
     async def stop(self) -> int:
-        """SIGTERM, then SIGKILL for the whole group after the grace; returns the exit code."""
+        """SIGTERM, and after the grace SIGKILL for the whole group; returns the exit code."""
         if self.running:
             with contextlib.suppress(ProcessLookupError):
                 self._leash.terminate()

@@ -1,1 +1,0 @@
-"""A child process that cannot outlive its parent, however the parent dies."""
