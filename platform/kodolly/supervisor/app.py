@@ -21,6 +21,7 @@ import aiohttp
 from kodolly.errors import KodollyError, SettingsError
 from kodolly.settings import UpSettings, load_resolved
 from kodolly.supervisor import plan
+from kodolly.supervisor.packages import check_packages
 from kodolly.supervisor.service import Service
 from kodolly.worker.adapters import read_adapters
 
@@ -165,6 +166,7 @@ def main(argv: Sequence[str]) -> int:
     """`kodolly up`: runs until SIGTERM or Ctrl-C."""
     resolved = load_resolved(UpSettings, argv, "Everything on this machine under one supervisor.")
     settings = resolved.settings
+    check_packages(settings, resolved.file)
     check_ports(settings)
     ensure_model(settings)
     # A worker would refuse them too, but only in its log.
