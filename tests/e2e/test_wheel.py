@@ -38,7 +38,7 @@ def environment(place: Path, name: str, *requirements: str) -> Path:
     subprocess.run([sys.executable, "-m", "venv", home], check=True, timeout=120)
     for requirement in requirements:
         command: list[str | Path] = [sys.executable, INSTALL, home / "bin" / "python"]
-        pins = ["-c", ROOT / "constraints.txt"]
+        pins = ["-c", str(ROOT / "constraints.txt")]
         subprocess.run([*command, *pins, requirement], cwd=place, check=True, timeout=900)
     return home / "bin" / "kodolly"
 
