@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from kodolly.engines.transformers.hub import is_hub_id
 from kodolly.errors import SettingsError
 from kodolly.extras import MODULES, install_command, missing_modules
 from kodolly.settings import UpSettings, load
@@ -127,6 +128,8 @@ def model(settings: UpSettings) -> Finding:
         return Finding(
             "note", "model", "not there yet", "`kodolly up` copies the embedded one once"
         )
+    if is_hub_id(settings.model):
+        return Finding("note", "model", settings.model, "no folder here: it is taken from the hub")
     return Finding("missing", "model", f"no {directory}/config.json", "check --model")
 
 

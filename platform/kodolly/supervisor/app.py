@@ -24,6 +24,7 @@ from kodolly.supervisor import plan
 from kodolly.supervisor.packages import check_packages
 from kodolly.supervisor.service import Service
 from kodolly.worker.adapters import read_adapters
+from kodolly.worker.model import named_template
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +170,8 @@ def main(argv: Sequence[str]) -> int:
     check_packages(settings, resolved.file)
     check_ports(settings)
     ensure_model(settings)
-    # A worker would refuse them too, but only in its log.
+    # A worker would refuse these too, but only in its log.
+    named_template(settings.conv_template)
     read_adapters(settings.adapters, settings.engine, str(settings.model_directory()))
     asyncio.run(Supervisor(settings, resolved.file).run())
     return 0
