@@ -8,15 +8,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 TEST_MODEL := .kodolly/models/smollm2-135m-instruct
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+# uv installs, in a fraction of pip's time; KODOLLY_INSTALLER=pip has pip do it.
+INSTALL := $(PYTHON) deploy/setup/install_packages.py $(BIN)/python -c constraints.txt
 PYTEST := $(BIN)/python -m pytest
 # Tests that need a model of real size find it here; `make run` makes its own.
 export KODOLLY_TEST_MODEL ?= $(CURDIR)/$(TEST_MODEL)
 # Tests and benchmarks run several engines at once; `make run` has the machine to itself.
-test test-vllm test-ray test-browser bench-gateway bench-chaos bench-soak bench-vllm: export OMP_NUM_THREADS ?= 1
+test test-vllm test-ray test-wheel test-browser bench-gateway bench-chaos bench-soak bench-vllm: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run data train-env test lint test-vllm vllm-env test-ray test-compose test-browser fuzz bench-gateway bench-chaos bench-soak bench-affinity bench-vllm bench-convert bench-train bench-merge model clean
+.PHONY: help run data train-env test lint test-vllm vllm-env test-ray test-wheel test-compose test-browser fuzz bench-gateway bench-chaos bench-soak bench-affinity bench-vllm bench-convert bench-train bench-merge model clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -25,13 +26,13 @@ run: $(STAMP) ## set up everything and serve a chat on this machine
 	@$(BIN)/kodolly up $(ARGS)
 
 data: $(STAMP) ## what `.venv/bin/kodolly convert` needs beside
-	$(PIP) install --quiet -c constraints.txt -e '.[web,transformers,data]'
+	$(INSTALL) -e '.[web,transformers,data]'
 
 train-env: $(STAMP) ## what `.venv/bin/kodolly train`, `plan` and `merge` need beside
-	$(PIP) install --quiet -c constraints.txt -e '.[web,transformers,data,train]'
+	$(INSTALL) -e '.[all]'
 
 test: $(DEV_STAMP) model lint ## set up everything and run the tests
-	$(PYTEST) -m "not vllm and not compose and not browser and not ray" -n 2 --dist loadfile $(ARGS)
+	$(PYTEST) -m "not vllm and not compose and not browser and not ray and not wheel" -n 2 --dist loadfile $(ARGS)
 
 lint: $(DEV_STAMP) ## style, types, and which way imports flow
 	$(BIN)/ruff check .
@@ -44,6 +45,9 @@ test-vllm: $(DEV_STAMP) model vllm-env ## real vLLM on the CPU behind the whole 
 
 test-ray: $(DEV_STAMP) ## the converter on a local Ray
 	$(PYTEST) -m ray $(ARGS)
+
+test-wheel: $(DEV_STAMP) ## the wheel in empty environments outside the repository
+	$(PYTEST) -m wheel $(ARGS)
 
 test-compose: $(DEV_STAMP) ## the images and docker-compose.yml on a real Docker engine
 	$(PYTEST) -m compose -s $(ARGS)
@@ -102,12 +106,12 @@ $(BIN)/python:
 
 $(STAMP): $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing KoDolly into $(VENV) (once; torch is the large part)"
-	$(PIP) install --quiet --progress-bar on -c constraints.txt torch
-	$(PIP) install --quiet -c constraints.txt -e '.[web,transformers]'
+	$(INSTALL) torch
+	$(INSTALL) -e '.[web,transformers]'
 	@touch $@
 
 $(DEV_STAMP): $(STAMP)
-	$(PIP) install --quiet -c constraints.txt -e '.[web,transformers,data,dev]'
+	$(INSTALL) -e '.[all,dev]'
 	@touch $@
 
 clean: ## remove the environments and the embedded models

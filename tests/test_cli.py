@@ -125,3 +125,63 @@ def test_doctor_reports_and_advises(tmp_path: Path) -> None:
         row.split()[1] for row in done.stdout.splitlines()
     }
     assert "check --model" in done.stdout
+
+
+# `kodolly ARGS` in an environment that lacks some packages.
+WITHOUT = """
+import sys
+class Installed:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in {names} else self.finder.find_spec(name, path, target)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+sys.meta_path[:] = map(Installed, sys.meta_path)
+from kodolly.cli import main
+sys.exit(main({args}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("args", "missing", "extra"),
+    [
+        (["up"], "gradio", "web"),
+        (["up"], "torch", "transformers"),
+        (["worker", "--model", "some/model"], "torch", "transformers"),
+        (["web"], "gradio", "web"),
+        (["convert", "x", "--out", "y"], "msgspec", "data"),
+        (["fetch", "--model", "smollm2"], "torch", "transformers"),
+        (["train", "tiny-neox-lora", "--dry-run"], "trl", "train"),
+        (["merge", "x", "y", "--out", "z"], "msgspec", "train"),
+    ],
+)
+def test_a_missing_extra_is_one_line_that_names_it(
+    args: list[str], missing: str, extra: str, tmp_path: Path
+) -> None:
+    """Without its packages a command exits 1 with one line: the package, and what to install."""
+    code = WITHOUT.format(names={missing}, args=args)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert missing in done.stderr
+    assert f"pip install 'kodolly[{extra}]'" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_up_without_vllm_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    """`kodolly up --engine vllm` without a vLLM says so in one line; it starts no process."""
+    if find_spec("vllm"):
+        pytest.skip("vLLM is installed here")
+    done = kodolly("up", "--engine", "vllm", "--model", "some/model", cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert "there is no vLLM" in done.stderr
+    assert not (tmp_path / ".kodolly").exists()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
+from typing import Any
 
 from kodolly import __version__
 from kodolly.errors import KodollyError
+from kodolly.extras import not_installed
 
 # name -> (module with a `main(argv) -> int`, one line for --help)
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -30,8 +32,9 @@ PLUGIN_HELP = {
     "train": "tune a model on Dolly rows by a recipe",
     "merge": "a base and its adapter become one model directory",
 }
-PLUGIN_TARGET = {"data": "data", "transformers": "run", "train": "train-env"}
-PLUGIN_EXTRA = {
+# What a command needs beyond the bare package. `up` and `worker` ask their own engine's settings.
+EXTRAS = {
+    "web": "web",
     "convert": "data",
     "fetch": "transformers",
     "plan": "train",
@@ -70,19 +73,22 @@ def usage() -> str:
 
 
 def _run(name: str, args: list[str]) -> int:
-    if name in COMMANDS:
-        return int(import_module(COMMANDS[name][0]).main(args))
-    for plugin in entry_points(group=PLUGIN_GROUP, name=name):
-        try:
-            command = plugin.load()
-        except ModuleNotFoundError as error:
-            extra = PLUGIN_EXTRA[name]
-            print(
-                f"kodolly {name} needs {error.name}, which is not installed: "
-                f"pip install 'kodolly[{extra}]' (in a clone: `make {PLUGIN_TARGET[extra]}`)",
-                file=sys.stderr,
-            )
-            return 1
-        return int(command(args))
+    try:
+        command = _command(name)
+        if command is not None:
+            return int(command(args))
+    except ModuleNotFoundError as error:
+        if name not in EXTRAS or (error.name or "").startswith("kodolly"):
+            raise
+        raise KodollyError(not_installed([str(error.name)], [EXTRAS[name]])) from error
     print(f"kodolly: no command {name!r}\n\n{usage()}", file=sys.stderr)
     return 2
+
+
+def _command(name: str) -> Callable[[list[str]], Any] | None:
+    """The function that runs a command; None if there is no such command."""
+    if name in COMMANDS:
+        main: Callable[[list[str]], Any] = import_module(COMMANDS[name][0]).main
+        return main
+    plugins = list(entry_points(group=PLUGIN_GROUP, name=name))
+    return plugins[0].load() if plugins else None

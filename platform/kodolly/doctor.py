@@ -8,11 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from kodolly.engines.transformers.hub import is_hub_id
 from kodolly.errors import SettingsError
+from kodolly.extras import MODULES, install_command, missing_modules
 from kodolly.settings import UpSettings, load
 from kodolly.supervisor import plan
 from kodolly.supervisor.app import check_ports
@@ -76,16 +77,11 @@ def vllm(settings: UpSettings) -> Finding:
 
 def packages(_: UpSettings) -> Finding:
     """The packages of the extras `transformers` and `web`."""
-    extra_of = {"torch": "transformers", "transformers": "transformers", "gradio": "web"}
-    lacking = {extra for name, extra in extra_of.items() if find_spec(name) is None}
-    if not lacking:
+    absent = missing_modules(MODULES)
+    if not absent:
         return Finding("ok", "packages", "torch, transformers and gradio are installed")
-    extras = ",".join(sorted(lacking))
     return Finding(
-        "missing",
-        "packages",
-        f"extras {extras}",
-        f"pip install -e '.[{extras}]' -c constraints.txt",
+        "missing", "packages", f"extras {','.join(sorted(absent))}", install_command(absent)
     )
 
 
@@ -132,6 +128,8 @@ def model(settings: UpSettings) -> Finding:
         return Finding(
             "note", "model", "not there yet", "`kodolly up` copies the embedded one once"
         )
+    if is_hub_id(settings.model):
+        return Finding("note", "model", settings.model, "no folder here: it is taken from the hub")
     return Finding("missing", "model", f"no {directory}/config.json", "check --model")
 
 

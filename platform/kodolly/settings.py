@@ -202,7 +202,12 @@ class UpSettings(CommonSettings):
     section: ClassVar[str] = "up"
 
     home: str = option(".kodolly", "where models, logs and the state file live")
-    model: str | None = option(None, "model directory (default: the embedded model)")
+    model: str | None = option(
+        None, "model directory, or a hub id such as org/name (default: the embedded model)"
+    )
+    conv_template: str | None = option(
+        None, "conversation template (default: the model card's, else the model's own)"
+    )
     engine: str = option("transformers", "what makes the tokens", choices=("vllm", "transformers"))
     adapters: tuple[str, ...] = option(
         (), "NAME=DIR: LoRA adapter served beside the model as NAME (vLLM); may be repeated"

@@ -146,6 +146,21 @@ def test_its_common_flags_reach_every_process(up: Up) -> None:
         assert TOKEN not in Path(f"/proc/{pid}/cmdline").read_text()
 
 
+@pytest.mark.parametrize("script", ["chat.py", "stream.py"])
+def test_the_examples_talk_to_it(up: Up, script: str) -> None:
+    """The scripts of examples/ get an answer by the `openai` client, from an argument or typed in."""
+    env = os.environ | {"OPENAI_BASE_URL": f"http://127.0.0.1:{up.ports['api']}/v1"}
+    file = Path(__file__).resolve().parents[2] / "examples" / script
+    words = ["안녕하세요?"] if script == "chat.py" else []
+    done = subprocess.run(
+        [sys.executable, file, *words],
+        input="안녕하세요?\n", env=env, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip("> \n")
+
+
 CHAT: dict[str, Any] = {
     "messages": [{"role": "user", "content": "대한민국의 수도는 어디인가요? 🙂"}],
     "max_tokens": 24,

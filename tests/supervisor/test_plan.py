@@ -139,3 +139,10 @@ def test_the_page_offers_the_models_own_temperature(
     assert [
         web.argv[i + 1] for i, word in enumerate(web.argv) if word == "--temperature"
     ] == offered
+
+
+def test_the_conversation_template_reaches_every_worker() -> None:
+    """`kodolly up --conv-template` is the workers' option of that name."""
+    for spec in plan.services(UpSettings(workers=2, conv_template="dolly-ko")):
+        has_flag = "--conv-template" in spec.argv
+        assert has_flag == spec.name.startswith("worker")

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import zipfile
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,12 @@ dequantised and stored as bfloat16 safetensors; the tokenizer was rebuilt from t
 
 
 def build(fresh: Path, say: Say) -> None:
-    """Fill the empty directory `fresh` with the model. Raises FetchError."""
+    """Fill the empty directory `fresh` with the model. Raises FetchError.
+
+    A package that it needs and that is not installed is a ModuleNotFoundError before the download.
+    """
+    for package in ("gguf", "torch", "transformers"):
+        import_module(package)
     free = shutil.disk_usage(fresh).free
     if free < SPACE_NEEDED:
         raise FetchError(

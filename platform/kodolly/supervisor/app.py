@@ -21,8 +21,10 @@ import aiohttp
 from kodolly.errors import KodollyError, SettingsError
 from kodolly.settings import UpSettings, load_with_sources
 from kodolly.supervisor import plan
+from kodolly.supervisor.packages import check_packages
 from kodolly.supervisor.service import Service
 from kodolly.worker.adapters import read_adapters
+from kodolly.worker.model import named_template
 
 log = logging.getLogger(__name__)
 
@@ -167,9 +169,11 @@ def main(argv: Sequence[str]) -> int:
         UpSettings, argv, "Everything on this machine under one supervisor."
     )
     settings = resolution.settings
+    check_packages(settings, resolution.file)
     check_ports(settings)
     ensure_model(settings)
-    # Checked here as well: a worker that refuses an adapter says so only in its log.
+    # Checked here as well: a worker that refuses these says so only in its log.
+    named_template(settings.conv_template)
     read_adapters(settings.adapters, settings.engine, str(settings.model_directory()))
     asyncio.run(Supervisor(settings, resolution.file).run())
     return 0

@@ -107,6 +107,8 @@ def _worker(settings: UpSettings, index: int) -> ServiceSpec:
     ]
     for adapter in settings.adapters:
         flags += ["--adapters", adapter]
+    if settings.conv_template:
+        flags += ["--conv-template", settings.conv_template]
     if settings.engine_python:
         flags += ["--engine-python", settings.engine_python]
     name = "worker" if settings.workers == 1 else f"worker-{index + 1}"

@@ -1,4 +1,4 @@
-"""Starts the engine: `python -m kodolly.engines.transformers --model DIR --port P`.
+"""Starts the engine: `python -m kodolly.engines.transformers --model MODEL --port P`.
 
 It listens at once, but /health answers 503 until the weights are loaded. SIGTERM and Ctrl-C stop it:
 it refuses new requests, waits `--drain` seconds for running ones, and exits with 0.
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from kodolly import logs
 from kodolly.engines.transformers.engine import Engine
+from kodolly.engines.transformers.hub import model_directory
 from kodolly.engines.transformers.model import ModelOptions, context_length
 from kodolly.engines.transformers.server import create_app
 from kodolly.errors import EngineStartError, SettingsError
@@ -31,7 +32,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 def parser() -> argparse.ArgumentParser:
     """The engine's flags, with vLLM's names."""
     flags = argparse.ArgumentParser(prog="kodolly.engines.transformers", allow_abbrev=False)
-    flags.add_argument("--model", type=Path, required=True, metavar="DIR")
+    flags.add_argument("--model", required=True, metavar="MODEL", help="a directory, or a hub id")
     flags.add_argument("--served-model-name", nargs="+", metavar="NAME")
     flags.add_argument("--host", default="127.0.0.1")
     flags.add_argument("--port", type=int, default=22002)
@@ -56,19 +57,20 @@ def main(argv: Sequence[str]) -> int:
     try:
         if key is not None:
             require_filled(key, "VLLM_API_KEY")
-        template = _check_files(flags)
+        directory = model_directory(flags.model)
+        template = _check_files(directory, flags)
     except (EngineStartError, SettingsError) as error:
         log.error("%s", error)
         return 1
-    return _serve(flags, template, key)
+    return _serve(directory, flags, template, key)
 
 
-def _check_files(flags: argparse.Namespace) -> str | None:
+def _check_files(directory: Path, flags: argparse.Namespace) -> str | None:
     """Finds bad files before the slow import of torch; returns the chat template's text.
 
     Raises EngineStartError.
     """
-    path = flags.model / "config.json"
+    path = directory / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         template = flags.chat_template and flags.chat_template.read_text(encoding="utf-8")
@@ -78,9 +80,11 @@ def _check_files(flags: argparse.Namespace) -> str | None:
     return template or None
 
 
-def _serve(flags: argparse.Namespace, template: str | None, key: str | None) -> int:
+def _serve(
+    directory: Path, flags: argparse.Namespace, template: str | None, key: str | None
+) -> int:
     options = ModelOptions(
-        directory=flags.model,
+        directory=directory,
         max_model_len=flags.max_model_len,
         max_num_seqs=flags.max_num_seqs,
         dtype=flags.dtype,
@@ -88,7 +92,7 @@ def _serve(flags: argparse.Namespace, template: str | None, key: str | None) -> 
         threads=flags.threads,
     )
     engine = Engine(options, template=template, seed=flags.seed, max_waiting=flags.max_waiting)
-    names = flags.served_model_name or [flags.model.name]
+    names = flags.served_model_name or [Path(flags.model).name]
     app = create_app(engine, names, key=key)
     run(
         app,
