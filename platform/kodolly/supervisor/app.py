@@ -169,11 +169,11 @@ def main(argv: Sequence[str]) -> int:
         UpSettings, argv, "Everything on this machine under one supervisor."
     )
     settings = resolution.settings
-    check_packages(settings, resolution.file)
     check_ports(settings)
     ensure_model(settings)
     # Checked here as well: a worker that refuses these says so only in its log.
     named_template(settings.conv_template)
     read_adapters(settings.adapters, settings.engine, str(settings.model_directory()))
+    check_packages(settings, resolution.file)
     asyncio.run(Supervisor(settings, resolution.file).run())
     return 0
