@@ -155,6 +155,11 @@ def ensure_model(settings: UpSettings) -> None:
         raise KodollyError("the embedded model could not be copied; see the message above")
 
 
+def check_adapters(settings: UpSettings) -> None:
+    """Raises SettingsError for an adapter that the worker would refuse. The model must be there."""
+    read_adapters(settings.adapters, settings.engine, str(settings.model_directory()))
+
+
 def _fresh_log(directory: Path, name: str) -> Path:
     """The path of a process's log. The log of the last run is renamed to NAME.log.1."""
     file = directory / f"{name}.log"
@@ -169,11 +174,14 @@ def main(argv: Sequence[str]) -> int:
         UpSettings, argv, "Everything on this machine under one supervisor."
     )
     settings = resolution.settings
-    check_ports(settings)
-    ensure_model(settings)
     # Checked here as well: a worker that refuses these says so only in its log.
     named_template(settings.conv_template)
-    read_adapters(settings.adapters, settings.engine, str(settings.model_directory()))
+    if settings.model:
+        check_adapters(settings)
     check_packages(settings, resolution.file)
+    check_ports(settings)
+    if not settings.model:
+        ensure_model(settings)
+        check_adapters(settings)
     asyncio.run(Supervisor(settings, resolution.file).run())
     return 0
