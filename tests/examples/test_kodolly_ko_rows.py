@@ -102,12 +102,12 @@ def _user_turns(row: dict[str, Any]) -> list[str]:
     return [m["content"] for m in row.get("messages", []) if m["role"] == "user"]
 
 
-def test_held_out_people_are_never_trained(files: dict[str, list[dict[str, Any]]]) -> None:
+def test_held_out_people_are_in_no_training_file(files: dict[str, list[dict[str, Any]]]) -> None:
     """The people of the held-out reading questions appear in no training file."""
-    trained = json.dumps(
+    training_text = json.dumps(
         [files[f"{n}.jsonl"] for n in ("pretrain", "talk", "tune")], ensure_ascii=False
     )
-    assert [name for name in words.HELD_OUT_NAMES if name in trained] == []
+    assert [name for name in words.HELD_OUT_NAMES if name in training_text] == []
 
 
 def test_the_same_sources_give_the_same_bytes(corpus_folder: Path) -> None:
@@ -194,22 +194,22 @@ def test_no_training_file_asks_a_fixed_prompt(files: dict[str, list[dict[str, An
 def test_another_way_to_ask_asks_the_same() -> None:
     """What is asked about stays in every variation; endings, particles, openings and marks do not."""
     draw = random.Random(1)
-    varied = {variations.vary(draw, "일본의 수도는 어디인가요?") for _ in range(300)}
-    assert len(varied) > 40
-    assert all("일본" in text and "수도" in text and "어디" in text for text in varied)
+    questions = {variations.vary(draw, "일본의 수도는 어디인가요?") for _ in range(300)}
+    assert len(questions) > 40
+    assert all("일본" in text and "수도" in text and "어디" in text for text in questions)
 
 
 @pytest.mark.parametrize(
-    ("question", "reserved"),
+    ("question", "is_reserved"),
     [
         ("코돌리야, 우리나라 수도가  어디지", True),
         ("혹시 우리나라 수도가 어디지?", True),
         ("우리나라 산이 어디지?", False),
     ],
 )
-def test_a_prompt_in_disguise_is_recognised(question: str, reserved: bool) -> None:
+def test_a_prompt_in_disguise_is_recognised(question: str, is_reserved: bool) -> None:
     """Openings, spaces and punctuation do not make a fixed prompt another question."""
-    assert corpus.is_reserved(question) == reserved
+    assert corpus.is_reserved(question) == is_reserved
 
 
 def test_every_question_of_a_passage_has_one_answer() -> None:

@@ -18,7 +18,7 @@ Format = Literal["jsonl", "parquet"]
 class Options:
     """The options of one conversion."""
 
-    rules: Mapping[str, str] = field(default_factory=dict)  # rule -> mode, where not the default
+    rules: Mapping[str, str] = field(default_factory=dict)  # rule -> mode set by the user
     categories: Categories = "study"
     kovicuna_roles: Roles = "human-asks"
     history: int = 0  # earlier pairs of a conversation put into the context

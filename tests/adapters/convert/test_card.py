@@ -91,18 +91,18 @@ def a_summary(*sources: SourceSummary, prefix: str = "") -> Summary:
     )
 
 
-def before_the_title(written: str) -> str:
+def before_the_title(text: str) -> str:
     """What stands above the card's title, front matter included."""
-    return written.partition("# Korean Dolly rows")[0]
+    return text.partition("# Korean Dolly rows")[0]
 
 
 def test_no_derivatives_means_no_text() -> None:
     """Of a source that forbids handing on, neither the card nor convert.json holds a row's text."""
     summary = a_summary(a_source("closed", NO_DERIVATIVES))
-    written = card(summary) + msgspec.json.encode(summary).decode()
+    text = card(summary) + msgspec.json.encode(summary).decode()
 
-    assert not any(field in written for field in (ROW.instruction, ROW.context, ROW.response))
-    assert "No text is shown" in written
+    assert not any(field in text for field in (ROW.instruction, ROW.context, ROW.response))
+    assert "No text is shown" in text
 
 
 def test_text_handed_in_by_mistake_stays_out() -> None:
@@ -117,10 +117,10 @@ def test_free_samples_are_shown_and_cut() -> None:
     """A free source's sample is shown, a long field cut to 300 characters."""
     long = Row("물음", "", "가" * 400, "open_qa")
     source = msgspec.structs.replace(a_source("free", FREE), samples=(Sample.of(long, FREE),))
-    written = card(a_summary(source))
+    text = card(a_summary(source))
 
-    assert "가" * 300 + "…" in written
-    assert "가" * 301 not in written
+    assert "가" * 300 + "…" in text
+    assert "가" * 301 not in text
 
 
 def test_terms_that_bind_stand_on_top() -> None:
@@ -148,7 +148,7 @@ def test_front_matter_is_the_hubs() -> None:
     """The hub's own reader finds language, licence, size and tasks."""
     hub = pytest.importorskip("huggingface_hub")
     one = hub.DatasetCard(card(a_summary(a_source("free", FREE)))).data.to_dict()
-    mixed = hub.DatasetCard(
+    mix = hub.DatasetCard(
         card(a_summary(a_source("free", FREE), a_source("nd", NO_DERIVATIVES)))
     ).data.to_dict()
 
@@ -157,24 +157,24 @@ def test_front_matter_is_the_hubs() -> None:
     assert one["size_categories"] == ["n<1K"]
     assert one["task_categories"] == ["question-answering", "text-generation"]
     assert one["configs"][0]["data_files"] == [{"split": "train", "path": ["train.jsonl"]}]
-    assert mixed["license"] == "other"
+    assert mix["license"] == "other"
 
 
 def test_the_same_summary_gives_the_same_bytes(tmp_path: Path) -> None:
     """Card, pictures and convert.json written twice are the same, byte for byte."""
     summary = a_summary(a_source("free", FREE), a_source("nd", NO_DERIVATIVES))
-    written = []
+    outputs = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        drawn = draw(summary, tmp_path / name)
-        (tmp_path / name / "dataset_card.md").write_bytes(card(summary, drawn).encode())
+        names = draw(summary, tmp_path / name)
+        (tmp_path / name / "dataset_card.md").write_bytes(card(summary, names).encode())
         write_summary(summary, tmp_path / name)
         files = sorted(file for file in (tmp_path / name).rglob("*") if file.is_file())
-        written.append({f.relative_to(tmp_path / name): f.read_bytes() for f in files})
+        outputs.append({f.relative_to(tmp_path / name): f.read_bytes() for f in files})
 
-    assert written[0] == written[1]
+    assert outputs[0] == outputs[1]
     assert {"dataset_card.md", "lengths.png", "sources.png", "convert.json"} == {
-        file.name for file in written[0]
+        file.name for file in outputs[0]
     }
     assert (
         msgspec.json.decode((tmp_path / "one" / "convert.json").read_bytes(), type=Summary)
@@ -184,10 +184,10 @@ def test_the_same_summary_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_no_path_of_the_machine() -> None:
     """The command is shown with the inputs' names, not with where they lay."""
-    written = card(a_summary(a_source("free", FREE), prefix="/home/someone/data/"))
+    text = card(a_summary(a_source("free", FREE), prefix="/home/someone/data/"))
 
-    assert "kodolly convert free.json --out OUT" in written
-    assert "/home" not in written
+    assert "kodolly convert free.json --out OUT" in text
+    assert "/home" not in text
 
 
 def test_counts_that_add_up() -> None:
@@ -199,37 +199,37 @@ def test_counts_that_add_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"units": 13}, "free.json: 13 units in, but 10 kept + 2 rejected"),
         ({"kept_units": 9}, "free.json: 12 units in, but 9 kept + 2 rejected"),
         ({"rows": 9}, "free: the counts of its files do not add up to the counts of the source"),
     ],
 )
-def test_a_lost_unit_is_placed(change: dict[str, int], said: str) -> None:
+def test_a_lost_unit_is_placed(change: dict[str, int], message: str) -> None:
     """A file whose counts do not add up is named, and the card warns on top."""
     summary = a_summary(a_source("free", FREE))
     [one] = summary.inputs
     one = msgspec.structs.replace(one, counts=msgspec.structs.replace(one.counts, **change))
     summary = msgspec.structs.replace(summary, inputs=(one,))
 
-    assert said in summary.faults()
+    assert message in summary.faults()
     assert "the counts do not add up" in before_the_title(card(summary))
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"splits": ()}, "10 rows kept, but 0 written"),
         ({"rejected_lines": 3}, "2 rejections, but 3 lines in rejected.jsonl"),
         ({"sources": ()}, "free: read, but not among the sources"),
     ],
 )
-def test_totals_are_checked_too(change: dict[str, object], said: str) -> None:
+def test_totals_are_checked_too(change: dict[str, object], message: str) -> None:
     """Rows written, lines of rejected.jsonl and the list of sources are held against the inputs."""
     summary = msgspec.structs.replace(a_summary(a_source("free", FREE)), **change)
 
-    assert said in summary.faults()
+    assert message in summary.faults()
 
 
 def test_lengths_count_every_row() -> None:
@@ -289,7 +289,7 @@ def test_the_command_names_what_differs() -> None:
 
 def test_rules_say_what_they_did() -> None:
     """Each rule's row says what it did; rules that were off are listed as such."""
-    written = card(a_summary(a_source("free", FREE)))
+    text = card(a_summary(a_source("free", FREE)))
 
-    assert re.search(r"\| `nfc` \| fixed \| 1,234,567 \| .+ \|", written)
-    assert "Switched off: `near-duplicate`." in written
+    assert re.search(r"\| `nfc` \| fixed \| 1,234,567 \| .+ \|", text)
+    assert "Switched off: `near-duplicate`." in text

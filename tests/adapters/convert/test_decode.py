@@ -23,7 +23,7 @@ def shard(data: bytes, source: str = "koalpaca", **place: int) -> Shard:
     return Shard(key="0", file="f.json", source=source, kind=kind, data=data[start:], offset=start)
 
 
-def decoded(data: bytes, source: str = "koalpaca", *, keep_going: bool = False) -> list[object]:
+def decode_file(data: bytes, source: str = "koalpaca", *, keep_going: bool = False) -> list[object]:
     reader = BY_NAME[source]
     assert reader is not None
     return decode(shard(data, source), reader, keep_going=keep_going)
@@ -33,20 +33,20 @@ RECORDS = alpaca(5)
 ARRAY = json.dumps(RECORDS, ensure_ascii=False).encode()
 
 
-def test_a_record_of_the_wrong_shape_is_refused_alone() -> None:
+def test_a_record_of_the_wrong_shape_is_rejected_alone() -> None:
     """A number where a text belongs refuses that record and says where; its neighbours stay."""
     records = [*RECORDS[:2], {"instruction": 7, "output": "x"}, *RECORDS[2:]]
-    results = decoded(json.dumps(records).encode())
+    results = decode_file(json.dumps(records).encode())
     assert len(results) == 6
     assert isinstance(results[2], Rejection)
     assert results[2].reason == "wrong-shape"
     assert "instruction" in results[2].detail
 
 
-def test_a_line_that_is_no_json_is_refused_alone() -> None:
+def test_a_line_that_is_no_json_is_rejected_alone() -> None:
     """In JSONL a broken line costs itself only."""
     lines = [json.dumps(record).encode() for record in RECORDS]
-    results = decoded(b"\n".join([lines[0], lines[1], lines[2][:-5], b"\xff\xfe", *lines[3:]]))
+    results = decode_file(b"\n".join([lines[0], lines[1], lines[2][:-5], b"\xff\xfe", *lines[3:]]))
     assert [getattr(one, "reason", "") for one in results] == [
         "",
         "",
@@ -73,32 +73,32 @@ def test_a_broken_array_names_its_byte(spoil: object, where: object, message: st
     """A file cut short, damaged or not UTF-8 stops with its name and the byte offset of the fault."""
     data = spoil(ARRAY)  # type: ignore[operator]
     with pytest.raises(InputError, match=message) as caught:
-        decoded(data)
+        decode_file(data)
     assert caught.value.offset is not None
     assert abs(caught.value.offset - where(ARRAY)) <= 3  # type: ignore[operator]
     assert "f.json: byte" in str(caught.value)
 
 
 def test_keep_going_saves_what_is_whole() -> None:
-    """With --keep-going the records around the damage are kept and the damage is refused."""
+    """With --keep-going the records around the damage are kept and the damage is rejected."""
     data = ARRAY.replace(b'"output"', b'"output', 1)
-    results = decoded(data, keep_going=True)
+    results = decode_file(data, keep_going=True)
     assert [type(one).__name__ for one in results] == ["Rejection", *["AlpacaRecord"] * 4]
-    cut = decoded(ARRAY[:-30], keep_going=True)
+    cut = decode_file(ARRAY[:-30], keep_going=True)
     assert [type(one).__name__ for one in cut] == [*["AlpacaRecord"] * 4, "Rejection"]
 
 
 def test_half_a_surrogate_pair_does_not_stop_a_file() -> None:
     """An emoji cut in two, as escaped JSON may hold it, is the row's fault and not the file's."""
     data = json.dumps([*RECORDS, {"instruction": "반쪽 \ud83d", "output": "x"}]).encode()
-    assert len(decoded(data)) == 6
+    assert len(decode_file(data)) == 6
 
 
 def test_squad_files_may_have_keys_before_and_after_data() -> None:
     """`version` before or after `data`, or none, makes no difference."""
     value = korquad1(3)
     forms = [value, {"data": value["data"], "version": "x"}, {"data": value["data"]}]
-    results = [decoded(json.dumps(form).encode(), "korquad1") for form in forms]
+    results = [decode_file(json.dumps(form).encode(), "korquad1") for form in forms]
     assert results[0] == results[1] == results[2]
     assert len(results[0]) == 3
 
@@ -142,7 +142,7 @@ def test_a_csv_record_knows_its_byte_and_line() -> None:
     )
 
 
-def test_a_csv_row_with_too_many_fields_is_refused() -> None:
+def test_a_csv_row_with_too_many_fields_is_rejected() -> None:
     """A row with more fields than the header loses none of them silently; one with fewer has no label."""
     source = BY_NAME["chatbot-data"]
     assert source is not None
@@ -155,7 +155,7 @@ def test_a_csv_row_with_too_many_fields_is_refused() -> None:
 
 
 def test_a_csv_that_is_not_utf8_is_saved_line_by_line() -> None:
-    """Without --keep-going the byte is named; with it only the bad record is refused."""
+    """Without --keep-going the byte is named; with it only the bad record is rejected."""
     source = BY_NAME["chatbot-data"]
     assert source is not None
     data = CSV.replace("깨진".encode(), "깨진".encode("cp949"))

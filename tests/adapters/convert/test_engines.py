@@ -39,7 +39,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def expected(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What one process makes of them."""
     out = tmp_path_factory.mktemp("one") / "out"
     convert([str(raw)], out, jobs=1)
@@ -47,56 +47,56 @@ def undisturbed(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 def test_two_processes_give_the_bytes_of_one(
-    raw: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+    raw: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     """The number of processes shows nowhere in the output."""
     convert([str(raw)], tmp_path / "out", jobs=2)
-    assert files(tmp_path / "out") == undisturbed
+    assert files(tmp_path / "out") == expected
 
 
 def test_a_fault_in_a_process_is_the_same_error(raw: Path, tmp_path: Path) -> None:
     """A broken file names itself and its byte from another process too."""
-    broken = tmp_path / "ko_alpaca_data.json"
-    broken.write_bytes((raw / "ko_alpaca_data.json").read_bytes()[:-50])
+    file = tmp_path / "ko_alpaca_data.json"
+    file.write_bytes((raw / "ko_alpaca_data.json").read_bytes()[:-50])
     with pytest.raises(InputError, match=r"ko_alpaca_data\.json: byte \d+: ends in the middle"):
-        convert([str(broken)], tmp_path / "out", jobs=2)
+        convert([str(file)], tmp_path / "out", jobs=2)
 
 
 @pytest.mark.ray
 def test_ray_gives_the_bytes_of_one_process(
-    raw: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+    raw: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     """--engine ray drives the same functions on a local Ray, to the same bytes; its faults are ours."""
     pytest.importorskip("ray")
     command = [KODOLLY, "convert", "--engine", "ray", "--jobs", "2"]
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, str(raw), "--out", str(tmp_path / "out")],
         capture_output=True,
         text=True,
         timeout=SLOW,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert files(tmp_path / "out") == undisturbed
+    assert process.returncode == 0, process.stderr
+    assert files(tmp_path / "out") == expected
 
 
 def test_a_killed_run_goes_on_where_it_was(
-    raw: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+    raw: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     """kill -9 in the middle, the same command again: finished parts are kept, and the bytes are the same."""
     for attempt in range(8):  # a busy machine may show us the middle too late
         out = tmp_path / str(attempt)
-        kept = parts_seen(start(raw, out), out, 2, kill=True)
+        before = parts_seen(start(raw, out), out, 2, kill=True)
         if (out / SUMMARY_FILE).exists():
             continue
         assert not list(out.glob("*.jsonl"))
 
         again = start(raw, out)
-        now = parts_seen(again, out, len(kept) + 1)
+        after = parts_seen(again, out, len(before) + 1)
         assert again.wait(SLOW) == 0
-        assert files(out) == undisturbed
-        if len(now) > len(kept) >= 2 and kept.keys() <= now.keys():
-            assert {name: now[name] for name in kept} == kept
+        assert files(out) == expected
+        if len(after) > len(before) >= 2 and before.keys() <= after.keys():
+            assert {name: after[name] for name in before} == before
             return
     raise AssertionError("eight runs ended before they could be killed in the middle")
 
@@ -109,8 +109,8 @@ def test_two_runs_into_one_folder_are_refused(raw: Path, tmp_path: Path) -> None
     second = start(raw, out, stderr=subprocess.PIPE)
     assert second.wait(SLOW) == 1
     assert second.stderr is not None
-    with second.stderr as said:
-        assert b"another conversion is writing there" in said.read()
+    with second.stderr as stream:
+        assert b"another conversion is writing there" in stream.read()
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
 
@@ -125,8 +125,8 @@ def test_ctrl_c_says_how_to_go_on(raw: Path, tmp_path: Path, sign: str) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)
         assert process.stderr is not None
-        with process.stderr as said:
-            text = said.read().decode()
+        with process.stderr as stream:
+            text = stream.read().decode()
         if process.wait(SLOW) == 0:
             continue
         assert process.returncode == 130
@@ -146,9 +146,9 @@ def test_the_command_line(tmp_path: Path) -> None:
             [*command, *more], capture_output=True, input=stdin, timeout=SLOW, check=False
         )
 
-    done = run("--out", str(tmp_path / "out"), "--jobs", "1")
-    assert (done.returncode, done.stdout.decode().strip()) == (0, str(tmp_path / "out"))
-    for flags, said in [
+    process = run("--out", str(tmp_path / "out"), "--jobs", "1")
+    assert (process.returncode, process.stdout.decode().strip()) == (0, str(tmp_path / "out"))
+    for flags, message in [
         (["--rule", "empty=keep"], "--rule: rule empty has no mode 'keep'"),
         (["--rule", "nonsense"], "--rule nonsense: write NAME=MODE"),
         (["--validation", "2"], "--validation 2.0"),
@@ -156,26 +156,26 @@ def test_the_command_line(tmp_path: Path) -> None:
         (["--jobs", "0"], "--jobs"),
         (["--tokenizer", str(tmp_path / "none")], "--tokenizer"),
     ]:
-        wrong = run("--out", str(tmp_path / "wrong"), *flags)
-        assert wrong.returncode == 2, flags
-        assert said in wrong.stderr.decode()
+        result = run("--out", str(tmp_path / "wrong"), *flags)
+        assert result.returncode == 2, flags
+        assert message in result.stderr.decode()
         assert not (tmp_path / "wrong" / SUMMARY_FILE).exists()
-    missing = run()
-    assert missing.returncode == 2
-    assert b"--out" in missing.stderr
-    listed = run("--list-rules")
-    assert b"near-duplicate" in listed.stdout
+    result = run()
+    assert result.returncode == 2
+    assert b"--out" in result.stderr
+    result = run("--list-rules")
+    assert b"near-duplicate" in result.stdout
 
     command[-1] = "-"
-    piped = run("--out", str(tmp_path / "piped"), stdin=json.dumps(alpaca(3)).encode())
-    assert piped.returncode == 0, piped.stderr
+    result = run("--out", str(tmp_path / "piped"), stdin=json.dumps(alpaca(3)).encode())
+    assert result.returncode == 0, result.stderr
     assert (tmp_path / "piped" / "train.jsonl").read_bytes() == (
         tmp_path / "out" / "train.jsonl"
     ).read_bytes()
 
 
 # A shell's background jobs ignore Ctrl-C, and so would everything these tests start there.
-LISTENING = """\
+WITH_SIGINT = """\
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.execv(sys.argv[1], sys.argv[1:])
@@ -185,7 +185,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 def start(raw: Path, out: Path, stderr: int | None = None) -> subprocess.Popen[bytes]:
     command = [KODOLLY, "convert", str(raw), "--out", str(out), "--jobs", "2"]
     return subprocess.Popen(
-        [sys.executable, "-c", LISTENING, *command],
+        [sys.executable, "-c", WITH_SIGINT, *command],
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=stderr,
@@ -197,14 +197,14 @@ def parts_seen(
 ) -> dict[str, int]:
     """Name and time of the finished parts, once there are `count` or the run has ended.
 
-    With `kill` it is killed then, and what it left is told.
+    With `kill` it is killed then, and the result is what it left.
     """
     folder = out / ".work" / "parts"
-    seen: dict[str, int] = {}
+    parts: dict[str, int] = {}
 
     def enough() -> bool:
-        seen.update(finished(folder))
-        return len(seen) >= count
+        parts.update(finished(folder))
+        return len(parts) >= count
 
     until(enough, process)
     if kill:
@@ -212,15 +212,15 @@ def parts_seen(
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         return finished(folder)
-    return seen
+    return parts
 
 
 def finished(folder: Path) -> dict[str, int]:
-    found = {}
+    times = {}
     for path in folder.glob("*.part"):
         with contextlib.suppress(FileNotFoundError):  # a part is removed once it is written
-            found[path.name] = path.stat().st_mtime_ns
-    return found
+            times[path.name] = path.stat().st_mtime_ns
+    return times
 
 
 def there(folder: Path, pattern: str) -> bool:

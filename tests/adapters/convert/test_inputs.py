@@ -8,10 +8,13 @@ import io
 import json
 import os
 import random
+import subprocess
+import sys
 import threading
 import warnings
 import zipfile
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,7 +42,7 @@ def all_of(*arguments: Path) -> dict[str, bytes]:
     return {member.name: whole(member) for member in members([str(a) for a in arguments])}
 
 
-def zipped(path: Path, **files: bytes) -> Path:
+def write_zip(path: Path, **files: bytes) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
             archive.writestr(name, data)
@@ -55,15 +58,15 @@ def test_a_container_is_known_by_its_bytes(tmp_path: Path, name: str) -> None:
     frames = zstd.compress(TEXT[:999]) + zstd.compress(TEXT[999:])
     path.write_bytes(frames)
     assert all_of(path) == {name: TEXT}
-    zipped(path, **{"b.json": TEXT, "a.json": b"[]", "__MACOSX/a.json": b"x", ".hidden": b"x"})
+    write_zip(path, **{"b.json": TEXT, "a.json": b"[]", "__MACOSX/a.json": b"x", ".hidden": b"x"})
     assert all_of(path) == {f"{name}!a.json": b"[]", f"{name}!b.json": TEXT}
 
 
 def test_a_stream_shows_again_what_was_not_skipped() -> None:
     """Bytes come once however they are asked for, and size and hash are those of the bytes gone past."""
     data = bytes(range(200))
-    passed: list[int] = []
-    stream = Stream("f", io.BytesIO(data), passed.append)
+    sizes: list[int] = []
+    stream = Stream("f", io.BytesIO(data), sizes.append)
     assert stream.peek(50) == data[:50]
     assert stream.peek(120) == data[:120]
     assert stream.peek(10) == data[:10]
@@ -71,7 +74,7 @@ def test_a_stream_shows_again_what_was_not_skipped() -> None:
     assert (stream.size, stream.sha256.digest()) == (70, hashlib.sha256(data[:70]).digest())
     assert stream.peek(300) == data[70:]
     stream.skip(130)
-    assert (stream.peek(5), sum(passed)) == (b"", 200)
+    assert (stream.peek(5), sum(sizes)) == (b"", 200)
     assert stream.sha256.digest() == hashlib.sha256(data).digest()
 
 
@@ -80,22 +83,34 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     for name in ("b/2.json", "a.json", "b/10.json", ".git/x.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
-    zipped(tmp_path / "c.zip", **{"d.json.gz": gzip.compress(TEXT)})
+    write_zip(tmp_path / "c.zip", **{"d.json.gz": gzip.compress(TEXT)})
     assert list(all_of(tmp_path)) == ["a.json", "b/10.json", "b/2.json", "c.zip!d.json.gz"]
     assert all_of(tmp_path)["c.zip!d.json.gz"] == TEXT
 
 
-def test_standard_input_is_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`-` reads standard input, unpacked where it is compressed; a zip there is refused with advice."""
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstd.compress], ids=["plain", "gz", "zst"])
+def test_standard_input_is_a_source(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """`kodolly convert -` reads standard input, and unpacks it where it is compressed."""
+    record = {"instruction": "가?", "output": "나."}
+    result = convert_stdin(tmp_path / "out", pack(json.dumps([record] * 3).encode()))
+    assert (result.returncode, result.stdout) == (0, f"{tmp_path / 'out'}\n".encode())
+    lines = (tmp_path / "out" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["response"] for line in lines] == ["나."] * 3
 
-    class Input:
-        buffer = io.BufferedReader(io.BytesIO(gzip.compress(TEXT)))
 
-    monkeypatch.setattr("sys.stdin", Input)
-    assert [whole(member) for member in members(["-"])] == [TEXT]
-    Input.buffer = io.BufferedReader(io.BytesIO(b"PK\x03\x04rest"))
-    with pytest.raises(InputError, match="give its path"):
-        whole(next(iter(members(["-"]))))
+def test_a_zip_on_standard_input_is_refused(tmp_path: Path) -> None:
+    """A zip cannot be read from a pipe; the error says to give its path."""
+    result = convert_stdin(tmp_path / "out", b"PK\x03\x04rest")
+    assert result.returncode == 1
+    assert b"standard input: " in result.stderr
+    assert b"give its path" in result.stderr
+
+
+def convert_stdin(out: Path, data: bytes) -> subprocess.CompletedProcess[bytes]:
+    """`kodolly convert - --out OUT` with `data` on standard input; all rows go to the train split."""
+    command = [sys.executable, "-m", "kodolly", "convert", "-", "--out", str(out)]
+    command += ["--validation", "0"]
+    return subprocess.run(command, input=data, capture_output=True, timeout=120, check=False)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -110,13 +125,13 @@ def test_a_stream_cut_short_names_the_byte_reached(tmp_path: Path, kind: str) ->
     noise = os.urandom(100_000)
     path = tmp_path / f"rows.{kind}"
     if kind == "zip":
-        zipped(path, **{"rows.json": noise})
+        write_zip(path, **{"rows.json": noise})
         data = bytearray(path.read_bytes())
         data[50_000:50_100] = b"\0" * 100
         path.write_bytes(data)
     else:
-        packed = gzip.compress(noise) if kind == "gz" else zstd.compress(noise)
-        path.write_bytes(packed[:-20_000])
+        stream = gzip.compress(noise) if kind == "gz" else zstd.compress(noise)
+        path.write_bytes(stream[:-20_000])
     with pytest.raises(InputError, match=rf"rows\.{kind}.*byte \d+: cannot be read on"):
         all_of(path)
 
@@ -124,19 +139,19 @@ def test_a_stream_cut_short_names_the_byte_reached(tmp_path: Path, kind: str) ->
 def test_all_before_a_cut_is_read_and_counted(tmp_path: Path) -> None:
     """The byte named is the last one that can be had, however much is asked for at once."""
     packed_text = gzip.compress(random.Random(1).randbytes(500_000))[:300_000]
-    had = len(zlib.decompressobj(31).decompress(packed_text))
+    intact = len(zlib.decompressobj(31).decompress(packed_text))
     path = tmp_path / "rows.gz"
     path.write_bytes(packed_text)
     with (
         open_member(next(iter(members([str(path)])))) as stream,
-        pytest.raises(InputError, match=rf"rows\.gz: byte {had}: cannot be read on"),
+        pytest.raises(InputError, match=rf"rows\.gz: byte {intact}: cannot be read on"),
     ):
         stream.peek(4 << 20)
 
 
 def test_a_broken_zip_is_named(tmp_path: Path) -> None:
     """A zip without its directory of members cannot be opened, and says so, and where it ends."""
-    path = zipped(tmp_path / "rows.zip", **{"rows.json": TEXT})
+    path = write_zip(tmp_path / "rows.zip", **{"rows.json": TEXT})
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(InputError, match=r"rows\.zip: byte 200: is a broken zip"):
         all_of(path)
@@ -223,8 +238,8 @@ def test_a_first_record_longer_than_the_head_is_recognised(
     path.write_text("\n".join(texts) if lines else "[" + ",".join(texts) + "]")
     shards = [shard for shard, _ in Plan([str(path)], SOURCES).shards()]
     assert {(shard.source, shard.kind) for shard in shards} == {(source, kind)}
-    joined = b"".join(shard.data for shard in shards)
-    assert joined == path.read_bytes()[0 if lines else 1 :]
+    data_of_all = b"".join(shard.data for shard in shards)
+    assert data_of_all == path.read_bytes()[0 if lines else 1 :]
 
 
 def test_a_broken_first_line_does_not_hide_a_file(tmp_path: Path) -> None:
@@ -237,7 +252,7 @@ def test_a_broken_first_line_does_not_hide_a_file(tmp_path: Path) -> None:
     ]
 
 
-def packed(kind: str, data: bytes) -> bytes:
+def pack(kind: str, data: bytes) -> bytes:
     if kind == "gz":
         return gzip.compress(data, mtime=0)
     if kind == "zst":
@@ -256,7 +271,7 @@ def packed(kind: str, data: bytes) -> bytes:
 )
 def test_a_zip_that_cannot_be_unpacked_is_named(tmp_path: Path, field: str, value: int) -> None:
     """Encrypted members, Deflate64 and other methods, later versions and damaged names are no traceback."""
-    data = bytearray(packed("zip", TEXT))
+    data = bytearray(pack("zip", TEXT))
     local = {"flags": 6, "method": 8, "version": 4, "name": 30}[field]
     central = {"flags": 8, "method": 10, "version": 6, "name": 46}[field]
     data[local] = value
@@ -271,7 +286,7 @@ def test_a_zip_that_cannot_be_unpacked_is_named(tmp_path: Path, field: str, valu
 def test_a_damaged_container_is_read_or_named(tmp_path: Path, kind: str) -> None:
     """Whatever byte of a packed file is changed, it is read or refused by name."""
     chance = random.Random(kind)
-    whole_file = packed(kind, TEXT[:300])
+    whole_file = pack(kind, TEXT[:300])
     path = tmp_path / f"rows.{kind}"
     for _ in range(300):
         data = bytearray(whole_file)

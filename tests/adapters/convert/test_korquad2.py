@@ -32,13 +32,13 @@ PAGE = Options(korquad2_context="page")
 
 
 def record(*qas: Any, source: Source = KORQUAD2) -> Any:
-    """A decoded page with these questions, by way of JSON."""
+    """A page with these questions, decoded from JSON."""
     page = {"title": "서울", "url": "u", "context": HTML, "raw_html": HTML * 5, "qas": list(qas)}
     return msgspec.json.decode(msgspec.json.encode(page), type=source.record)
 
 
-def asked(text: str | None, start: int | None = None, **more: Any) -> dict[str, Any]:
-    """A question whose answer is `text`, found where it is unless told."""
+def qa(text: str | None, start: int | None = None, **more: Any) -> dict[str, Any]:
+    """A question whose answer is `text`, at `start` or else where the page has it."""
     place = HTML.index(text) if start is None and text else start
     return {"id": "7", "question": "무엇?", "answer": {"text": text, "answer_start": place}, **more}
 
@@ -58,7 +58,7 @@ ANSWERS = {
 @pytest.mark.parametrize(("html", "response"), ANSWERS.values(), ids=ANSWERS.keys())
 def test_an_answer_is_a_part_of_its_page(html: str, response: str) -> None:
     """The whole page as Markdown is the context, and the response is verbatim in it."""
-    assert list(KORQUAD2.drafts(record(asked(html)), PAGE)) == [
+    assert list(KORQUAD2.drafts(record(qa(html)), PAGE)) == [
         Draft("무엇?", MARKDOWN, response, id="7", group="서울")
     ]
     assert response in MARKDOWN
@@ -66,21 +66,21 @@ def test_an_answer_is_a_part_of_its_page(html: str, response: str) -> None:
 
 def test_the_study_s_literal_mapping_keeps_html() -> None:
     """With --korquad2-context html, context and response are the source's."""
-    (draft,) = KORQUAD2.drafts(record(asked("<b>수도</b>")), Options(korquad2_context="html"))
+    (draft,) = KORQUAD2.drafts(record(qa("<b>수도</b>")), Options(korquad2_context="html"))
     assert isinstance(draft, Draft)
     assert (draft.context, draft.response) == (HTML, "<b>수도</b>")
 
 
 def test_a_window_holds_the_answer() -> None:
     """By default the context is a window: here the row of the answer, under its heading and its table's header."""
-    (draft,) = KORQUAD2.drafts(record(asked("천도")), Options(window_tokens=36))
+    (draft,) = KORQUAD2.drafts(record(qa("천도")), Options(window_tokens=36))
     assert isinstance(draft, Draft)
     assert draft.context.startswith("# 서울\n\n| 해 | 일 |\n| --- | --- |\n| 1394 | 천도 |")
 
 
 def test_categories_and_turns() -> None:
     """Questions count from 0 in the page's order; rule labels are closed_qa, the study's open_qa."""
-    page = record(asked("수도"), asked("강남", id=8), asked("강북", id=None))
+    page = record(qa("수도"), qa("강남", id=8), qa("강북", id=None))
     drafts = [
         draft
         for draft in KORQUAD2.drafts(page, replace(PAGE, categories="dolly"))
@@ -96,11 +96,11 @@ def test_categories_and_turns() -> None:
     } == {"open_qa"}
 
 
-@pytest.mark.parametrize("told", [None, -5, 0, 3, 10**9])
-def test_a_wrong_answer_start_is_put_right(told: int | None) -> None:
+@pytest.mark.parametrize("answer_start", [None, -5, 0, 3, 10**9])
+def test_a_wrong_answer_start_is_put_right(answer_start: int | None) -> None:
     """An answer that is elsewhere on the page is found there."""
-    question = asked("강남")
-    question["answer"]["answer_start"] = told
+    question = qa("강남")
+    question["answer"]["answer_start"] = answer_start
     (draft,) = KORQUAD2.drafts(record(question), PAGE)
     assert isinstance(draft, Draft)
     assert draft.response == "강남"
@@ -111,46 +111,46 @@ def test_the_nearest_of_several_places_is_taken() -> None:
     places = {HTML.index("<a>서울") + 3: "서울은 수도이다.", HTML.rindex("서울"): "서울에 산다."}
     for place, context in places.items():
         for off in (-2, 2):
-            (draft,) = KORQUAD2.drafts(record(asked("서울", place + off)), Options(window_tokens=8))
+            (draft,) = KORQUAD2.drafts(record(qa("서울", place + off)), Options(window_tokens=8))
             assert isinstance(draft, Draft)
             assert draft.context == context
 
 
-REFUSED = {
-    "answer-not-found": asked("부산", 3),
-    "empty-answer": asked(" ", 3),
-    "empty-question": asked("수도", question=" "),
+REJECTED = {
+    "answer-not-found": qa("부산", 3),
+    "empty-answer": qa(" ", 3),
+    "empty-question": qa("수도", question=" "),
     "no-answer": {"id": "7", "question": "무엇?"},
 }
 
 
 @pytest.mark.parametrize(
-    ("reason", "question"), [*REFUSED.items(), ("no-answer", {**asked("수도"), "answer": None})]
+    ("reason", "question"), [*REJECTED.items(), ("no-answer", {**qa("수도"), "answer": None})]
 )
 @pytest.mark.parametrize("context", ["window", "page", "html"])
-def test_what_becomes_no_row_is_refused_by_name(
+def test_what_becomes_no_row_is_rejected_by_name(
     reason: str, question: dict[str, Any], context: Any
 ) -> None:
     """The others of the page still become rows, in order, and the rejection says which question it is."""
-    page = record(asked("수도", id=1), question, asked("강남", id=3))
-    first, refused, last = KORQUAD2.drafts(page, Options(korquad2_context=context))
+    page = record(qa("수도", id=1), question, qa("강남", id=3))
+    first, rejection, last = KORQUAD2.drafts(page, Options(korquad2_context=context))
     assert isinstance(first, Draft)
     assert isinstance(last, Draft)
-    assert isinstance(refused, Rejection)
-    assert (refused.reason, refused.id, refused.turn, last.turn) == (reason, "7", 1, 2)
+    assert isinstance(rejection, Rejection)
+    assert (rejection.reason, rejection.id, rejection.turn, last.turn) == (reason, "7", 1, 2)
 
 
 def test_an_answer_of_tags_alone_is_empty() -> None:
     """HTML that shows nothing is no answer, once rendered."""
-    (refused,) = KORQUAD2.drafts(record(asked("</b>")), PAGE)
-    assert isinstance(refused, Rejection)
-    assert refused.reason == "empty-answer"
+    (rejection,) = KORQUAD2.drafts(record(qa("</b>")), PAGE)
+    assert isinstance(rejection, Rejection)
+    assert rejection.reason == "empty-answer"
 
 
 def test_a_missing_tokenizer_stops_the_run(tmp_path: Path) -> None:
     """An option that cannot be used is no question's fault."""
     with pytest.raises(OptionError):
-        list(KORQUAD2.drafts(record(asked("수도")), Options(tokenizer=tmp_path / "none.json")))
+        list(KORQUAD2.drafts(record(qa("수도")), Options(tokenizer=tmp_path / "none.json")))
 
 
 def test_sources_know_their_records() -> None:
@@ -187,12 +187,14 @@ def test_questions_without_pages(html: str, response: str) -> None:
         ("무엇?", "<a></a>\\n", "empty-answer"),
     ],
 )
-def test_questions_without_pages_refused(question: str, html: str | None, reason: str) -> None:
-    """What has no question or answer is refused by name."""
+def test_bad_questions_without_pages_are_rejected(
+    question: str, html: str | None, reason: str
+) -> None:
+    """What has no question or answer is rejected by name."""
     alone = KORQUAD2_QUESTIONS.record(question=question, html_answer_text=html)
-    (refused,) = KORQUAD2_QUESTIONS.drafts(alone, Options())
-    assert isinstance(refused, Rejection)
-    assert refused.reason == reason
+    (rejection,) = KORQUAD2_QUESTIONS.drafts(alone, Options())
+    assert isinstance(rejection, Rejection)
+    assert rejection.reason == reason
 
 
 @needs_shared_data
@@ -200,12 +202,12 @@ def test_questions_without_pages_refused(question: str, html: str | None, reason
 def test_real_questions_against_an_independent_reading(context: Any) -> None:
     """Three real questions, field by field, against json and BeautifulSoup."""
     soup = pytest.importorskip("bs4").BeautifulSoup
-    compared = 0
+    pages_compared = 0
     for name in PAGE_FILES:
         raw = (FOLDER / name).read_bytes()
         for page in json.loads(raw)["data"]:
-            decoded = msgspec.convert(page, type=KORQUAD2.record)
-            drafts = list(KORQUAD2.drafts(decoded, Options(korquad2_context=context)))
+            record_of_page = msgspec.convert(page, type=KORQUAD2.record)
+            drafts = list(KORQUAD2.drafts(record_of_page, Options(korquad2_context=context)))
             for turn, (question, draft) in enumerate(zip(page["qas"], drafts, strict=True)):
                 assert isinstance(draft, Draft)
                 answer = question["answer"]["text"]
@@ -222,13 +224,13 @@ def test_real_questions_against_an_independent_reading(context: Any) -> None:
                         page["context"][:start].rpartition("<p>")[2], "html.parser"
                     ).get_text()
                     assert paragraph.split("[")[0][:20] in draft.context
-                compared += 1
-    assert compared == 3
+                pages_compared += 1
+    assert pages_compared == 3
 
 
 @needs_shared_data
 def test_all_real_questions_without_pages_become_rows() -> None:
-    """Of 10,134 questions only those whose answer shows nothing are refused."""
+    """Of 10,134 questions only those whose answer shows nothing are rejected."""
     decoder = msgspec.json.Decoder(KORQUAD2_QUESTIONS.record)
     lines = (FOLDER / "korquad2.1_dev_qa.from_yml.jsonl").read_bytes().splitlines()
     drafts = [
@@ -236,7 +238,7 @@ def test_all_real_questions_without_pages_become_rows() -> None:
         for line in lines
         for draft in KORQUAD2_QUESTIONS.drafts(decoder.decode(line), Options())
     ]
-    refused = [draft for draft in drafts if isinstance(draft, Rejection)]
+    rejections = [draft for draft in drafts if isinstance(draft, Rejection)]
     assert len(drafts) == len(lines)
-    assert {draft.reason for draft in refused} <= {"empty-answer"}
-    assert len(refused) < 10
+    assert {draft.reason for draft in rejections} <= {"empty-answer"}
+    assert len(rejections) < 10

@@ -10,6 +10,7 @@ import re
 import shutil
 import threading
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -26,16 +27,11 @@ from support.convert_files import (
 )
 
 from kodolly_adapters import convert as convert_room
-from kodolly_adapters.convert import part, pool
 from kodolly_adapters.convert.cleaning import rules
 from kodolly_adapters.convert.cleaning.rules import OFF
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.output.summary import Summary
-from kodolly_adapters.convert.reading import plan
-from kodolly_adapters.convert.reading.records import Shard
 from kodolly_adapters.convert.run import convert
-from kodolly_adapters.convert.shard import convert_shard
-from kodolly_adapters.convert.sources.instructions import KOALPACA
 from kodolly_adapters.errors import EngineError, InputError, OutputError
 from kodolly_adapters.terminal import Progress
 
@@ -58,10 +54,25 @@ def raw(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces of a few records, so that small files make many shards (in this process)."""
-    monkeypatch.setattr(plan, "SHARD", 3000)
+class Watcher(Progress):
+    """A progress that calls `look` with the output folder whenever the converter reports to it."""
+
+    def __init__(self, out: Path, look: Callable[[Path], object]) -> None:
+        super().__init__("convert", show=False)
+        self._out, self._look = out, look
+
+    def add(self, count: int) -> None:
+        super().add(count)
+        self._look(self._out)
+
+    def note(self, text: str) -> None:
+        super().note(text)
+        self._look(self._out)
+
+
+def parts(out: Path) -> list[Path]:
+    """The finished parts of an unfinished run."""
+    return sorted((out / ".work" / "parts").glob("*.part"))
 
 
 def run(arguments: list[Path], out: Path, *, force: bool = False, **options: object) -> Summary:
@@ -80,14 +91,14 @@ def files(out: Path) -> dict[str, bytes]:
 def test_all_sources_in_one_run(raw: Path, tmp_path: Path) -> None:
     """Each source is recognised, each row has the four fields, and the counts are the files' own."""
     summary = run([raw], tmp_path / "out")
-    made = {source.name: source.counts for source in summary.sources}
-    assert {name: counts.rows for name, counts in made.items()} == {
+    counts_by_source = {source.name: source.counts for source in summary.sources}
+    assert {name: counts.rows for name, counts in counts_by_source.items()} == {
         "koalpaca": 60,
         "kovicuna": 60,
         "korquad1": 36,
         "korquad2": 12,
     }
-    assert made["kovicuna"].units == 120
+    assert counts_by_source["kovicuna"].units == 120
     assert summary.rejected_lines == 0
     assert all(list(row) == FIELDS for row in rows(tmp_path / "out"))
     assert len(rows(tmp_path / "out")) == 168
@@ -96,12 +107,41 @@ def test_all_sources_in_one_run(raw: Path, tmp_path: Path) -> None:
     assert written == summary
 
 
-def test_pieces_change_nothing(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large or small pieces give the same bytes in every file."""
-    run([raw], tmp_path / "large", provenance=True)
-    monkeypatch.setattr(plan, "SHARD", 2000)
-    run([raw], tmp_path / "small", provenance=True)
-    assert files(tmp_path / "large") == files(tmp_path / "small")
+@pytest.mark.parametrize("layout", ["array", "lines"])
+def test_a_large_file_loses_nothing(tmp_path: Path, layout: str) -> None:
+    """A file of several megabytes is converted in several parts, of megabytes each; its rows come in order.
+
+    Rejected records in all parts are named with their line and byte in the whole file.
+    """
+    records = alpaca(25_000)
+    for record in records[::1000]:
+        record["output"] = " "
+    lines = [json.dumps(record, ensure_ascii=False) for record in records]
+    text = "\n".join(lines) if layout == "lines" else "[" + ",\n".join(lines) + "]"
+    file = tmp_path / "ko_alpaca_data.json"
+    file.write_text(text, encoding="utf-8")
+    most = 0
+
+    def count(out: Path) -> None:
+        nonlocal most
+        most = max(most, len(parts(out)))
+
+    out = tmp_path / "out"
+    convert([str(file)], out, Options(validation=0.0), jobs=1, progress=Watcher(out, count))
+    assert 2 <= most <= file.stat().st_size >> 20
+    assert [row["instruction"] for row in rows(out)] == [
+        record["instruction"] for record in records if record["output"] != " "
+    ]
+    separator = len(text.encode()) - sum(len(line.encode()) for line in lines)
+    separator //= len(lines) - 1
+    begins = 1 if layout == "array" else 0
+    places = []
+    for number, line in enumerate(lines):
+        if number % 1000 == 0:
+            places.append((number + 1, begins))
+        begins += len(line.encode()) + separator
+    rejected_lines = read_lines(out / "rejected.jsonl")
+    assert [(one["line"], one["byte"]) for one in rejected_lines] == places
 
 
 def test_text_stays_readable_on_disk(raw: Path, tmp_path: Path) -> None:
@@ -112,10 +152,9 @@ def test_text_stays_readable_on_disk(raw: Path, tmp_path: Path) -> None:
     assert "\\u" not in text
 
 
-@pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("mode", ["count", "drop", "off"])
 def test_exact_duplicates(tmp_path: Path, mode: str) -> None:
-    """A row that stood earlier, in the same or another file, is counted, dropped or let be."""
+    """A row that stood earlier, in the same or another file, is counted, dropped or ignored."""
     first = write_json(tmp_path / "ko_alpaca_data.json", alpaca(30) + alpaca(5))
     second = write_lines(tmp_path / "ko_alpaca_data_2.jsonl", alpaca(10, start=25))
     summary = run([first, second], tmp_path / "out", rules={"duplicate": mode})
@@ -130,7 +169,6 @@ def test_exact_duplicates(tmp_path: Path, mode: str) -> None:
         assert rejected[-1]["line"] == 5  # the second file's fifth line is the last copy
 
 
-@pytest.mark.usefixtures("small_pieces")
 def test_near_duplicates(tmp_path: Path) -> None:
     """A row with a word changed is near; one with other words is not; off by default."""
     records = alpaca(40)
@@ -142,10 +180,10 @@ def test_near_duplicates(tmp_path: Path) -> None:
     summary = run([file], tmp_path / "out", rules={"near-duplicate": "drop"})
     # The longest near copies are found for certain; short ones differ by a tenth of their words.
     assert 1 <= summary.duplicates.near_rows <= 9
-    kept = [row["response"] for row in rows(tmp_path / "out")]
-    assert " ".join(words) in kept
-    assert " ".join([*words, "끝"]) not in kept
-    assert {record["output"] for record in alpaca(40)} <= set(kept)
+    responses = [row["response"] for row in rows(tmp_path / "out")]
+    assert " ".join(words) in responses
+    assert " ".join([*words, "끝"]) not in responses
+    assert {record["output"] for record in alpaca(40)} <= set(responses)
     assert run([file], tmp_path / "off").duplicates.near_rows == 0
 
 
@@ -158,12 +196,12 @@ def test_a_row_never_vanishes_with_all_its_copies(tmp_path: Path) -> None:
         modes = {"duplicate": OFF, "near-duplicate": OFF, rule: "drop"}
         out = tmp_path / str(number)
         run([file], out, rules=modes, validation=0.5)
-        made = [row["response"] for row in rows(out)]
-        assert made.count("같은 대답.") == 1
+        responses = [row["response"] for row in rows(out)]
+        assert responses.count("같은 대답.") == 1
         assert "같은 대답." in [row["response"] for row in read_lines(out / "validation.jsonl")]
         if rule == "duplicate":  # these ones are all different, if only in a few words
             answers = [turn["value"] for talk in kovicuna(10) for turn in talk["conversations"]]
-            assert set(answers[1::2]) <= set(made)
+            assert set(answers[1::2]) <= set(responses)
 
 
 def test_the_split_is_by_hash_and_keeps_groups_whole(raw: Path, tmp_path: Path) -> None:
@@ -190,8 +228,8 @@ def test_a_conversation_without_a_name_stays_whole_too(tmp_path: Path) -> None:
         for name in ("train", "validation")
     ]
     for talk in talks[:-1]:
-        asked = {turn["value"] for turn in talk["conversations"][::2]}
-        assert asked <= sides[0] or asked <= sides[1]
+        questions = {turn["value"] for turn in talk["conversations"][::2]}
+        assert questions <= sides[0] or questions <= sides[1]
 
 
 def test_official_splits_and_leakage(tmp_path: Path) -> None:
@@ -205,18 +243,18 @@ def test_official_splits_and_leakage(tmp_path: Path) -> None:
     assert [split.rows for split in summary.splits] == [4 * 4, 4 * 4]
     rejected = read_lines(tmp_path / "out" / "rejected.jsonl")
     assert [one["reason"] for one in rejected] == ["leakage"] * 8
-    kept = run(both, tmp_path / "kept", splits="official", rules={"leakage": "count"})
-    assert [split.rows for split in kept.splits] == [6 * 4, 4 * 4]
+    summary = run(both, tmp_path / "leaks", splits="official", rules={"leakage": "count"})
+    assert [split.rows for split in summary.splits] == [6 * 4, 4 * 4]
 
 
 def test_provenance_stands_beside_the_rows(raw: Path, tmp_path: Path) -> None:
     """Line by line the provenance says where a row came from, and the rows do not hold it."""
     run([raw], tmp_path / "out", provenance=True)
     for name in ("train", "validation"):
-        made = read_lines(tmp_path / "out" / f"{name}.jsonl")
+        written_rows = read_lines(tmp_path / "out" / f"{name}.jsonl")
         origins = read_lines(tmp_path / "out" / f"{name}.provenance.jsonl")
-        assert len(made) == len(origins)
-        for row, origin in zip(made, origins, strict=True):
+        assert len(written_rows) == len(origins)
+        for row, origin in zip(written_rows, origins, strict=True):
             assert list(row) == FIELDS
             assert list(origin) == ["source", "file", "id", "turn"]
             if origin["source"] == "kovicuna":
@@ -238,14 +276,14 @@ def test_whole_dialogues(raw: Path, tmp_path: Path, form: str) -> None:
     """--conversations gives one row a dialogue in OpenAI's messages, its questions' contexts beside them."""
     run([raw], tmp_path / "out", conversations=True, format=form)
     if form == "parquet":
-        made = parquet.read_table(tmp_path / "out" / "train.parquet").to_pylist()
+        dialogues = parquet.read_table(tmp_path / "out" / "train.parquet").to_pylist()
     else:
-        made = read_lines(tmp_path / "out" / "train.jsonl")
-    lengths = {len(row["messages"]) for row in made}
+        dialogues = read_lines(tmp_path / "out" / "train.jsonl")
+    lengths = {len(row["messages"]) for row in dialogues}
     assert lengths == {2, 6}
-    dialogue = next(row["messages"] for row in made if len(row["messages"]) == 6)
-    assert [said["role"] for said in dialogue] == ["user", "assistant"] * 3
-    assert any(row["messages"][0].get("context") for row in made if len(row["messages"]) == 2)
+    dialogue = next(row["messages"] for row in dialogues if len(row["messages"]) == 6)
+    assert [message["role"] for message in dialogue] == ["user", "assistant"] * 3
+    assert any(row["messages"][0].get("context") for row in dialogues if len(row["messages"]) == 2)
 
 
 def test_bad_rows_are_named_with_file_line_and_reason(tmp_path: Path) -> None:
@@ -286,8 +324,8 @@ def test_a_broken_file_leaves_nothing_behind(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"ko_dataset\.json: byte \d+: ends in the middle"):
         run([raw], tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".work"]
-    summary = run([raw], tmp_path / "saved", keep_going=True)
-    assert [one["reason"] for one in read_lines(tmp_path / "saved" / "rejected.jsonl")] == [
+    summary = run([raw], tmp_path / "rest", keep_going=True)
+    assert [one["reason"] for one in read_lines(tmp_path / "rest" / "rejected.jsonl")] == [
         "not-json"
     ]
     assert summary.faults() == []
@@ -297,13 +335,13 @@ def test_a_repaired_file_continues_the_run(raw: Path, tmp_path: Path) -> None:
     """After the broken file was fetched again the same command goes on and gives what it always would."""
     file = raw / "ko_dataset.json"
     good = file.read_bytes()
-    run([raw], tmp_path / "undisturbed")
+    run([raw], tmp_path / "expected")
     file.write_bytes(good[:-100])
     with pytest.raises(InputError):
         run([raw], tmp_path / "out")
     file.write_bytes(good)
     run([raw], tmp_path / "out")
-    assert files(tmp_path / "out") == files(tmp_path / "undisturbed")
+    assert files(tmp_path / "out") == files(tmp_path / "expected")
 
 
 def test_an_unknown_file_is_an_error_only_when_it_was_asked_for(raw: Path, tmp_path: Path) -> None:
@@ -374,18 +412,20 @@ def test_a_first_try_that_made_nothing_binds_nobody(tmp_path: Path) -> None:
         run([file], tmp_path / "out", validation=0.5)
 
 
-def test_a_part_that_is_not_whole_is_none(tmp_path: Path) -> None:
-    """A part counts as there only with every byte of it, as when the disk was full or the power went."""
-    shard = Shard(key="k", file="f", source="koalpaca", kind="lines", data=b'{"instruction": 1}')
-    part.save(convert_shard(shard, KOALPACA, Options()), tmp_path / "k.part")
-    mark = part.read_mark(tmp_path / "k.part")
-    assert mark is not None
-    assert (mark.identity, mark.counts.units) == (shard.identity, 1)
-    [path] = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes()[:-1])
-    assert part.read_mark(tmp_path / "k.part") is None
-    path.write_bytes(b"")
-    assert part.read_mark(tmp_path / "k.part") is None
+def test_an_incomplete_part_is_made_again(raw: Path, tmp_path: Path) -> None:
+    """A part that lacks a byte, or all, as after a power cut, does not count: its shard is converted again."""
+    run([raw], tmp_path / "expected", provenance=True)
+    file = raw / "ko_dataset.json"
+    content = file.read_bytes()
+    file.write_bytes(content[:-100])
+    with pytest.raises(InputError):
+        run([raw], tmp_path / "out", provenance=True)
+    file.write_bytes(content)
+    first, second, *_ = parts(tmp_path / "out")
+    first.write_bytes(first.read_bytes()[:-1])
+    second.write_bytes(b"")
+    run([raw], tmp_path / "out", provenance=True)
+    assert files(tmp_path / "out") == files(tmp_path / "expected")
 
 
 def test_leakage_names_the_question(tmp_path: Path) -> None:
@@ -399,13 +439,16 @@ def test_leakage_names_the_question(tmp_path: Path) -> None:
     ]
 
 
-def test_a_part_that_vanished_is_an_error(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A worker that wrote its part elsewhere costs no rows in silence."""
-    monkeypatch.setattr(pool, "save", lambda part, path: None)
+def test_a_missing_part_is_an_error(raw: Path, tmp_path: Path) -> None:
+    """A part that no longer is in the run's folder, as when workers do not share it, loses no rows silently."""
+
+    def remove(out: Path) -> None:
+        for part in parts(out):
+            part.unlink()
+
     with pytest.raises(EngineError, match="do all workers share that folder"):
-        run([raw], tmp_path / "out")
+        convert([str(raw)], tmp_path / "out", jobs=1, progress=Watcher(tmp_path / "out", remove))
+    assert not list((tmp_path / "out").glob("[!.]*"))
 
 
 def test_an_unfinished_run_is_not_continued_with_other_options(raw: Path, tmp_path: Path) -> None:
@@ -434,14 +477,10 @@ def test_compressed_input_gives_the_rows_of_the_plain_file(raw: Path, tmp_path: 
 
 def test_a_library_call_leaves_its_process_as_it_is(raw: Path, tmp_path: Path) -> None:
     """With one job all is done by the caller, whose collector stays on; no thread and no process is left."""
-    collected, threads = set(), set(threading.enumerate())
-
-    class Watching(Progress):
-        def add(self, count: int) -> None:
-            collected.add(gc.isenabled())
-
-    convert([str(raw)], tmp_path / "out", jobs=1, progress=Watching("convert", show=False))
-    assert collected == {True}
+    collector_states, threads = set(), set(threading.enumerate())
+    watcher = Watcher(tmp_path / "out", lambda out: collector_states.add(gc.isenabled()))
+    convert([str(raw)], tmp_path / "out", jobs=1, progress=watcher)
+    assert collector_states == {True}
     assert set(threading.enumerate()) == threads
     assert multiprocessing.active_children() == []
 
@@ -449,17 +488,12 @@ def test_a_library_call_leaves_its_process_as_it_is(raw: Path, tmp_path: Path) -
 def test_every_reason_has_a_meaning() -> None:
     """Each reason that a source or the decoder gives is a rule or explained in the rules' table."""
     folder = Path(convert_room.__file__).parent
-    used = {
+    reasons = {
         reason
         for file in folder.rglob("*.py")
         for reason in re.findall(
             r'(?:Rejection\(|_reject\(\s*\w+,\s*\w+,)\s*"([a-z0-9-]+)"', file.read_text()
         )
     }
-    assert used >= {"not-json", "no-output", "not-unicode", "no-turns", "system-turn"}
-    assert [name for name in used if not rules.meaning(name)] == []
-
-
-def test_pieces_are_large_in_real_life() -> None:
-    """The tests' small pieces are the exception: a task carries megabytes."""
-    assert plan.SHARD >= 1 << 20
+    assert reasons >= {"not-json", "no-output", "not-unicode", "no-turns", "system-turn"}
+    assert [name for name in reasons if not rules.meaning(name)] == []

@@ -60,9 +60,9 @@ def hrc() -> Iterator[Read]:
         for line in file.read_text(encoding="utf-8").split("\n"):
             if line.strip():
                 record = json.loads(line)
-                asked = next(key for key in names if key in record)
+                key = next(key for key in names if key in record)
                 answers = [record[k] for k in record if "답변" in k and "ChatGPT" not in k]
-                yield "hrc", record[asked], "", answers[0]
+                yield "hrc", record[key], "", answers[0]
 
 
 def kovicuna() -> Iterator[Read]:
@@ -98,13 +98,13 @@ def summary(out: Path) -> Summary:
 def readings() -> dict[str, list[Read]]:
     every = [*alpaca("koalpaca"), *alpaca("seed_samples"), *korquad1(), *chatbot(), *hrc()]
     every += [*kovicuna(), *korquad2()]
-    found: dict[str, list[Read]] = {}
+    by_source: dict[str, list[Read]] = {}
     for one in every:
-        found.setdefault(one[0], []).append(one)
-    return found
+        by_source.setdefault(one[0], []).append(one)
+    return by_source
 
 
-def test_every_record_is_a_row_or_refused_with_a_reason(summary: Summary) -> None:
+def test_every_record_is_a_row_or_rejected_with_a_reason(summary: Summary) -> None:
     """The counts of each source are those of the independent reading; a missing text is the only loss."""
     counts = {source.name: source.counts for source in summary.sources}
     read = readings()
@@ -125,15 +125,20 @@ def test_ten_rows_of_each_source_field_by_field(out: Path, source: str) -> None:
     """With the rules off, rows drawn by hash are what the raw file says, in its order."""
     rows = read_lines(out / "train.jsonl")
     origins = read_lines(out / "train.provenance.jsonl")
-    made = [row for row, one in zip(rows, origins, strict=True) if one["source"] == source]
+    source_rows = [row for row, one in zip(rows, origins, strict=True) if one["source"] == source]
     read = [one for one in readings()[source] if one[1].strip() and one[3].strip()]
     if source == "korquad1":  # the lone paragraph is of another folder
-        made, read = sorted(made, key=lambda r: r["context"]), sorted(read, key=lambda r: r[2])
-    assert len(made) == len(read)
-    drawn = sorted(range(len(made)), key=lambda n: hashlib.sha256(str(n).encode()).digest())[:10]
-    assert len(drawn) == min(10, len(made))
-    for number in drawn:
-        row, (_, instruction, context, response) = made[number], read[number]
+        source_rows, read = (
+            sorted(source_rows, key=lambda r: r["context"]),
+            sorted(read, key=lambda r: r[2]),
+        )
+    assert len(source_rows) == len(read)
+    sample = sorted(
+        range(len(source_rows)), key=lambda n: hashlib.sha256(str(n).encode()).digest()
+    )[:10]
+    assert len(sample) == min(10, len(source_rows))
+    for number in sample:
+        row, (_, instruction, context, response) = source_rows[number], read[number]
         assert row == {
             "instruction": instruction,
             "context": context,

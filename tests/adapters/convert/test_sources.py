@@ -25,9 +25,9 @@ def talk(*turns: tuple[str, str], id: str = "a1_0") -> dict[str, Any]:  # noqa: 
     return {"id": id, "conversations": [{"from": who, "value": text} for who, text in turns]}
 
 
-def asked(question: str, *answers: tuple[str, int], **more: Any) -> dict[str, Any]:
-    found = [{"text": text, "answer_start": start} for text, start in answers]
-    return {"id": "q1", "question": question, "answers": found, **more}
+def qa(question: str, *answers: tuple[str, int], **more: Any) -> dict[str, Any]:
+    records = [{"text": text, "answer_start": start} for text, start in answers]
+    return {"id": "q1", "question": question, "answers": records, **more}
 
 
 def article(*qas: dict[str, Any], context: str = "서울은 수도이다.") -> dict[str, Any]:
@@ -40,8 +40,8 @@ def row(asks: str, context: str, answer: str, **more: Any) -> Draft:
 
 def pair(asks: str, answer: str, context: str = "", **more: Any) -> Draft:
     """A draft of the conversation that `talk` makes."""
-    known: dict[str, Any] = {"id": "a1_0", "group": "a1", "units": 2}
-    return Draft(asks, context, answer, **known | more)
+    defaults: dict[str, Any] = {"id": "a1_0", "group": "a1", "units": 2}
+    return Draft(asks, context, answer, **defaults | more)
 
 
 def rejection(reason: str, **more: Any) -> tuple[str, dict[str, Any]]:
@@ -50,11 +50,11 @@ def rejection(reason: str, **more: Any) -> tuple[str, dict[str, Any]]:
 
 TWO = talk(("human", "하나?"), ("gpt", "일."), ("user", "둘?"), ("bing", "이."))
 AGAIN = talk(("human", "안녕"), ("human", "하나?"), ("gpt", "일."), ("gpt", "끝."))
-RULED = talk(
+WITH_SYSTEM = talk(
     ("system", "짧게."), ("human", "하나?"), ("gpt", "일."), ("human", "둘?"), ("gpt", "이.")
 )
 
-SAID = (("human", "하나?"), ("gpt", "일."))
+FIRST_PAIR = (("human", "하나?"), ("gpt", "일."))
 
 TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
     # KoVicuna
@@ -69,7 +69,7 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
     (
         "earlier pairs in the context",
         "kovicuna",
-        RULED,
+        WITH_SYSTEM,
         Options(history=1),
         [
             pair("하나?", "일.", "짧게.", units=3, notes=("system-turn",)),
@@ -77,14 +77,14 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
         ],
     ),
     (
-        "a system message without history is refused",
+        "a system message without history is rejected",
         "kovicuna",
-        RULED,
+        WITH_SYSTEM,
         PLAIN,
         [rejection("system-turn"), pair("하나?", "일."), pair("둘?", "이.", turn=1)],
     ),
     (
-        "a system message without text is refused",
+        "a system message without text is rejected",
         "kovicuna",
         talk(("system", " "), ("system", "\u200b"), ("human", "하나?"), ("gpt", "일.")),
         Options(history=1),
@@ -93,7 +93,7 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
     (
         "a system message in a dialogue",
         "kovicuna",
-        RULED,
+        WITH_SYSTEM,
         Options(conversations=True),
         [
             pair(
@@ -110,7 +110,7 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
     (
         "empty pairs are left out of the history",
         "kovicuna",
-        talk(*SAID, ("human", "둘?"), ("gpt", " "), ("human", "셋?"), ("gpt", "삼.")),
+        talk(*FIRST_PAIR, ("human", "둘?"), ("gpt", " "), ("human", "셋?"), ("gpt", "삼.")),
         Options(history=1),
         [
             pair("하나?", "일."),
@@ -203,28 +203,28 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
     (
         "an article",
         "korquad1",
-        article(asked(" 수도는? ", ("서울", 0))),
+        article(qa(" 수도는? ", ("서울", 0))),
         PLAIN,
         [row(" 수도는? ", "서울은 수도이다.", "서울", id="q1", group="서울")],
     ),
     (
         "dolly's categories",
         "korquad1",
-        article(asked("수도는?", ("서울", 0))),
+        article(qa("수도는?", ("서울", 0))),
         Options(categories="dolly"),
         [row("수도는?", "서울은 수도이다.", "서울", category="closed_qa", id="q1", group="서울")],
     ),
     (
         "a bare paragraph",
         "korquad1",
-        {"qas": [asked("수도는?", ("서울", 0), ("수도", 4))], "context": "서울은 수도이다."},
+        {"qas": [qa("수도는?", ("서울", 0), ("수도", 4))], "context": "서울은 수도이다."},
         PLAIN,
         [row("수도는?", "서울은 수도이다.", "서울", id="q1", group="서울은 수도이다.")],
     ),
     (
-        "a wrong answer_start is noted, a missing answer refused",
+        "a wrong answer_start is noted, a missing answer rejected",
         "korquad1",
-        article(asked("수도는?", ("서울", 3)), asked("어디?", ("부산", 0))),
+        article(qa("수도는?", ("서울", 3)), qa("어디?", ("부산", 0))),
         PLAIN,
         [
             row(
@@ -241,7 +241,7 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
     (
         "questions without an answer",
         "korquad1",
-        article(asked("왜?"), asked("왜?", ("서울", 0), is_impossible=True), asked("왜?", ("", 0))),
+        article(qa("왜?"), qa("왜?", ("서울", 0), is_impossible=True), qa("왜?", ("", 0))),
         PLAIN,
         [rejection("no-answer"), rejection("no-answer", turn=1), rejection("no-answer", turn=2)],
     ),
@@ -302,50 +302,50 @@ def test_a_record_becomes_its_rows(
     source = BY_NAME[name]
     assert source is not None
     read = msgspec.convert(record, source.record)
-    found = list(source.drafts(read, options))
-    shown = [
+    items = list(source.drafts(read, options))
+    results = [
         (item.reason, {"turn": item.turn, "units": item.units})
         if isinstance(item, Rejection)
         else item
-        for item in found
+        for item in items
     ]
-    wanted = [
+    expected_results = [
         (item[0], {"turn": 0, "units": 1} | item[1]) if isinstance(item, tuple) else item
         for item in expected
     ]
-    assert shown == wanted
-    assert sum(item.units for item in found) == (source.units(read) if source.units else 1)
+    assert results == expected_results
+    assert sum(item.units for item in items) == (source.units(read) if source.units else 1)
 
 
-RECOGNISED = [
+RECORDS = [
     (talk(("human", "?"), ("gpt", ".")), "kovicuna"),
     (talk(), "kovicuna"),
     (article(), "korquad1"),
-    ({"qas": [asked("?", ("서울", 0))], "context": "서울"}, "korquad1"),
+    ({"qas": [qa("?", ("서울", 0))], "context": "서울"}, "korquad1"),
     ({"instruction": "?", "output": "."}, "koalpaca"),
     ({"instruction": "?", "context": "", "response": ".", "category": "open_qa"}, "dolly"),
     ({"Q": "?", "A": ".", "label": "0"}, "chatbot-data"),
     ({"상담 내용": "?", "원본 상담 답변": "."}, "hrc"),
     ({"질의": "?", "상담례, 결정례 기반 답변": "."}, "hrc"),
     ({"prompt": "?", "completion": "."}, None),
-    (article(asked("KLUE-MRC?", is_impossible=True, guid="klue")), None),
+    (article(qa("KLUE-MRC?", is_impossible=True, guid="klue")), None),
     ({"title": "no paragraphs", "paragraphs": []}, None),
     ({"instruction": "only"}, None),
 ]
 
 
-@pytest.mark.parametrize(("record", "name"), RECOGNISED)
+@pytest.mark.parametrize(("record", "name"), RECORDS)
 def test_a_source_is_known_by_its_records(record: dict[str, Any], name: str | None) -> None:
     """Under a name that says nothing the record tells the source; strangers are claimed by none."""
-    fitting = [source for source in SOURCES if source.looks_like(record) and not source.by_name]
-    assert next((source.name for source in fitting), None) == name
+    candidates = [source for source in SOURCES if source.looks_like(record) and not source.by_name]
+    assert next((source.name for source in candidates), None) == name
 
 
 HEADS = {
     "kovicuna": json.dumps([TWO]),
     "kovicuna-alpaca": json.dumps([{"instruction": "?", "input": "", "output": "."}]),
     "koalpaca": json.dumps([{"instruction": "?", "input": "", "output": "."}]),
-    "korquad1": json.dumps({"version": "1", "data": [article(asked("?", ("서울", 0)))]}),
+    "korquad1": json.dumps({"version": "1", "data": [article(qa("?", ("서울", 0)))]}),
     "korquad2": json.dumps({"data": [{"title": "", "context": "", "raw_html": "", "qas": []}]}),
     "korquad2-questions": '{"title": "", "question": "?", "html_answer_text": "."}\n',
     "hrc": '{"질의": "?", "상담례, 결정례 기반 답변": "."}\n',
@@ -354,7 +354,7 @@ HEADS = {
 }
 
 
-def known(file: str, head: str, sources: Sequence[Source] = SOURCES) -> str | None:
+def recognised_source(file: str, head: str, sources: Sequence[Source] = SOURCES) -> str | None:
     layout = layout_of(head.encode())
     assert layout is not None
     source = recognise(file, layout, sources)
@@ -369,8 +369,8 @@ def test_a_source_is_known_by_each_of_its_names(name: str, pattern: str) -> None
     """A file whose name matches a pattern is that source's, in a folder or an archive, filled or bare."""
     for part in ("", "_v1"):
         file = pattern.replace("[01]", "1").replace("*", part)
-        assert known(file, HEADS[name]) == name
-        assert known(f"raw/all.zip!deep/{file}", HEADS[name]) == name
+        assert recognised_source(file, HEADS[name]) == name
+        assert recognised_source(f"raw/all.zip!deep/{file}", HEADS[name]) == name
 
 
 def test_every_source_has_a_name() -> None:
@@ -382,17 +382,20 @@ def test_a_source_known_by_its_name_alone_needs_it() -> None:
     """KoVicuna's alpaca-style file is no KoAlpaca, whatever its ending, and any other name is."""
     head = HEADS["kovicuna-alpaca"]
     for file in ("ko_alpaca_style_dataset.json", "ko_alpaca_style_dataset_v2.json.gz"):
-        assert known(file, head) == "kovicuna-alpaca"
-    assert known("data.json", head) == "koalpaca"
-    assert known("ko_alpaca_style_dataset.json", json.dumps([{"prompt": "?"}])) is None
+        assert recognised_source(file, head) == "kovicuna-alpaca"
+    assert recognised_source("data.json", head) == "koalpaca"
+    assert recognised_source("ko_alpaca_style_dataset.json", json.dumps([{"prompt": "?"}])) is None
 
 
 def test_a_source_known_by_its_name_alone_goes_first() -> None:
     """It wins over a source that stands before it and has a pattern for the same name."""
     first = dataclasses.replace(SOURCES[0], looks_like=lambda record: True, patterns=("ko_*",))
     sources = (first, *SOURCES[1:])
-    assert known("ko_alpaca_style_dataset.json", HEADS["koalpaca"], sources) == "kovicuna-alpaca"
-    assert known("ko_alpaca_data.json", HEADS["koalpaca"], sources) == "kovicuna"
+    assert (
+        recognised_source("ko_alpaca_style_dataset.json", HEADS["koalpaca"], sources)
+        == "kovicuna-alpaca"
+    )
+    assert recognised_source("ko_alpaca_data.json", HEADS["koalpaca"], sources) == "kovicuna"
 
 
 def test_korquad1_leaves_korquad2_pages() -> None:
@@ -416,15 +419,15 @@ ROLES = ("human", "user", "gpt", "bard", "system", "nobody")
 def test_every_turn_is_accounted_for(
     turns: list[tuple[str, str]], mode: str, history: int, whole: bool
 ) -> None:
-    """Whatever order speakers come in, used and refused turns add up to the conversation's."""
+    """Whatever order speakers come in, used and rejected turns add up to the conversation's."""
     source = BY_NAME["kovicuna"]
     assert source is not None
     assert source.units is not None
     record = msgspec.convert(talk(*turns), source.record)
     options = Options(rules={"same-role": mode}, history=history, conversations=whole)
-    found = list(source.drafts(record, options))
-    assert found
-    assert sum(item.units for item in found) == source.units(record) == len(turns)
+    items = list(source.drafts(record, options))
+    assert items
+    assert sum(item.units for item in items) == source.units(record) == len(turns)
 
 
 def test_reasons_are_explained() -> None:
@@ -437,17 +440,17 @@ def test_reasons_are_explained() -> None:
             assert all(meaning(name) for name in names)
 
 
-def test_chosen_modes_go_before_a_sources_and_the_rules_own() -> None:
+def test_user_modes_go_before_a_sources_and_the_rules_own() -> None:
     """A person's choice wins over the source's default, and that over the rule's."""
     modes = modes_of({"nfc": "off"}, {"nfc": "count", "too-long": "off"})
     assert (modes["nfc"], modes["too-long"], modes["bom"]) == ("off", "off", "fix")
 
 
 @pytest.mark.parametrize(
-    ("chosen", "said"),
+    ("modes", "message"),
     [({"nfk": "off"}, "no rule 'nfk'; there are nfc"), ({"empty": "off"}, "it has drop")],
 )
-def test_a_wrong_mode_is_named(chosen: dict[str, str], said: str) -> None:
+def test_a_wrong_mode_is_named(modes: dict[str, str], message: str) -> None:
     """A rule or mode that does not exist is an OptionError that names what does."""
-    with pytest.raises(OptionError, match=said):
-        modes_of(chosen)
+    with pytest.raises(OptionError, match=message):
+        modes_of(modes)

@@ -23,7 +23,7 @@ _PHONE = re.compile(
     + "(?:"
     + rf"{_NATIONAL}{_MOBILE}(?:\)[-. ]?|[-. ])[0-9]{{3,4}}[-. ][0-9]{{4}}"
     + rf"|{_NATIONAL}{_AREA}(?:\)[-. ]?|[-.])[1-9][0-9]{{2,3}}[-.][0-9]{{4}}"
-    + r"|(?![01]{11})(?:\+82[-. ]?0?|0)10[1-9][0-9]{7}"  # without separators; digits 0 and 1 alone are binary
+    + r"|(?![01]{11})(?:\+82[-. ]?0?|0)10[1-9][0-9]{7}"  # without separators; a number of 0s and 1s alone is binary
     + ")"
     + _END
 )

@@ -77,7 +77,7 @@ def _speeches(turns: list[Turn], mode: str) -> Iterator[Speech | Rejection]:
 
 
 def _pairs(turns: list[Turn], mode: str) -> Iterator[Exchange | Rejection]:
-    """Each question with the answer right after it; every other speech is refused."""
+    """Each question with the answer right after it; every other speech is rejected."""
     question: Speech | None = None
     number = 0
     for speech in [*_speeches(turns, mode), END]:

@@ -20,16 +20,16 @@ OFF: dict[str, Any] = {rule.name: "off" for rule in all_rules().values() if "off
 def clean(
     draft: Draft, options: Options | None = None, **modes: str
 ) -> tuple[Rejection | None, Counter[str]]:
-    """A single row's rejection and the rules that fired; modes are written with _ for -."""
-    chosen = {name.replace("_", "-"): mode for name, mode in modes.items()}
+    """A single row's rejection and the rules that applied; modes are written with _ for -."""
+    by_rule = {name.replace("_", "-"): mode for name, mode in modes.items()}
     counts = Counter[str]()
-    cleaner = Cleaner(modes_of(chosen), options or Options())
-    kept, rejections = cleaner.clean(draft, counts)
-    assert kept is not bool(rejections)
+    cleaner = Cleaner(modes_of(by_rule), options or Options())
+    is_row, rejections = cleaner.clean(draft, counts)
+    assert is_row is not bool(rejections)
     return next(iter(rejections), None), counts
 
 
-FIXED = [
+FIXES = [
     ("nfc", unicodedata.normalize("NFD", "한글입니다"), "한글입니다"),
     ("newlines", "첫째\r\n둘째\r셋째", "첫째\n둘째\n셋째"),
     ("bom", "\ufeff안녕하세요", "안녕하세요"),
@@ -44,17 +44,17 @@ FIXED = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "text", "fixed"), FIXED, ids=[case[0] for case in FIXED])
-def test_a_fix_fires_is_counted_and_can_be_switched(rule: str, text: str, fixed: str) -> None:
+@pytest.mark.parametrize(("rule", "text", "result"), FIXES, ids=[case[0] for case in FIXES])
+def test_a_fix_fires_is_counted_and_can_be_switched(rule: str, text: str, result: str) -> None:
     """Each text rule fixes by default, leaves the text when it counts, and is silent when off."""
     alone: dict[str, Any] = {name: mode for name, mode in OFF.items() if name != rule}
-    for mode, expected, fired in [("fix", fixed, 1), ("count", text, 1), ("off", text, 0)]:
+    for mode, expected, hits in [("fix", result, 1), ("count", text, 1), ("off", text, 0)]:
         draft = Draft("질문", "", text)
-        assert clean(draft, **alone | {rule: mode}) == (None, {rule: 1} if fired else {})
+        assert clean(draft, **alone | {rule: mode}) == (None, {rule: 1} if hits else {})
         assert draft.response == expected
 
 
-LEFT = [
+UNCHANGED = [
     "코드 `a &lt; b`와 ```\n&amp;\n``` 사이",
     "https://example.org/?a=1&copy=2&lang=ko",
     "가족 👨\u200d👩\u200d👧 이모지와 ❤\ufe0f\u200d🔥",
@@ -64,7 +64,7 @@ LEFT = [
 ]
 
 
-@pytest.mark.parametrize("text", LEFT)
+@pytest.mark.parametrize("text", UNCHANGED)
 def test_what_means_something_is_left(text: str) -> None:
     """Code, URLs, emoji sequences, smileys and wide spaces pass unchanged and uncounted."""
     draft = Draft("질문", "", text)
@@ -95,19 +95,19 @@ def test_contexts_are_not_taken_for_markers(context: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "answer"),
+    ("question", "answer"),
     [("", "답"), ("질문", ""), ("질문", " \r\n"), ("\u200b", "답"), (" ", "답")],
 )
-def test_empty_rows_are_refused(asked: str, answer: str) -> None:
-    """A row that is empty once cleaned is refused, with its units."""
-    rejection, counts = clean(Draft(asked, "", answer, id="x", turn=2, units=3))
+def test_empty_rows_are_rejected(question: str, answer: str) -> None:
+    """A row that is empty once cleaned is rejected, with its units."""
+    rejection, counts = clean(Draft(question, "", answer, id="x", turn=2, units=3))
     assert rejection is not None
     assert (rejection.reason, rejection.id, rejection.turn, rejection.units) == ("empty", "x", 2, 3)
     assert counts["empty"] == 1
 
 
 def test_notes_of_the_source_are_counted() -> None:
-    """What fired in the source already is counted with the row."""
+    """What the source noted is counted with the row."""
     assert clean(Draft("질문", "", "대답", notes=("same-role",)))[1] == {"same-role": 1}
 
 
@@ -132,7 +132,7 @@ FOREIGN = [
     ("수도를 설명하세요.", "", "东京是日本的首都,也是世界上人口最多的城市之一,拥有悠久的历史。"),
     ("Describe the city.", "", "The city is on a river and has a lot of parks to visit."),
 ]
-GOOD = [
+GOOD_ROWS = [
     ("이 문장을 영어로 번역하세요.", "나는 학생이다.", "I am a student and this is my school."),
     ("합을 구하는 함수를 쓰세요.", "", "def add(a, b):\n    return a + b  # the sum of a and b"),
     ("테이블을 모두 고르세요.", "", "SELECT * FROM users WHERE age > 20 AND city = 'Seoul';"),
@@ -163,7 +163,7 @@ def test_foreign_answers_are_untranslated(row: tuple[str, str, str]) -> None:
     assert (rejection.reason, counts) == ("untranslated", {"untranslated": 1})
 
 
-@pytest.mark.parametrize("row", GOOD)
+@pytest.mark.parametrize("row", GOOD_ROWS)
 def test_answers_that_belong_are_not_untranslated(row: tuple[str, str, str]) -> None:
     """Translations, code, formulas, names, addresses, quotations and Korean are what was asked for."""
     assert not is_untranslated(*row)
@@ -182,10 +182,10 @@ TEXT = st.one_of(
 
 @given(TEXT, TEXT, TEXT, st.sampled_from(("off", "mask")))
 def test_cleaning_ends_and_cleaning_again_changes_nothing(
-    asked: str, context: str, answer: str, personal: str
+    question: str, context: str, answer: str, personal: str
 ) -> None:
     """No text raises; what is kept is UTF-8, and is kept as it stands when cleaned again."""
-    draft = Draft(asked, context, answer)
+    draft = Draft(question, context, answer)
     rejection, _ = clean(draft, personal_data=personal)
     if rejection is not None:
         assert rejection.reason in {"empty", "not-unicode", "entities"}
@@ -199,8 +199,8 @@ def test_cleaning_ends_and_cleaning_again_changes_nothing(
 
 
 @pytest.mark.parametrize("field", ["instruction", "context", "response"])
-def test_half_a_surrogate_pair_is_refused(field: str) -> None:
-    """A text no UTF-8 file can hold is refused, not raised."""
+def test_half_a_surrogate_pair_is_rejected(field: str) -> None:
+    """A text no UTF-8 file can hold is rejected, not raised."""
     draft = Draft("질문", "문맥", "대답")
     setattr(draft, field, "글\ud83d")
     rejection, _ = clean(draft)

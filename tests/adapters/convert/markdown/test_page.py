@@ -220,9 +220,9 @@ ANSWERS = {
 )
 def test_an_answer_keeps_its_place(before: str, answer: str, after: str, text: str | None) -> None:
     """The span of an answer in the source is a span of the rendering, and chrome that holds one stays."""
-    rendered = render(before + answer + after, [(len(before), len(before) + len(answer))])
-    (span,) = rendered.spans
-    assert (None if span is None else rendered.text[slice(*span)]) == text
+    page = render(before + answer + after, [(len(before), len(before) + len(answer))])
+    (span,) = page.spans
+    assert (None if span is None else page.text[slice(*span)]) == text
 
 
 def test_many_answers_on_one_page() -> None:
@@ -233,18 +233,18 @@ def test_many_answers_on_one_page() -> None:
         (html.index(f">{word}<") + 1, html.index(f">{word}<") + 1 + len(word)) for word in words
     ]
     outer = [(start, end + len("</a>은")) for start, end in spans]
-    rendered = render(html, spans + outer)
-    found = [rendered.text[slice(*span)] for span in rendered.spans if span]
-    assert found == words + [f"{word}은" for word in words]
-    assert rendered.text == render(html).text
+    page = render(html, spans + outer)
+    results = [page.text[slice(*span)] for span in page.spans if span]
+    assert results == words + [f"{word}은" for word in words]
+    assert page.text == render(html).text
 
 
 def test_characters_for_private_use_in_a_page_stay() -> None:
     """What the marks are taken from may stand in a page itself."""
     html = "<p>\ufdd0 가 \ue000</p>"
-    rendered = render(html, [(5, 6)])
-    assert rendered.text == "\ufdd0 가 \ue000"
-    assert rendered.spans == ((2, 3),)
+    page = render(html, [(5, 6)])
+    assert page.text == "\ufdd0 가 \ue000"
+    assert page.spans == ((2, 3),)
 
 
 html_soup = st.lists(
@@ -275,12 +275,12 @@ html_soup = st.lists(
 def test_any_text_is_rendered_and_spans_keep_their_order(html: str, data: st.DataObject) -> None:
     """Nothing raises; spans lie in the text, not reversed, one after another as in the source."""
     edges = sorted(data.draw(st.lists(st.integers(0, len(html)), min_size=4, max_size=4)))
-    rendered = render(html, [(edges[0], edges[1]), (edges[2], edges[3])])
-    found = [span for span in rendered.spans if span is not None]
-    assert all(0 <= start < end <= len(rendered.text) for start, end in found)
-    if len(found) == 2:
-        ahead = rendered.text[found[1][0] : found[0][0]]  # a line's mark may be taken along
-        assert found[0][0] < found[1][1]
+    page = render(html, [(edges[0], edges[1]), (edges[2], edges[3])])
+    results = [span for span in page.spans if span is not None]
+    assert all(0 <= start < end <= len(page.text) for start, end in results)
+    if len(results) == 2:
+        ahead = page.text[results[1][0] : results[0][0]]  # a line's mark may be taken along
+        assert results[0][0] < results[1][1]
         assert re.fullmatch(r"[ |#:.\d-]*", ahead)
 
 

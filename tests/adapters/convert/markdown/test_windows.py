@@ -122,8 +122,8 @@ def test_windows_of_real_pages_are_those_of_the_whole_page(budget: int) -> None:
         for page in json.loads((SHARED_DATA / "korquad2" / name).read_bytes())["data"]:
             html = page["context"]
             spans = [(at, at + 12) for at in range(0, len(html), 401)]
-            asked = [question["answer"] for question in page["qas"]]
-            spans += [(a["answer_start"], a["answer_start"] + len(a["text"])) for a in asked]
+            answers = [question["answer"] for question in page["qas"]]
+            spans += [(a["answer_start"], a["answer_start"] + len(a["text"])) for a in answers]
             for span in spans:
                 assert unlike(html, [span], budget) == []
             assert unlike(html, spans, budget) == []
