@@ -59,8 +59,11 @@ def find_uv(python: str) -> str | None:
 
 def install_with_uv(uv: str, python: str, arguments: Sequence[str]) -> int:
     """Run `uv pip install` with pip's settings; returns its exit status."""
-    environment = os.environ | uv_variables(pip_settings(python))
+    settings = pip_settings(python)
+    environment = os.environ | uv_variables(settings)
     command = [uv, "pip", "install", "--python", python]
+    for file in settings.get("constraint", "").split():
+        command += ["-c", file]
     if "torch" not in arguments:
         return subprocess.call([*command, "--quiet", *arguments], env=environment)
     if shutil.which("nvidia-smi") is None and brings_cuda(command, arguments, environment):

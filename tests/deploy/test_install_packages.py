@@ -117,6 +117,18 @@ def test_settings_that_are_not_there_are_not_handed_over(machine: Machine) -> No
     assert "UV_DEFAULT_INDEX" not in call
 
 
+def test_pips_constraints_reach_uv_beside_those_of_the_command(machine: Machine) -> None:
+    """Constraints of pip's settings and of the command line hold together, as they do for pip."""
+    machine.pip_file.write_text("[global]\nconstraint = /a.txt /b.txt")
+    _, [call] = machine.install("-c", "pins.txt", "demo", PIP_CONFIG_FILE=str(machine.pip_file))
+    words = call["arguments"]
+
+    assert [words[i + 1] for i, word in enumerate(words) if word == "-c"] == [
+        *("/a.txt", "/b.txt"),
+        "pins.txt",
+    ]
+
+
 def test_torch_for_the_cpu_where_no_driver_is(machine: Machine) -> None:
     """Without nvidia-smi, torch that would bring CUDA is taken from PyTorch's CPU index, without retries."""
     done, calls = machine.install("torch")
