@@ -1,0 +1,36 @@
+"""The HTTP client for calls that answer whole, and for the controller's watch stream.
+
+Streams of tokens go through `kodolly.http.upstream`, which costs less a token.
+"""
+
+from __future__ import annotations
+
+import ssl
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+import httpx
+
+# Seconds that an idle connection is kept; uvicorn's servers close theirs after 5 s.
+KEEPALIVE = 4.0
+DEFAULT_TIMEOUT = 10.0  # seconds for each step of a call that names no timeout of its own
+
+# What a call may raise besides an answer. Not every one is an httpx.HTTPError.
+CALL_ERRORS = (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError)
+
+
+def new_client() -> httpx.AsyncClient:
+    """A client for one process, to be closed by `aclose`. It may be made before the event loop runs.
+
+    It keeps any number of connections, trusts the machine's certificates, and takes no proxies from
+    the environment, no cookies and no redirects: it calls our own processes.
+    """
+    return httpx.AsyncClient(
+        verify=ssl.create_default_context(),
+        trust_env=False,
+        headers={"Accept-Encoding": "identity"},
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        timeout=DEFAULT_TIMEOUT,
+        limits=httpx.Limits(
+            max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE
+        ),
+    )
