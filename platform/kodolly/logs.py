@@ -33,7 +33,7 @@ def configure(level: str, style: str) -> None:
         "uvicorn.access",
         "httpx",
         "httpx2",
-        "aiohttp.access",
+        "httpcore",
         "asyncio",
     ):
         logging.getLogger(noisy).setLevel(logging.WARNING)

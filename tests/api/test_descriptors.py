@@ -16,6 +16,7 @@ from support.scripted_engine import Script, ScriptedEngine
 
 from kodolly.engines.client import EngineClient
 from kodolly.errors import NoDescriptor
+from kodolly.http.client import new_client
 from kodolly.worker.health import EngineMonitor, HealthLimits
 
 from .conftest import Stack
@@ -87,7 +88,7 @@ async def test_a_connection_that_we_cannot_open_is_not_held_against_the_worker(
 
 async def test_an_engine_that_we_cannot_ask_is_not_stalled() -> None:
     """Its agent looks on: for want of descriptors of its own it says nothing of the engine."""
-    async with ScriptedEngine(Script()) as engine, aiohttp.ClientSession() as http:
+    async with ScriptedEngine(Script()) as engine, new_client() as http:
         client = EngineClient(engine.url, None, http)
         patience = HealthLimits(stall_after=0.5, restart_after=5, canary_interval=0)
         watch = EngineMonitor(client, "demo", patience, tracks_load=True)

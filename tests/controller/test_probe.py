@@ -6,16 +6,16 @@ from support.deaf import deaf
 from support.processes import eventually, free_port
 from support.scripted_engine import Script, ScriptedEngine
 
-from kodolly.controller.app import Controller, create_app
+from kodolly.controller.app import Controller, ControllerTimes, create_app
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import Registry
 from kodolly.protocol.wire import Extension, Registration, WorkerStatus
 
+QUICK = ControllerTimes(probe_interval=0.05, probe_connect_timeout=0.2)
+
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
-    monkeypatch.setattr("kodolly.controller.probe.PROBE_INTERVAL", 0.05)
-    monkeypatch.setattr("kodolly.controller.probe.CONNECT_TIMEOUT", 0.2)
+def registry() -> Registry:
     return Registry(90, 600)
 
 
@@ -30,7 +30,7 @@ def state(registry: Registry, name: str) -> str:
 
 async def test_a_dead_fastchat_worker_is_lost_and_taken_back(registry: Registry) -> None:
     """Killed, it leaves rotation without a missed beat; started again, it returns without one."""
-    controller = Controller(registry, Dispatcher("shortest_queue"), None)
+    controller = Controller(registry, Dispatcher("shortest_queue"), None, QUICK)
     port = free_port()
     name = f"http://127.0.0.1:{port}"
     async with serving(create_app(controller)):
@@ -44,7 +44,7 @@ async def test_a_dead_fastchat_worker_is_lost_and_taken_back(registry: Registry)
 
 async def test_a_slow_fastchat_worker_is_left_alone(registry: Registry) -> None:
     """One that takes connections and answers none is busy, for all one knows; others go on."""
-    controller = Controller(registry, Dispatcher("shortest_queue"), None)
+    controller = Controller(registry, Dispatcher("shortest_queue"), None, QUICK)
     dead = f"http://127.0.0.1:{free_port()}"
 
     async with serving(create_app(controller)), deaf() as server:
@@ -58,7 +58,7 @@ async def test_a_slow_fastchat_worker_is_left_alone(registry: Registry) -> None:
 
 async def test_our_workers_tell_for_themselves(registry: Registry) -> None:
     """A KoDolly worker is not probed: its beats come every second."""
-    controller = Controller(registry, Dispatcher("shortest_queue"), None)
+    controller = Controller(registry, Dispatcher("shortest_queue"), None, QUICK)
     ours, fastchat = (f"http://127.0.0.1:{port}" for port in (free_port(), free_port()))
     async with serving(create_app(controller)):
         register(registry, ours, Extension())
@@ -82,7 +82,7 @@ async def test_a_sweep_that_fails_is_not_the_last(
         sweep()
 
     monkeypatch.setattr(registry, "sweep", once)
-    controller = Controller(registry, Dispatcher("shortest_queue"), None)
+    controller = Controller(registry, Dispatcher("shortest_queue"), None, QUICK)
     async with serving(create_app(controller)):
         register(registry, "http://a", Extension(heart_beat_interval=0.0001))
         await eventually(lambda: state(registry, "http://a") == "lost")

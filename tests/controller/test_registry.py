@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from support.clock import Clock
 
-from kodolly.controller.app import SWEEP_INTERVAL
+from kodolly.controller.app import ControllerTimes
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import REMOVE_LOST_AFTER, Registry
 from kodolly.protocol.wire import (
@@ -88,7 +88,7 @@ def test_out_of_the_box_a_dead_worker_is_lost_within_four_seconds(clock: Clock) 
     register(registry, "http://a", extension=extension)
     died = clock.now
     while states(registry) != {"http://a": "lost"}:
-        clock.now += SWEEP_INTERVAL
+        clock.now += ControllerTimes().sweep_interval
         registry.sweep()
 
     assert clock.now - died <= 4

@@ -12,7 +12,7 @@ from support.deaf import deaf
 from support.processes import eventually
 from support.scripted_engine import Script, ScriptedEngine
 
-from kodolly.controller.app import WORKER_TIMEOUT, Controller, create_app
+from kodolly.controller.app import WORKER_TIMEOUT, Controller, ControllerTimes, create_app
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import Registry
 from kodolly.protocol.wire import Registration, WorkerStatus
@@ -27,7 +27,8 @@ def registry() -> Registry:
 
 @pytest.fixture
 async def http(registry: Registry) -> AsyncIterator[aiohttp.ClientSession]:
-    app = create_app(Controller(registry, Dispatcher("shortest_queue"), None))
+    times = ControllerTimes(status_timeout=600)  # a call to a hung worker never ends
+    app = create_app(Controller(registry, Dispatcher("shortest_queue"), None, times))
     async with serving(app) as url, aiohttp.ClientSession(url) as session:
         yield session
 
@@ -63,11 +64,9 @@ async def test_a_worker_lost_in_a_relayed_answer_is_told_in_a_frame(
 
 
 async def test_a_refresh_asks_all_at_once_and_hides_nobody(
-    http: aiohttp.ClientSession, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    http: aiohttp.ClientSession, registry: Registry
 ) -> None:
     """While hung workers keep it waiting, every model is listed and every call is served."""
-    endless = aiohttp.ClientTimeout(total=600)
-    monkeypatch.setattr("kodolly.controller.app.STATUS_TIMEOUT", endless)
 
     async def models() -> Any:
         async with http.post("/list_models") as answer:

@@ -7,16 +7,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp
+import httpx
 import pytest
 from aiohttp import web
 from support.apps import serving_aiohttp
 from support.scripted_engine import Script, ScriptedEngine
 
-from kodolly.engines.client import EngineClient, EventParser
+from kodolly.engines.client import CONNECT, EngineClient
 from kodolly.engines.metrics import EngineSample, requests_in_engine, steps_of_engine, totals
 from kodolly.engines.openai import discover, normalise_url
+from kodolly.engines.stream import EventParser, StreamClient
 from kodolly.errors import EngineCallError, EngineSilent, SettingsError
+from kodolly.http.client import new_client
+from kodolly.http.server import cancel_and_wait
+from kodolly.http.upstream import Pool
 
 from .test_metrics import VLLM_STEPS
 
@@ -24,9 +28,17 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    async with new_client() as client:
+        yield client
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[Pool]:
+    pool = Pool(CONNECT)
+    task = asyncio.create_task(pool.run())
+    yield pool
+    await cancel_and_wait(task)
 
 
 @asynccontextmanager
@@ -60,39 +72,40 @@ def streaming(*chunks: bytes) -> Handler:
     return handler
 
 
-async def events(client: EngineClient, **body: Any) -> list[dict[str, Any]]:
-    return [event async for event in client.stream({"model": "demo", "prompt": "가", **body})]
+async def events(url: str, pool: Pool, **body: Any) -> list[dict[str, Any]]:
+    stream = StreamClient(url, None, pool).events({"model": "demo", "prompt": "가", **body})
+    return [event async for event in stream]
 
 
-async def test_healthy(session: aiohttp.ClientSession) -> None:
+async def test_healthy(http: httpx.AsyncClient) -> None:
     """An engine is healthy when /health answers 200, and not when it answers 503 or nothing."""
     async with ScriptedEngine() as engine:
-        client = EngineClient(engine.url, None, session)
+        client = EngineClient(engine.url, None, http)
         assert await client.healthy()
         engine.script.health_status = 503
         assert not await client.healthy()
     assert not await client.healthy()
 
 
-async def test_models(session: aiohttp.ClientSession) -> None:
+async def test_models(http: httpx.AsyncClient) -> None:
     """The served names are the ids of /v1/models."""
     async with ScriptedEngine(Script(model="한국어")) as engine:
-        assert await EngineClient(engine.url + "/", None, session).models() == ["한국어"]
+        assert await EngineClient(engine.url + "/", None, http).models() == ["한국어"]
 
 
-async def test_key_is_sent(session: aiohttp.ClientSession) -> None:
+async def test_key_is_sent(http: httpx.AsyncClient) -> None:
     """An engine with a key answers a client that has it, and its 401 carries the status."""
     async with ScriptedEngine(Script(api_key="k")) as engine:
-        assert await EngineClient(engine.url, "k", session).models() == ["demo"]
+        assert await EngineClient(engine.url, "k", http).models() == ["demo"]
         with pytest.raises(EngineCallError, match="401: Unauthorized") as caught:
-            await EngineClient(engine.url, None, session).models()
+            await EngineClient(engine.url, None, http).models()
     assert caught.value.status == 401
 
 
-async def test_canary_is_one_token(session: aiohttp.ClientSession) -> None:
+async def test_canary_is_one_token(http: httpx.AsyncClient) -> None:
     """The canary asks for a single greedy token and returns when it came."""
     async with ScriptedEngine() as engine:
-        await EngineClient(engine.url, None, session).canary("demo")
+        await EngineClient(engine.url, None, http).canary("demo")
         (seen,) = engine.requests
     assert (seen.path, seen.body["max_tokens"], seen.body["temperature"]) == (
         "/v1/completions",
@@ -101,19 +114,19 @@ async def test_canary_is_one_token(session: aiohttp.ClientSession) -> None:
     )
 
 
-async def test_canary_refused(session: aiohttp.ClientSession) -> None:
+async def test_canary_refused(http: httpx.AsyncClient) -> None:
     """A canary that the engine refuses is an EngineCallError with its status and words."""
     async with ScriptedEngine(Script(refuse_canary=True)) as engine:
         with pytest.raises(EngineCallError, match="scripted failure") as caught:
-            await EngineClient(engine.url, None, session).canary("demo")
+            await EngineClient(engine.url, None, http).canary("demo")
     assert caught.value.status == 503
 
 
-async def test_canary_of_a_hung_engine(session: aiohttp.ClientSession) -> None:
+async def test_canary_of_a_hung_engine(http: httpx.AsyncClient) -> None:
     """A canary ends in time although the engine makes no token."""
     async with ScriptedEngine(Script(hang_after=0)) as engine:
         with pytest.raises(EngineCallError, match="in time") as caught:
-            await EngineClient(engine.url, None, session).canary("demo", timeout=0.1)
+            await EngineClient(engine.url, None, http).canary("demo", timeout=0.1)
     assert caught.value.status is None
 
 
@@ -126,24 +139,24 @@ async def test_canary_of_a_hung_engine(session: aiohttp.ClientSession) -> None:
         {"object": "nothing"},
     ],
 )
-async def test_canary_without_a_token(session: aiohttp.ClientSession, answer: Any) -> None:
+async def test_canary_without_a_token(http: httpx.AsyncClient, answer: Any) -> None:
     """A 200 that carries no token is no proof."""
     async with serving(v1_completions=answering(answer)) as url:
         with pytest.raises(EngineCallError, match="canary"):
-            await EngineClient(url, None, session).canary("demo")
+            await EngineClient(url, None, http).canary("demo")
 
 
-async def test_canary_whose_token_has_no_text(session: aiohttp.ClientSession) -> None:
+async def test_canary_whose_token_has_no_text(http: httpx.AsyncClient) -> None:
     """An end mark as first token has no text, and is a token."""
     answer = {"choices": [{"text": ""}], "usage": {"completion_tokens": 1}}
     async with serving(v1_completions=answering(answer)) as url:
-        await EngineClient(url, None, session).canary("demo")
+        await EngineClient(url, None, http).canary("demo")
 
 
-async def test_load(session: aiohttp.ClientSession) -> None:
+async def test_load(http: httpx.AsyncClient) -> None:
     """The load is what /load says."""
     async with ScriptedEngine(Script(load=3)) as engine:
-        assert await EngineClient(engine.url, None, session).load() == 3
+        assert await EngineClient(engine.url, None, http).load() == 3
 
 
 VLLM_METRICS = """\
@@ -173,24 +186,24 @@ def test_requests_in_metrics(metrics: str, load: int | None) -> None:
     assert requests_in_engine(totals(metrics)) == load
 
 
-async def test_load_from_metrics(session: aiohttp.ClientSession) -> None:
+async def test_load_from_metrics(http: httpx.AsyncClient) -> None:
     """Without /load the metrics tell, and without either nobody does."""
     async with serving(metrics=answering(SGLANG_METRICS)) as url:
-        assert await EngineClient(url, None, session).load() == 6
+        assert await EngineClient(url, None, http).load() == 6
     async with serving() as url:
-        assert await EngineClient(url, None, session).load() is None
+        assert await EngineClient(url, None, http).load() is None
 
 
-async def test_untracked_load(session: aiohttp.ClientSession) -> None:
+async def test_untracked_load(http: httpx.AsyncClient) -> None:
     """A 0 on /load gives way to metrics that count requests, and stands without them."""
     idle = answering({"server_load": 0})
     async with serving(load=idle, metrics=answering(VLLM_METRICS)) as url:
-        assert await EngineClient(url, None, session).load() == 7
+        assert await EngineClient(url, None, http).load() == 7
     async with serving(load=idle) as url:
-        assert await EngineClient(url, None, session).load() == 0
+        assert await EngineClient(url, None, http).load() == 0
 
 
-async def test_a_pulse_asks_no_more_than_it_must(session: aiohttp.ClientSession) -> None:
+async def test_a_pulse_asks_no_more_than_it_must(http: httpx.AsyncClient) -> None:
     """An idle engine that tracks its load is not asked for its metrics; a busy one is."""
     asked: list[str] = []
 
@@ -199,11 +212,11 @@ async def test_a_pulse_asks_no_more_than_it_must(session: aiohttp.ClientSession)
         return web.Response(text=VLLM_STEPS)
 
     async with serving(load=answering({"server_load": 0}), metrics=metrics) as url:
-        client = EngineClient(url, None, session)
+        client = EngineClient(url, None, http)
         assert await client.sample(timeout=5, tracks_load=True) == EngineSample(0, None)
         assert asked == []
     async with serving(load=answering({"server_load": 3}), metrics=metrics) as url:
-        client = EngineClient(url, None, session)
+        client = EngineClient(url, None, http)
         assert await client.sample(timeout=5, tracks_load=True, need_steps=False) == EngineSample(
             3, None
         )
@@ -213,7 +226,7 @@ async def test_a_pulse_asks_no_more_than_it_must(session: aiohttp.ClientSession)
 
 
 async def test_a_silent_engine_is_told_from_one_that_is_gone(
-    session: aiohttp.ClientSession,
+    http: httpx.AsyncClient,
 ) -> None:
     """No answer in time is EngineSilent; a refused connection is an error, but not that one."""
 
@@ -223,20 +236,20 @@ async def test_a_silent_engine_is_told_from_one_that_is_gone(
 
     async with serving(load=never) as url:
         with pytest.raises(EngineSilent):
-            await EngineClient(url, None, session).sample(timeout=0.1)
+            await EngineClient(url, None, http).sample(timeout=0.1)
     with pytest.raises(EngineCallError) as gone:
-        await EngineClient(url, None, session).sample(timeout=5)
+        await EngineClient(url, None, http).sample(timeout=5)
     assert not isinstance(gone.value, EngineSilent)
     assert gone.value.status is None
 
 
-async def test_count_tokens(session: aiohttp.ClientSession) -> None:
+async def test_count_tokens(http: httpx.AsyncClient) -> None:
     """A text's tokens are what /tokenize counts; the scripted engine has one a byte."""
     async with ScriptedEngine() as engine:
-        assert await EngineClient(engine.url, None, session).count_tokens("demo", "한글") == 6
+        assert await EngineClient(engine.url, None, http).count_tokens("demo", "한글") == 6
 
 
-async def test_count_tokens_of_llama_cpp(session: aiohttp.ClientSession) -> None:
+async def test_count_tokens_of_llama_cpp(http: httpx.AsyncClient) -> None:
     """llama.cpp's /tokenize reads `content` and answers a bare list."""
 
     async def tokenize(request: web.Request) -> web.StreamResponse:
@@ -244,7 +257,7 @@ async def test_count_tokens_of_llama_cpp(session: aiohttp.ClientSession) -> None
         return web.json_response({"tokens": list(content.encode())})
 
     async with serving(tokenize=tokenize) as url:
-        assert await EngineClient(url, None, session).count_tokens("demo", "한") == 3
+        assert await EngineClient(url, None, http).count_tokens("demo", "한") == 3
 
 
 @pytest.mark.parametrize(
@@ -256,56 +269,54 @@ async def test_count_tokens_of_llama_cpp(session: aiohttp.ClientSession) -> None
         ({"id": "demo"}, 99),
     ],
 )
-async def test_context_length(
-    session: aiohttp.ClientSession, card: dict[str, Any], length: int
-) -> None:
+async def test_context_length(http: httpx.AsyncClient, card: dict[str, Any], length: int) -> None:
     """The context is the model card's, in vLLM's word or llama.cpp's, else /tokenize's."""
     models = answering({"object": "list", "data": [card]})
     tokenize = answering({"count": 1, "max_model_len": 99, "tokens": [1]})
     async with serving(v1_models=models, tokenize=tokenize) as url:
-        assert await EngineClient(url, None, session).context_length("demo") == length
+        assert await EngineClient(url, None, http).context_length("demo") == length
 
 
-async def test_context_length_untold(session: aiohttp.ClientSession) -> None:
+async def test_context_length_untold(http: httpx.AsyncClient) -> None:
     """An engine that does not say has an unknown context, not a failed call."""
     async with serving(v1_models=answering({"data": [{"id": "demo"}]})) as url:
-        assert await EngineClient(url, None, session).context_length("demo") is None
+        assert await EngineClient(url, None, http).context_length("demo") is None
 
 
-async def test_stream_equals_whole(session: aiohttp.ClientSession) -> None:
+async def test_stream_equals_whole(http: httpx.AsyncClient, pool: Pool) -> None:
     """The texts of a stream, put together, are the text of the whole answer."""
     async with ScriptedEngine() as engine:
-        client = EngineClient(engine.url, None, session)
+        client = EngineClient(engine.url, None, http)
         whole = await client.complete({"model": "demo", "prompt": "가"})
-        parts = [event["choices"][0]["text"] for event in await events(client)]
+        parts = [event["choices"][0]["text"] for event in await events(engine.url, pool)]
     assert "".join(parts) == whole["choices"][0]["text"] == engine.script.answer(10**6, [], 0).text
     assert len(parts) > 1
 
 
-async def test_request_id(session: aiohttp.ClientSession) -> None:
+async def test_request_id(http: httpx.AsyncClient, pool: Pool) -> None:
     """A request id given is the id the engine answers with."""
     async with ScriptedEngine() as engine:
-        client = EngineClient(engine.url, None, session)
+        client = EngineClient(engine.url, None, http)
         body = {"model": "demo", "prompt": "가"}
         assert (await client.complete(body, request_id="abc"))["id"] == "cmpl-abc"
-        stream = client.stream(body, request_id="def")
+        stream = StreamClient(engine.url, None, pool).events(body, request_id="def")
         assert {event["id"] async for event in stream} == {"cmpl-def"}
 
 
-async def test_chat_path(session: aiohttp.ClientSession) -> None:
+async def test_chat_path(http: httpx.AsyncClient) -> None:
     """Another path is asked the same way."""
     async with ScriptedEngine() as engine:
-        client = EngineClient(engine.url, None, session)
+        client = EngineClient(engine.url, None, http)
         body = {"model": "demo", "messages": [{"role": "user", "content": "가"}]}
         answer = await client.complete(body, path="/v1/chat/completions")
     assert answer["object"] == "chat.completion"
 
 
-async def test_closing_a_stream_stops_the_engine(session: aiohttp.ClientSession) -> None:
+async def test_closing_a_stream_stops_the_engine(pool: Pool) -> None:
     """Closing the iterator closes the connection, so that the engine aborts."""
     script = Script(length=100_000, token_delay=0.005)
     async with ScriptedEngine(script) as engine:
-        stream = EngineClient(engine.url, None, session).stream({"model": "demo", "prompt": "가"})
+        stream = StreamClient(engine.url, None, pool).events({"model": "demo", "prompt": "가"})
         await anext(stream)
         await stream.aclose()
         async with asyncio.timeout(10):
@@ -314,19 +325,18 @@ async def test_closing_a_stream_stops_the_engine(session: aiohttp.ClientSession)
     assert engine.aborted == 1
 
 
-async def test_error_status_of_a_stream(session: aiohttp.ClientSession) -> None:
+async def test_error_status_of_a_stream(pool: Pool) -> None:
     """A stream that the engine refuses raises its status and message."""
     async with ScriptedEngine() as engine:
-        client = EngineClient(engine.url, None, session)
         with pytest.raises(EngineCallError, match="does not exist") as caught:
-            await events(client, model="unknown")
+            await events(engine.url, pool, model="unknown")
     assert caught.value.status == 404
 
 
-async def test_error_event_inside_a_stream(session: aiohttp.ClientSession) -> None:
+async def test_error_event_inside_a_stream(pool: Pool) -> None:
     """An error event raises after the events before it."""
     async with ScriptedEngine(Script(error_after=3)) as engine:
-        stream = EngineClient(engine.url, None, session).stream({"model": "demo", "prompt": "가"})
+        stream = StreamClient(engine.url, None, pool).events({"model": "demo", "prompt": "가"})
         got = []
         for _ in range(3):
             got.append((await anext(stream))["choices"][0]["text"])
@@ -336,43 +346,43 @@ async def test_error_event_inside_a_stream(session: aiohttp.ClientSession) -> No
     assert caught.value.status == 500
 
 
-async def test_stream_that_breaks(session: aiohttp.ClientSession) -> None:
+async def test_stream_that_breaks(pool: Pool) -> None:
     """A connection lost in the middle of a stream is an EngineCallError without a status."""
     async with ScriptedEngine(Script(die_after=3)) as engine:
         with pytest.raises(EngineCallError) as caught:
-            await events(EngineClient(engine.url, None, session))
+            await events(engine.url, pool)
     assert caught.value.status is None
 
 
-async def test_stream_that_ends_too_soon(session: aiohttp.ClientSession) -> None:
+async def test_stream_that_ends_too_soon(pool: Pool) -> None:
     """A stream that ends without [DONE] was cut, whatever its transport says."""
     async with serving(v1_completions=streaming(b'data: {"id": "a"}\n\n')) as url:
         with pytest.raises(EngineCallError, match="before it was done"):
-            await events(EngineClient(url, None, session))
+            await events(url, pool)
 
 
-async def test_stream_that_hangs(session: aiohttp.ClientSession) -> None:
+async def test_stream_that_hangs(pool: Pool) -> None:
     """A stream without a byte for longer than the pause is an EngineCallError."""
     async with ScriptedEngine(Script(hang_after=2)) as engine:
-        client = EngineClient(engine.url, None, session)
+        client = StreamClient(engine.url, None, pool)
         with pytest.raises(EngineCallError, match="in time"):
-            async for _ in client.stream({"model": "demo", "prompt": "가"}, pause=0.1):
+            async for _ in client.events({"model": "demo", "prompt": "가"}, pause=0.1):
                 pass
 
 
-async def test_stream_of_something_else(session: aiohttp.ClientSession) -> None:
+async def test_stream_of_something_else(pool: Pool) -> None:
     """An event that is no JSON object is an EngineCallError."""
     async with serving(v1_completions=streaming(b"data: oops\n\n")) as url:
         with pytest.raises(EngineCallError, match="no JSON object"):
-            await events(EngineClient(url, None, session))
+            await events(url, pool)
 
 
 @pytest.mark.parametrize("body", ["not json", "[1]", ""])
-async def test_answers_that_are_no_object(session: aiohttp.ClientSession, body: str) -> None:
+async def test_answers_that_are_no_object(http: httpx.AsyncClient, body: str) -> None:
     """A 200 with something else than a JSON object is an EngineCallError."""
     async with serving(v1_models=answering(body)) as url:
         with pytest.raises(EngineCallError, match="JSON object"):
-            await EngineClient(url, None, session).models()
+            await EngineClient(url, None, http).models()
 
 
 @pytest.mark.parametrize(
@@ -385,24 +395,24 @@ async def test_answers_that_are_no_object(session: aiohttp.ClientSession, body: 
         ("", "no reason given"),
     ],
 )
-async def test_words_of_an_error(session: aiohttp.ClientSession, body: Any, words: str) -> None:
+async def test_words_of_an_error(http: httpx.AsyncClient, body: Any, words: str) -> None:
     """The engine's own words are in the error, in whichever shape it gave them."""
     async with serving(v1_completions=answering(body, 418)) as url:
         with pytest.raises(EngineCallError, match=f"418: {words}$") as caught:
-            await EngineClient(url, None, session).complete({})
+            await EngineClient(url, None, http).complete({})
     assert caught.value.status == 418
 
 
-async def test_nobody_listens(session: aiohttp.ClientSession) -> None:
+async def test_nobody_listens(http: httpx.AsyncClient) -> None:
     """A refused connection is an EngineCallError without a status."""
     async with serving() as url:
         pass
     with pytest.raises(EngineCallError, match="/v1/models failed") as caught:
-        await EngineClient(url, None, session).models()
+        await EngineClient(url, None, http).models()
     assert caught.value.status is None
 
 
-async def test_connection_closed_while_idle(session: aiohttp.ClientSession) -> None:
+async def test_connection_closed_while_idle(http: httpx.AsyncClient) -> None:
     """A pooled connection that the engine closed meanwhile costs no failed call."""
     dropped: list[str] = []
 
@@ -413,7 +423,7 @@ async def test_connection_closed_while_idle(session: aiohttp.ClientSession) -> N
         return web.json_response({"count": 1})
 
     async with serving(tokenize=drop_first) as url:
-        assert await EngineClient(url, None, session).count_tokens("demo", "가") == 1
+        assert await EngineClient(url, None, http).count_tokens("demo", "가") == 1
     assert dropped == ["once"]
 
 

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import aiohttp
+import httpx
 import pytest
 from support.apps import serving
 from support.deaf import deaf
@@ -21,6 +21,7 @@ from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import Registry
 from kodolly.engines.client import EngineClient
 from kodolly.engines.command import EngineCommand
+from kodolly.http.client import new_client
 from kodolly.protocol.wire import Extension, WorkerState
 from kodolly.worker.agent import Agent, Announcement
 from kodolly.worker.health import HealthLimits
@@ -33,10 +34,11 @@ QUICK = HealthLimits(stall_after=0.5, restart_after=600, poll_interval=0.1)
 class Bench:
     """A controller, and an agent whose engine is a child process."""
 
-    def __init__(self, controller: Controller, url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, controller: Controller, url: str, client: httpx.AsyncClient) -> None:
         self.controller = controller
         self.port = free_port()
-        self.session = session
+        self.client = client
+        self.controller_clients: list[ControllerClient] = []
         self.controller_url = url
         self.controllers = [url]
 
@@ -47,6 +49,9 @@ class Bench:
     def agent(self, *flags: str, drain: float = 5, limits: HealthLimits | None = None) -> Agent:
         """An agent that is not started yet."""
         argv = (sys.executable, "-m", "support.scripted_engine", "--port", str(self.port), *flags)
+        self.controller_clients = [
+            ControllerClient(url, None, self.client) for url in self.controllers
+        ]
         return Agent(
             Announcement(
                 "http://127.0.0.1:9",
@@ -54,8 +59,8 @@ class Bench:
                 1,
                 Extension(heart_beat_interval=0.2, engine_url=self.engine_url),
             ),
-            EngineClient(self.engine_url, None, self.session),
-            [ControllerClient(url, None, self.session) for url in self.controllers],
+            EngineClient(self.engine_url, None, self.client),
+            self.controller_clients,
             EngineCommand(argv, {"PYTHONPATH": TESTS}),
             start_timeout=30,
             drain_timeout=drain,
@@ -68,8 +73,8 @@ class Bench:
 
     async def script(self, **fields: Any) -> None:
         """Changes the running engine's script."""
-        async with self.session.post(f"{self.engine_url}/scripted", json=fields) as answer:
-            assert answer.status == 200
+        answer = await self.client.post(f"{self.engine_url}/scripted", json=fields)
+        assert answer.status_code == 200
 
 
 @pytest.fixture
@@ -81,8 +86,8 @@ async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     )
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(serving(create_app(controller)))
-        session = await stack.enter_async_context(aiohttp.ClientSession())
-        yield Bench(controller, url, session)
+        client = await stack.enter_async_context(new_client())
+        yield Bench(controller, url, client)
 
 
 async def test_ready_only_after_a_token(bench: Bench) -> None:
@@ -126,7 +131,7 @@ async def test_heartbeats_carry_the_engines_load(bench: Bench) -> None:
         body = {"model": "demo", "prompt": "x", "max_tokens": 4000}
         asking = [
             asyncio.create_task(
-                bench.session.post(f"{bench.engine_url}/v1/completions", json=body).__aenter__()
+                bench.client.post(f"{bench.engine_url}/v1/completions", json=body, timeout=None)
             )
             for _ in range(2)
         ]
@@ -312,21 +317,19 @@ async def test_a_drain_leaves_rotation_before_anything_stops(bench: Bench) -> No
     assert (None, True) not in kept
 
 
-async def test_two_controllers_hear_of_a_worker_each_for_itself(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_two_controllers_hear_of_a_worker_each_for_itself(bench: Bench) -> None:
     """A second controller knows the worker and its changes; a first one that hangs delays nothing."""
-
-    endless = aiohttp.ClientTimeout(total=600)
-    monkeypatch.setattr("kodolly.worker.registration.TIMEOUT", endless)
     async with deaf() as silent:
         bench.controllers = [silent.url, bench.controller_url]
         agent = bench.agent()
+        for client in bench.controller_clients:
+            client.timeout = 600  # a call to the silent one never ends
         agent.start()
         await eventually(lambda: bench.state() == "ready", timeout=20)
         bench.controller.registry.remove("http://127.0.0.1:9")
         await eventually(lambda: bench.state() == "ready", timeout=20)
-        monkeypatch.setattr("kodolly.worker.registration.TIMEOUT", aiohttp.ClientTimeout(total=1))
+        for client in bench.controller_clients:
+            client.timeout = 1
         await agent.drain()
         assert bench.state() is None
 

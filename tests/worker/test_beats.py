@@ -3,7 +3,6 @@
 import asyncio
 from contextlib import AsyncExitStack
 
-import aiohttp
 from support.apps import serving
 from support.deaf import deaf
 from support.processes import eventually
@@ -12,6 +11,7 @@ from kodolly.controller.app import Controller, create_app
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import Registry
 from kodolly.engines.client import EngineClient
+from kodolly.http.client import new_client
 from kodolly.protocol.wire import Extension, HeartbeatRequest
 from kodolly.worker.agent import Agent, Announcement
 from kodolly.worker.registration import ControllerClient
@@ -34,11 +34,11 @@ async def test_no_beat_waits_for_an_engine_that_answers_nothing() -> None:
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(deaf())
         url = await stack.enter_async_context(serving(create_app(controller)))
-        session = await stack.enter_async_context(aiohttp.ClientSession())
+        client = await stack.enter_async_context(new_client())
         agent = Agent(
             Announcement("http://127.0.0.1:9", ("demo",), 1, Extension(heart_beat_interval=0.2)),
-            EngineClient(engine.url, None, session),
-            [ControllerClient(url, None, session)],
+            EngineClient(engine.url, None, client),
+            [ControllerClient(url, None, client)],
             None,
             start_timeout=60,
             drain_timeout=0,

@@ -16,9 +16,12 @@ from support.apps import serving
 from support.processes import eventually
 from support.scripted_engine import Script, ScriptedEngine
 
-from kodolly.engines.client import EngineClient
+from kodolly.engines.client import CONNECT, EngineClient
+from kodolly.engines.stream import StreamClient
 from kodolly.errors import ApiError
+from kodolly.http.client import new_client
 from kodolly.http.server import error_response
+from kodolly.http.upstream import Pool
 from kodolly.protocol.wire import Extension
 from kodolly.worker.agent import Agent, Announcement
 from kodolly.worker.fastchat_endpoints import SAMPLING, FastChatEndpoints
@@ -77,19 +80,20 @@ async def make() -> AsyncIterator[Callable[..., Any]]:
             script: Script | None = None, model: ServedModel | None = None
         ) -> Worker:
             engine = await stack.enter_async_context(ScriptedEngine(script))
-            session = await stack.enter_async_context(aiohttp.ClientSession())
+            client = await stack.enter_async_context(new_client())
             agent = Agent(
                 Announcement("http://worker", ("demo",), 1, Extension()),
-                EngineClient(engine.url, None, session),
-                [ControllerClient("http://controller", None, session)],
+                EngineClient(engine.url, None, client),
+                [ControllerClient("http://controller", None, client)],
                 None,
                 start_timeout=5,
                 drain_timeout=1,
             )
+            streams = StreamClient(engine.url, None, Pool(CONNECT))
             agent.context_length = engine.script.context_length
             served = model or ServedModel("demo", "demo", get_template("dolly-ko"))
             face = Starlette(
-                routes=[*FastChatEndpoints(agent, served).routes()],
+                routes=[*FastChatEndpoints(agent, streams, served).routes()],
                 exception_handlers={ApiError: error_response},
             )
             return Worker(await stack.enter_async_context(serving(face)), agent, engine)

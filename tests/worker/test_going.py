@@ -13,7 +13,10 @@ from support.scripted_engine import Script, ScriptedEngine
 from kodolly.controller.app import Controller, create_app
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import Registry
-from kodolly.engines.client import EngineClient
+from kodolly.engines.client import CONNECT, EngineClient
+from kodolly.engines.stream import StreamClient
+from kodolly.http.client import new_client
+from kodolly.http.upstream import Pool
 from kodolly.protocol.wire import Extension
 from kodolly.worker.agent import Agent, Announcement
 from kodolly.worker.fastchat_endpoints import FastChatEndpoints
@@ -26,11 +29,11 @@ NAME = "http://127.0.0.1:9"
 @asynccontextmanager
 async def attached(engine: ScriptedEngine, controller: str) -> AsyncIterator[Agent]:
     """An agent beside an engine that runs already; it is not started yet."""
-    async with aiohttp.ClientSession() as session:
+    async with new_client() as client:
         yield Agent(
             Announcement(NAME, ("demo",), 1, Extension(heart_beat_interval=0.05)),
-            EngineClient(engine.url, None, session),
-            [ControllerClient(controller, None, session)],
+            EngineClient(engine.url, None, client),
+            [ControllerClient(controller, None, client)],
             None,
             start_timeout=20,
             drain_timeout=1,
@@ -43,7 +46,8 @@ async def test_a_client_that_goes_before_its_whole_answer_stops_the_engine() -> 
         script = Script(length=4000, token_delay=0.02)
         engine = await stack.enter_async_context(ScriptedEngine(script))
         agent = await stack.enter_async_context(attached(engine, "http://controller"))
-        face = FastChatEndpoints(agent, ServedModel("demo", "demo", None))
+        streams = StreamClient(engine.url, None, Pool(CONNECT))
+        face = FastChatEndpoints(agent, streams, ServedModel("demo", "demo", None))
         url = await stack.enter_async_context(serving(Starlette(routes=[*face.routes()])))
         http = await stack.enter_async_context(aiohttp.ClientSession())
         body = {"model": "demo", "prompt": "x", "max_new_tokens": 4000}

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import aiohttp
 import psutil  # type: ignore[import-untyped]
 import pytest
 from support.clock import Clock
@@ -20,6 +19,7 @@ from support.scripted_engine import Script, ScriptedEngine
 from kodolly.engines.client import EngineClient
 from kodolly.engines.metrics import EngineSample
 from kodolly.errors import EngineCallError
+from kodolly.http.client import new_client
 from kodolly.http.server import cancel_and_wait
 from kodolly.settings import ControllerSettings, WorkerSettings
 from kodolly.worker.cpu import engine_seconds
@@ -147,8 +147,8 @@ async def monitored(
     """A running engine and its monitor."""
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(ScriptedEngine(script))
-        session = await stack.enter_async_context(aiohttp.ClientSession())
-        client = EngineClient(engine.url, None, session)
+        http = await stack.enter_async_context(new_client())
+        client = EngineClient(engine.url, None, http)
         monitor = EngineMonitor(client, "demo", limits, tracks_load=tracks_load)
         stack.push_async_callback(monitor.close)
         yield engine, monitor, client

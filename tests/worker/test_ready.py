@@ -3,7 +3,6 @@
 import asyncio
 from contextlib import AsyncExitStack
 
-import aiohttp
 from support.apps import serving
 from support.processes import eventually
 from support.scripted_engine import Script, ScriptedEngine
@@ -12,6 +11,7 @@ from kodolly.controller.app import Controller, create_app
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import Registry
 from kodolly.engines.client import EngineClient
+from kodolly.http.client import new_client
 from kodolly.protocol.wire import Extension
 from kodolly.worker.agent import Agent, Announcement
 from kodolly.worker.registration import ControllerClient
@@ -23,11 +23,11 @@ async def test_an_engine_that_answers_but_makes_no_token_is_never_ready() -> Non
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(serving(create_app(controller)))
         engine = await stack.enter_async_context(ScriptedEngine(Script(refuse_canary=True)))
-        session = await stack.enter_async_context(aiohttp.ClientSession())
+        client = await stack.enter_async_context(new_client())
         agent = Agent(
             Announcement("http://127.0.0.1:9", ("demo",), 1, Extension(heart_beat_interval=0.05)),
-            EngineClient(engine.url, None, session),
-            [ControllerClient(url, None, session)],
+            EngineClient(engine.url, None, client),
+            [ControllerClient(url, None, client)],
             None,
             start_timeout=60,
             drain_timeout=1,

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 from support.apps import serving, serving_aiohttp
@@ -14,6 +13,8 @@ from support.processes import eventually, free_port
 from kodolly.controller.app import Controller, create_app
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import Registry
+from kodolly.errors import ControllerError
+from kodolly.http.client import new_client
 from kodolly.http.server import cancel_and_wait
 from kodolly.protocol.wire import Extension, WorkerState, WorkerStatus
 from kodolly.worker.registration import UNREADY_QUEUE_LENGTH, ControllerClient, Heartbeat
@@ -37,8 +38,8 @@ class Worker:
 @asynccontextmanager
 async def sending(url: str, worker: Worker) -> AsyncIterator[Heartbeat]:
     """A running heartbeat."""
-    async with aiohttp.ClientSession() as session:
-        heartbeat = Heartbeat(ControllerClient(url, None, session), worker, retry_interval=0.02)
+    async with new_client() as client:
+        heartbeat = Heartbeat(ControllerClient(url, None, client), worker, retry_interval=0.02)
         task = asyncio.create_task(heartbeat.run())
         try:
             yield heartbeat
@@ -121,3 +122,14 @@ async def test_a_change_is_told_at_once() -> None:
         worker.state = WorkerState.STALLED
         heartbeat.send_now()
         await eventually(lambda: controller.registry.rows()[0].state is WorkerState.STALLED)
+
+
+async def test_a_token_that_no_header_can_hold_is_an_error_without_it() -> None:
+    """HTTP headers hold no Korean: the call fails, its message does not repeat the secret."""
+    controller = Controller(Registry(90, 600), Dispatcher("shortest_queue"), None)
+    async with serving(create_app(controller)) as url, new_client() as client:
+        controllers = ControllerClient(url, "비밀열쇠", client)
+        with pytest.raises(ControllerError) as caught:
+            await controllers.register(NAME, Worker().last_status(), Worker().extension())
+
+    assert "비밀열쇠" not in str(caught.value)

@@ -9,9 +9,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
+import httpx
+import orjson
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -23,8 +25,10 @@ from kodolly.controller.probe import Prober
 from kodolly.controller.registry import Registry
 from kodolly.errors import ApiError, BadRequest
 from kodolly.http import server
+from kodolly.http.client import CALL_ERRORS, new_client
 from kodolly.http.log_safe import describe_error
 from kodolly.http.server import JsonResponse
+from kodolly.http.upstream import Broken, Connection, Pool, Unreachable
 from kodolly.protocol.wire import HeartbeatRequest, Registration, WorkerStatus, frame, parse
 from kodolly.settings import ControllerSettings, load, require_token
 
@@ -32,9 +36,8 @@ log = logging.getLogger(__name__)
 
 MAX_BODY = 2**20  # bytes
 MAX_PROMPT_BODY = 16 * 2**20  # bytes; a body with a whole prompt
-STATUS_TIMEOUT = aiohttp.ClientTimeout(total=5)
-STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=100)
-SWEEP_INTERVAL = 0.25  # seconds
+CONNECT_TIMEOUT = 5.0  # seconds to reach a worker for a stream
+STREAM_TIMEOUT = 100.0  # seconds without any byte of a relayed stream
 # Seconds without a change after which the watch stream sends an empty line. After a few such times
 # without any line, the API takes this controller for dead.
 WATCH_KEEPALIVE = 0.5
@@ -45,24 +48,48 @@ SECRETS = {"workers": {"__all__": {"kodolly": {"engine_key"}}}}
 NO_WORKER, WORKER_TIMEOUT = 50005, 50006  # fastchat.constants.ErrorCode
 
 
+@dataclass(frozen=True)
+class ControllerTimes:
+    """The controller's waits, in seconds."""
+
+    status_timeout: float = 5.0  # for a worker's status, the whole call
+    sweep_interval: float = 0.25
+    probe_interval: float = 2.0
+    probe_connect_timeout: float = 1.5
+
+
 class Controller:
     """The endpoints of one registry; each is served at its method's name."""
 
-    def __init__(self, registry: Registry, dispatcher: Dispatcher, token: str | None) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        dispatcher: Dispatcher,
+        token: str | None,
+        times: ControllerTimes | None = None,
+    ) -> None:
         self.registry = registry
         self.dispatcher = dispatcher
         self.stopping = asyncio.Event()
         self._token = token
-        self._session: aiohttp.ClientSession | None = None
+        self._times = times or ControllerTimes()
+        self._client: httpx.AsyncClient | None = None
+        self._pool = Pool(CONNECT_TIMEOUT)  # for streams of tokens
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
         """Sweeps the table and probes workers while the server runs."""
-        async with aiohttp.ClientSession() as self._session:
-            sweeper = asyncio.create_task(self._sweep())
-            prober = asyncio.create_task(Prober(self.registry, self._fetch_status).run())
+        async with new_client() as self._client:
+            prober = Prober(
+                self.registry,
+                self._fetch_status,
+                interval=self._times.probe_interval,
+                connect_timeout=self._times.probe_connect_timeout,
+            )
+            work = (self._sweep(), prober.run(), self._pool.run())
+            tasks = [asyncio.create_task(each) for each in work]
             yield
-            await server.cancel_and_wait(sweeper, prober)
+            await server.cancel_and_wait(*tasks)
 
     async def _sweep(self) -> None:
         while True:
@@ -70,7 +97,7 @@ class Controller:
                 self.registry.sweep()
             except Exception:  # without further sweeps, dead workers would stay in rotation
                 log.exception("a sweep of the table failed")
-            await asyncio.sleep(SWEEP_INTERVAL)
+            await asyncio.sleep(self._times.sweep_interval)
 
     # FastChat's endpoints
 
@@ -185,28 +212,34 @@ class Controller:
         if not address:
             yield frame({"text": "no worker serves this model", "error_code": NO_WORKER})
             return
+        url = f"{address}/worker_generate_stream"
+        connection: Connection | None = None
         try:
-            async with self.session.post(
-                f"{address}/worker_generate_stream",
-                json=params,
-                timeout=STREAM_TIMEOUT,
-                headers=self._headers(),
-            ) as answer:
-                answer.raise_for_status()
-                async for chunk in answer.content.iter_any():
-                    yield chunk
-        except (aiohttp.ClientError, TimeoutError) as error:
+            async with asyncio.timeout(STREAM_TIMEOUT):
+                connection = await self._pool.post(url, self._headers(), orjson.dumps(params))
+            if connection.status != 200:
+                raise Broken(f"status {connection.status}")
+            while chunk := await _read(connection):
+                yield chunk
+        except (Unreachable, Broken, TimeoutError) as error:
             log.warning("relay to %s broke: %s", address, describe_error(error))
             yield frame({"text": "the worker does not answer", "error_code": WORKER_TIMEOUT})
+        finally:
+            if connection is not None:
+                connection.release()
 
     async def _fetch_status(self, name: str) -> WorkerStatus | None:
         try:
-            async with self.session.post(
-                f"{name}/worker_get_status", timeout=STATUS_TIMEOUT, headers=self._headers()
-            ) as answer:
-                answer.raise_for_status()
-                return parse(WorkerStatus, await answer.json(content_type=None))
-        except (aiohttp.ClientError, TimeoutError, ValueError, BadRequest) as error:
+            async with asyncio.timeout(self._times.status_timeout):
+                response = await self.client.post(
+                    f"{name}/worker_get_status",
+                    headers=self._headers(),
+                    timeout=None,
+                    follow_redirects=True,
+                )
+            response.raise_for_status()
+            return parse(WorkerStatus, orjson.loads(response.content))
+        except (*CALL_ERRORS, BadRequest) as error:
             log.warning("no status from %s: %s", name, describe_error(error))
             return None
 
@@ -218,11 +251,11 @@ class Controller:
         return {"Authorization": f"Bearer {self._token}"} if self._token else {}
 
     @property
-    def session(self) -> aiohttp.ClientSession:
-        """The HTTP client for calls to workers; open while the server runs."""
-        if self._session is None:
+    def client(self) -> httpx.AsyncClient:
+        """The HTTP client for calls to workers that answer whole; open while the server runs."""
+        if self._client is None:
             raise RuntimeError("the controller is not serving yet")
-        return self._session
+        return self._client
 
 
 def create_app(controller: Controller, token: str | None = None) -> Starlette:
@@ -252,6 +285,11 @@ def create_app(controller: Controller, token: str | None = None) -> Starlette:
         lifespan=controller.lifespan,
         exception_handlers={ApiError: server.error_response},
     )
+
+
+async def _read(connection: Connection) -> bytes:
+    async with asyncio.timeout(STREAM_TIMEOUT):
+        return await connection.read()
 
 
 def _model_of(data: dict[str, Any]) -> str:

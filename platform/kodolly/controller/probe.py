@@ -17,25 +17,34 @@ from kodolly.protocol.wire import WorkerState, WorkerStatus
 
 log = logging.getLogger(__name__)
 
-PROBE_INTERVAL = 2.0  # seconds between two rounds
-CONNECT_TIMEOUT = 1.5  # seconds
-
 FetchStatus = Callable[[str], Awaitable[WorkerStatus | None]]
 
 
 class Prober:
     """Marks FastChat workers whose port is closed as lost, and as ready once they answer again."""
 
-    def __init__(self, registry: Registry, fetch_status: FetchStatus) -> None:
-        """`fetch_status`: asks a worker for its status; None if it does not answer."""
+    def __init__(
+        self,
+        registry: Registry,
+        fetch_status: FetchStatus,
+        *,
+        interval: float,
+        connect_timeout: float,
+    ) -> None:
+        """`fetch_status`: asks a worker for its status; None if it does not answer.
+
+        `interval`: seconds between two rounds. `connect_timeout`: seconds to reach a worker.
+        """
         self._registry = registry
         self._fetch_status = fetch_status
+        self._interval = interval
+        self._connect_timeout = connect_timeout
         self._closed: set[str] = set()  # workers that this prober marked as lost
 
     async def run(self) -> None:
         """Probes until cancelled, all workers at the same time."""
         while True:
-            await asyncio.sleep(PROBE_INTERVAL)
+            await asyncio.sleep(self._interval)
             await self.round()
 
     async def round(self) -> None:
@@ -47,28 +56,28 @@ class Prober:
     async def _probe(self, name: str, state: WorkerState) -> None:
         if state is WorkerState.READY:
             self._closed.discard(name)
-            if await is_port_closed(name):
+            if await is_port_closed(name, self._connect_timeout):
                 log.warning("%s refuses connections", name)
                 self._closed.add(name)
                 self._registry.mark_lost(name)
         elif (
             name in self._closed
             and state is WorkerState.LOST
-            and not await is_port_closed(name)
+            and not await is_port_closed(name, self._connect_timeout)
             and (status := await self._fetch_status(name)) is not None
         ):
             self._registry.refresh(name, status)
 
 
-async def is_port_closed(url: str) -> bool:
+async def is_port_closed(url: str, timeout: float) -> bool:
     """Whether the host of a base URL refuses connections to its port.
 
-    A timeout or an unknown host is no proof of that: False.
+    `timeout`: seconds to connect. A timeout or an unknown host is no proof: False.
     """
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
+        async with asyncio.timeout(timeout):
             _, writer = await asyncio.open_connection(parts.hostname, port)
     except ConnectionRefusedError:
         return True

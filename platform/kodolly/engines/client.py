@@ -1,41 +1,41 @@
-"""Calls to a running engine: health, canary, load, token counts, completions.
+"""Calls to a running engine that answer whole: health, canary, load, token counts, completions.
 
 Every failure is an EngineCallError with the engine's HTTP status, or None if it did not answer.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import Mapping
 from typing import Any
 
-import aiohttp
+import httpx
 import orjson
 
 from kodolly.engines.metrics import EngineSample, requests_in_engine, steps_of_engine, totals
 from kodolly.errors import EngineCallError, EngineSilent, NoDescriptor
 from kodolly.http import descriptors
+from kodolly.http.client import CALL_ERRORS
 
 # Timeouts in seconds.
 QUICK = 5.0  # health, load: the whole call
 SHORT = 30.0  # models, tokenize: the whole call
-GENERATE = 600.0  # a whole answer; in a stream, the pause between two chunks
+GENERATE = 600.0  # a whole answer
 CANARY = 120.0  # the first token on a cold CPU that others use too
 CONNECT = 5.0  # connecting
+TIMEOUT = httpx.Timeout(None, connect=CONNECT)  # asyncio.timeout bounds the whole call
 
-MAX_BODY = 64 * 1024 * 1024  # bytes of one answer, or of one event of a stream
+MAX_BODY = 64 * 1024 * 1024  # bytes of one answer
 MESSAGE_LENGTH = 500  # characters of an engine's own message that an error repeats
-LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 class EngineClient:
     """Calls one engine. `url` is its root, without `/v1`."""
 
-    def __init__(self, url: str, api_key: str | None, session: aiohttp.ClientSession) -> None:
+    def __init__(self, url: str, api_key: str | None, client: httpx.AsyncClient) -> None:
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._session = session
+        self._client = client
 
     async def healthy(self, *, timeout: float = QUICK) -> bool:
         """Whether GET /health answers 200. That proves little; see `canary`.
@@ -146,31 +146,6 @@ class EngineClient:
         body = {**body, "stream": False}
         return await self._json("POST", path, body, total=timeout, request_id=request_id)
 
-    async def stream(
-        self,
-        body: Mapping[str, Any],
-        *,
-        path: str = "/v1/completions",
-        request_id: str | None = None,
-        pause: float = GENERATE,
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """The events of a streamed completion, one decoded JSON object each.
-
-        `pause`: seconds without any byte after which the engine counts as hung. Closing the
-        iterator closes the connection, on which the engine aborts the request. Raises
-        EngineCallError, also for an error event and for a stream that ends before `[DONE]`.
-        """
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=pause)
-        request = self._open("POST", path, {**body, "stream": True}, limits, request_id)
-        async with request as response:
-            parser = EventParser()
-            async for chunk in response.content.iter_any():
-                for data in parser.feed(chunk):
-                    if data == b"[DONE]":
-                        return
-                    yield decode_event(data)
-        raise EngineCallError(f"the engine ended its stream of {path} before it was done")
-
     async def _reported_load(self, timeout: float) -> int | None:
         try:
             answer = await self._json("GET", "/load", total=timeout)
@@ -214,115 +189,53 @@ class EngineClient:
         total: float,
         request_id: str | None = None,
     ) -> bytes:
-        limits = aiohttp.ClientTimeout(total=total, sock_connect=CONNECT)
-        async with self._open(method, path, body, limits, request_id) as response:
-            return await read_bounded(response)
-
-    @asynccontextmanager
-    async def _open(
-        self,
-        method: str,
-        path: str,
-        body: Mapping[str, Any] | None,
-        limits: aiohttp.ClientTimeout,
-        request_id: str | None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A successful response, closed (not only released) at the end if it was not read whole."""
+        """The body of a response with status 200. `total`: seconds for the whole call."""
         headers = self._headers | ({"X-Request-Id": request_id} if request_id else {})
-        data = None if body is None else orjson.dumps(body)
-        if data is not None:
+        content = None if body is None else orjson.dumps(body)
+        if content is not None:
             headers = headers | {"Content-Type": "application/json"}
         try:
-            response = await self._send(method, self.url + path, data, headers, limits)
-            try:
-                if response.status != 200:
-                    text = error_text(await read_bounded(response))
-                    raise EngineCallError(
-                        f"{path} answered {response.status}: {text}", response.status
-                    )
-                yield response
-            finally:
-                response.close()
-        except TimeoutError:
+            async with asyncio.timeout(total):
+                response = await self._send(method, self.url + path, content, headers)
+                try:
+                    answer = await read_bounded(response)
+                finally:
+                    await response.aclose()
+        except (TimeoutError, httpx.TimeoutException):
             raise EngineSilent(f"the engine's {path} did not answer in time") from None
-        except aiohttp.ClientError as error:
+        except CALL_ERRORS as error:
             reason = str(error) or type(error).__name__
             if descriptors.are_exhausted(error):
                 raise NoDescriptor(f"the engine's {path} was not asked: {reason}") from error
             raise EngineCallError(f"the engine's {path} failed: {reason}") from error
+        if response.status_code != 200:
+            raise status_error(path, response.status_code, answer)
+        return answer
 
     async def _send(
-        self,
-        method: str,
-        url: str,
-        data: bytes | None,
-        headers: Mapping[str, str],
-        limits: aiohttp.ClientTimeout,
-    ) -> aiohttp.ClientResponse:
-        """Send a request; once more if a pooled connection turned out to be closed by then.
+        self, method: str, url: str, content: bytes | None, headers: Mapping[str, str]
+    ) -> httpx.Response:
+        """Sends a request, and once more if the engine closed the connection without a response.
 
-        uvicorn closes an idle connection after five seconds, about the beat we call at, and
-        aiohttp itself sends only GET again.
+        uvicorn closes an idle connection after five seconds. That may happen just as the next
+        request is written to it.
         """
+
+        async def once() -> httpx.Response:
+            request = self._client.build_request(
+                method, url, content=content, headers=headers, timeout=TIMEOUT
+            )
+            return await self._client.send(request, stream=True)
+
         try:
-            return await self._session.request(
-                method, url, data=data, headers=headers, timeout=limits, allow_redirects=False
-            )
-        except aiohttp.ClientConnectorError:
-            raise
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            return await self._session.request(
-                method, url, data=data, headers=headers, timeout=limits, allow_redirects=False
-            )
+            return await once()
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+            return await once()
 
 
-class EventParser:
-    """Finds the server-sent events in a stream, whose chunks may end anywhere.
-
-    Lines may end in LF, CRLF or CR. Comments and fields other than `data` are skipped.
-    https://html.spec.whatwg.org/multipage/server-sent-events.html
-    """
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._data: list[bytes] = []
-        self._after_cr = False
-
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """The data of every event that this chunk completes."""
-        text = chunk
-        if self._after_cr:  # the chunk before may have ended inside a CRLF
-            text = chunk.removeprefix(b"\n")
-        self._after_cr = chunk.endswith(b"\r")
-        *lines, self._rest = LINE_END.split(self._rest + text)
-        if len(self._rest) > MAX_BODY:
-            raise EngineCallError("the engine sent an event beyond all bounds", 200)
-        return [event for line in lines if (event := self._line(line)) is not None]
-
-    def _line(self, line: bytes) -> bytes | None:
-        if line.startswith(b"data:"):
-            self._data.append(line[5:].removeprefix(b" "))
-        elif not line and self._data:
-            event = b"\n".join(self._data)
-            self._data.clear()
-            return event
-        return None
-
-
-def decode_event(data: bytes) -> dict[str, Any]:
-    """The JSON object of one event. Raises EngineCallError for anything else, and for an error."""
-    try:
-        event = orjson.loads(data)
-    except ValueError:
-        event = None
-    if not isinstance(event, dict):
-        raise EngineCallError("the engine sent an event that is no JSON object", 200)
-    if event.get("error"):
-        error = event["error"]
-        code = error.get("code") if isinstance(error, dict) else None
-        status = code if isinstance(code, int) else 500
-        raise EngineCallError(f"the engine broke off: {error_text(data)}", status)
-    return event
+def status_error(path: str, status: int, body: bytes) -> EngineCallError:
+    """The error for a response with another status than 200."""
+    return EngineCallError(f"{path} answered {status}: {error_text(body)}", status)
 
 
 def error_text(body: bytes) -> str:
@@ -339,11 +252,11 @@ def error_text(body: bytes) -> str:
     return body.decode("utf-8", "replace")[:MESSAGE_LENGTH] or "no reason given"
 
 
-async def read_bounded(response: aiohttp.ClientResponse) -> bytes:
-    """A whole body of at most MAX_BODY bytes."""
+async def read_bounded(response: httpx.Response) -> bytes:
+    """The whole body. Raises EngineCallError if it has more than MAX_BODY bytes."""
     body = bytearray()
-    async for chunk in response.content.iter_any():
+    async for chunk in response.aiter_bytes():
         body += chunk
         if len(body) > MAX_BODY:
-            raise EngineCallError("the engine's answer is beyond all bounds", response.status)
+            raise EngineCallError("the engine's answer is beyond all bounds", response.status_code)
     return bytes(body)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-import aiohttp
-
 from kodolly.engines.client import EngineClient
 from kodolly.errors import SettingsError
+from kodolly.http.client import new_client
 
 
 def normalise_url(url: str) -> str:
@@ -34,5 +33,5 @@ async def discover(url: str, api_key: str | None) -> list[str]:
 
     Raises SettingsError for a bad URL, EngineCallError if the server cannot be reached or refuses.
     """
-    async with aiohttp.ClientSession() as session:
-        return await EngineClient(normalise_url(url), api_key, session).models()
+    async with new_client() as client:
+        return await EngineClient(normalise_url(url), api_key, client).models()

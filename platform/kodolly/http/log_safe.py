@@ -10,7 +10,7 @@ _USER_INFO = re.compile(r"//[^/\s@]*@")
 def describe_error(error: BaseException) -> str:
     """The error's type and message, without request headers or a URL's user and password.
 
-    Never log the repr of an aiohttp error: it holds the request's headers, Authorization included.
+    Never log the repr of a client's error: it may hold the request's headers, Authorization included.
     """
     message = _USER_INFO.sub("//", str(error))
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -16,13 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import aiohttp
+import httpx
 
 from kodolly.errors import KodollyError, SettingsError
+from kodolly.http.client import new_client
 from kodolly.settings import UpSettings, load_with_sources
 from kodolly.supervisor import plan
 from kodolly.supervisor.packages import check_packages
-from kodolly.supervisor.service import Service
+from kodolly.supervisor.service import Service, is_ready
 from kodolly.worker.adapters import read_adapters
 from kodolly.worker.model import named_template
 
@@ -68,25 +68,21 @@ class Supervisor:
 
     async def _greet(self) -> None:
         """Prints a line for each process that becomes ready, then the addresses for people."""
-        async with aiohttp.ClientSession() as session:
-            await asyncio.gather(*(self._greet_one(s, session) for s in self.services))
+        async with new_client() as client:
+            await asyncio.gather(*(self._greet_one(s, client) for s in self.services))
             # The API knows of a ready worker only after the controller's next message.
             api = f"{plan.api_url(self.settings)}/ready"
-            while True:
-                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                    async with session.get(api) as answer:
-                        if answer.status == 200:
-                            break
+            while not await is_ready(api, client):
                 await asyncio.sleep(0.1)
         say(f"API   {plan.api_url(self.settings)}/v1")
         if self.settings.web:
             say(f"chat  {plan.page_url(self.settings)}")
         say(f"logs  {self.home / 'logs'}   (Ctrl-C stops everything)")
 
-    async def _greet_one(self, service: Service, session: aiohttp.ClientSession) -> None:
+    async def _greet_one(self, service: Service, client: httpx.AsyncClient) -> None:
         slow = asyncio.create_task(self._still_waiting(service))
         try:
-            seconds = await service.until_ready(session)
+            seconds = await service.until_ready(client)
         finally:
             slow.cancel()
         say(f"{service.spec.name:<12} ready after {seconds:.1f} s")

@@ -9,15 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import aiohttp
+import httpx
 
+from kodolly.http.client import CALL_ERRORS
 from kodolly.processes.leashed_process import LeashedProcess
 from kodolly.processes.restarts import RestartBackoff
 
 log = logging.getLogger(__name__)
 
 POLL = 0.2  # seconds between two readiness checks
-PROBE = aiohttp.ClientTimeout(total=2)
+READY_TIMEOUT = 2.0  # seconds for one readiness check
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,10 @@ class Service:
         """Starts it, and starts it again until `stop`."""
         self._task = asyncio.create_task(self._keep_running())
 
-    async def ready(self, session: aiohttp.ClientSession) -> bool:
-        """Whether its ready URL answers 200 now."""
-        try:
-            async with session.get(self.spec.ready_url, timeout=PROBE) as answer:
-                return answer.status == 200
-        except (aiohttp.ClientError, TimeoutError):
-            return False
-
-    async def until_ready(self, session: aiohttp.ClientSession) -> float:
+    async def until_ready(self, client: httpx.AsyncClient) -> float:
         """Waits until it is ready; returns how long that took, in seconds."""
         started = time.monotonic()
-        while not await self.ready(session):
+        while not await is_ready(self.spec.ready_url, client):
             await asyncio.sleep(POLL)
         return time.monotonic() - started
 
@@ -101,3 +94,13 @@ class Service:
         except OSError as error:  # no memory, file descriptor or disk space: the next try may work
             return f"cannot be started ({error.strerror})"
         return f"ended with code {await self._process.wait()}"
+
+
+async def is_ready(url: str, client: httpx.AsyncClient) -> bool:
+    """Whether a URL answers 200 within READY_TIMEOUT."""
+    try:
+        async with asyncio.timeout(READY_TIMEOUT):
+            response = await client.get(url, timeout=None, follow_redirects=True)
+    except CALL_ERRORS:
+        return False
+    return response.status_code == 200

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import aiohttp
+import httpx
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -25,11 +25,14 @@ from starlette.routing import Route
 
 from kodolly import __version__
 from kodolly.engines import openai
-from kodolly.engines.client import EngineClient
+from kodolly.engines.client import CONNECT, EngineClient
 from kodolly.engines.command import EngineCommand, EngineOptions
 from kodolly.engines.start import engine_command
+from kodolly.engines.stream import StreamClient
 from kodolly.errors import ApiError, EngineCallError, SettingsError
 from kodolly.http import server
+from kodolly.http.client import new_client
+from kodolly.http.upstream import Pool
 from kodolly.protocol.wire import Extension, WorkerState
 from kodolly.settings import WorkerSettings, load, require_token
 from kodolly.worker.adapters import read_adapters, with_adapters
@@ -115,7 +118,7 @@ class Worker:
         return engine_command(settings.engine, options)
 
     def agent(
-        self, model: ServedModel, command: EngineCommand | None, session: aiohttp.ClientSession
+        self, model: ServedModel, command: EngineCommand | None, client: httpx.AsyncClient
     ) -> Agent:
         """The agent for `model`."""
         settings = self.settings
@@ -132,8 +135,8 @@ class Worker:
         )
         return Agent(
             Announcement(self.name, model.names, settings.speed, extension),
-            EngineClient(self._local_engine_url(), self.engine_key, session),
-            [ControllerClient(url, self.token, session) for url in settings.controllers()],
+            EngineClient(self._local_engine_url(), self.engine_key, client),
+            [ControllerClient(url, self.token, client) for url in settings.controllers()],
             command,
             start_timeout=settings.start_timeout,
             drain_timeout=settings.drain_timeout,
@@ -141,6 +144,10 @@ class Worker:
                 settings.stall_after, settings.restart_after, settings.canary_interval
             ),
         )
+
+    def stream_client(self, pool: Pool) -> StreamClient:
+        """The engine's streams of tokens."""
+        return StreamClient(self._local_engine_url(), self.engine_key, pool)
 
     async def discover(self) -> list[str]:
         """Waits for an attached engine; returns the models it offers ([] for an engine of ours).
@@ -198,13 +205,17 @@ def create_app(worker: Worker, model: ServedModel, command: EngineCommand | None
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with aiohttp.ClientSession() as session:
-            agent = worker.agent(model, command, session)
-            app.router.routes.extend(FastChatEndpoints(agent, model).routes())
+        pool = Pool(CONNECT)
+        async with new_client() as client:
+            pool_task = asyncio.create_task(pool.run())
+            agent = worker.agent(model, command, client)
+            endpoints = FastChatEndpoints(agent, worker.stream_client(pool), model)
+            app.router.routes.extend(endpoints.routes())
             app.state.agent = agent
             agent.start()
             yield
             await agent.drain()
+            await server.cancel_and_wait(pool_task)
 
     async def ready(request: Request) -> Response:
         """200 while the worker takes requests."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from kodolly.engines.stream import StreamClient
 from kodolly.errors import BadRequest, EngineCallError
 from kodolly.http import server
 from kodolly.http.server import JsonResponse
@@ -46,8 +48,10 @@ SAMPLING = (
 class FastChatEndpoints:
     """The endpoints that a FastChat controller or API server calls."""
 
-    def __init__(self, agent: Agent, model: ServedModel) -> None:
+    def __init__(self, agent: Agent, streams: StreamClient, model: ServedModel) -> None:
+        """`streams`: of the agent's engine."""
         self.agent = agent
+        self.streams = streams
         self.model = model
 
     def routes(self) -> list[Route]:
@@ -145,12 +149,13 @@ class FastChatEndpoints:
     async def _translate(self, body: dict[str, Any], text: str) -> AsyncIterator[dict[str, Any]]:
         usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
         reason: str | None = None
-        async for event in self.agent.engine.stream(body):
-            usage = event.get("usage") or usage
-            for choice in event.get("choices", ()):
-                text += choice.get("text") or ""
-                reason = choice.get("finish_reason") or reason
-                yield _frame(text, usage, None)
+        async with aclosing(self.streams.events(body)) as events:
+            async for event in events:
+                usage = event.get("usage") or usage
+                for choice in event.get("choices", ()):
+                    text += choice.get("text") or ""
+                    reason = choice.get("finish_reason") or reason
+                    yield _frame(text, usage, None)
         yield _frame(text, usage, reason or "stop")
 
 

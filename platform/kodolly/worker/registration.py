@@ -7,9 +7,11 @@ import contextlib
 import logging
 from typing import Any, Protocol
 
-import aiohttp
+import httpx
+import orjson
 
 from kodolly.errors import ControllerError
+from kodolly.http.client import CALL_ERRORS
 from kodolly.protocol.wire import (
     Extension,
     HeartbeatRequest,
@@ -21,7 +23,7 @@ from kodolly.protocol.wire import (
 log = logging.getLogger(__name__)
 
 # Seconds for one call. A heartbeat that takes longer comes too late to count.
-TIMEOUT = aiohttp.ClientTimeout(total=3)
+TIMEOUT = 3.0
 # Seconds until the next try while the controller cannot be reached.
 RETRY_INTERVAL = 0.5
 # FastChat's own controller knows no states. A worker that is not ready reports a queue of this
@@ -32,21 +34,26 @@ UNREADY_QUEUE_LENGTH = 1_000_000
 class ControllerClient:
     """Calls one controller: ours, or FastChat's own, which has no worker states."""
 
-    def __init__(self, url: str, token: str | None, session: aiohttp.ClientSession) -> None:
-        """`url`: the controller's root. `token`: sent with every call that changes something."""
+    def __init__(
+        self, url: str, token: str | None, client: httpx.AsyncClient, timeout: float = TIMEOUT
+    ) -> None:
+        """`url`: the controller's root. `timeout`: seconds for one call."""
         self.url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._session = session
+        authorization = {"Authorization": f"Bearer {token}"} if token else {}
+        self._headers = {"Content-Type": "application/json", **authorization}
+        self._client = client
+        self.timeout = timeout
 
     async def supports_states(self) -> bool:
         """Whether this is a KoDolly controller. Raises ControllerError if nobody answers."""
         try:
-            async with self._session.get(f"{self.url}/health", timeout=TIMEOUT) as answer:
-                return answer.status == 200
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise ControllerError(
-                f"no controller at {self.url}: {error or type(error).__name__}"
-            ) from error
+            async with asyncio.timeout(self.timeout):
+                response = await self._client.get(
+                    f"{self.url}/health", timeout=None, follow_redirects=True
+                )
+        except CALL_ERRORS as error:
+            raise ControllerError(f"no controller at {self.url}: {_reason(error)}") from error
+        return response.status_code == 200
 
     async def register(self, name: str, status: WorkerStatus, extension: Extension) -> None:
         """Registers the worker whose base URL is `name`. Raises ControllerError."""
@@ -69,15 +76,25 @@ class ControllerClient:
     async def _post(self, path: str, payload: dict[str, Any]) -> Any:
         url = f"{self.url}/{path}"
         try:
-            async with self._session.post(
-                url, json=payload, headers=self._headers, timeout=TIMEOUT
-            ) as answer:
-                if answer.status != 200:
-                    text = (await answer.text())[:300]
-                    raise ControllerError(f"{url} answered {answer.status}: {text}")
-                return await answer.json(content_type=None)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise ControllerError(f"{url}: {error or type(error).__name__}") from error
+            async with asyncio.timeout(self.timeout):
+                response = await self._client.post(
+                    url,
+                    content=orjson.dumps(payload),
+                    headers=self._headers,
+                    timeout=None,
+                    follow_redirects=True,
+                )
+            if response.status_code != 200:
+                raise ControllerError(
+                    f"{url} answered {response.status_code}: {response.text[:300]}"
+                )
+            return orjson.loads(response.content)
+        except CALL_ERRORS as error:
+            raise ControllerError(f"{url}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 class WorkerStatusSource(Protocol):
