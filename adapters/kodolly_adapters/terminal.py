@@ -19,7 +19,7 @@ class Progress:
     def __init__(
         self, command: str, total: int | None = None, *, unit: str = "B", show: bool = True
     ) -> None:
-        self._command, self._unit, self._show = command, unit, show
+        self._command, self._unit, self.show = command, unit, show
         self._bar: Any = None
         self._note = ""
         self.restart(total)
@@ -48,13 +48,20 @@ class Progress:
     def add(self, count: int) -> None:
         """Count `count` more units as done."""
         self.done += count
-        if not self._show:
+        if not self.show:
             return
         if sys.stderr.isatty():
             self._draw(count)
         elif time.monotonic() - self._last_line >= LINE_INTERVAL:
             self._last_line = time.monotonic()
             self.say(self._line())
+
+    def reach(self, done: int, total: int) -> None:
+        """`done` of `total` units are done by now; the bar goes with the last one."""
+        self.total = total
+        self.add(done - self.done)
+        if done >= total:
+            self.close()
 
     def note(self, text: str) -> None:
         """Set a text that the bar and the lines also show, e.g. "1,024 rows"."""
@@ -63,7 +70,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Remove the bar, then print `text` on a line of its own."""
         self.close()
-        if self._show:
+        if self.show:
             sys.stderr.write(f"kodolly {self._command}: {text}\n")
             sys.stderr.flush()
 

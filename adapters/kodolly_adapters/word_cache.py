@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 CAPACITY = 1 << 19  # words: some 120 MB
@@ -44,6 +44,20 @@ class WordCache:
         names = [token["content"] for token in definition["added_tokens"]]
         return cls(names, encode) if _splits_at_words(definition) else None
 
+    def tokens(
+        self, texts: Sequence[str], borders: Sequence[Sequence[int]]
+    ) -> list[tuple[list[int], list[int]] | None]:
+        """For each text: its ids, and how many tokens come before each of its `borders`, which count characters.
+
+        None where words are not enough: the text might be cut elsewhere, or a border stands inside a word.
+        """
+        cuts = [self.cut(text) for text in texts]
+        ids = iter(self.ids([words for words in cuts if words is not None]))
+        return [
+            None if words is None else _join(text, words, next(ids), characters)
+            for text, words, characters in zip(texts, cuts, borders, strict=True)
+        ]
+
     def cut(self, text: str) -> list[str] | None:
         """The text split into words and special tokens; None where the tokenizer might split it elsewhere."""
         if AMBIGUOUS.search(text):
@@ -65,7 +79,14 @@ class WordCache:
         return [[self._ids[word] for word in words] for words in texts]
 
 
-def token_borders(
+def _join(
+    text: str, words: Sequence[str], ids: Sequence[Sequence[int]], characters: Sequence[int]
+) -> tuple[list[int], list[int]] | None:
+    borders = _token_borders(text, words, ids, characters)
+    return None if borders is None else (list(chain.from_iterable(ids)), borders)
+
+
+def _token_borders(
     text: str, words: Sequence[str], ids: Sequence[Sequence[int]], borders: Sequence[int]
 ) -> list[int] | None:
     """How many tokens come before each character offset in `borders`; None if one is inside a word.

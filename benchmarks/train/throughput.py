@@ -132,7 +132,7 @@ def _sequences(model: Path, rows: Path) -> list[dict[str, list[int]]]:
     )
     words = AutoTokenizer.from_pretrained(model)
     with tempfile.TemporaryDirectory() as cache:
-        found = prepare(recipe, words, get_template("dolly-ko"), Path(cache), lambda done, of: None)
+        found = prepare(recipe, words, get_template("dolly-ko"), Path(cache))
         return list(found.train.select_columns(["input_ids", "labels"]))
 
 

@@ -43,12 +43,12 @@ class RoundingLoss:
         )
 
 
-def pieces(rows: int, width: int, chunk: int = CHUNK) -> Iterator[tuple[int, int]]:
-    """[first, last) of even pieces of about `chunk` elements.
+def pieces(rows: int, width: int) -> Iterator[tuple[int, int]]:
+    """[first, last) of even pieces of about CHUNK elements.
 
     Even, since a last piece of one row would take another path through the matrix product.
     """
-    count = min(max(1, -(-rows * width // chunk)), max(1, rows))
+    count = min(max(1, -(-rows * width // CHUNK)), max(1, rows))
     for piece in range(count):
         yield rows * piece // count, rows * (piece + 1) // count
 

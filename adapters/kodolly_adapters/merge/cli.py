@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import get_args
 
 from kodolly_adapters.command import GOES_ON, run, say
-from kodolly_adapters.errors import AdapterError, BaseError
+from kodolly_adapters.errors import AdapterError, BaseError, first_line
 
 from .adapter_config import CONFIG
 from .plan import Dtype
@@ -90,11 +90,10 @@ def _base_directory(name: str) -> Path:
     reason = ""
     for from_cache in (True, False):
         try:
-            return Path(
-                snapshot_download(name, allow_patterns=FETCHED, local_files_only=from_cache)
-            )
+            folder = snapshot_download(name, allow_patterns=FETCHED, local_files_only=from_cache)
+            return Path(folder)
         except Exception as error:  # noqa: BLE001 - its kinds of error change
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
     raise BaseError(f"{name}: no such directory, and it cannot be fetched: {reason}")
 
 

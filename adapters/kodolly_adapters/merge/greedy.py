@@ -90,10 +90,8 @@ def available_memory(meminfo: Path, cgroup: Path) -> int:
         return 0
     free_bytes = int(kib[1]) * 1024 if kib else 0
     try:
-        limit, usage = (
-            int((cgroup / f"memory.{name}").read_text(encoding="ascii"))
-            for name in ("max", "current")
-        )
+        limit = int((cgroup / "memory.max").read_text(encoding="ascii"))
+        usage = int((cgroup / "memory.current").read_text(encoding="ascii"))
         stat = (cgroup / "memory.stat").read_text(encoding="ascii")
     except (OSError, ValueError):  # no container, or "max": no limit
         return free_bytes

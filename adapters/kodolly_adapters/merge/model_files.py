@@ -13,6 +13,8 @@ from kodolly_adapters.errors import AdapterError
 from kodolly_adapters.files import sha256, write_json
 from kodolly_adapters.model_config import add_both_rotary_forms, portable_tokenizer_config
 from kodolly_adapters.safetensors_io import DTYPES
+from kodolly_templates import Template, TemplateError, get_template, load
+from kodolly_templates.tokenizer import TOKENIZER
 
 from .adapter import WEIGHTS
 from .adapter_config import adapter_folders
@@ -32,7 +34,6 @@ ROLES = ("bos_token", "eos_token", "pad_token")
 GENERATION = "generation_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 NOTICES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
-TOKENIZER_TEMPLATE = "tokenizer"  # as "template" in a card: the tokenizer's own chat template
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +99,8 @@ def _read_tokenizer(directory: Path, from_adapter: bool) -> TokenizerInfo:
             raise AdapterError(f"{directory / 'tokenizer.json'}: {error}") from None
         added_tokens = tokenizer.get_added_tokens_decoder()
         ids |= {token.content: number for number, token in added_tokens.items()}
-        size = (
-            max([tokenizer.get_vocab_size(with_added_tokens=False) - 1, *added_tokens], default=-1)
-            + 1
-        )
+        own_size = tokenizer.get_vocab_size(with_added_tokens=False)
+        size = max([own_size, *(number + 1 for number in added_tokens)])
         for text in names.values():
             if (number := tokenizer.token_to_id(text)) is not None:
                 ids[text] = number
@@ -166,7 +165,11 @@ def _generation(plan: Plan, tokenizer: TokenizerInfo, template: str) -> dict[str
     settings = read_object(plan.base.directory / GENERATION)
     settings.pop("transformers_version", None)
     special = tokenizer.special_ids
-    stops = _template_stops(tokenizer, template)
+    try:
+        texts = [text.strip() for text in get_template(template).stop]
+    except TemplateError:  # the tokenizer's own chat template
+        texts = []
+    stops = [tokenizer.ids[text] for text in texts if text in tokenizer.ids]
     if "eos_token_id" in special:
         stops.append(special["eos_token_id"])
     base_stops = settings.get("eos_token_id", plan.config.get("eos_token_id"))
@@ -183,27 +186,14 @@ def _generation(plan: Plan, tokenizer: TokenizerInfo, template: str) -> dict[str
     return settings
 
 
-def _template_stops(tokenizer: TokenizerInfo, template: str) -> list[int]:
-    """Ids of the chat template's stop texts that are a single token, e.g. `### End` where that was added."""
-    from kodolly_templates import TemplateError, get_template
-
-    try:
-        stops = get_template(template).stop
-    except TemplateError:  # not a known template, e.g. TOKENIZER_TEMPLATE
-        return []
-    return [tokenizer.ids[stop.strip()] for stop in stops if stop.strip() in tokenizer.ids]
-
-
 def _write_chat_template(plan: Plan, tokenizer: TokenizerInfo, template: str, out: Path) -> None:
     """The adapter's own template; else the one it was trained with; else what the tokenizer has."""
     for folder in adapter_folders(plan.adapter):
         if (folder / CHAT_TEMPLATE).is_file():
             shutil.copyfile(folder / CHAT_TEMPLATE, out / CHAT_TEMPLATE)
             return
-    if template == TOKENIZER_TEMPLATE or tokenizer.directory is None:
+    if template == TOKENIZER or tokenizer.directory is None:
         return
-    from kodolly_templates import Template, TemplateError, load
-
     try:
         chat_template = load(out)
     except TemplateError as error:
@@ -229,7 +219,7 @@ def _card(plan: Plan, name: str) -> dict[str, Any]:
         "name": name,
         "base": base_name,
         "architecture": next(iter(plan.config.get("architectures") or []), ""),
-        "template": str(card.get("template") or base_card.get("template") or TOKENIZER_TEMPLATE),
+        "template": str(card.get("template") or base_card.get("template") or TOKENIZER),
         "license": card.get("license") or base_card.get("license") or "unknown",
         "source": {
             **(source if isinstance(source, Mapping) else {}),

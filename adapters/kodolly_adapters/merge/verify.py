@@ -1,7 +1,8 @@
 """The merge checked by others' code, in a process of its own that gives its memory back when it ends.
 
-Tensors: drawn ones are merged again by PEFT itself and must be equal to the last bit. Tokens: the merged
-model writes greedy answers, and base and adapter under PEFT must choose the same.
+Tensors, equal to the last bit: some of those that LoRA changes are merged again by PEFT itself; all that the
+adapter changes otherwise, and some that it leaves alone, are made again from the files of base and adapter.
+Tokens: the merged model writes greedy answers, and base and adapter under PEFT must choose the same.
 """
 
 from __future__ import annotations
@@ -47,17 +48,18 @@ class Verdict:
 
     def lines(self) -> list[str]:
         """For people."""
-        lines = [
-            f"verified: {self.rows:,} rows of {self.tensors:,} tensors are PEFT's own merge to the last bit"
-        ]
+        text = (
+            f"verified: {self.rows:,} rows of {self.tensors:,} tensors are right to the last bit: what LoRA alone "
+            "changes by PEFT's own merge, the rest by the files of base and adapter"
+        )
         if self.skipped:
-            return [*lines, f"greedy tokens not compared: {self.skipped}"]
+            return [text, f"greedy tokens not compared: {self.skipped}"]
         tie = f" ({self.ties} answers part at a tie within rounding)" if self.ties else ""
-        lines.append(
+        tokens = (
             f"verified: {self.tokens:,} greedy tokens of base + adapter and merged are equal{tie}; "
             f"logits differ by {self.logits:.2e} of their spread"
         )
-        return lines
+        return [text, tokens]
 
 
 def verify(plan: Plan, out: Path, seed: str) -> Verdict:

@@ -145,25 +145,21 @@ class Stop(TrainerCallback):  # type: ignore[misc]
 def draw_curve(records: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
     """Draw transformers' log history into the PNG `path`: the losses and, below, the learning rate."""
     import pandas  # type: ignore[import-untyped]
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     columns = ["step", "loss", "eval_loss", "learning_rate"]
     frame = pandas.DataFrame(records).reindex(columns=columns).set_index("step").astype(float)
     loss, held_out, rate = (frame[name].dropna() for name in columns[1:])
     figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     upper.plot(loss, color="0.7", linewidth=0.8, label="training, each step")
     upper.plot(loss.ewm(alpha=1 - SMOOTHING).mean(), color="C0", label="training, smoothed")
     if not held_out.empty:
         upper.plot(held_out, color="C1", marker="o", label="held-out rows")
-    upper.set_title(title)
-    upper.set_ylabel("loss (nats a token)")
+    upper.set(title=title, ylabel="loss (nats a token)")
     upper.legend()
     lower.plot(rate, color="C2")
-    lower.set_ylabel("learning rate")
-    lower.set_xlabel("step")
+    lower.set(xlabel="step", ylabel="learning rate")
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
     picture = io.BytesIO()

@@ -9,17 +9,15 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kodolly_adapters.command import GOES_ON, run
 from kodolly_adapters.terminal import Progress
 
 from .recipe import built_in, load, overrides
-
-if TYPE_CHECKING:
-    from .run import Run
 
 
 def main(argv: Sequence[str]) -> int:
@@ -54,6 +52,16 @@ def write_list() -> int:
     return 0
 
 
+def render(page: str, values: Mapping[str, Any], **filters: Callable[..., str]) -> str:
+    """The text of `page`, a Jinja file beside this module. A name that has no value is an error."""
+    from jinja2 import Environment, StrictUndefined
+
+    jinja = Environment(trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
+    jinja.filters |= {"n": "{:,.0f}".format, "n1": "{:,.1f}".format, **filters}
+    source = resources.files(__package__).joinpath(page).read_text(encoding="utf-8")
+    return jinja.from_string(source).render(values)
+
+
 def _train(args: argparse.Namespace) -> int:
     recipe = load(args.recipe, overrides(args.set))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -62,19 +70,11 @@ def _train(args: argparse.Namespace) -> int:
 
     if args.dry_run:
         with tempfile.TemporaryDirectory() as cache:
-            sys.stdout.write(_description(Run(recipe, Path(cache))))
+            sys.stdout.write(render("dry_run.txt.jinja", {"run": Run(recipe, Path(cache))}))
         return 0
     show = _is_main() and not args.quiet
     with Progress("train", unit="row", show=show) as progress:
-
-        def report(rows: int, total: int) -> None:
-            progress.total = total
-            progress.add(rows - progress.done)
-            if rows >= total:
-                progress.close()
-
-        metrics = train(recipe, args.out, say=progress.say, report=report, show=show)
-        progress.say(_summary(metrics))
+        progress.say(_summary(train(recipe, args.out, progress)))
     if _is_main():
         sys.stdout.write(f"{args.out}\n")
     return 0
@@ -83,29 +83,6 @@ def _train(args: argparse.Namespace) -> int:
 def _is_main() -> bool:
     """Whether this is the first of torchrun's processes, the one that writes."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _description(run: Run) -> str:
-    """What a run would do, for --dry-run."""
-    schedule, hardware = run.schedule, run.hardware
-    sequences = f"{len(run.train):,} for training, {len(run.validation or ()):,} held out"
-    evaluation = (
-        f"every {schedule.evaluate} steps" if schedule.evaluate else "none: no row is held out"
-    )
-    effective = schedule.batch * schedule.accumulation * hardware.world
-    lines = [
-        f"recipe       {run.recipe.name}: {run.recipe.method}, {run.recipe.start} of {run.recipe.base}",
-        f"device       {hardware.device}, {hardware.world} processes, {run.precision}",
-        f"sequences    {sequences}, of at most {run.recipe.data.max_length} tokens",
-        f"steps        {schedule.steps:,} of {effective} sequences",
-        f"evaluation   {evaluation}; a checkpoint every {schedule.save} steps",
-        *(f"tokenizer    {repair}" for repair in run.repairs),
-        *([f"new tokens   {len(run.new_ids)}, trained"] if run.new_ids else []),
-        "",
-        run.prepared.outcomes.table(),
-        "",
-    ]
-    return "\n".join(lines)
 
 
 def _summary(metrics: dict[str, Any]) -> str:

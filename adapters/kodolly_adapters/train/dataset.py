@@ -6,6 +6,7 @@ A second call with the same files, tokenizer, template and settings finds the fi
 from __future__ import annotations
 
 import hashlib
+import json
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ import xxhash
 
 from kodolly_adapters.errors import DataError
 from kodolly_adapters.files import locked, replacing
+from kodolly_adapters.terminal import Progress
 from kodolly_templates.definition import Template
 from kodolly_templates.tokenizer import TokenizerTemplate
 
@@ -44,8 +46,6 @@ OUTCOMES = {
     "too-long": "refused: does not fit even so",
     "empty": "refused: a question or an answer without text",
 }
-
-Report = Callable[[int, int], None]  # called with rows done and rows in all, about that
 
 
 class Count(msgspec.Struct):
@@ -78,18 +78,14 @@ class Outcomes(msgspec.Struct):
         count.kept += sum(map(len, result.sequences))
         count.learned += sum(tokens.learned_count for tokens in result.sequences)
 
-    def as_dict(self) -> dict[str, dict[str, dict[str, int]]]:
-        """For JSON: {"train": {"kept": {"rows": ...}}, "validation": {...}}."""
-        counts: dict[str, dict[str, dict[str, int]]] = msgspec.to_builtins(self)
-        return counts
-
     def table(self) -> str:
         """Lines for people, one an outcome."""
         columns = ("rows", "tokens", "kept", "learned")
         lines = [f"{'':<10}  {'outcome':<15}" + "".join(f"{column:>15}" for column in columns)]
-        for split, counts in self.as_dict().items():
+        for split in SPLITS:
+            counts = getattr(self, split)
             for outcome in filter(counts.__contains__, OUTCOMES):
-                figures = "".join(f"{counts[outcome][column]:>15,}" for column in columns)
+                figures = "".join(f"{getattr(counts[outcome], name):>15,}" for name in columns)
                 lines.append(f"{split:<10}  {outcome:<15}{figures}  {OUTCOMES[outcome]}")
         return "\n".join(lines)
 
@@ -121,7 +117,7 @@ def prepare(
     tokenizer: Any,
     template: Template | TokenizerTemplate,
     cache: Path,
-    report: Report = lambda done, total: None,
+    progress: Progress | None = None,
 ) -> Prepared:
     """Prepare the recipe's data, or find it prepared in `cache`; the tokenizer has the template's tokens already.
 
@@ -130,6 +126,7 @@ def prepare(
     """
     from datasets import Dataset, concatenate_datasets
 
+    progress = progress or Progress("train", show=False)
     data, encoder = recipe.data, Encoder(tokenizer, template)
     files = {split: survey(getattr(data, split), split) for split in SPLITS}
     key = _key(data, files, encoder)
@@ -138,9 +135,9 @@ def prepare(
     with locked(cache / f"{key}.lock", wait=True):  # torchrun's processes wait here for the first
         if not (folder / COUNTS).is_file():
             with replacing(folder) as part:
-                _write(part, files, data, encoder, report)
+                _write(part, files, data, encoder, progress)
     outcomes = msgspec.json.decode((folder / COUNTS).read_bytes(), type=Outcomes)
-    report(outcomes.rows, outcomes.rows)
+    progress.reach(outcomes.rows, outcomes.rows)
     train, validation = (
         Dataset.from_file(str(path)) if path.is_file() else None
         for path in (folder / f"{split}.arrow" for split in SPLITS)
@@ -168,7 +165,7 @@ def pack(dataset: Dataset, recipe: Recipe, stem: Path) -> Dataset:
 
 
 def _write(
-    folder: Path, files: dict[str, list[DataFile]], data: Data, encoder: Encoder, report: Report
+    folder: Path, files: dict[str, list[DataFile]], data: Data, encoder: Encoder, progress: Progress
 ) -> None:
     """Read the files once and write both splits, as Arrow streams that datasets maps into memory, and the counts.
 
@@ -181,6 +178,7 @@ def _write(
     share = 0.0 if files["validation"] else data.validation_share
     read: Callable[[str], Iterator[Any]] = read_text if data.format == "text" else read_rows
     encode = _encode_sections if data.format == "text" else _encode_rows
+    empty = Result("empty", 0, [])
     schema = _record_batch([]).schema
     with ExitStack() as stack:
         streams = {
@@ -191,7 +189,9 @@ def _write(
             rows = (row for file in files[split] for row in read(file.path))
             for batch in _batches(islice(rows, limit)):
                 sequences: dict[str, list[Tokens]] = defaultdict(list)
-                for row, result in zip(batch, encode(batch, encoder, data), strict=True):
+                results = encode([row for row in batch if not row.is_empty], encoder, data)
+                for row in batch:
+                    result = empty if row.is_empty else next(results)
                     # By a hash of the row alone: the same row is always in the same split.
                     aside = (
                         share and xxhash.xxh3_64_intdigest(row.content.encode()) / 2.0**64 < share
@@ -201,7 +201,7 @@ def _write(
                     outcomes.add(target, result)
                 for target, tokens in sequences.items():
                     streams[target].write_batch(_record_batch(tokens))
-                report(outcomes.rows, max(total, outcomes.rows))
+                progress.reach(outcomes.rows, max(total, outcomes.rows))
     if not any(count.sequences for count in outcomes.train.values()):
         table = f":\n{outcomes.table()}" if outcomes.rows else ": the files are empty"
         raise DataError(f"data.train: no row is left to learn from{table}")
@@ -213,11 +213,9 @@ def _write(
 def _encode_rows(rows: list[Any], encoder: Encoder, data: Data) -> Iterator[Result]:
     """Dolly rows and dialogues, of which the answers are learned; a row is one sequence."""
     fitter = Fitter(encoder, data.max_length)
-    encoded = iter(encoder.encode_rows([row for row in rows if not row.is_empty]))
-    for row in rows:
-        if row.is_empty:
-            yield Result("empty", 0, [])
-        elif len(tokens := next(encoded)) <= data.max_length:
+    encoded = encoder.encode([encoder.row_text(row) for row in rows])
+    for row, tokens in zip(rows, encoded, strict=True):
+        if len(tokens) <= data.max_length:
             yield Result("kept", len(tokens), [tokens])
         else:
             outcome, rest = fitter.fit(row.messages)
@@ -231,9 +229,6 @@ def _encode_sections(sections: list[Any], encoder: Encoder, data: Data) -> Itera
     """
     encoded = encoder.plain_ids([section.content for section in sections])
     for section, ids in zip(sections, encoded, strict=True):
-        if section.is_empty:
-            yield Result("empty", 0, [])
-            continue
         before = encoder.bos_ids if section.first else []
         whole = [*before, *ids, *([encoder.eos_id] if section.last else [])]
         count = -(-len(whole) // data.max_length)
@@ -280,8 +275,5 @@ def _key(data: Data, files: dict[str, list[DataFile]], encoder: Encoder) -> str:
     """A name for everything that decides the sequences."""
     hashes = [f"{s} {file.sha256} {Path(file.path).suffix}" for s in SPLITS for file in files[s]]
     settings = data.model_dump_json(exclude={"train", "validation", "packing", "repeat"})
-    sha = hashlib.sha256()
-    for part in (VERSION, *hashes, settings, encoder.definition):
-        encoded = part.encode(errors="surrogatepass")
-        sha.update(len(encoded).to_bytes(8, "big") + encoded)
-    return sha.hexdigest()[:24]
+    deciding = json.dumps([VERSION, hashes, settings, encoder.definition])
+    return hashlib.sha256(deciding.encode()).hexdigest()[:24]

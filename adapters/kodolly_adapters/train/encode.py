@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, takewhile
 from typing import Any
 
-from kodolly_adapters.errors import BaseError, DataError, RecipeError
-from kodolly_adapters.word_cache import WordCache, token_borders
+from kodolly_adapters.errors import DataError, RecipeError
+from kodolly_adapters.word_cache import WordCache
 from kodolly_templates.definition import Template
 from kodolly_templates.errors import TemplateError
 from kodolly_templates.guard import is_key
-from kodolly_templates.messages import Messages, read_dialogue
+from kodolly_templates.messages import Messages
 from kodolly_templates.tokenizer import TokenizerTemplate
 from kodolly_templates.training import TrainingText
 
@@ -25,14 +24,6 @@ GAP = " … "  # stands for what is gone from the middle of an instruction
 CHARACTERS = 4  # a token, at the first guess of how much of a text must be tokenized
 
 Message = dict[str, Any]
-
-# A dialogue whose rendering stands for the template's code in the cache's key.
-SAMPLE = (
-    {"role": "user", "content": "무엇?", "context": "글"},
-    {"role": "assistant", "content": "답"},
-    {"role": "user", "content": "왜?"},
-    {"role": "assistant", "content": "그래서"},
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,55 +41,34 @@ class Tokens:
         """How many tokens are learned."""
         return sum(end - start for start, end in self.learned)
 
-    @property
-    def labels(self) -> list[int]:
-        """The ids where they are learned, IGNORED elsewhere; shape (tokens,)."""
-        labels = [IGNORED] * len(self.ids)
-        for start, end in self.learned:
-            labels[start:end] = self.ids[start:end]
-        return labels
-
 
 class Encoder:
-    """Dialogues of one template to tokens of one tokenizer, a fast one of transformers.
+    """Dialogues of one template to tokens of one tokenizer, as tokenizer.load_tokenizer gives it.
 
     A text begins with what the tokenizer itself puts before one (`bos`), since the served prompt does: training
     ids are the served prompt's ids, then the answer's. `eos` is the end token. Special tokens of the tokenizer
-    are guarded: no row can forge one. Raises BaseError for a slow tokenizer and for one that cannot write its
-    own end token.
+    are guarded: no row can forge one.
     """
 
     def __init__(self, tokenizer: Any, template: Template | TokenizerTemplate) -> None:
         from tokenizers import Tokenizer
 
-        if not getattr(tokenizer, "is_fast", False):
-            raise BaseError("the base's tokenizer is not a fast one: it has no tokenizer.json")
         # A copy: the caller's tokenizer keeps its padding and truncation.
         self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._backend.no_padding()
         self._backend.no_truncation()
-        self._backend.encode_special_tokens = False
         self._words = WordCache.of(self._backend.to_str(), self._ids)
         text = self._backend.encode("가", add_special_tokens=True)
         self.bos_ids = text.ids[: sum(takewhile(bool, text.special_tokens_mask))]
         self.bos = "".join(self._backend.id_to_token(token) or "" for token in self.bos_ids)
-        self.eos = str(tokenizer.eos_token or "")
-        self.eos_id = -1 if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
-        if not self.eos or [e.ids for e in self._batch([self.eos])] != [[self.eos_id]]:
-            raise BaseError(
-                f"the base's tokenizer has no usable end token (eos_token is {self.eos!r}): "
-                "no answer could ever stop; set eos_token in its tokenizer_config.json"
-            )
+        self.eos, self.eos_id = str(tokenizer.eos_token), int(tokenizer.eos_token_id)
         self._template = guarded(template, tokenizer)
 
     @property
     def definition(self) -> str:
         """Everything that decides texts and ids, for the cache's key."""
-        try:
-            sample = repr(self.text(SAMPLE))
-        except TemplateError as error:
-            sample = str(error)
-        return f"{self._backend.to_str()}{self.bos}{self.eos}{self._template!r} {sample}"
+        template = f"{self._template!r} {self._template.jinja()}"
+        return f"{self._backend.to_str()}{self.bos}{self.eos}{template}"
 
     def text(self, messages: Messages) -> TrainingText:
         """The training text of a dialogue. Raises TemplateError naming the message that is out of order."""
@@ -111,7 +81,13 @@ class Encoder:
 
     def encode(self, texts: Sequence[TrainingText]) -> list[Tokens]:
         """Ids and learned ranges of every text; a bos must be in the text already."""
-        results = self._from_words(texts)
+        results: list[Tokens | None] = [None] * len(texts)
+        if self._words is not None:
+            borders = [list(chain.from_iterable(text.spans)) for text in texts]
+            for number, pair in enumerate(self._words.tokens([t.text for t in texts], borders)):
+                if pair is not None:
+                    ids, ends = pair
+                    results[number] = Tokens(ids, list(zip(ends[::2], ends[1::2], strict=True)))
         rest = [number for number, tokens in enumerate(results) if tokens is None]
         encodings = self._batch([texts[number].text for number in rest])
         for number, encoding in zip(rest, encodings, strict=True):
@@ -119,30 +95,15 @@ class Encoder:
             results[number] = Tokens(encoding.ids, spans)
         return [tokens for tokens in results if tokens is not None]
 
-    def _from_words(self, texts: Sequence[TrainingText]) -> list[Tokens | None]:
-        """Tokens of the texts for which the cached words are enough; None for the others."""
-        if self._words is None:
-            return [None] * len(texts)
-        cuts = [self._words.cut(text.text) for text in texts]
-        ids = iter(self._words.ids([words for words in cuts if words is not None]))
-        return [
-            None if words is None else _join_words(text, words, next(ids))
-            for text, words in zip(texts, cuts, strict=True)
-        ]
-
     def encode_dialogue(self, messages: Messages) -> Tokens:
         """One dialogue's tokens. Raises TemplateError."""
         return self.encode([self.text(messages)])[0]
-
-    def encode_rows(self, rows: Sequence[Row]) -> list[Tokens]:
-        """Every row's tokens. Raises DataError naming file and line, RecipeError where the chat template is at fault."""
-        return self.encode([self._row_text(row) for row in rows])
 
     def plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of every text, in which a special token's name (an HTML `</s>`) is text as any other."""
         self._backend.encode_special_tokens = True
         try:
-            return [encoding.ids for encoding in self._batch(texts)]
+            return self._ids(texts)
         finally:
             self._backend.encode_special_tokens = False
 
@@ -156,18 +117,17 @@ class Encoder:
     def _batch(self, texts: Sequence[str]) -> list[Any]:
         return self._backend.encode_batch(list(texts), add_special_tokens=False)
 
-    def _row_text(self, row: Row) -> TrainingText:
+    def row_text(self, row: Row) -> TrainingText:
+        """A row's training text. Raises DataError naming file and line, or RecipeError with the base's own chat template."""
         try:
             return self.text(row.messages)
         except TemplateError as error:
             place = f"{row.file}:{row.line}: {error}"
-        if isinstance(self._template, TokenizerTemplate):
-            with suppress(TemplateError):
-                if not read_dialogue(row.messages).is_open:  # complete: the template is at fault
-                    raise RecipeError(
-                        f'template = "{self._template.name}" cannot mask {place}. Choose a dialect, '
-                        'such as "dolly-ko"'
-                    )
+        if isinstance(self._template, TokenizerTemplate):  # the row or the template may be at fault
+            raise RecipeError(
+                f'template = "{self._template.name}" cannot mask {place}. Put the row right, or choose a '
+                'dialect, such as "dolly-ko"'
+            )
         raise DataError(place)
 
 
@@ -198,7 +158,7 @@ class Fitter:
         dropped = bisect_left(
             range(exchanges),
             True,
-            key=lambda count: self._fits(self._least_contexts(rest(count))),
+            key=lambda count: self._length(self._least_contexts(rest(count))) <= self._limit,
         )
         if dropped < exchanges:
             outcome = "turns-dropped" if dropped else "context-cut"
@@ -211,9 +171,6 @@ class Fitter:
 
     def _length(self, messages: list[Message]) -> int:
         return len(self._encoder.encode_dialogue(messages))
-
-    def _fits(self, messages: list[Message]) -> bool:
-        return self._length(messages) <= self._limit
 
     def _least_contexts(self, messages: list[Message]) -> list[Message]:
         """Every context cut to the least."""
@@ -241,7 +198,7 @@ class Fitter:
         cut: Callable[[str, int], str],
     ) -> list[Message] | None:
         """The messages with one field cut until all fits, as they are if it does, None if it cannot."""
-        if self._fits(messages):
+        if self._length(messages) <= self._limit:
             return messages
 
         def with_field(tokens: int) -> list[Message]:
@@ -282,16 +239,6 @@ def guarded(template: Template | TokenizerTemplate, tokenizer: Any) -> Template 
     added = tokenizer.added_tokens_decoder.values()
     special = [*(token.content for token in added if token.special), *tokenizer.all_special_tokens]
     return template.with_guard([token for token in dict.fromkeys(special) if is_key(token)])
-
-
-def _join_words(
-    text: TrainingText, words: Sequence[str], ids: Sequence[Sequence[int]]
-) -> Tokens | None:
-    borders = token_borders(text.text, words, ids, [at for span in text.spans for at in span])
-    if borders is None:
-        return None
-    spans = list(zip(borders[::2], borders[1::2], strict=True))
-    return Tokens(list(chain.from_iterable(ids)), spans)
 
 
 def _range(encoding: Any, first: int, last: int) -> tuple[int, int]:

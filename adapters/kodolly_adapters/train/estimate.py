@@ -1,6 +1,6 @@
 """What a run needs of one GPU: its memory item by item, in bytes, and its arithmetic for a token.
 
-Counted from shapes: weights, gradients, optimiser states, operations. Estimated: activations (INSIDE), the
+Counted from shapes: weights, gradients, optimiser states, operations. Estimated: activations (activations.toml), the
 loss and the overhead. docs/plan.md works one recipe out by hand.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from .recipe import Recipe
-from .shapes import Shapes
+from .shapes import Shapes, table
 
 Values = dict[str, Any]  # by name, as `kodolly plan --json` prints them
 
@@ -22,17 +22,6 @@ STATE = {"8bit": 2, "sgd": 0, "adafactor": 0.1}
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 # TRL never makes all logits: it goes through tiles of this many tokens by entries of the vocabulary.
 TILE_TOKENS, TILE_ENTRIES = 4096, 32768
-# Bytes that one layer keeps for a token: times hidden, times width of keys, times feed-forward width.
-INSIDE = {
-    ("gpt_neox", "full", "bf16"): (22, 0, 4),
-    ("gpt_neox", "lora", "bf16"): (26, 0, 4),  # 6 of them: autocast on CUDA makes layer norms fp32
-    ("gpt_neox", "full", "fp32"): (40, 0, 8),
-    ("gpt_neox", "lora", "fp32"): (40, 0, 8),
-    ("llama", "full", "bf16"): (30, 4, 8),
-    ("llama", "lora", "bf16"): (24, 4, 8),
-    ("llama", "full", "fp32"): (32, 8, 16),
-    ("llama", "lora", "fp32"): (24, 8, 16),
-}
 CONTEXT = GIB  # CUDA's own, cuBLAS's and NCCL's buffers; assumed
 FRAGMENTS = 0.05  # of everything else, lost between the allocator's blocks; assumed
 
@@ -47,10 +36,7 @@ def setup_of(recipe: Recipe) -> Values:
     return {
         "method": recipe.method,
         "precision": "fp32" if train.precision == "fp32" else "bf16",
-        "r": lora.r,
-        "dora": lora.dora,
-        "dropout": lora.dropout,
-        "targets": lora.targets,
+        **lora.model_dump(include={"r", "dora", "dropout", "targets"}),
         "new_tokens": len(dialect.special_tokens) if dialect and lora.train_new_tokens else 0,
         "optimizer": train.optimizer,
         "batch": train.batch_size,
@@ -148,14 +134,13 @@ def memory(shapes: Shapes, setup: Values) -> dict[str, int]:
 
 
 def inside_of(shapes: Shapes, setup: Values) -> float:
-    """Bytes that one layer keeps for its backward pass, for a token; attention keeps no scores.
+    """Bytes that one layer keeps for its backward pass, for a token (activations.toml).
 
-    The factors are what autograd keeps in transformers 5.23 with sdpa (a test measures it again). LoRA's
-    dropout keeps a copy and a mask of one byte for each target's input.
+    LoRA's dropout keeps a copy and a mask of one byte for each target's input.
     """
     family = "gpt_neox" if shapes.family.name == "gpt_neox" else "llama"
     method = "full" if setup["method"] == "full" else "lora"
-    hidden, kv, ffn = INSIDE[family, method, setup["precision"]]
+    hidden, kv, ffn = table("activations.toml")[family][method][setup["precision"]]
     size: float = hidden * shapes.hidden + kv * shapes.kv + ffn * shapes.ffn
     if method == "lora" and setup["dropout"]:
         inputs = sum(linear.inputs * linear.count for linear in shapes.select(setup["targets"]))

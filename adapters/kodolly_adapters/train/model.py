@@ -8,20 +8,17 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from kodolly_adapters import families
 from kodolly_adapters.errors import BaseError, RecipeError, first_line
 
 from .recipe import Recipe
 
-PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-SAFE = ("model.safetensors", "model.safetensors.index.json")
 ROUND_TO = 64  # rows of a grown embedding, for tensor cores and tensor parallelism
 NOISE = 0.1  # of a new row, in standard deviations of the old rows
 
@@ -82,17 +79,6 @@ def check_method(recipe: Recipe, hardware: Hardware) -> None:
         raise RecipeError('method: "qlora" needs bitsandbytes: pip install bitsandbytes')
 
 
-def load_config(recipe: Recipe) -> Any:
-    """The base's config. Raises BaseError naming the base and what to do."""
-    _check_directory(recipe)
-    try:
-        return AutoConfig.from_pretrained(
-            recipe.base, revision=recipe.revision, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise BaseError(f"base {recipe.base}: {first_line(error)}") from None
-
-
 def load_model(recipe: Recipe, config: Any, precision: str, hardware: Hardware) -> Any:
     """The base's weights, or random ones from its config, ready for training.
 
@@ -137,8 +123,8 @@ def load_model(recipe: Recipe, config: Any, precision: str, hardware: Hardware) 
     return model
 
 
-def grow(model: Any, tokenizer: Any, new_ids: Sequence[int], seed: int) -> int:
-    """Give every token a row in the embeddings, and those of `new_ids` a start; returns the number of rows.
+def grow(model: Any, tokenizer: Any, new_ids: Sequence[int], seed: int) -> None:
+    """Give every token a row in the embeddings, and those of `new_ids` a start.
 
     Never takes rows away: Polyglot has 30,080 for 30,003 tokens. A new row starts at the mean of the old ones
     with a little noise, the same for the same seed.
@@ -151,7 +137,6 @@ def grow(model: Any, tokenizer: Any, new_ids: Sequence[int], seed: int) -> int:
         for shift, layer in enumerate([model.get_input_embeddings(), _own_head(model)]):
             if layer is not None:
                 _start_rows(layer.weight, fresh, seed + shift)
-    return total
 
 
 def wrap(model: Any, recipe: Recipe, new_ids: Sequence[int]) -> Any:
@@ -193,23 +178,6 @@ def wrap(model: Any, recipe: Recipe, new_ids: Sequence[int]) -> Any:
     return wrapped
 
 
-def check_new_tokens(model: Any, tokenizer: Any, new_ids: Sequence[int]) -> None:
-    """Raise RecipeError when a row of `new_ids` would not be trained.
-
-    LoRA freezes the embeddings. Rows of new tokens would stay as random as they were made: the model could
-    neither read its own keys nor write the one that ends an answer. That was the study's flaw.
-    """
-    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-        if layer is None or not new_ids:
-            continue
-        indices = getattr(layer, "token_indices", {})
-        if layer.weight.requires_grad and not indices:  # the whole matrix is trained
-            continue
-        if frozen := sorted(set(new_ids) - {i for ids in indices.values() for i in ids}):
-            names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(frozen)))
-            raise RecipeError(f"rows of new tokens would stay untrained: {names}")
-
-
 def _own_head(model: Any) -> Any | None:
     """The output embeddings where they have weights of their own; None where they share the input's."""
     head, entry = model.get_output_embeddings(), model.get_input_embeddings()
@@ -226,23 +194,3 @@ def _start_rows(weight: Any, fresh: Sequence[int], seed: int) -> None:
         source = torch.Generator().manual_seed(seed)
         noise = torch.randn(len(fresh), rows.shape[1], generator=source).to(rows.device)
         weight[list(fresh)] = (mean + NOISE * deviation * noise).to(weight.dtype)
-
-
-def _check_directory(recipe: Recipe) -> None:
-    """Refuse a directory without config or safe weights before anything is loaded."""
-    folder = Path(recipe.base)
-    if not folder.is_dir():
-        if folder.exists() or recipe.base.startswith((".", "/", "~")):
-            raise BaseError(f"base {recipe.base}: no such directory")
-        return
-    if not (folder / "config.json").is_file():
-        raise BaseError(f"base {recipe.base}: it holds no config.json")
-    if recipe.start == "random" or any((folder / name).is_file() for name in SAFE):
-        return
-    if any((folder / name).is_file() for name in PICKLED):
-        raise BaseError(
-            f"base {recipe.base}: it holds only pickled weights (.bin), and reading those can run code "
-            "hidden in them. Take the model's safetensors revision, or convert one you trust: "
-            "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)"
-        )
-    raise BaseError(f"base {recipe.base}: it holds no model.safetensors")

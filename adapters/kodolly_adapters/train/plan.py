@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import tomllib
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import resources
 from itertools import product
 from math import ceil
 from pathlib import Path
 
 from .estimate import GIB, Values, flops, memory, setup_of, trainable
 from .recipe import Recipe
-from .shapes import Shapes, find_base, shapes_of
+from .shapes import Shapes, find_base, shapes_of, table
 
 STUDY_ROWS = 923_590
 CHARACTERS_PER_ROW = 800  # with the template's keys; assumed for the study's mix of sets
 TEMPLATE_CHARACTERS = 100  # keys and introduction that the template adds to a row
+TEXTS = ("instruction", "context", "response", "text", "content")  # of a row and its messages
 SAMPLE = 5000  # rows of each file whose characters are counted
 LARGEST_BATCH = 1024  # sequences; more are no use
 # Shares of one GPU's speed that remain; assumed. FSDP waits for layers, QLoRA unpacks weights.
@@ -27,13 +25,11 @@ SPEED_LEFT = {"none": 1.0, "ddp": 0.95, "fsdp": 0.85, "qlora": 0.75}
 FILLED = {True: 0.98, False: 0.5}  # places of a sequence that hold a token: packed, padded; assumed
 
 
-@functools.cache
 def gpus() -> dict[str, Values]:
     """The kinds of GPU in gpus.toml, by name; `memory` in bytes."""
-    text = resources.files(__package__).joinpath("gpus.toml").read_text(encoding="utf-8")
     return {
         name: {"name": name, **values, "memory": int(values["memory"] * GIB)}
-        for name, values in tomllib.loads(text).items()
+        for name, values in table("gpus.toml").items()
     }
 
 
@@ -219,10 +215,7 @@ def _characters(line: bytes) -> int:
     try:
         row = json.loads(line)
     except ValueError:
-        row = None
-    if not isinstance(row, dict):
         return 0
-    texts = [row.get(key) for key in ("instruction", "context", "response", "text")]
-    messages = [message for message in row.get("messages") or [] if isinstance(message, dict)]
-    texts += [message.get(key) for message in messages for key in ("content", "context")]
+    parts = [row, *(row.get("messages") or ())] if isinstance(row, dict) else []
+    texts = [part.get(key) for part in parts if isinstance(part, dict) for key in TEXTS]
     return sum(len(text) for text in texts if isinstance(text, str))

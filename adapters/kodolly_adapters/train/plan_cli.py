@@ -9,16 +9,15 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from importlib import resources
 from math import inf
 
 from kodolly_adapters.command import run
 from kodolly_adapters.errors import OptionError
 
-from .cli import recipe_parser, write_list
-from .estimate import GIB, Values, setup_of
+from .cli import recipe_parser, render, write_list
+from .estimate import GIB, setup_of
 from .plan import FILLED, LARGEST_BATCH, SPEED_LEFT, gpus, plan, row_characters
-from .recipe import Recipe, load, overrides
+from .recipe import load, overrides
 
 # The flags that hold a number, as plan() takes them: type, name of the value, lowest, highest, help.
 NUMBERS: dict[str, tuple[type, str, float, float, str]] = {
@@ -47,38 +46,6 @@ def main(argv: Sequence[str]) -> int:
     if args.recipe is None:
         parser.error("give a RECIPE: a file, or a name that --list prints")
     return run("plan", lambda: _plan(args))
-
-
-def as_text(recipe: Recipe, numbers: Values, answer: Values) -> str:
-    """The plan for people, ending in a newline. `answer` is plan()'s, `numbers` the values of NUMBERS."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
-    )
-    environment.filters |= {
-        "n": "{:,.0f}".format,
-        "giga": lambda flops: f"{flops / 1e9:,.1f}",
-        "gib": gib,
-        "duration": duration,
-        "table": _table,
-    }
-    page = resources.files(__package__).joinpath("plan.txt.jinja").read_text(encoding="utf-8")
-    setup = setup_of(recipe)
-    return environment.from_string(page).render(
-        **answer,
-        setup=setup,
-        numbers=numbers,
-        characters=row_characters(recipe, answer["rows"]["measured"]),
-        largest_batch=LARGEST_BATCH,
-        speed_left=SPEED_LEFT,
-        filled=FILLED[setup["packing"]],
-    )
-
-
-def gib(size: int) -> str:
-    """Bytes as GiB, such as "35.8"."""
-    return f"{size / GIB:,.1f}"
 
 
 def duration(hours: float) -> str:
@@ -113,8 +80,18 @@ def _plan(args: argparse.Namespace) -> None:
     )
     if args.json:
         sys.stdout.write(json.dumps(answer, ensure_ascii=False, indent=2) + "\n")
-    else:
-        sys.stdout.write(as_text(recipe, numbers, answer))
+        return
+    setup = setup_of(recipe)
+    values = answer | {
+        "setup": setup,
+        "gib": GIB,
+        "numbers": numbers,
+        "characters": row_characters(recipe, answer["rows"]["measured"]),
+        "largest_batch": LARGEST_BATCH,
+        "speed_left": SPEED_LEFT,
+        "filled": FILLED[setup["packing"]],
+    }
+    sys.stdout.write(render("plan.txt.jinja", values, duration=duration, table=_table))
 
 
 def _flag(name: str) -> str:

@@ -60,8 +60,6 @@ class Section(NamedTuple):
     content: str
     first: bool
     last: bool
-    file: str
-    line: int
 
     @property
     def is_empty(self) -> bool:
@@ -132,14 +130,20 @@ def read_rows(path: str) -> Iterator[Row]:
 def read_text(path: str) -> Iterator[Section]:
     """The running text of one file; a .txt is one document, else every line is. Raises DataError naming file and line."""
     if path.endswith(".txt"):
-        yield from _text_file(path)
+        try:
+            with Path(path).open(encoding="utf-8-sig") as file:
+                yield from _sections(file)
+        except UnicodeDecodeError as error:
+            with Path(path).open(encoding="utf-8", errors="surrogateescape") as file:
+                bad = (number for number, line in enumerate(file, 1) if NOT_UTF8.search(line))
+                raise DataError(f"{path}:{next(bad)}: not UTF-8: {error.reason}") from None
         return
-    for line, record in _records(path):
+    for number, record in _records(path):
         if record.text is UNSET:
             raise DataError(
-                f'{path}:{line}: no "text"; for rows and dialogues set data.format = "rows"'
+                f'{path}:{number}: no "text"; for rows and dialogues set data.format = "rows"'
             )
-        yield from _sections(StringIO(record.text or ""), path, line)
+        yield from _sections(StringIO(record.text or ""))
 
 
 def _records(path: str) -> Iterator[tuple[int, _Record]]:
@@ -149,10 +153,10 @@ def _records(path: str) -> Iterator[tuple[int, _Record]]:
         if path.endswith(".parquet"):
             file = _parquet(path)
             fields = [name for name in _Record.__struct_fields__ if name in file.schema_arrow.names]
-            for batch in file.iter_batches(batch_size=1_000, columns=fields):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, msgspec.convert(row, _Record)
+            batches = file.iter_batches(batch_size=1_000, columns=fields)
+            rows = (row for batch in batches for row in batch.to_pylist())
+            for number, row in enumerate(rows, 1):
+                yield number, msgspec.convert(row, _Record)
             return
         decode = msgspec.json.Decoder(_Record).decode
         with Path(path).open("rb") as lines:
@@ -184,20 +188,10 @@ def _message(role: str, content: str | None, context: str | None) -> dict[str, A
     return message
 
 
-def _text_file(path: str) -> Iterator[Section]:
-    try:
-        with Path(path).open(encoding="utf-8-sig") as file:
-            yield from _sections(file, path, 1)
-    except UnicodeDecodeError as error:
-        with Path(path).open(encoding="utf-8", errors="surrogateescape") as file:
-            bad = (number for number, line in enumerate(file, 1) if NOT_UTF8.search(line))
-            raise DataError(f"{path}:{next(bad)}: not UTF-8: {error.reason}") from None
-
-
-def _sections(file: TextIO, path: str, line: int) -> Iterator[Section]:
+def _sections(file: TextIO) -> Iterator[Section]:
     """One document in stretches of about SECTION characters that end with a line; one, "", of an empty one."""
     first, text = True, file.read(SECTION) + file.readline(SECTION)
-    while following := file.read(SECTION):  # read ahead, so that the last stretch is known as such
-        yield Section(text, first, False, path, line)
+    while following := file.read(SECTION):  # read ahead: only then is it clear which is the last
+        yield Section(text, first, False)
         first, text = False, following + file.readline(SECTION)
-    yield Section(text, first, True, path, line)
+    yield Section(text, first, True)

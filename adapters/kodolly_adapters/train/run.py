@@ -6,7 +6,7 @@ import platform
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -14,33 +14,31 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import msgspec
 import torch
 from transformers import EarlyStoppingCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.training_args import OptimizerNames
 
 from kodolly_adapters.card import config_sha256, read_card
-from kodolly_adapters.errors import RecipeError, UserError, first_line
+from kodolly_adapters.errors import RecipeError, first_line
 from kodolly_adapters.files import write_json
+from kodolly_adapters.safetensors_io import checkpoint
+from kodolly_adapters.terminal import Progress
 from kodolly_templates import Template, TemplateError, TokenizerTemplate, load
 from kodolly_templates.tokenizer import TOKENIZER
 
 from . import model, run_folder
 from .callbacks import Checkpoints, Metrics, StepProgress, Stop
-from .dataset import Report, pack, prepare
+from .dataset import pack, prepare
 from .recipe import Recipe
 from .run_folder import CHECKPOINTS, RECORD
+from .shapes import base_folder, load_config
 from .tokenizer import add_template_tokens, load_tokenizer
 from .trainer import Trainer, arguments, make_schedule
 
 CACHE = ".cache"  # prepared rows, in the run's folder until it is finished
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers")
-Say = Callable[[str], None]  # called with what a person should know
-
-
-class Interrupted(KeyboardInterrupt):
-    """Somebody ended the run early, and it left a checkpoint."""
 
 
 class Run:
@@ -50,9 +48,7 @@ class Run:
     kept in `cache`. Raises a UserError.
     """
 
-    def __init__(
-        self, recipe: Recipe, cache: Path, report: Report = lambda done, total: None
-    ) -> None:
+    def __init__(self, recipe: Recipe, cache: Path, progress: Progress | None = None) -> None:
         self.recipe = recipe
         self.hardware = model.find_hardware()
         self.precision = model.choose_precision(recipe.train.precision, self.hardware)
@@ -63,7 +59,9 @@ class Run:
                 f"train.optimizer: transformers has no {recipe.train.optimizer!r}; it has {', '.join(optimizers)}"
             )
         dialect = recipe.dialect()
-        self.config = model.load_config(recipe)
+        if recipe.start == "weights" and (folder := base_folder(recipe.base)):
+            checkpoint(folder)  # missing, pickled or cut short: refused before anything is loaded
+        self.config = load_config(recipe.base, recipe.revision)
         self.use_cache = bool(getattr(self.config, "use_cache", True))  # training turns it off
         context = getattr(self.config, "max_position_embeddings", None)
         if context and recipe.data.max_length > context:
@@ -73,7 +71,7 @@ class Run:
         self.tokenizer, self.repairs = load_tokenizer(recipe)
         template = dialect or _own_template(recipe, self.tokenizer)
         self.new_ids = add_template_tokens(self.tokenizer, template, recipe)
-        self.prepared = prepare(recipe, self.tokenizer, template, cache, report)
+        self.prepared = prepare(recipe, self.tokenizer, template, cache, progress)
         folder, validation = self.prepared.folder, self.prepared.validation
         self.train = pack(self.prepared.train, recipe, folder / "train")
         self.validation = validation and pack(validation, recipe, folder / "validation")
@@ -96,7 +94,7 @@ class Run:
             },
             "recipe": self.recipe.model_dump(mode="json"),
             "files": [file._asdict() for file in files],
-            "outcomes": self.prepared.outcomes.as_dict(),
+            "outcomes": msgspec.to_builtins(self.prepared.outcomes),
             "sequences": {"train": len(self.train), "held_out": len(self.validation or ())},
             "schedule": asdict(self.schedule),
             "precision": self.precision,
@@ -106,50 +104,42 @@ class Run:
         }
 
 
-def train(
-    recipe: Recipe,
-    out: Path,
-    *,
-    say: Say = lambda text: None,
-    report: Report = lambda done, total: None,
-    show: bool = False,
-) -> dict[str, Any]:
+def train(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[str, Any]:
     """Train by `recipe` into `out`, or go on with the unfinished run there; returns the final metrics.
 
-    `show` draws the progress. Raises a UserError, or Interrupted when a signal asked for the end.
+    `progress` counts rows and shows what a person should know; the steps are shown where it is.
+    Raises a UserError, or KeyboardInterrupt when a signal asked for the end.
     """
-
+    progress = progress or Progress("train", show=False)
     started = time.monotonic()
     before = run_folder.unfinished(out)
-    run = Run(recipe, out / CACHE, report)
+    run = Run(recipe, out / CACHE, progress)
     main, folder = run.hardware.main, out.resolve() / CHECKPOINTS
     args = arguments(recipe, run.schedule, run.precision, run.hardware, folder)
     record = run.record(before.get("started_at") or run_folder.now())
     with args.main_process_first(local=False):
         if main:
             for repair in run.repairs:
-                say(f"tokenizer: {repair}")
-            say(f"{len(run.train):,} sequences of these rows\n{run.prepared.outcomes.table()}")
+                progress.say(f"tokenizer: {repair}")
+            table = run.prepared.outcomes.table()
+            progress.say(f"{len(run.train):,} sequences of these rows\n{table}")
             run_folder.check_same_run(out, before, record)
             folder.mkdir(parents=True, exist_ok=True)
             run_folder.sweep_checkpoints(folder)
-            write_json(out / RECORD, record | {"state": "unfinished"})
     set_seed(recipe.train.seed)
     stop = Stop()
-    try:
-        with _with_libraries():
-            trainer = make_trainer(run, args, out, stop, show=show and main)
-    except UserError:
-        if main and not run_folder.finished_checkpoints(folder):
-            run_folder.release(out)
-        raise
-    last = get_last_checkpoint(folder)  # the unfinished ones are gone
-    if last is not None:
-        say(f"going on after step {run_folder.step_of(Path(last))}")
-    with stop.listening(), _with_libraries():
-        trainer.train(resume_from_checkpoint=last)
+    with _with_libraries():
+        trainer = make_trainer(run, args, out, stop, show=progress.show and main)
+        if main:  # only now: a recipe that was refused until here leaves no run behind
+            write_json(out / RECORD, record | {"state": "unfinished"})
+        finished = run_folder.finished_checkpoints(folder)
+        if finished:
+            progress.say(f"going on after step {run_folder.step_of(finished[-1])}")
+        with stop.listening():
+            trainer.train(resume_from_checkpoint=str(finished[-1]) if finished else None)
     if stop.requested:
-        raise Interrupted(f"stopped after step {trainer.state.global_step}, with a checkpoint")
+        step = trainer.state.global_step
+        raise KeyboardInterrupt(f"stopped after step {step}, with a checkpoint")
     metrics = _metrics(trainer, time.monotonic() - started)
     trainer.model.config.use_cache = run.use_cache
     card = _card(run, record["decisive"], trainer.model, metrics)
@@ -169,7 +159,6 @@ def make_trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> An
     model.grow(net, run.tokenizer, run.new_ids, recipe.train.seed)
     if recipe.method != "full":
         net = model.wrap(net, recipe, run.new_ids)
-    model.check_new_tokens(net, run.tokenizer, run.new_ids)
     trainer = Trainer(
         model=net,
         args=args,

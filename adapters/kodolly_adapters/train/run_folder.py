@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from kodolly_adapters.card import write_card
 from kodolly_adapters.errors import OutputError
 from kodolly_adapters.files import read_json, replacing, write_json
 from kodolly_adapters.model_config import add_both_rotary_forms, portable_tokenizer_config
-from kodolly_templates import Template, TokenizerTemplate, load
+from kodolly_templates import Template, load
 
 from .recipe import Recipe
 
@@ -41,7 +41,7 @@ def unfinished(out: Path) -> dict[str, Any]:
     if not out.is_dir():
         raise OutputError(f"--out {out}: this is no folder")
     record = read_json(out / RECORD)
-    if record is None and any(not path.name.startswith(".") for path in out.iterdir()):
+    if record is None and any(map(_is_content, out.iterdir())):
         raise OutputError(f"--out {out}: there is something else in it; choose a new folder")
     if record is not None and record.get("state") == "finished":
         raise OutputError(
@@ -52,15 +52,8 @@ def unfinished(out: Path) -> dict[str, Any]:
 
 def check_same_run(out: Path, before: Mapping[str, Any], record: Mapping[str, Any]) -> None:
     """Raise OutputError naming what decided `before`, the unfinished run in `out`, and is not in `record`."""
-    if not before:
-        return
-    old, new = (_flat(one.get("decisive", {})) for one in (before, record))
-    changes = [
-        f"{key}: {_short(old.get(key))} there, {_short(new.get(key))} now"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
-    ]
-    if changes:
+    old = before.get("decisive", {})
+    if changes := list(_differences(old, record["decisive"])) if before else []:
         shown = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if changes[5:] else "")
         raise OutputError(
             f"--out {out}: an unfinished run of another recipe is in it ({shown}). "
@@ -68,25 +61,9 @@ def check_same_run(out: Path, before: Mapping[str, Any], record: Mapping[str, An
         )
 
 
-def release(out: Path) -> None:
-    """Forget a run that was refused before its first step, so that the corrected recipe can have `out`.
-
-    Prepared rows stay in their hidden folder: they are found again by what decided them.
-    """
-    (out / RECORD).unlink(missing_ok=True)
-    for folder in (out / CHECKPOINTS, out):
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-
-
 def finish_checkpoint(checkpoint: Path) -> None:
     """Write the mark: the last act of saving."""
-    sizes = {
-        str(path.relative_to(checkpoint)): path.stat().st_size
-        for path in sorted(checkpoint.rglob("*"))
-        if path.is_file() and path.name != MARK
-    }
-    write_json(checkpoint / MARK, sizes)
+    write_json(checkpoint / MARK, _sizes(checkpoint))
 
 
 def finished_checkpoints(folder: Path) -> list[Path]:
@@ -131,22 +108,19 @@ def place(trainer: Any, out: Path, recipe: Recipe, card: Mapping[str, Any]) -> P
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    paths = [
-        path
-        for path in folder.glob(f"{PREFIX}*")
-        if path.is_dir() and path.name.removeprefix(PREFIX).isdigit()
-    ]
-    return sorted(paths, key=step_of)
+    paths = folder.glob(f"{PREFIX}*")
+    return sorted((p for p in paths if p.name.removeprefix(PREFIX).isdigit()), key=step_of)
 
 
 def _is_finished(checkpoint: Path) -> bool:
-    sizes = read_json(checkpoint / MARK)
-    try:
-        return sizes is not None and all(
-            (checkpoint / name).stat().st_size == size for name, size in sizes.items()
-        )
-    except OSError:
-        return False
+    mark = read_json(checkpoint / MARK)
+    return mark is not None and mark.items() <= _sizes(checkpoint).items()
+
+
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    """Bytes of every file in it but the mark."""
+    files = (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != MARK)
+    return {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}
 
 
 def _save_weights(trainer: Any, folder: Path, dtype: str | None) -> None:
@@ -179,10 +153,17 @@ def _save_rest(trainer: Any, recipe: Recipe, folder: Path) -> None:
             config["bos_token_id"] = tokenizer.bos_token_id
         config.pop("_name_or_path", None)
         write_json(folder / "config.json", config)
-    template = load(folder, override=recipe.template) if recipe.data.format == "rows" else None
-    if template:
+    stops = []
+    if recipe.data.format == "rows":
+        template = load(folder, override=recipe.template)
         (folder / "chat_template.jinja").write_text(template.jinja(), encoding="utf-8")
-    stops = _stop_ids(trainer.model, tokenizer, template)
+        if isinstance(template, Template) and template.end.strip() in template.special_tokens:
+            stops = [tokenizer.convert_tokens_to_ids(template.end.strip())]
+    end, base = tokenizer.eos_token_id, trainer.model.generation_config.eos_token_id
+    base_ids = base if isinstance(base, list) else [base]
+    # A base whose ends include the tokenizer's keeps the others beside it.
+    stops += [end, *(token for token in base_ids if end in base_ids and token is not None)]
+    stops = list(dict.fromkeys(stops))
     generation = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": stops if len(stops) > 1 else stops[0],
@@ -192,26 +173,18 @@ def _save_rest(trainer: Any, recipe: Recipe, folder: Path) -> None:
     write_json(folder / "generation_config.json", generation)
 
 
-def _stop_ids(
-    model: Any, tokenizer: Any, template: Template | TokenizerTemplate | None
-) -> list[int]:
-    """The template's end where that is one token, the tokenizer's end, and those the base had beside it."""
-    end = tokenizer.eos_token_id
-    before = getattr(model.generation_config, "eos_token_id", None)
-    base_ids = before if isinstance(before, list) else [before]
-    ids = [end, *(token for token in base_ids if end in base_ids and token is not None)]
-    if isinstance(template, Template) and template.end.strip() in template.special_tokens:
-        ids.insert(0, tokenizer.convert_tokens_to_ids(template.end.strip()))
-    return list(dict.fromkeys(ids))
+def _is_content(path: Path) -> bool:
+    """Whether a folder that holds this is in use; what a run leaves that was refused before its first step is not."""
+    return not (path.name.startswith(".") or (path.is_dir() and not any(path.iterdir())))
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one, by dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        inner = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return flat
+def _differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
+    """Where two JSON values differ, such as "recipe.lora.r: 8 there, 4 now"."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted({*old, *new}):
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}")
+    elif old != new:
+        yield f"{key[1:]}: {_short(old)} there, {_short(new)} now"
 
 
 def _short(value: Any) -> str:

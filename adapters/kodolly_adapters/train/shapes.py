@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from kodolly_adapters.card import read_object
 from kodolly_adapters.errors import BaseError, RecipeError, first_line
 from kodolly_adapters.families import GPT_NEOX, LLAMA, Family, of, on_meta
 
+CONFIG = "config.json"
+OFFLINE = (
+    " Without a network: put the base's config.json into a folder and give --set base=FOLDER; "
+    "training needs its weights and tokenizer there too"
+)
 TOKENS_PER_CHARACTER = 1.0  # of Korean, for a tokenizer nobody measured; --tokens-per-row is better
 
 
@@ -75,26 +81,48 @@ class Shapes:
         return [one for one in self.linears if one.name in (targets or self.family.targets)]
 
 
-def table() -> dict[str, dict[str, Any]]:
-    """The built-in bases (bases.toml): {name: {"config": ..., "tokens_per_character": ...}}."""
-    file = resources.files(__package__).joinpath("bases.toml")
-    return tomllib.loads(file.read_text(encoding="utf-8"))
+@functools.cache
+def table(name: str) -> dict[str, dict[str, Any]]:
+    """A TOML file beside this module: bases.toml, gpus.toml or activations.toml, whose heads say what they hold."""
+    return tomllib.loads(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
 
 
-def find_base(name: str, revision: str | None = None) -> dict[str, Any]:
+def base_folder(name: str) -> Path | None:
+    """The folder of a base; None for a name on the hub. Raises BaseError where there is no such folder, or no config in it."""
+    folder = Path(name)
+    if not folder.is_dir():
+        if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+            raise BaseError(f"base {name}: no such folder; give one that holds its config.json")
+        return None
+    if not (folder / CONFIG).is_file():
+        raise BaseError(f"{folder / CONFIG}: not there; a base's folder holds a config.json")
+    return folder
+
+
+def load_config(name: str, revision: str | None) -> Any:
+    """transformers' config of a base, from its folder or the hub. Raises BaseError saying what to do."""
+    from transformers import AutoConfig
+
+    hint = "" if base_folder(name) else OFFLINE
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseError(f"base {name}: {first_line(error)}{hint}") from None
+
+
+def find_base(name: str, revision: str | None) -> dict[str, Any]:
     """{"name", "config", "tokens_per_character", "origin" of the config} of a base; no weights, no tokenizer.
 
-    `name` is a folder with a config.json, a built-in name, or one on the hub. Raises BaseError.
+    `name` is a folder with a config.json, a built-in name, or one on the hub. Raises BaseError; InputError for a
+    config.json that is no JSON object.
     """
-    share, origin = TOKENS_PER_CHARACTER, "its config.json"
-    if Path(name).is_dir():
-        config = _read_config(Path(name) / "config.json")
-    elif entry := table().get(name):
+    share, origin = TOKENS_PER_CHARACTER, f"its {CONFIG}"
+    if folder := base_folder(name):
+        config = read_object(folder / CONFIG)
+    elif entry := table("bases.toml").get(name):
         config, share, origin = entry["config"], entry["tokens_per_character"], "built-in table"
-    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise BaseError(f"{name}: no such folder; give one that holds the base's config.json")
     else:
-        config, origin = _fetch_config(name, revision), "the hub"
+        config, origin = load_config(name, revision).to_dict(), "the hub"
     return {"name": name, "config": config, "tokens_per_character": share, "origin": origin}
 
 
@@ -105,32 +133,6 @@ def shapes_of(config: Mapping[str, Any]) -> Shapes:
         return (_by_arithmetic if family in (GPT_NEOX, LLAMA) else _from_model)(config, family)
     except KeyError as error:
         raise BaseError(f"the base's config.json does not say {error.args[0]}") from None
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BaseError(f"{path}: {error.strerror}; a base's folder holds a config.json") from None
-    except ValueError as error:
-        raise BaseError(f"{path}: not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise BaseError(f"{path}: not a JSON object")
-    return values
-
-
-def _fetch_config(name: str, revision: str | None) -> dict[str, Any]:
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise BaseError(
-            f"{name}: {first_line(error)} Without a network: put the base's config.json into a folder and give "
-            "--set base=FOLDER; no weights are needed"
-        ) from None
-    values: dict[str, Any] = config.to_dict()
-    return values
 
 
 def _by_arithmetic(config: Mapping[str, Any], family: Family) -> Shapes:

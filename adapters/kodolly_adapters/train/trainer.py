@@ -25,21 +25,14 @@ from .encode import IGNORED
 from .model import Hardware
 from .recipe import Distributed, Recipe
 
-HEADS_ON_DISK = {"embed_out.weight": "lm_head.weight"}  # GPT-NeoX's, before transformers 5
+OLD_HEAD, HEAD = "embed_out.weight", "lm_head.weight"  # GPT-NeoX's head on disk, and its name now
+# Keys of a recipe's [train] that SFTConfig has under the same name.
+SAME_NAMES = {"max_steps", "learning_rate", "weight_decay", "max_grad_norm", "seed"}
 EVALUATIONS = 10  # a run, where the recipe does not say
 # On scaled-dot-product attention a packed micro-batch is one sequence whose cost grows with its square.
 DENSE_TOKENS = 2048
-
 # DeepSpeed's optimiser states and gradients in shards; "auto" is filled in from the arguments below.
-ZERO_2 = {
-    "zero_optimization": {"stage": 2, "overlap_comm": True, "contiguous_gradients": True},
-    "bf16": {"enabled": "auto"},
-    "fp16": {"enabled": "auto"},
-    "train_batch_size": "auto",
-    "train_micro_batch_size_per_gpu": "auto",
-    "gradient_accumulation_steps": "auto",
-    "gradient_clipping": "auto",
-}
+ZERO_2 = Path(__file__).with_name("zero2.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +72,8 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         """The cross entropy of learned tokens: the mean over all passes of a step, or over the batch."""
         shifted = functional.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORED)
         learned = shifted != IGNORED
-        if self._fused or return_outputs:
-            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            loss = result[0] if return_outputs else result
+        if self._fused:
+            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         else:
             rest = {name: value for name, value in inputs.items() if name != "labels"}
             # Without a cache transformers keeps packed rows apart; with one it silently would not.
@@ -89,15 +81,15 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
             target = shifted[learned]
             total = functional.cross_entropy(logits, target, reduction="sum")
             count = target.numel() if num_items_in_batch is None else num_items_in_batch
-            result = loss = total / torch.as_tensor(count, device=total.device).clamp(min=1)
+            loss = total / torch.as_tensor(count, device=total.device).clamp(min=1)
             if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-                result = loss = loss * self.accelerator.num_processes
+                loss = loss * self.accelerator.num_processes
             self._count(inputs, logits, target)
         if not self.model.training:
             tokens = float(learned.sum())
             self._eval_sums[0] += float(loss.detach()) * tokens
             self._eval_sums[1] += tokens
-        return result
+        return loss
 
     def _count(self, inputs: dict[str, Any], logits: Any, target: Any) -> None:
         """Add to TRL's own metrics of this pass: tokens, and the share of them that came first."""
@@ -194,13 +186,9 @@ def arguments(
         output_dir=str(folder),
         run_name=recipe.name,
         num_train_epochs=train.epochs,
-        max_steps=train.max_steps,
-        learning_rate=train.learning_rate,
         lr_scheduler_type=train.scheduler,
         warmup_steps=round(train.warmup_ratio * schedule.steps),
-        weight_decay=train.weight_decay,
         optim=train.optimizer,
-        max_grad_norm=train.max_grad_norm,
         per_device_train_batch_size=schedule.batch,
         per_device_eval_batch_size=schedule.batch,
         gradient_accumulation_steps=schedule.accumulation,
@@ -210,7 +198,6 @@ def arguments(
         fp16=precision == "fp16",
         use_cpu=hardware.device == "cpu",
         dataloader_pin_memory=hardware.device == "cuda",
-        seed=train.seed,
         data_seed=train.seed,
         logging_steps=1,
         logging_nan_inf_filter=False,  # a loss that is no number ends the run (callbacks.Metrics)
@@ -218,15 +205,15 @@ def arguments(
         eval_steps=schedule.evaluate,
         save_steps=schedule.save,
         load_best_model_at_end=validation,
-        prediction_loss_only=True,
+        prediction_loss_only=True,  # so TRL never asks compute_loss for outputs
         restore_callback_states_from_checkpoint=True,
-        max_length=recipe.data.max_length,
-        packing=recipe.data.packing,
         dataset_kwargs={"skip_prepare_dataset": True},
         report_to=["wandb"] * wandb,  # TensorBoard's is made by the run, which knows its folder
         disable_tqdm=True,
         log_level="error",
         ddp_find_unused_parameters=False,
+        **train.model_dump(include=SAME_NAMES),
+        **recipe.data.model_dump(include={"max_length", "packing"}),
         **_distributed(recipe.distributed, hardware),
     )
 
@@ -253,7 +240,7 @@ def _distributed(chosen: Distributed, hardware: Hardware) -> dict[str, Any]:
     if chosen.strategy == "deepspeed":
         if importlib.util.find_spec("deepspeed") is None:
             raise RecipeError(f"{place} needs it: pip install deepspeed")
-        return {"deepspeed": config or ZERO_2}
+        return {"deepspeed": config or str(ZERO_2)}
     return {"ddp_backend": "gloo"} if hardware.world > 1 and hardware.device == "cpu" else {}
 
 
@@ -276,6 +263,5 @@ def _read(name: str) -> dict[str, Any]:
 def _rename_head(module: Any, state: dict[str, Any], prefix: str, *rest: Any) -> None:
     """Before loading a state: GPT-NeoX's head gets the name the model has for it."""
     own = dict(module.named_parameters())
-    for old, new in HEADS_ON_DISK.items():
-        if prefix + old in state and new in own and old not in own:
-            state[prefix + new] = state.pop(prefix + old)
+    if prefix + OLD_HEAD in state and HEAD in own and OLD_HEAD not in own:
+        state[prefix + HEAD] = state.pop(prefix + OLD_HEAD)

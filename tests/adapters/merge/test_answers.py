@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,16 +45,18 @@ def test_a_model_that_answers_otherwise_does_not_pass(bases: Bases, tmp_path: Pa
         compare_answers(make_plan(base, tmp_path), base)
 
 
-def test_a_model_that_does_not_fit_into_memory_is_not_loaded(
-    bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_does_not_fit_into_memory_is_not_loaded(bases: Bases, tmp_path: Path) -> None:
     """No answers are compared then, and the verdict says why."""
     base = bases["neox", False]
     make_adapter(tmp_path, base, "neox", VARIANTS["lora"], tied=False)
-    monkeypatch.setattr(greedy, "SMALL_MODEL", 0)
-    monkeypatch.setattr(greedy, "available_memory", lambda *_: 1_000)
+    plan = make_plan(base, tmp_path)
+    first = plan.outputs[0]
+    huge = replace(first, target=replace(first.target, shape=(1 << 22, 1 << 20)))
 
-    assert "0.0 GB are free" in compare_answers(make_plan(base, tmp_path), base)["skipped"]
+    reason = compare_answers(replace(plan, outputs=[huge]), base)["skipped"]
+
+    assert "the model needs 17,592.2 GB of memory" in reason
+    assert "GB are free" in reason
 
 
 def test_tokens_may_differ_only_at_a_tie() -> None:

@@ -134,7 +134,7 @@ def test_the_command_verifies_itself_and_writes_a_complete_directory(
     assert cli.main([str(bases["neox", False]), str(adapter), "--out", str(out)]) == 0
     output = capsys.readouterr()
     assert output.out == f"{out}\n"
-    assert "PEFT's own merge to the last bit" in output.err
+    assert "are right to the last bit: what LoRA alone changes by PEFT's own merge" in output.err
     assert "greedy tokens" in output.err
     assert "rounding: its error (rms) is 0." in output.err
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in out.iterdir())

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from kodolly_adapters.families import of
-from kodolly_adapters.train.estimate import INSIDE, inside_of, setup_of
+from kodolly_adapters.train.estimate import inside_of, setup_of
 from kodolly_adapters.train.recipe import Recipe
-from kodolly_adapters.train.shapes import shapes_of
+from kodolly_adapters.train.shapes import shapes_of, table
 
 SHORT, LONG = 64, 192  # tokens: their difference leaves out what does not grow with a text
 
@@ -56,7 +56,11 @@ def test_dropout_keeps_a_copy_and_a_mask() -> None:
 
 def test_every_kind_has_factors() -> None:
     """Both layouts have factors for each method and precision."""
-    assert len(INSIDE) == 8
+    factors = table("activations.toml")
+    assert list(factors) == ["gpt_neox", "llama"]
+    for methods in factors.values():
+        assert list(methods) == ["full", "lora"]
+        assert all(set(precisions) == {"bf16", "fp32"} for precisions in methods.values())
 
 
 def _setup(method: str, precision: str, dropout: float = 0.0) -> Any:

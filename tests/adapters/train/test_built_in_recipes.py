@@ -33,7 +33,7 @@ def test_the_study_is_complete() -> None:
     """Every row of the study's table is a built-in recipe with its base in the table of configs."""
     names = [name for name in built_in() if load(name).study]
     assert names == STUDY
-    assert sorted({load(name).base for name in STUDY}) == sorted(table())
+    assert sorted({load(name).base for name in STUDY}) == sorted(table("bases.toml"))
 
 
 @pytest.mark.parametrize("name", built_in())
@@ -52,7 +52,7 @@ def test_targets_are_all_linear_layers_of_the_architecture(name: str) -> None:
     import torch
 
     recipe = load(name)
-    config: dict[str, Any] = table()[recipe.base]["config"] | SMALL
+    config: dict[str, Any] = table("bases.toml")[recipe.base]["config"] | SMALL
     model = on_meta(config)
     head = model.get_output_embeddings()
     linear = {

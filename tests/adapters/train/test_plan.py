@@ -13,7 +13,7 @@ import pytest
 
 from kodolly_adapters.train.estimate import GIB, setup_of
 from kodolly_adapters.train.plan import choose, fits, gpus, largest, on_gpus, plan, ways
-from kodolly_adapters.train.plan_cli import duration, gib, main
+from kodolly_adapters.train.plan_cli import duration, main
 from kodolly_adapters.train.recipe import built_in, load
 from kodolly_adapters.train.shapes import Shapes, shapes_of, table
 
@@ -29,7 +29,7 @@ def _answer(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
 
 def _shapes_and_setup(name: str) -> tuple[Shapes, dict[str, Any]]:
     recipe = load(name)
-    return shapes_of(table()[recipe.base]["config"]), setup_of(recipe)
+    return shapes_of(table("bases.toml")[recipe.base]["config"]), setup_of(recipe)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_list_names_the_built_in(capsys: pytest.CaptureFixture[str]) -> None:
     ("content", "text"),
     [
         (None, "a base's folder holds a config.json"),
-        ("{", "not JSON"),
-        ("[]", "not a JSON object"),
+        ("{", "no JSON object"),
+        ("[]", "no JSON object"),
         ("{}", "names no model_type"),
     ],
     ids=["missing", "broken", "array", "empty"],
@@ -187,7 +187,7 @@ def test_too_large_a_model_is_said_not_to_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A model beyond one GPU is planned where it fits, and the table says where it does not."""
-    config = table()["openlm-research/open_llama_13b"]["config"] | {
+    config = table("bases.toml")["openlm-research/open_llama_13b"]["config"] | {
         "hidden_size": 16384,
         "num_hidden_layers": 100,
         "num_attention_heads": 128,
@@ -247,7 +247,7 @@ def test_docs_show_the_plan_of_every_recipe_of_the_study() -> None:
         cells = [name, f"{answer['parameters']:,}", f"{answer['trainable']:,}"]
         own = [column for column in answer["memory"] if column["method"] == recipe.method]
         assert [(c["gpus"], c["strategy"]) for c in own] == [(1, "none"), (8, "ddp"), (8, "fsdp")]
-        cells += [gib(column["memory"]["total"]) for column in own]
+        cells += [f"{column['memory']['total'] / GIB:,.1f}" for column in own]
         for machine in answer["machines"]:
             cost = machine["cost"]
             cells.append(f"{duration(cost['hours'])}, {cost['price']:,.0f}")

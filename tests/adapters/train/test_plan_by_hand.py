@@ -89,7 +89,7 @@ def test_memory_and_arithmetic(
 ) -> None:
     """Parameters, each item of memory and each part of the arithmetic are those on paper."""
     recipe = load(name)
-    shapes, setup = shapes_of(table()[recipe.base]["config"]), setup_of(recipe)
+    shapes, setup = shapes_of(table("bases.toml")[recipe.base]["config"]), setup_of(recipe)
     assert (shapes.parameters, trainable(shapes, setup)) == (parameters, tunable)
     assert memory(shapes, setup) == items | {"total": sum(items.values())}
     assert flops(shapes, setup) == work | {"total": sum(work.values())}
@@ -118,7 +118,7 @@ def test_time_of_full_tuning_on_one_h100() -> None:
     tokens; 738,872,000 / 26,647.0 = 27,728 s = 7.7023 h; x 3.00 USD.
     """
     recipe = load("polyglot-ko-1.3b-full")
-    shapes, setup = shapes_of(table()[recipe.base]["config"]), setup_of(recipe)
+    shapes, setup = shapes_of(table("bases.toml")[recipe.base]["config"]), setup_of(recipe)
     result = cost(shapes, setup, gpus()["h100"], STUDY)
     assert result["tokens_per_second"] == pytest.approx(26_647.0, rel=1e-5)
     assert result["hours"] == pytest.approx(7.7023, rel=1e-4)
@@ -133,7 +133,7 @@ def test_sharding_by_hand() -> None:
     bf16 = 201,400,320 and one's fp32 gradients = 201,400,320.
     """
     recipe = load("polyglot-ko-1.3b-full")
-    shapes, setup = shapes_of(table()[recipe.base]["config"]), setup_of(recipe)
+    shapes, setup = shapes_of(table("bases.toml")[recipe.base]["config"]), setup_of(recipe)
     sizes = memory(shapes, setup | {"gpus": 8, "strategy": "fsdp"})
     assert (sizes["weights"], sizes["gradients"], sizes["optimizer"]) == (
         665_905_152,
@@ -152,13 +152,13 @@ def test_four_bits_by_hand() -> None:
     = 1,242,767,360; the adapter 419,430,400.
     """
     recipe = load("polyglot-ko-12.8b-lora")
-    shapes, setup = shapes_of(table()[recipe.base]["config"]), setup_of(recipe)
+    shapes, setup = shapes_of(table("bases.toml")[recipe.base]["config"]), setup_of(recipe)
     assert memory(shapes, setup | {"method": "qlora"})["weights"] == 8_153_333_760
 
 
 def test_new_tokens_by_hand() -> None:
     """Trained rows of three keys: 3 x 2 x 5,120 more parameters, and whole logits, 8,192 x 30,080 x 16 bytes."""
     recipe = load("polyglot-ko-12.8b-lora", {"template": "dolly-v2-special"})
-    shapes, setup = shapes_of(table()[recipe.base]["config"]), setup_of(recipe)
+    shapes, setup = shapes_of(table("bases.toml")[recipe.base]["config"]), setup_of(recipe)
     assert trainable(shapes, setup) == A_LORA + 30_720
     assert memory(shapes, setup)["loss"] == 3_942_645_760

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from support.tuning_rows import QUIET, dolly, recipe, tokenizer, write_lines
 
 from kodolly_adapters.errors import DataError
+from kodolly_adapters.terminal import Progress
 from kodolly_adapters.train.dataset import COUNTS, Prepared, prepare
 from kodolly_adapters.train.rows import SECTION, read_text
 from kodolly_templates import get_template
@@ -27,6 +28,18 @@ CHAT = {
     ],
     "category": "open_qa",
 }
+
+
+class Counted(Progress):
+    """Keeps (rows done, rows in all) of every change."""
+
+    def __init__(self) -> None:
+        super().__init__("train", unit="row", show=False)
+        self.calls: list[tuple[int, int | None]] = []
+
+    def add(self, count: int) -> None:
+        super().add(count)
+        self.calls.append((self.done, self.total))
 
 
 def made(path: str, cache: Path, **data: Any) -> Prepared:
@@ -177,14 +190,13 @@ def test_a_second_start_finds_the_first_ones_work(tmp_path: Path) -> None:
     assert len(others | {first.folder}) == 5
 
     written = (first.folder / COUNTS).stat().st_mtime_ns
-    calls: list[tuple[int, int]] = []
-    again = prepare(
-        recipe(str(tmp_path / "copy.jsonl")), kept, template, cache, lambda *now: calls.append(now)
-    )
+    progress = Counted()
+    again = prepare(recipe(str(tmp_path / "copy.jsonl")), kept, template, cache, progress)
 
     assert again.train.to_list() == first.train.to_list()
     assert (first.folder / COUNTS).stat().st_mtime_ns == written
-    assert (again.folder, again.outcomes, calls) == (first.folder, first.outcomes, [(40, 40)])
+    assert (again.folder, again.outcomes) == (first.folder, first.outcomes)
+    assert progress.calls == [(40, 40)]
 
 
 def test_what_a_killed_run_left_is_swept_away(tmp_path: Path) -> None:
@@ -203,21 +215,16 @@ def test_what_a_killed_run_left_is_swept_away(tmp_path: Path) -> None:
 
 
 def test_progress_grows_to_the_whole(tmp_path: Path) -> None:
-    """`report` hears of more and more rows, never of more than there are, and of all at the end."""
+    """More and more rows are counted, never more than there are, and all of them at the end."""
     path = write_lines(tmp_path / "a.jsonl", ROWS * 40)
-    calls: list[tuple[int, int]] = []
+    progress = Counted()
 
-    prepare(
-        recipe(path),
-        tokenizer("neox"),
-        get_template("dolly-ko"),
-        tmp_path / "cache",
-        lambda *now: calls.append(now),
-    )
+    prepare(recipe(path), tokenizer("neox"), get_template("dolly-ko"), tmp_path / "cache", progress)
 
+    calls = progress.calls
     assert len(calls) > 2
     assert calls == sorted(calls)
-    assert all(done <= total == 1_600 for done, total in calls)
+    assert all(total == 1_600 and done <= 1_600 for done, total in calls)
     assert calls[-1] == (1_600, 1_600)
 
 

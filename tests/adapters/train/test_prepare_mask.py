@@ -24,9 +24,9 @@ from support.tuning_rows import (
     write_lines,
 )
 
-from kodolly_adapters.errors import BaseError, RecipeError
+from kodolly_adapters.errors import RecipeError
 from kodolly_adapters.train.dataset import prepare
-from kodolly_adapters.train.encode import IGNORED, Encoder, guarded
+from kodolly_adapters.train.encode import IGNORED, Encoder, Tokens, guarded
 from kodolly_templates import get_template
 from kodolly_templates.tokenizer import TokenizerTemplate
 from kodolly_templates.training import TrainingText
@@ -44,6 +44,14 @@ def reference(template: Any, messages: Messages, made: Any) -> tuple[list[int], 
     ]
 
 
+def labels_of(tokens: Tokens) -> list[int]:
+    """The ids where they are learned, IGNORED elsewhere."""
+    labels = [IGNORED] * len(tokens)
+    for start, end in tokens.learned:
+        labels[start:end] = tokens.ids[start:end]
+    return labels
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", DIALECTS)
 @settings(QUIET, max_examples=25)
@@ -57,9 +65,9 @@ def test_a_batch_is_the_reference_row_by_row(name: str, kind: str, chats: list[M
     encoded = encoder.encode([encoder.text(messages) for messages in chats])
 
     for tokens, messages in zip(encoded, chats, strict=True):
-        assert (tokens.ids, tokens.labels) == reference(template, messages, made)
-        assert tokens.learned_count == sum(label != IGNORED for label in tokens.labels)
-        assert tokens.labels[-1] == made.eos_token_id
+        assert (tokens.ids, labels_of(tokens)) == reference(template, messages, made)
+        assert tokens.learned_count == sum(label != IGNORED for label in labels_of(tokens))
+        assert labels_of(tokens)[-1] == made.eos_token_id
         assert len(tokens.learned) == sum(message["role"] == "assistant" for message in messages)
 
 
@@ -99,7 +107,7 @@ def test_every_kind_of_whitespace_is_cut_as_the_tokenizer_cuts(kind: str) -> Non
 
     assert len(marks) > 100
     for tokens, chat in zip(encoded, chats, strict=True):
-        assert (tokens.ids, tokens.labels) == reference(template, chat, made)
+        assert (tokens.ids, labels_of(tokens)) == reference(template, chat, made)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "metaspace"])
@@ -137,8 +145,8 @@ def test_the_models_own_chat_template_is_masked_too(messages: Messages) -> None:
 
     tokens = Encoder(made, template).encode_dialogue(messages)
 
-    assert (tokens.ids, tokens.labels) == reference(template, template.flatten(messages), made)
-    assert tokens.labels.count(made.eos_token_id) == len(tokens.learned)
+    assert (tokens.ids, labels_of(tokens)) == reference(template, template.flatten(messages), made)
+    assert labels_of(tokens).count(made.eos_token_id) == len(tokens.learned)
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> None:
@@ -165,16 +173,6 @@ def test_no_row_forges_a_turn(tmp_path: Path) -> None:
     assert ids.count(made.eos_token_id) == 1
     assert made.convert_tokens_to_ids("<|endoftext|>") not in ids
     assert made.decode(ids).count("### 끝") == 1
-
-
-@pytest.mark.parametrize(("eos", "shown"), [(None, "''"), ("없다", "'없다'")])
-def test_a_tokenizer_without_a_usable_end_is_refused(eos: str | None, shown: str) -> None:
-    """Without an end token that it reads as one, no answer could stop: BaseError says what to set."""
-    made = tiny_tokenizer()
-    made._special_tokens_map["eos_token"] = eos
-
-    with pytest.raises(BaseError, match=f"eos_token is {shown}.*set eos_token"):
-        Encoder(made, get_template("dolly-ko"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -35,6 +35,7 @@ SETTINGS = {
     "data.validation_share": "0.2",
     "data.max_length": "256",
     "train.max_steps": "2",
+    "train.eval_steps": "2",
     "train.batch_size": "2",
     "train.accumulation": "1",
     "train.report_to": "[]",
@@ -114,7 +115,7 @@ def _shrunken(name: str, directory: Path) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config: dict[str, Any] = table()[name]["config"] | SMALL
+    config: dict[str, Any] = table("bases.toml")[name]["config"] | SMALL
     words = tokenizer("llama" if config["model_type"] == "llama" else "neox")
     config["vocab_size"] = -(-len(words) // 64) * 64 + 64  # padded, as Polyglot's is
     config |= {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id}

@@ -49,12 +49,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
 )
 def test_published_sizes(base: str, parameters: int) -> None:
     """The built-in configs have exactly the parameters their models are published with."""
-    assert shapes_of(table()[base]["config"]).parameters == parameters
+    assert shapes_of(table("bases.toml")[base]["config"]).parameters == parameters
 
 
 def test_tuned_polyglots_keep_their_shapes() -> None:
     """KoAlpaca's models are planned with the shapes of the Polyglots they were tuned from."""
-    bases = table()
+    bases = table("bases.toml")
     for size in ("5.8", "12.8"):
         tuned = bases[f"beomi/KoAlpaca-Polyglot-{size}B"]
         assert tuned == bases[f"EleutherAI/polyglot-ko-{size}b"]

@@ -13,11 +13,13 @@ from support.tiny_models import make_tiny_llama, make_tiny_neox
 from support.tiny_runs import rows_file, toy
 from transformers import TrainerState, TrainingArguments
 
-from kodolly_adapters.errors import BaseError, RecipeError
+from kodolly_adapters.errors import BaseError, InputError, RecipeError
 from kodolly_adapters.train import cli, model, run_folder
 from kodolly_adapters.train.callbacks import Checkpoints, draw_curve
 from kodolly_adapters.train.model import Hardware, choose_precision
+from kodolly_adapters.train.run import Run
 from kodolly_adapters.train.run_folder import finish_checkpoint, finished_checkpoints
+from kodolly_adapters.train.shapes import load_config
 from kodolly_adapters.train.tokenizer import add_template_tokens, load_tokenizer
 from kodolly_adapters.train.trainer import arguments, make_schedule, micro_batches
 
@@ -185,12 +187,13 @@ def test_padded_vocabularies_never_shrink(llama: Path) -> None:
     from kodolly_templates import get_template
 
     recipe = toy(llama, "rows", template="dolly-v2-special")
-    config = model.load_config(recipe)
+    config = load_config(recipe.base, None)
     config.vocab_size = 704
     net = model.load_model(toy(llama, "rows", method="full", start="random"), config, "fp32", CPU)
     tokenizer, _ = load_tokenizer(recipe)
     new = add_template_tokens(tokenizer, get_template("dolly-v2-special"), recipe)
-    assert model.grow(net, tokenizer, new, 1) == 704
+    model.grow(net, tokenizer, new, 1)
+    assert len(net.get_input_embeddings().weight) == 704
     for layer in (net.get_input_embeddings(), net.get_output_embeddings()):
         known, fresh = layer.weight[: new[0]], layer.weight[list(new)]
         assert (fresh - known.mean(0)).norm(dim=1).max() < 0.2 * known.norm(dim=1).mean()
@@ -201,8 +204,16 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     """A base of .bin files only is not opened; the error says what to do."""
     base = make_tiny_llama(tmp_path / "base")
     (base / "model.safetensors").rename(base / "pytorch_model.bin")
-    with pytest.raises(BaseError, match=r"only pickled weights.*convert one you trust"):
-        model.load_config(toy(base, "rows"))
+    with pytest.raises(BaseError, match=r"\*\.bin weights, which can run code.*Save the model as"):
+        Run(toy(base, "rows"), tmp_path)
+
+
+def test_weights_that_are_cut_short_are_refused(tmp_path: Path) -> None:
+    """A download that ended early is noticed before any row is prepared, and the file is named."""
+    weights = make_tiny_llama(tmp_path / "base") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"model\.safetensors: cut short"):
+        Run(toy(tmp_path / "base", "rows"), tmp_path)
 
 
 def test_a_base_without_all_its_tensors_is_refused(llama: Path, tmp_path: Path) -> None:
@@ -215,13 +226,13 @@ def test_a_base_without_all_its_tensors_is_refused(llama: Path, tmp_path: Path) 
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
     recipe = toy(base, "rows")
     with pytest.raises(BaseError, match=r"no model\.layers\.1\.mlp\.up_proj\.weight"):
-        model.load_model(recipe, model.load_config(recipe), "fp32", CPU)
+        model.load_model(recipe, load_config(recipe.base, None), "fp32", CPU)
 
 
 def test_unknown_targets_are_refused(llama: Path) -> None:
     """A target of another family is named, with those that there are."""
     recipe = toy(llama, "rows", lora__targets=["query_key_value"])
-    net = model.load_model(recipe, model.load_config(recipe), "fp32", CPU)
+    net = model.load_model(recipe, load_config(recipe.base, None), "fp32", CPU)
     with pytest.raises(RecipeError, match=r"no module 'query_key_value'.*q_proj"):
         model.wrap(net, recipe, ())
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from support.tiny_runs import MAKERS, losses_of, metrics_of, toy
 
 from kodolly_adapters.errors import OutputError, RecipeError
+from kodolly_adapters.terminal import Progress
 from kodolly_adapters.train.recipe import Recipe
 from kodolly_adapters.train.run import train
 from kodolly_adapters.train.run_folder import CHECKPOINTS, finished_checkpoints, step_of
@@ -55,12 +56,26 @@ def answer(model: Any, directory: Path, question: str) -> str:
     return str(tokenizer.decode(said, skip_special_tokens=True))
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT's own
+@pytest.fixture(scope="module")
+def adapters(
+    place: Path, rows: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Recipe, Path]]:
+    """(recipe, folder) of a finished LoRA run by family: only to read."""
+    folder, runs = tmp_path_factory.mktemp("adapters"), {}
+    for family in FAMILIES:
+        recipe = toy(place / family, rows, train__max_steps=8, train__eval_steps=4)
+        train(recipe, folder / family)
+        runs[family] = (recipe, folder / family)
+    return runs
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_lora_learns_beside_the_base(place: Path, rows: str, tmp_path: Path, family: str) -> None:
+def test_lora_learns_beside_the_base(
+    place: Path, adapters: dict[str, tuple[Recipe, Path]], family: str
+) -> None:
     """The loss falls, the adapter loads onto its base and changes what that says; every file is there."""
-    out = tmp_path / "run"
-    metrics = train(toy(place / family, rows, train__max_steps=8, train__eval_steps=4), out)
+    _, out = adapters[family]
+    metrics = json.loads((out / "run.json").read_text())["metrics"]
     losses = losses_of(out)
     assert losses[-1] < 0.8 * losses[0]
     assert metrics["steps"] == len(losses) == 8
@@ -99,16 +114,14 @@ def test_full_training_learns_rows_by_heart(
     model = open_model(out / "model")
     said = answer(model, out / "model", "대한민국의 수도는 어디입니까?")
     assert said.split("\n\n### 끝")[0] == "서울입니다."
+    assert json.loads((out / "model/config.json").read_text())["use_cache"] is True
 
 
-@pytest.mark.parametrize("cached", [True, False])
-def test_the_written_config_keeps_the_bases_cache(
-    place: Path, rows: str, tmp_path: Path, cached: bool
-) -> None:
-    """Training turns the model's cache off; the model that is written has what the base has."""
+def test_the_written_config_keeps_the_bases_cache(place: Path, rows: str, tmp_path: Path) -> None:
+    """Training turns the model's cache off; a base that had it off keeps it so, as others keep it on."""
     base = tmp_path / "base"
     shutil.copytree(place / "neox", base)
-    config = json.loads((base / "config.json").read_text()) | {"use_cache": cached}
+    config = json.loads((base / "config.json").read_text()) | {"use_cache": False}
     (base / "config.json").write_text(json.dumps(config))
     recipe = toy(
         base, rows, method="full", train__max_steps=1, train__eval_steps=1,
@@ -116,7 +129,7 @@ def test_the_written_config_keeps_the_bases_cache(
     )  # fmt: skip
     train(recipe, tmp_path / "run")
     written = json.loads((tmp_path / "run/model/config.json").read_text())
-    assert written["use_cache"] is cached
+    assert written["use_cache"] is False
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -144,8 +157,9 @@ def test_random_start_learns_running_text(place: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("서울에는 한강이 흐르고 다리가 여러 개 있습니다.\n" * 60, encoding="utf-8")
     recipe = toy(
-        place / "neox", str(text), start="random", method="full", data__format="text", name="fresh"
-    )
+        place / "neox", str(text), start="random", method="full", data__format="text", name="fresh",
+        train__max_steps=4,
+    )  # fmt: skip
     train(recipe, tmp_path / "run")
     losses = losses_of(tmp_path / "run")
     assert 5 < losses[0] < 9  # about log(640): nothing known
@@ -165,9 +179,8 @@ def test_rows_of_new_tokens_are_trained_and_saved(
             place / family,
             rows,
             template="dolly-v2-special",
-            train__max_steps=4,
+            train__max_steps=2,
             train__eval_steps=1,
-            train__keep=4,
         ),
         out,
     )
@@ -202,7 +215,7 @@ def test_untrained_rows_are_refused(place: Path, rows: str, tmp_path: Path) -> N
 def test_a_kill_leaves_a_run_that_goes_on(place: Path, rows: str, tmp_path: Path) -> None:
     """After kill -9 and again: the losses and the weights of a run that was never disturbed."""
     recipe = toy(
-        place / "neox", rows, method="full", train__max_steps=8, train__eval_steps=2,
+        place / "neox", rows, method="full", train__max_steps=6, train__eval_steps=2,
         train__learning_rate=3e-4,
     )  # fmt: skip
     killed, whole = tmp_path / "killed", tmp_path / "whole"
@@ -211,18 +224,18 @@ def test_a_kill_leaves_a_run_that_goes_on(place: Path, rows: str, tmp_path: Path
     half = killed / CHECKPOINTS / "checkpoint-7"  # as if killed while it was written
     half.mkdir()
     (half / "trainer_state.json").write_text("{")
-    said: list[str] = []
+    progress = Said()
     begun = json.loads((killed / "run.json").read_text())["started_at"]
     back_then = "2001-02-03T04:05:06+00:00"
     (killed / "run.json").write_text(
         (killed / "run.json").read_text().replace(begun, back_then), encoding="utf-8"
     )
-    train(recipe, killed, say=said.append)
+    train(recipe, killed, progress)
     record = json.loads((killed / "run.json").read_text())
     assert record["started_at"] == back_then < begun <= record["finished_at"]
     train(recipe, whole)
-    assert "kept" in said[0]
-    assert said[1:] == [f"going on after step {step_of(kept[-1])}"]
+    assert "kept" in progress.texts[0]
+    assert progress.texts[1:] == [f"going on after step {step_of(kept[-1])}"]
     assert losses_of(killed) == pytest.approx(losses_of(whole), abs=1e-6)
     assert losses_of(killed, "eval_loss") == pytest.approx(losses_of(whole, "eval_loss"), abs=1e-6)
     tokens = [record["num_tokens"] for record in metrics_of(killed) if "num_tokens" in record]
@@ -231,6 +244,17 @@ def test_a_kill_leaves_a_run_that_goes_on(place: Path, rows: str, tmp_path: Path
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], atol=1e-6, rtol=0)
+
+
+class Said(Progress):
+    """Keeps what it is told to say."""
+
+    def __init__(self) -> None:
+        super().__init__("train", show=False)
+        self.texts: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.texts.append(text)
 
 
 def kill_after_a_checkpoint(recipe: Recipe, out: Path) -> None:
@@ -284,16 +308,18 @@ def test_a_refused_recipe_put_right_has_the_same_folder(
         assert (out / "adapter").is_dir()
 
 
-def test_a_folder_holds_one_run(place: Path, rows: str, tmp_path: Path) -> None:
+def test_a_folder_holds_one_run(
+    place: Path, rows: str, tmp_path: Path, adapters: dict[str, tuple[Recipe, Path]]
+) -> None:
     """A finished run, another recipe's and a stranger's folder are refused, each saying why."""
     out = tmp_path / "run"
-    recipe = toy(place / "llama", rows, train__max_steps=1, train__eval_steps=1)
-    train(recipe, out)
+    recipe, finished = adapters["llama"]
+    shutil.copytree(finished, out)
     with pytest.raises(OutputError, match="a finished run is in it"):
         train(recipe, out)
     state = json.loads((out / "run.json").read_text()) | {"state": "unfinished"}
     (out / "run.json").write_text(json.dumps(state))
-    other = toy(place / "llama", rows, train__max_steps=1, train__eval_steps=1, lora__r=4)
+    other = toy(place / "llama", rows, train__max_steps=8, train__eval_steps=4, lora__r=4)
     with pytest.raises(OutputError, match=r"recipe\.lora\.r: 8 there, 4 now"):
         train(other, out)
     stranger = tmp_path / "stranger"
