@@ -24,7 +24,7 @@ from kodolly.api.routing.table import Worker
 from kodolly.api.sse import LAST, LOST, error_event, event
 from kodolly.errors import ApiError, BadRequest, ContextOverflow, EngineFailed, NoWorker
 from kodolly.http import descriptors, server
-from kodolly.http.client import CALL_ERRORS
+from kodolly.http.client import CALL_ERRORS, describe_call_error
 from kodolly.http.log_safe import describe_error
 from kodolly.http.upstream import Broken, Connection, NoDescriptor, Pool, Unreachable
 from kodolly.protocol.wire import frames
@@ -268,7 +268,7 @@ def _failure(what: str, error: Exception) -> WorkerFailed:
         return out_of_descriptors()
     broke = isinstance(error, Broken | httpx.NetworkError | httpx.RemoteProtocolError)
     crashed = broke and not isinstance(error, httpx.ConnectError)
-    return WorkerFailed(f"{what}: {describe_error(error)}", engine_crashed=crashed)
+    return WorkerFailed(f"{what}: {describe_call_error(error)}", engine_crashed=crashed)
 
 
 def _encode(params: dict[str, Any]) -> bytes:
