@@ -6,8 +6,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+from support.apps import serving
 from support.scripted_engine import Script
 
+from kodolly.api.app import ApiApp
 from kodolly.protocol.openai_results import (
     ChatCompletion,
     ErrorEnvelope,
@@ -112,3 +114,19 @@ async def test_head_is_answered_as_get_is(stack: Stack) -> None:
         for path in ("/health", "/ready", "/v1/models", "/v1/models/demo", "/openapi.json"):
             async with http.head(stack.url + path) as head, http.get(stack.url + path) as get:
                 assert (head.status, head.content_type) == (200, get.content_type)
+
+
+async def test_a_value_of_the_wrong_kind_is_400_and_names_its_field() -> None:
+    """FastAPI's own checks answer as ours do, not with 422 and a body that no client reads."""
+
+    async def endpoint(number: int) -> int:
+        return number
+
+    app = ApiApp()
+    app.add_get("/numbers/{number}", endpoint)
+    async with serving(app) as url, aiohttp.ClientSession() as http:
+        async with http.get(f"{url}/numbers/x") as answer:
+            error = ErrorEnvelope.model_validate(await answer.json()).error
+        assert (answer.status, error.param) == (400, "number")
+        async with http.get(f"{url}/numbers/7") as answer:
+            assert (answer.status, await answer.json()) == (200, 7)

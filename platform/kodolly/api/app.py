@@ -54,8 +54,7 @@ class ApiApp(FastAPI):
             title="KoDolly",
             version=__version__,
             description=document.DESCRIPTION,
-            docs_url=None,
-            redoc_url=None,
+            openapi_url=None,  # `document` serves it, to those with a key; so there is no /docs
             redirect_slashes=False,  # the scheme of a redirect behind a proxy would be a guess
             telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
             generate_unique_id_function=lambda route: route.name,
@@ -124,7 +123,8 @@ def create_app(settings: ApiSettings) -> ApiApp:
     for path, kind in PATHS.items():
         app.add_hot_route("POST", path, Completions(kind, path, services))
     app.add_hot_route("GET", "/health", PlainTextResponse("ok"))
-    app.include_router(document.router)
+    document.add_document(app, keys)
+    document.add_completions(app)
     models, with_key = Models(table, keys), [Security(document.bearer)]
     app.add_get("/v1/models", models.list_models, dependencies=with_key, responses=document.ERRORS)
     app.add_get(

@@ -1,6 +1,6 @@
-"""The two completion paths as /openapi.json describes them.
+"""/openapi.json, and the two completion paths as it describes them.
 
-No request reaches these functions: `ApiApp` gives the paths to `Completions` before FastAPI, whose
+No request reaches the functions of the two paths: `ApiApp` gives the paths to `Completions` before FastAPI, whose
 error handling would cost something a token. The models of the bodies are those that `Completions`
 checks requests with.
 """
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Header, Security
+from fastapi import Body, FastAPI, Header, Request, Response, Security
 from fastapi.openapi.models import Example
 from fastapi.security import HTTPBearer
 
+from kodolly.api.auth import KeyRing
+from kodolly.http.server import JsonResponse
 from kodolly.protocol.openai import ChatRequest, CompletionRequest
 from kodolly.protocol.openai_results import ChatCompletion, ErrorEnvelope, TextCompletion
 
@@ -50,7 +52,6 @@ COMPLETION_EXAMPLES = {
 }
 
 bearer = HTTPBearer(auto_error=False, description="A client key, if the operator set any.")
-router = APIRouter(dependencies=[Security(bearer)])
 
 RequestId = Annotated[
     str | None, Header(alias="X-Request-Id", description="An id for the request, in the logs too.")
@@ -64,7 +65,6 @@ QueueEvents = Annotated[
 ]
 
 
-@router.post("/v1/chat/completions", responses={200: EVENTS, **ERRORS}, summary="Answer a chat")
 async def chat_completions(
     body: Annotated[ChatRequest, Body(openapi_examples=CHAT_EXAMPLES)],
     request_id: RequestId = None,
@@ -74,7 +74,6 @@ async def chat_completions(
     raise NotImplementedError(f"ApiApp answers {body.model} itself")
 
 
-@router.post("/v1/completions", responses={200: EVENTS, **ERRORS}, summary="Continue a text")
 async def completions(
     body: Annotated[CompletionRequest, Body(openapi_examples=COMPLETION_EXAMPLES)],
     request_id: RequestId = None,
@@ -82,3 +81,29 @@ async def completions(
 ) -> TextCompletion:
     """What follows a plain prompt, whole or streamed. No template is put around it."""
     raise NotImplementedError(f"ApiApp answers {body.model} itself")
+
+
+def add_document(app: FastAPI, keys: KeyRing) -> None:
+    """Serves the document of `app` to whoever has a client key."""
+
+    async def document(request: Request) -> Response:
+        keys.admit(request.headers.get("authorization", ""))
+        return JsonResponse(app.openapi())
+
+    app.add_route("/openapi.json", document, include_in_schema=False)
+
+
+def add_completions(app: FastAPI) -> None:
+    """Puts both paths into the document of `app`, and lets it refuse other methods on them."""
+    for path, endpoint, summary in (
+        ("/v1/chat/completions", chat_completions, "Answer a chat"),
+        ("/v1/completions", completions, "Continue a text"),
+    ):
+        app.add_api_route(
+            path,
+            endpoint,
+            methods=["POST"],
+            summary=summary,
+            responses={200: EVENTS, **ERRORS},
+            dependencies=[Security(bearer)],
+        )
