@@ -21,7 +21,7 @@ from kodolly.api.auth import KeyRing
 from kodolly.api.completions import Completions, CompletionServices, request_id_of
 from kodolly.api.engine_io.calls import EngineCalls, EngineTimeouts
 from kodolly.api.engine_io.stall_watch import StallWatch
-from kodolly.api.fastchat_worker import FastChatRelay
+from kodolly.api.fastchat_worker.relay import FastChatRelay
 from kodolly.api.models import Models
 from kodolly.api.relay.relay import Relay
 from kodolly.api.relay.retry import RetryBudget

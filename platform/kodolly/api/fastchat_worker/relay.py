@@ -17,7 +17,12 @@ import httpx
 import orjson
 
 from kodolly.api.errors import RETRY_AFTER, WorkerFailed, out_of_descriptors
-from kodolly.api.fastchat_prompt import as_list, chat_prompt, completion_prompt, conversation_of
+from kodolly.api.fastchat_worker.prompt import (
+    as_list,
+    chat_prompt,
+    completion_prompt,
+    conversation_of,
+)
 from kodolly.api.relay.relay import ClientStream
 from kodolly.api.request import ApiRequest
 from kodolly.api.routing.table import Worker
