@@ -12,7 +12,17 @@ import pytest
 from kodolly import cli, doctor
 from kodolly.settings import UpSettings
 
-HEAVY = ("torch", "transformers", "gradio", "fastchat", "aiohttp", "starlette", "pydantic")
+HEAVY = (
+    "torch",
+    "transformers",
+    "gradio",
+    "fastchat",
+    "aiohttp",
+    "fastapi",
+    "httpx",
+    "starlette",
+    "pydantic",
+)
 
 
 def kodolly(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ from support.processes import eventually
 from support.script import Answer, ScriptedError, Step
 from support.scripted_engine import Script, ScriptedEngine, Seen
 
-from kodolly.api.fastchat_prompt import chat_prompt, template_keys
+from kodolly.api.fastchat_worker.prompt import chat_prompt, template_keys
 from kodolly.errors import BadRequest
 from kodolly.protocol.wire import Registration, WorkerStatus
 from kodolly.settings import ApiSettings
@@ -372,7 +372,7 @@ async def test_a_worker_that_changed_under_its_name_is_asked_anew(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its template and its context length hold for a while, not for as long as we live."""
-    monkeypatch.setattr("kodolly.api.fastchat_worker.FACTS_LIFETIME_S", 0.0)
+    monkeypatch.setattr("kodolly.api.fastchat_worker.relay.FACTS_LIFETIME_S", 0.0)
     facts = {"model_details": {"context_length": 2048}, "count_token": {"count": 3000}}
     async with odd_worker(stack, facts):
         refused, answer = await chat(stack, stream=False)

@@ -196,6 +196,7 @@ class TestWithKeys:
             for method, path in (
                 ("GET", "/v1/models"),
                 ("GET", "/v1/models/demo"),
+                ("GET", "/openapi.json"),
                 ("POST", "/v1/chat/completions"),
                 ("POST", "/v1/completions"),
             ):

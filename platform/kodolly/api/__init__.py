@@ -1,1 +1,1 @@
-"""The OpenAI door: checks, routes and relays."""
+"""The OpenAI-compatible API: checks, routes and relays."""

@@ -5,23 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
-from starlette.applications import Starlette
+from fastapi import FastAPI, Request, Response, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kodolly.api import prefork
+from kodolly import __version__
+from kodolly.api import document, prefork
 from kodolly.api.admission.admission import Admission
 from kodolly.api.auth import KeyRing
 from kodolly.api.completions import Completions, CompletionServices, request_id_of
 from kodolly.api.engine_io.calls import EngineCalls, EngineTimeouts
 from kodolly.api.engine_io.stall_watch import StallWatch
-from kodolly.api.fastchat_worker import FastChatRelay
+from kodolly.api.fastchat_worker.relay import FastChatRelay
 from kodolly.api.models import Models
 from kodolly.api.relay.relay import Relay
 from kodolly.api.relay.retry import RetryBudget
@@ -43,24 +43,46 @@ PATHS: dict[str, type[ChatRequest | CompletionRequest]] = {
 }
 
 
-class ApiApp(Starlette):
-    """Starlette, except for requests that carry tokens: its error handling would wrap every `send`."""
+class ApiApp(FastAPI):
+    """FastAPI, except for requests that carry tokens: its error handling would wrap every `send`.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._hot: dict[str, ASGIApp] = {}
+    Nothing of it comes from another host (/docs would), and it sends no telemetry.
+    """
 
-    def add_hot_route(self, path: str, endpoint: Completions) -> None:
-        """POST to exactly this path goes to `endpoint`, which handles its own errors."""
-        self._hot[path] = endpoint
-        # For the other methods' 405.
-        self.router.routes.insert(0, Route(path, endpoint, methods=["POST"]))
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            title="KoDolly",
+            version=__version__,
+            description=document.DESCRIPTION,
+            openapi_url=None,  # `document` serves it, to those with a key; so there is no /docs
+            redirect_slashes=False,  # the scheme of a redirect behind a proxy would be a guess
+            telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+            generate_unique_id_function=lambda route: route.name,
+            exception_handlers={
+                ApiError: server.error_response,
+                HTTPException: _http_error,
+                RequestValidationError: _validation_error,
+                Exception: _crash,
+            },
+            **options,
+        )
+        self._hot: dict[tuple[str, str], ASGIApp] = {}
+
+    def add_hot_route(self, method: str, path: str, endpoint: ASGIApp) -> None:
+        """Gives `method` on exactly this path to an endpoint that handles its own errors."""
+        self._hot[method, path] = endpoint
+
+    def add_get(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        """GET on `path`, and HEAD, which the OpenAPI document does not list."""
+        self.add_api_route(path, endpoint, **options)
+        self.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False, **options)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._hot:
-            await self._hot[scope["path"]](scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+        if scope["type"] == "http":
+            endpoint = self._hot.get((scope["method"], scope["path"]))
+            if endpoint is not None:
+                return await endpoint(scope, receive, send)
+        await super().__call__(scope, receive, send)
 
 
 def create_app(settings: ApiSettings) -> ApiApp:
@@ -89,33 +111,30 @@ def create_app(settings: ApiSettings) -> ApiApp:
     )
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         work = (follower.run(), watch.run(), pool.run(), prefork.end_with_parent())
         async with client, running_in_background(*work):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(table.loaded.wait(), FIRST_TABLE)
             yield
 
-    models = Models(table, keys)
-    app = ApiApp(
-        routes=[
-            Route("/v1/models", models.list),
-            Route("/v1/models/{model:path}", models.retrieve),
-            Route("/health", health),
-            Route("/ready", ready),
-        ],
-        lifespan=lifespan,
-        exception_handlers={
-            ApiError: server.error_response,
-            HTTPException: _http_error,
-            Exception: _crash,
-        },
-    )
-    for path, kind in PATHS.items():
-        app.add_hot_route(path, Completions(kind, path, services))
-    # Not a redirect, whose scheme behind a proxy would be a guess.
-    app.router.redirect_slashes = False
+    app = ApiApp(lifespan=lifespan)
     app.state.table, app.state.admission = table, admission
+    for path, kind in PATHS.items():
+        app.add_hot_route("POST", path, Completions(kind, path, services))
+    app.add_hot_route("GET", "/health", PlainTextResponse("ok"))
+    document.add_document(app, keys)
+    document.add_completions(app)
+    models, with_key = Models(table, keys), [Security(document.bearer)]
+    app.add_get("/v1/models", models.list_models, dependencies=with_key, responses=document.ERRORS)
+    app.add_get(
+        "/v1/models/{model:path}",
+        models.retrieve_model,
+        dependencies=with_key,
+        responses=document.ERRORS,
+    )
+    app.add_get("/health", health, response_class=PlainTextResponse)
+    app.add_get("/ready", ready, response_class=PlainTextResponse, responses=document.NOT_READY)
     return app
 
 
@@ -129,7 +148,7 @@ async def running_in_background(*work: Coroutine[Any, Any, None]) -> AsyncIterat
         await server.cancel_and_wait(*tasks)
 
 
-async def health(_: Request) -> Response:
+async def health() -> Response:
     """200 as long as the process answers."""
     return PlainTextResponse("ok")
 
@@ -149,6 +168,16 @@ async def _http_error(request: Request, error: Exception) -> Response:
     response = await server.error_response(request, bad_request)
     response.status_code = status
     return response
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    """A value of the wrong kind, which FastAPI would answer with 422 and a body of its own."""
+    assert isinstance(error, RequestValidationError)
+    fault = error.errors()[0]
+    field = ".".join(str(part) for part in fault["loc"][1:])
+    return await server.error_response(
+        request, BadRequest(f"{field}: {fault['msg']}", param=field or None)
+    )
 
 
 async def _crash(request: Request, _: Exception) -> Response:

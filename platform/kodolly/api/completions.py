@@ -20,7 +20,7 @@ from kodolly.api.admission.queue_position import queue_events
 from kodolly.api.auth import KeyRing
 from kodolly.api.client_output import ClientOutput, ClientStalled
 from kodolly.api.errors import WorkerFailed
-from kodolly.api.fastchat_worker import FastChatRelay
+from kodolly.api.fastchat_worker.relay import FastChatRelay
 from kodolly.api.relay.relay import ClientStream, Relay
 from kodolly.api.relay.retry import RetryBudget, RetryState
 from kodolly.api.request import ApiRequest

@@ -16,7 +16,7 @@ import httpx
 from pydantic import ValidationError
 
 from kodolly.api.routing.table import WorkerTable
-from kodolly.http.client import CALL_ERRORS
+from kodolly.http.client import CALL_ERRORS, describe_call_error
 from kodolly.http.log_safe import describe_error
 from kodolly.protocol.wire import Snapshot
 
@@ -61,7 +61,7 @@ class ControllerStream:
                 await self._follow()
                 complaint = "the watch stream ended"
             except CALL_ERRORS as error:
-                complaint = describe_error(error)
+                complaint = describe_call_error(error)
             if self.is_steady():
                 last_complaint = ""
             self.since = None

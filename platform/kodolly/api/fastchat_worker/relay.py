@@ -16,28 +16,40 @@ from typing import Any
 import httpx
 import orjson
 
-from kodolly.api.errors import RETRY_AFTER, WorkerFailed, out_of_descriptors
-from kodolly.api.fastchat_prompt import as_list, chat_prompt, completion_prompt, conversation_of
+from kodolly.api.errors import WorkerFailed, out_of_descriptors
+from kodolly.api.fastchat_worker.answers import (
+    answer_body,
+    check_frame,
+    complete_text,
+    last_choice,
+    role_choice,
+    text_choice,
+    total_usage,
+    whole_choice,
+)
+from kodolly.api.fastchat_worker.prompt import (
+    as_list,
+    chat_prompt,
+    completion_prompt,
+    conversation_of,
+)
 from kodolly.api.relay.relay import ClientStream
 from kodolly.api.request import ApiRequest
 from kodolly.api.routing.table import Worker
 from kodolly.api.sse import LAST, LOST, error_event, event
-from kodolly.errors import ApiError, BadRequest, ContextOverflow, EngineFailed, NoWorker
+from kodolly.errors import ApiError, BadRequest, ContextOverflow
 from kodolly.http import descriptors, server
-from kodolly.http.client import CALL_ERRORS
+from kodolly.http.client import CALL_ERRORS, describe_call_error
 from kodolly.http.log_safe import describe_error
 from kodolly.http.upstream import Broken, Connection, NoDescriptor, Pool, Unreachable
 from kodolly.protocol.wire import frames
 
 log = logging.getLogger(__name__)
 
-# The character a worker sends for a syllable whose last bytes it has not decoded yet.
-UNFINISHED = "\ufffd"
 CALL_TIMEOUT = 10.0  # seconds for a call that answers whole
 # Seconds for which a worker's template and context length are kept: another model may come to serve
 # under the same name and address.
 FACTS_LIFETIME_S = 60.0
-COUNTS = ("prompt_tokens", "completion_tokens")
 
 
 class FastChatRelay:
@@ -66,11 +78,13 @@ class FastChatRelay:
         finally:  # when one fails nobody needs the others
             await server.cancel_and_wait(*answers)
         choices = [
-            _choice(request.chat, i, _whole_text(frame), frame.get("finish_reason") or "stop")
+            whole_choice(
+                request.chat, i, complete_text(frame), frame.get("finish_reason") or "stop"
+            )
             for i, frame in enumerate(last_frames)
         ]
-        usage = _total_usage([frame["usage"] for frame in last_frames])
-        return orjson.dumps(_body(request, choices, chunk=False) | {"usage": usage})
+        usage = total_usage([frame["usage"] for frame in last_frames])
+        return orjson.dumps(answer_body(request, choices, chunk=False) | {"usage": usage})
 
     async def stream(self, request: ApiRequest, worker: Worker, stream: ClientStream) -> None:
         """The answer as OpenAI events. Raises WorkerFailed or ApiError while nothing was sent."""
@@ -103,7 +117,7 @@ class FastChatRelay:
             try:
                 with _as_worker_failure("an odd frame"):
                     async for choice in self._deltas(request.chat, index, params, worker, usages):
-                        await queue.put(_body(request, [choice], chunk=True))
+                        await queue.put(answer_body(request, [choice], chunk=True))
                 await queue.put(None)
             except (WorkerFailed, ApiError) as error:
                 await queue.put(error)
@@ -119,7 +133,7 @@ class FastChatRelay:
                 else:
                     yield item
             if request.wants_usage:
-                yield _body(request, [], chunk=True) | {"usage": _total_usage(usages)}
+                yield answer_body(request, [], chunk=True) | {"usage": total_usage(usages)}
         finally:
             for task in pumps:
                 task.cancel()
@@ -139,15 +153,15 @@ class FastChatRelay:
             async for frame in incoming:
                 # Not earlier: until its first good frame a worker can refuse or be replaced.
                 if chat and is_first:
-                    yield _delta(index, {"role": "assistant", "content": ""}, None)
+                    yield role_choice(index)
                 is_first, reason = False, frame.get("finish_reason") or reason
                 usages[index] = frame["usage"] or usages[index]
-                text = _whole_text(frame)
+                text = complete_text(frame)
                 if len(text) > sent:
-                    yield _piece(chat, index, text[sent:])
+                    yield text_choice(chat, index, text[sent:])
                     sent = len(text)
         reason = reason or "stop"
-        yield _delta(index, {}, reason) if chat else _text(index, "", reason)
+        yield last_choice(chat, index, reason)
 
     async def _last_frame(self, params: dict[str, Any], worker: Worker) -> dict[str, Any]:
         last: dict[str, Any] = {}
@@ -170,7 +184,7 @@ class FastChatRelay:
                     raise WorkerFailed(f"answered {connection.status}")
                 async for raw in frames(self._chunks_of(connection)):
                     with _as_worker_failure("an odd frame"):
-                        frame = _check(raw)
+                        frame = check_frame(raw)
                     is_first = False
                     yield frame
                 if is_first:
@@ -268,7 +282,7 @@ def _failure(what: str, error: Exception) -> WorkerFailed:
         return out_of_descriptors()
     broke = isinstance(error, Broken | httpx.NetworkError | httpx.RemoteProtocolError)
     crashed = broke and not isinstance(error, httpx.ConnectError)
-    return WorkerFailed(f"{what}: {describe_error(error)}", engine_crashed=crashed)
+    return WorkerFailed(f"{what}: {describe_call_error(error)}", engine_crashed=crashed)
 
 
 def _encode(params: dict[str, Any]) -> bytes:
@@ -288,68 +302,6 @@ def _as_worker_failure(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise WorkerFailed(f"sent {what}: {describe_error(error)}") from error
-
-
-def _check(frame: dict[str, Any]) -> dict[str, Any]:
-    """A frame with a text and a `usage` of counts, if any. Raises ApiError for an error frame."""
-    if frame.get("error_code"):
-        raise _error_of(frame)
-    counts = frame.get("usage") or {}
-    usage = {name: int(counts[name]) for name in COUNTS if counts.get(name) is not None}
-    return {**frame, "text": str(frame["text"]), "usage": usage}
-
-
-def _error_of(frame: dict[str, Any]) -> ApiError:
-    """FastChat's error codes: 400xx the request, 40303 its length, 429xx load, 5xxxx the worker."""
-    code, text = int(frame["error_code"]), str(frame.get("text", ""))
-    if code == 40303:
-        return ContextOverflow(text, param="messages")
-    if code // 100 == 429:
-        return NoWorker(text, headers=RETRY_AFTER, code="overloaded")
-    return BadRequest(text) if code < 42900 else EngineFailed(text)
-
-
-def _body(request: ApiRequest, choices: list[dict[str, Any]], *, chunk: bool) -> dict[str, Any]:
-    chat = request.chat
-    prefix, kind = ("chatcmpl", "chat.completion") if chat else ("cmpl", "text_completion")
-    return {
-        "id": f"{prefix}-{request.request_id}",
-        "object": f"{kind}.chunk" if chunk and chat else kind,
-        "created": int(time.time()),
-        "model": request.model,
-        "choices": choices,
-    }
-
-
-def _choice(chat: bool, index: int, text: str, reason: str) -> dict[str, Any]:
-    if not chat:
-        return _text(index, text, reason)
-    message = {"role": "assistant", "content": text}
-    return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
-
-
-def _piece(chat: bool, index: int, text: str) -> dict[str, Any]:
-    return _delta(index, {"content": text}, None) if chat else _text(index, text, None)
-
-
-def _delta(index: int, delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
-
-
-def _text(index: int, text: str, reason: str | None) -> dict[str, Any]:
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
-
-
-def _whole_text(frame: dict[str, Any]) -> str:
-    """A frame's text without a part of a character at its end; a length limit may leave one there."""
-    return str(frame["text"]).rstrip(UNFINISHED)
-
-
-def _total_usage(usages: list[dict[str, Any]]) -> dict[str, int]:
-    """One prompt, all answers."""
-    prompt = max((u.get("prompt_tokens", 0) for u in usages), default=0)
-    answer = sum(u.get("completion_tokens", 0) for u in usages)
-    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
 
 
 def _or(value: Any, default: Any) -> Any:
