@@ -13,6 +13,12 @@ from kodolly.http.protocol import HttpProtocol
 
 
 @asynccontextmanager
+async def no_lifespan(_: object) -> AsyncIterator[None]:
+    """For an application with nothing to start or end."""
+    yield
+
+
+@asynccontextmanager
 async def serving(
     app: ASGIApp, port: int = 0, *, send_buffer: int | None = None
 ) -> AsyncIterator[str]:

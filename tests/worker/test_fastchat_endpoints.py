@@ -11,20 +11,18 @@ from typing import Any
 import aiohttp
 import pytest
 from fastchat.conversation import Conversation, SeparatorStyle
-from starlette.applications import Starlette
-from support.apps import serving
+from support.apps import no_lifespan, serving
 from support.processes import eventually
 from support.scripted_engine import Script, ScriptedEngine
 
 from kodolly.engines.client import CONNECT, EngineClient
 from kodolly.engines.stream import StreamClient
-from kodolly.errors import ApiError
 from kodolly.http.client import new_client
-from kodolly.http.server import error_response
+from kodolly.http.fastapi_app import JsonApp
 from kodolly.http.upstream import Pool
 from kodolly.protocol.wire import Extension
 from kodolly.worker.agent import Agent, Announcement
-from kodolly.worker.fastchat_endpoints import SAMPLING, FastChatEndpoints
+from kodolly.worker.fastchat_endpoints import SAMPLING, FastChatEndpoints, WorkerRoute
 from kodolly.worker.model import ServedModel
 from kodolly.worker.registration import ControllerClient
 from kodolly_templates import TokenizerTemplate, get_template
@@ -92,11 +90,9 @@ async def make() -> AsyncIterator[Callable[..., Any]]:
             streams = StreamClient(engine.url, None, Pool(CONNECT))
             agent.context_length = engine.script.context_length
             served = model or ServedModel("demo", "demo", get_template("dolly-ko"))
-            face = Starlette(
-                routes=[*FastChatEndpoints(agent, streams, served).routes()],
-                exception_handlers={ApiError: error_response},
-            )
-            return Worker(await stack.enter_async_context(serving(face)), agent, engine)
+            app = JsonApp("worker", "", route_class=WorkerRoute, lifespan=no_lifespan, token=None)
+            FastChatEndpoints(agent, streams, served).add_to(app)
+            return Worker(await stack.enter_async_context(serving(app)), agent, engine)
 
         yield make_worker
 

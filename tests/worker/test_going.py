@@ -5,8 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import aiohttp
-from starlette.applications import Starlette
-from support.apps import serving
+from support.apps import no_lifespan, serving
 from support.processes import eventually
 from support.scripted_engine import Script, ScriptedEngine
 
@@ -16,10 +15,11 @@ from kodolly.controller.registry import Registry
 from kodolly.engines.client import CONNECT, EngineClient
 from kodolly.engines.stream import StreamClient
 from kodolly.http.client import new_client
+from kodolly.http.fastapi_app import JsonApp
 from kodolly.http.upstream import Pool
 from kodolly.protocol.wire import Extension
 from kodolly.worker.agent import Agent, Announcement
-from kodolly.worker.fastchat_endpoints import FastChatEndpoints
+from kodolly.worker.fastchat_endpoints import FastChatEndpoints, WorkerRoute
 from kodolly.worker.model import ServedModel
 from kodolly.worker.registration import ControllerClient
 
@@ -47,8 +47,9 @@ async def test_a_client_that_goes_before_its_whole_answer_stops_the_engine() -> 
         engine = await stack.enter_async_context(ScriptedEngine(script))
         agent = await stack.enter_async_context(attached(engine, "http://controller"))
         streams = StreamClient(engine.url, None, Pool(CONNECT))
-        face = FastChatEndpoints(agent, streams, ServedModel("demo", "demo", None))
-        url = await stack.enter_async_context(serving(Starlette(routes=[*face.routes()])))
+        app = JsonApp("worker", "", route_class=WorkerRoute, lifespan=no_lifespan, token=None)
+        FastChatEndpoints(agent, streams, ServedModel("demo", "demo", None)).add_to(app)
+        url = await stack.enter_async_context(serving(app))
         http = await stack.enter_async_context(aiohttp.ClientSession())
         body = {"model": "demo", "prompt": "x", "max_new_tokens": 4000}
         asking = asyncio.create_task(http.post(f"{url}/worker_generate", json=body).__aenter__())

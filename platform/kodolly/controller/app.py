@@ -14,28 +14,39 @@ from typing import Any
 
 import httpx
 import orjson
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
+from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route
 
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.probe import Prober
 from kodolly.controller.registry import Registry
-from kodolly.errors import ApiError, BadRequest
+from kodolly.errors import BadRequest
 from kodolly.http import server
 from kodolly.http.client import CALL_ERRORS, new_client
+from kodolly.http.fastapi_app import JsonApp, JsonRoute, add_routes
 from kodolly.http.log_safe import describe_error
 from kodolly.http.server import JsonResponse
 from kodolly.http.upstream import Broken, Connection, Pool, Unreachable
-from kodolly.protocol.wire import HeartbeatRequest, Registration, WorkerStatus, frame, parse
+from kodolly.protocol.wire import (
+    HeartbeatRequest,
+    Load,
+    ModelNames,
+    ModelQuery,
+    Registration,
+    Snapshot,
+    WorkerAddress,
+    WorkerExists,
+    WorkerQuery,
+    WorkerStatus,
+    frame,
+    parse,
+)
 from kodolly.settings import ControllerSettings, load, require_token
 
 log = logging.getLogger(__name__)
 
-MAX_BODY = 2**20  # bytes
-MAX_PROMPT_BODY = 16 * 2**20  # bytes; a body with a whole prompt
+MAX_PROMPT_BODY = 16 * 2**20  # bytes; a body with a whole prompt. Others have JsonRoute.max_body
 CONNECT_TIMEOUT = 5.0  # seconds to reach a worker for a stream
 STREAM_TIMEOUT = 100.0  # seconds without any byte of a relayed stream
 # Seconds without a change after which the watch stream sends an empty line. After a few such times
@@ -77,7 +88,7 @@ class Controller:
         self._pool = Pool(CONNECT_TIMEOUT)  # for streams of tokens
 
     @contextlib.asynccontextmanager
-    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+    async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """Sweeps the table and probes workers while the server runs."""
         async with new_client() as self._client:
             prober = Prober(
@@ -101,8 +112,8 @@ class Controller:
 
     # FastChat's endpoints
 
-    async def register_worker(self, request: Request) -> Response:
-        registration = parse(Registration, await server.read_object(request, MAX_BODY))
+    async def register_worker(self, registration: Registration) -> None:
+        """Adds a worker to the table, or replaces it."""
         status = registration.worker_status or await self._fetch_status(registration.worker_name)
         if status is None:
             raise BadRequest(
@@ -112,14 +123,13 @@ class Controller:
             )
         self.registry.register(registration, status)
         self.dispatcher.reset(registration.worker_name)
-        return JsonResponse(None)
 
-    async def receive_heart_beat(self, request: Request) -> Response:
-        heartbeat = parse(HeartbeatRequest, await server.read_object(request, MAX_BODY))
+    async def receive_heart_beat(self, heartbeat: HeartbeatRequest) -> WorkerExists:
+        """Takes a heartbeat. A worker that does not exist must register again."""
         self.dispatcher.reset(heartbeat.worker_name)
-        return JsonResponse({"exist": self.registry.heartbeat(heartbeat)})
+        return WorkerExists(exist=self.registry.heartbeat(heartbeat))
 
-    async def refresh_all_workers(self, _: Request) -> Response:
+    async def refresh_all_workers(self) -> None:
         """Asks all workers for their status at once. Unlike in FastChat, they stay in the table meanwhile."""
         names = [row.name for row in self.registry.rows()]
         for name, status in zip(
@@ -129,60 +139,64 @@ class Controller:
                 self.registry.mark_lost(name)
             else:
                 self.registry.refresh(name, status)
-        return JsonResponse(None)
 
-    async def list_models(self, _: Request) -> Response:
+    async def list_models(self) -> ModelNames:
+        """The models that have a ready worker."""
         return self._models(multimodal=None)
 
-    async def list_multimodal_models(self, _: Request) -> Response:
+    async def list_multimodal_models(self) -> ModelNames:
+        """The models with a ready worker that registered as multimodal."""
         return self._models(multimodal=True)
 
-    async def list_language_models(self, _: Request) -> Response:
+    async def list_language_models(self) -> ModelNames:
+        """The models with a ready worker that did not register as multimodal."""
         return self._models(multimodal=False)
 
-    async def get_worker_address(self, request: Request) -> Response:
-        model = _model_of(await server.read_object(request, MAX_BODY))
-        return JsonResponse({"address": self.dispatcher.choose(self.registry.ready(), model)})
+    async def get_worker_address(self, query: ModelQuery) -> WorkerAddress:
+        """Chooses a ready worker of a model."""
+        return WorkerAddress(address=self.dispatcher.choose(self.registry.ready(), query.model))
 
-    async def worker_get_status(self, _: Request) -> Response:
+    async def worker_get_status(self) -> Load:
         """This controller as if it were one worker, for a controller above it."""
         ready = self.registry.ready()
-        return JsonResponse(
-            {
-                "model_names": sorted({m for row in ready for m in row.model_names}),
-                "speed": sum(row.speed for row in ready),
-                "queue_length": sum(row.queue_length for row in ready),
-            }
+        return Load(
+            model_names=sorted({m for row in ready for m in row.model_names}),
+            speed=sum(row.speed for row in ready),
+            queue_length=sum(row.queue_length for row in ready),
         )
 
     async def worker_generate_stream(self, request: Request) -> Response:
+        """Relays a worker's stream: JSON objects, each ended by a NUL byte."""
         params = await server.read_object(request, MAX_PROMPT_BODY)
-        address = self.dispatcher.choose(self.registry.ready(), _model_of(params))
+        model = parse(ModelQuery, params).model
+        address = self.dispatcher.choose(self.registry.ready(), model)
         return StreamingResponse(self._relay(address, params))
 
-    async def test_connection(self, _: Request) -> Response:  # noqa: PT019 - FastChat's name
-        return JsonResponse("success")
+    async def test_connection(self) -> str:
+        """The text "success"."""
+        return "success"
 
     # KoDolly's additions
 
-    async def deregister_worker(self, request: Request) -> Response:
-        name = _name_of(await server.read_object(request, MAX_BODY))
-        self.dispatcher.reset(name)
-        return JsonResponse({"exist": self.registry.remove(name)})
+    async def deregister_worker(self, query: WorkerQuery) -> WorkerExists:
+        """Removes a worker from the table."""
+        self.dispatcher.reset(query.worker_name)
+        return WorkerExists(exist=self.registry.remove(query.worker_name))
 
-    async def drain_worker(self, request: Request) -> Response:
-        name = _name_of(await server.read_object(request, MAX_BODY))
-        return JsonResponse({"exist": self.registry.drain(name)})
+    async def drain_worker(self, query: WorkerQuery) -> WorkerExists:
+        """Takes a worker out of rotation until it registers again."""
+        return WorkerExists(exist=self.registry.drain(query.worker_name))
 
-    async def workers(self, _: Request) -> Response:
+    async def workers(self) -> Response:
         """The table as it is now, for people and scripts."""
         return JsonResponse(self.registry.snapshot().model_dump(mode="json", exclude=SECRETS))
 
-    async def watch(self, _: Request) -> Response:
+    async def watch(self) -> Response:
         """The table now and after every change, one line of JSON each. Empty lines keep it alive."""
         return StreamingResponse(self._watch_lines(), media_type="application/x-ndjson")
 
-    async def health(self, _: Request) -> Response:
+    async def health(self) -> Response:
+        """The text "ok" while the controller runs."""
         return PlainTextResponse("ok")
 
     async def _watch_lines(self) -> AsyncIterator[bytes]:
@@ -243,9 +257,9 @@ class Controller:
             log.warning("no status from %s: %s", name, describe_error(error))
             return None
 
-    def _models(self, multimodal: bool | None) -> Response:
+    def _models(self, multimodal: bool | None) -> ModelNames:
         rows = [r for r in self.registry.ready() if multimodal in (None, r.multimodal)]
-        return JsonResponse({"models": sorted({m for row in rows for m in row.model_names})})
+        return ModelNames(models=sorted({m for row in rows for m in row.model_names}))
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._token}"} if self._token else {}
@@ -258,8 +272,36 @@ class Controller:
         return self._client
 
 
-def create_app(controller: Controller, token: str | None = None) -> Starlette:
+# What FastAPI cannot read off an endpoint's annotations.
+GENERATE_DOC = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["model"],
+                    "properties": {"model": {"type": "string"}},
+                    "description": "`model`, and the parameters of FastChat's worker.",
+                }
+            }
+        },
+    }
+}
+STREAM_DOC = {200: {"content": {"application/octet-stream": {}}, "description": "A stream."}}
+WATCH_DOC = {200: {"content": {"application/x-ndjson": {}}, "description": "Lines of JSON."}}
+
+
+def create_app(controller: Controller, token: str | None = None) -> JsonApp:
     """The ASGI application; with a token, every path but the health checks needs it."""
+    app = JsonApp(
+        "KoDolly controller",
+        "FastChat's controller protocol, and KoDolly's additions to it.",
+        route_class=JsonRoute,
+        lifespan=controller.lifespan,
+        token=token,
+        open_paths=frozenset({"/health", "/test_connection"}),
+    )
     posts = (
         controller.register_worker,
         controller.receive_heart_beat,
@@ -268,43 +310,32 @@ def create_app(controller: Controller, token: str | None = None) -> Starlette:
         controller.list_multimodal_models,
         controller.list_language_models,
         controller.get_worker_address,
-        controller.worker_generate_stream,
         controller.worker_get_status,
         controller.deregister_worker,
         controller.drain_worker,
     )
-    gets = (controller.test_connection, controller.workers, controller.watch, controller.health)
-    routes = [Route(f"/{f.__name__}", f, methods=["POST"]) for f in posts]
-    routes += [Route(f"/{f.__name__}", f, methods=["GET"]) for f in gets]
-    guard = Middleware(
-        server.TokenGuard, token=token, open_paths=frozenset({"/health", "/test_connection"})
+    add_routes(app, "POST", posts)
+    add_routes(
+        app,
+        "POST",
+        [controller.worker_generate_stream],
+        response_class=StreamingResponse,
+        responses=STREAM_DOC,
+        openapi_extra=GENERATE_DOC,
     )
-    return Starlette(
-        routes=routes,
-        middleware=[guard],
-        lifespan=controller.lifespan,
-        exception_handlers={ApiError: server.error_response},
+    add_routes(app, "GET", [controller.test_connection])
+    add_routes(app, "GET", [controller.workers], response_model=Snapshot)
+    add_routes(
+        app, "GET", [controller.watch], response_class=StreamingResponse, responses=WATCH_DOC
     )
+    add_routes(app, "GET", [controller.health], response_class=PlainTextResponse)
+    app.serve_directly("/receive_heart_beat", "/worker_generate_stream")
+    return app
 
 
 async def _read(connection: Connection) -> bytes:
     async with asyncio.timeout(STREAM_TIMEOUT):
         return await connection.read()
-
-
-def _model_of(data: dict[str, Any]) -> str:
-    return _text_field(data, "model")
-
-
-def _name_of(data: dict[str, Any]) -> str:
-    return _text_field(data, "worker_name")
-
-
-def _text_field(data: dict[str, Any], field: str) -> str:
-    value = data.get(field)
-    if not isinstance(value, str):
-        raise BadRequest(f"{field}: a string is required", param=field)
-    return value
 
 
 def main(argv: Sequence[str]) -> int:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kodolly.errors import BadRequest
 
@@ -74,6 +74,59 @@ class HeartbeatRequest(BaseModel):
     worker_name: str
     queue_length: int = Field(ge=0)
     kodolly: Extension | None = None
+
+
+class _TextQuery(BaseModel):
+    """A body of one text field, which the class names in `field`."""
+
+    field: ClassVar[str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _require_text(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get(cls.field), str):
+            raise BadRequest(f"{cls.field}: a string is required", param=cls.field)
+        return data
+
+
+class ModelQuery(_TextQuery):
+    """Body of /get_worker_address."""
+
+    field = "model"
+    model: str
+
+
+class WorkerQuery(_TextQuery):
+    """Body of /deregister_worker and /drain_worker. `worker_name`: the worker's base URL."""
+
+    field = "worker_name"
+    worker_name: str
+
+
+class WorkerExists(BaseModel):
+    """Response about one worker. `exist`: whether the controller has it in its table."""
+
+    exist: bool
+
+
+class WorkerAddress(BaseModel):
+    """Response of /get_worker_address: a worker's base URL, "" if none serves the model."""
+
+    address: str
+
+
+class ModelNames(BaseModel):
+    """Response of /list_models and its two variants."""
+
+    models: list[str]
+
+
+class Load(BaseModel):
+    """A controller's answer to /worker_get_status: all its ready workers together."""
+
+    model_names: list[str]
+    speed: float
+    queue_length: int
 
 
 class WorkerRow(BaseModel):

@@ -17,11 +17,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.requests import Request
+from fastapi import FastAPI
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 
 from kodolly import __version__
 from kodolly.engines import openai
@@ -29,15 +26,16 @@ from kodolly.engines.client import CONNECT, EngineClient
 from kodolly.engines.command import EngineCommand, EngineOptions
 from kodolly.engines.start import engine_command
 from kodolly.engines.stream import StreamClient
-from kodolly.errors import ApiError, EngineCallError, SettingsError
+from kodolly.errors import EngineCallError, SettingsError
 from kodolly.http import server
 from kodolly.http.client import new_client
+from kodolly.http.fastapi_app import JsonApp, add_routes
 from kodolly.http.upstream import Pool
 from kodolly.protocol.wire import Extension, WorkerState
 from kodolly.settings import WorkerSettings, load, require_token
 from kodolly.worker.adapters import read_adapters, with_adapters
 from kodolly.worker.agent import Agent, Announcement
-from kodolly.worker.fastchat_endpoints import FastChatEndpoints
+from kodolly.worker.fastchat_endpoints import FastChatEndpoints, WorkerRoute
 from kodolly.worker.health import HealthLimits
 from kodolly.worker.model import ServedModel, describe, named_template
 from kodolly.worker.registration import ControllerClient
@@ -46,6 +44,7 @@ log = logging.getLogger(__name__)
 
 DISCOVER_INTERVAL = 2.0  # seconds between two tries to reach an engine somebody else runs
 OPEN_PATHS = frozenset({"/health", "/ready"})
+READY = WorkerState.READY
 
 
 class Worker:
@@ -200,37 +199,41 @@ def own_address(peer: str) -> str:
         raise SettingsError(f"--advertise auto: no route to {peer}: {error}") from error
 
 
-def create_app(worker: Worker, model: ServedModel, command: EngineCommand | None) -> Starlette:
+def create_app(worker: Worker, model: ServedModel, command: EngineCommand | None) -> JsonApp:
     """The ASGI application. The agent starts and drains with it."""
+    client = new_client()
+    pool = Pool(CONNECT)
+    agent = worker.agent(model, command, client)
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        pool = Pool(CONNECT)
-        async with new_client() as client:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with client:
             pool_task = asyncio.create_task(pool.run())
-            agent = worker.agent(model, command, client)
-            endpoints = FastChatEndpoints(agent, worker.stream_client(pool), model)
-            app.router.routes.extend(endpoints.routes())
-            app.state.agent = agent
             agent.start()
             yield
             await agent.drain()
             await server.cancel_and_wait(pool_task)
 
-    async def ready(request: Request) -> Response:
-        """200 while the worker takes requests."""
-        state: WorkerState = request.app.state.agent.state
-        return PlainTextResponse(state.value, 200 if state is WorkerState.READY else 503)
+    async def ready() -> Response:
+        """200 while the worker takes requests, otherwise 503. The text is its state."""
+        return PlainTextResponse(agent.state.value, 200 if agent.state is READY else 503)
 
-    async def health(_: Request) -> Response:
+    async def health() -> Response:
+        """The text "ok" while the agent runs."""
         return PlainTextResponse("ok")
 
-    return Starlette(
-        routes=[Route("/health", health), Route("/ready", ready)],
-        middleware=[Middleware(server.TokenGuard, token=worker.token, open_paths=OPEN_PATHS)],
+    app = JsonApp(
+        "KoDolly worker",
+        "FastChat's worker protocol, for one engine.",
+        route_class=WorkerRoute,
         lifespan=lifespan,
-        exception_handlers={ApiError: server.error_response},
+        token=worker.token,
+        open_paths=OPEN_PATHS,
     )
+    app.state.agent = agent
+    add_routes(app, "GET", [health, ready], response_class=PlainTextResponse)
+    FastChatEndpoints(agent, worker.stream_client(pool), model).add_to(app)
+    return app
 
 
 def main(argv: Sequence[str]) -> int:

@@ -7,19 +7,19 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
 
 from kodolly.engines.stream import StreamClient
 from kodolly.errors import BadRequest, EngineCallError
 from kodolly.http import server
+from kodolly.http.fastapi_app import JsonApp, JsonRoute, add_routes
 from kodolly.http.server import JsonResponse
-from kodolly.protocol.wire import frame
+from kodolly.protocol.wire import WorkerStatus, frame
 from kodolly.worker.agent import Agent
 from kodolly.worker.model import ServedModel
 
-MAX_BODY = 16 * 2**20  # bytes
 DEFAULT_MAX_NEW_TOKENS = 256
 DEFAULT_CONTEXT = 2048  # tokens; FastChat's own default
 # Values of fastchat.constants.ErrorCode
@@ -45,6 +45,40 @@ SAMPLING = (
 )
 
 
+# What FastAPI cannot read off an endpoint's annotations.
+STREAM_DOC = {
+    200: {
+        "content": {"application/octet-stream": {}},
+        "description": "JSON objects with the text so far, each ended by a NUL byte.",
+    }
+}
+PARAMS_DOC = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"type": "object"}}},
+    }
+}
+
+
+class FailureFrame(BaseModel):
+    """FastChat's form of an error."""
+
+    text: str
+    error_code: int
+
+
+class ModelDetails(BaseModel):
+    """Response of /model_details. `context_length`: tokens of prompt and answer together."""
+
+    context_length: int
+
+
+class WorkerRoute(JsonRoute):
+    """A route of the worker. Bodies may hold whole prompts."""
+
+    max_body = 16 * 2**20
+
+
 class FastChatEndpoints:
     """The endpoints that a FastChat controller or API server calls."""
 
@@ -54,34 +88,31 @@ class FastChatEndpoints:
         self.streams = streams
         self.model = model
 
-    def routes(self) -> list[Route]:
-        """The endpoints, by FastChat's names."""
-        handlers = (
-            self.worker_generate_stream,
-            self.worker_generate,
-            self.worker_get_status,
-            self.worker_get_conv_template,
-            self.worker_get_embeddings,
-            self.count_token,
-            self.model_details,
-        )
-        return [Route(f"/{h.__name__}", h, methods=["POST"]) for h in handlers]
+    def add_to(self, app: JsonApp) -> None:
+        """Adds the endpoints, by FastChat's names, to an app whose route class is `WorkerRoute`."""
+        stream: dict[str, Any] = {"response_class": StreamingResponse, "responses": STREAM_DOC}
+        add_routes(app, "POST", [self.worker_generate_stream], **stream)
+        add_routes(app, "POST", [self.worker_generate], openapi_extra=PARAMS_DOC)
+        add_routes(app, "POST", [self.worker_get_status, self.count_token, self.model_details])
+        add_routes(app, "POST", [self.worker_get_conv_template, self.worker_get_embeddings])
+        app.serve_directly("/worker_generate_stream", "/worker_generate")
 
-    async def worker_generate_stream(self, request: Request) -> Response:
+    async def worker_generate_stream(self, params: dict[str, Any]) -> Response:
         """Each frame holds the whole text so far. The last one repeats it with the finish reason."""
-        params = await server.read_object(request, MAX_BODY)
         return StreamingResponse(self._stream(params), media_type="application/octet-stream")
 
-    async def worker_generate(self, request: Request) -> Response:
+    async def worker_generate(self, request: Request) -> dict[str, Any]:
         """Only the last frame of the stream."""
-        params = await server.read_object(request, MAX_BODY)
+        params = await server.read_object(request, WorkerRoute.max_body)
         last = await server.unless_gone(self._last_frame(params), request.receive)
-        return JsonResponse(last)  # if the client has gone, nobody reads it
+        return last or {}  # nothing if the client has gone: nobody reads it
 
-    async def worker_get_status(self, _: Request) -> Response:
-        return JsonResponse((await self.agent.status()).model_dump())
+    async def worker_get_status(self) -> WorkerStatus:
+        """The worker's models, weight and load."""
+        return await self.agent.status()
 
-    async def worker_get_conv_template(self, _: Request) -> Response:
+    async def worker_get_conv_template(self) -> Response:
+        """The fields of the model's conversation template; 501 if it has none."""
         if self.model.template is None:
             return JsonResponse(_error("this model has no conversation template", VALIDATION), 501)
         try:
@@ -91,23 +122,25 @@ class FastChatEndpoints:
         fields = dataclasses.asdict(conversation)
         return JsonResponse({"conv": {**fields, "sep_style": int(fields["sep_style"])}})
 
-    async def worker_get_embeddings(self, _: Request) -> Response:
-        return JsonResponse(_error("this worker serves no embeddings", VALIDATION))
+    async def worker_get_embeddings(self) -> FailureFrame:
+        """Always an error: no engine here makes embeddings."""
+        return FailureFrame(text="this worker serves no embeddings", error_code=VALIDATION)
 
-    async def count_token(self, request: Request) -> Response:
-        params = await server.read_object(request, MAX_BODY)
+    async def count_token(self, params: dict[str, Any]) -> dict[str, Any]:
+        """`count`: the tokens of `prompt`. `error_code`: 0, or FastChat's code beside a `text`."""
         prompt = str(params.get("prompt", ""))
         try:
             count = await self.agent.engine.count_tokens(self.model.name, prompt)
         except EngineCallError as error:
             # FastChat's API server crashes without a `count`. With one it goes on to generate, and
             # passes the error frame that it then gets to its client.
-            return JsonResponse({"count": 0, **_error(str(error), _code_of(error))})
-        return JsonResponse({"count": count, "error_code": 0})
+            return {"count": 0, **_error(str(error), _code_of(error))}
+        return {"count": count, "error_code": 0}
 
-    async def model_details(self, _: Request) -> Response:
+    async def model_details(self) -> ModelDetails:
+        """The model's context length in tokens."""
         # FastChat's API server calculates with it, so there must be a number.
-        return JsonResponse({"context_length": self.agent.context_length or DEFAULT_CONTEXT})
+        return ModelDetails(context_length=self.agent.context_length or DEFAULT_CONTEXT)
 
     async def _last_frame(self, params: dict[str, Any]) -> dict[str, Any]:
         last: dict[str, Any] = {}

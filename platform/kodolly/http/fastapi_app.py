@@ -1,0 +1,162 @@
+"""FastAPI applications of our own processes: true OpenAPI documents, and our own checks of bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, ClassVar, get_type_hints
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from kodolly import __version__
+from kodolly.errors import ApiError
+from kodolly.http import server
+from kodolly.http.server import JsonResponse
+from kodolly.protocol.wire import parse
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class ErrorDetail(BaseModel):
+    """What is wrong with a request, in OpenAI's form."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorResponse(BaseModel):
+    """The body of every response with a 4xx status. For a refused token it is only a text."""
+
+    error: ErrorDetail | str
+
+
+class JsonRoute(APIRoute):
+    """A route whose body is read and checked here, not by FastAPI.
+
+    FastAPI makes the OpenAPI document from the endpoint's annotations. A body has at most `max_body`
+    bytes and any content type, since FastChat's clients may send none. A wrong one is a 400 with our
+    error body. Endpoints are coroutine functions; a parameter is a pydantic model or a dict (the
+    body), or the Request itself. They return a Response, or a value for a JSON response.
+    """
+
+    max_body: ClassVar[int] = 2**20
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's hook for the function that turns a request into a response."""
+        endpoint = self.endpoint
+        kinds = {n: kind for n, kind in get_type_hints(endpoint).items() if n != "return"}
+
+        async def handle(request: Request) -> Response:
+            arguments = {name: await self._argument(kind, request) for name, kind in kinds.items()}
+            result = await endpoint(**arguments)
+            if isinstance(result, Response):
+                return result
+            return JsonResponse(
+                result.model_dump(mode="json") if isinstance(result, BaseModel) else result
+            )
+
+        return handle
+
+    async def _argument(self, kind: Any, request: Request) -> Any:
+        if kind is Request:
+            return request
+        data = await server.read_object(request, self.max_body)
+        is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
+        return parse(kind, data) if is_model else data
+
+
+class JsonApp(FastAPI):
+    """A FastAPI application behind the token, with some POST endpoints served before FastAPI.
+
+    Those are for heartbeats and streams of tokens: FastAPI's own way costs several times as much.
+    Its document is at /openapi.json, and no page shows it.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        description: str,
+        *,
+        route_class: type[JsonRoute],
+        lifespan: Callable[[Any], AbstractAsyncContextManager[None]],
+        token: str | None,
+        open_paths: frozenset[str] = frozenset(),
+    ) -> None:
+        """`token`, `open_paths`: as for `TokenGuard`."""
+        super().__init__(
+            title=title,
+            description=description,
+            version=__version__,
+            docs_url=None,
+            redoc_url=None,
+            redirect_slashes=False,
+            telemetry={"auto_configure": False},
+            lifespan=lifespan,
+            responses={"4XX": {"model": ErrorResponse, "description": "The request is refused."}},
+            exception_handlers={ApiError: server.error_response, HTTPException: _plain_error},
+        )
+        self.router.route_class = route_class
+        self._token = token
+        self._open_paths = open_paths
+        self._direct: dict[str, ASGIApp] = {}
+        self.add_middleware(server.TokenGuard, token=token, open_paths=open_paths)
+
+    def serve_directly(self, *paths: str) -> None:
+        """Serves these POST routes before FastAPI. Raises KeyError for an unknown path."""
+        routes = {
+            route.path: route
+            for route in self.routes
+            if isinstance(route, JsonRoute) and "POST" in (route.methods or ())
+        }
+        for path in paths:
+            endpoint = _direct_endpoint(routes[path].get_route_handler())
+            self._direct[path] = server.TokenGuard(
+                endpoint, token=self._token, open_paths=self._open_paths
+            )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] == "http" and scope["method"] == "POST":
+            endpoint = self._direct.get(scope["path"])
+            if endpoint is not None:
+                return await endpoint(scope, receive, send)
+        await super().__call__(scope, receive, send)
+
+
+def _direct_endpoint(handler: Handler) -> ASGIApp:
+    async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        try:
+            response = await handler(request)
+        except ApiError as error:
+            response = await server.error_response(request, error)
+        await response(scope, receive, send)
+
+    return endpoint
+
+
+def add_routes(
+    app: FastAPI, method: str, endpoints: Iterable[Callable[..., Any]], **options: Any
+) -> None:
+    """Serves each endpoint at `/` and its own name. `options`: of FastAPI's `add_api_route`."""
+    for endpoint in endpoints:
+        path, name = f"/{endpoint.__name__}", endpoint.__name__
+        if method == "GET":  # HEAD too, which the document does not list
+            app.add_api_route(
+                path, endpoint, methods=["GET", "HEAD"], include_in_schema=False, **options
+            )
+        app.add_api_route(path, endpoint, methods=[method], operation_id=name, **options)
+
+
+async def _plain_error(_: Request, error: Exception) -> Response:
+    """A path that does not exist, or a wrong method: plain text, as Starlette answers."""
+    assert isinstance(error, HTTPException)
+    return PlainTextResponse(error.detail, status_code=error.status_code, headers=error.headers)
