@@ -21,7 +21,7 @@ import aiohttp
 from kodolly.errors import KodollyError, SettingsError
 from kodolly.settings import UpSettings, load_resolved
 from kodolly.supervisor import plan
-from kodolly.supervisor.packages import check_packages
+from kodolly.supervisor.packages import check_extras, check_vllm
 from kodolly.supervisor.service import Service
 from kodolly.worker.adapters import read_adapters
 from kodolly.worker.model import named_template
@@ -167,11 +167,12 @@ def main(argv: Sequence[str]) -> int:
     """`kodolly up`: runs until SIGTERM or Ctrl-C."""
     resolved = load_resolved(UpSettings, argv, "Everything on this machine under one supervisor.")
     settings = resolved.settings
-    check_packages(settings, resolved.file)
+    check_extras(settings, resolved.file)
     check_ports(settings)
     ensure_model(settings)
     # A worker would refuse these too, but only in its log.
     named_template(settings.conv_template)
     read_adapters(settings.adapters, settings.engine, str(settings.model_directory()))
+    check_vllm(settings, resolved.file)
     asyncio.run(Supervisor(settings, resolved.file).run())
     return 0
