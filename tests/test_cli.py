@@ -113,6 +113,14 @@ def test_doctor_misses_the_engine_that_is_asked_for() -> None:
     assert doctor.vllm(replace(settings, engine="vllm")).mark == "missing"
 
 
+def test_doctor_takes_a_hub_id_for_no_missing_folder(tmp_path: Path) -> None:
+    """A model by its name on the hub is noted: it need not be on this machine yet."""
+    finding = doctor.model(UpSettings(model="some-organisation/some-model"))
+
+    assert finding.mark == "note"
+    assert doctor.model(UpSettings(model=str(tmp_path / "none"))).mark == "missing"
+
+
 def test_doctor_outlasts_a_hanging_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An nvidia-smi that never ends is a line of the report."""
     tool = tmp_path / "nvidia-smi"

@@ -2,6 +2,7 @@
 
     python -m benchmarks.gateway.run            the full run with every rival, under half an hour
     python -m benchmarks.gateway.run --quick    about a minute, FastChat and ours alone
+    python -m benchmarks.gateway.run --against REV [--quick]    this code beside a commit's
 
 Prints a Markdown table; writes it, a JSON file and a bar chart to benchmarks/gateway/results/.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gateway import report
+from benchmarks.gateway.against import compare
 from benchmarks.gateway.bench import Bench, loop_factory
 from benchmarks.gateway.environments import version
 from benchmarks.gateway.plan import cells
@@ -33,7 +35,12 @@ RESULTS = Path(__file__).with_name("results")
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--quick", action="store_true", help="one short round")
-    parser.add_argument("--rounds", type=int, help="default 3, with --quick 1")
+    parser.add_argument(
+        "--against", metavar="REV", help="this code beside that commit's, and nobody else"
+    )
+    parser.add_argument(
+        "--rounds", type=int, help="default 3 (--quick: 1); --against: 12 (8, the fewest)"
+    )
     parser.add_argument(
         "--targets",
         help=f"gateways beside `direct`, with commas (default: {','.join(OWN)} with --quick,"
@@ -61,6 +68,14 @@ def main() -> int:
     # Both unwind the stack, so that every child is ended; a shell's `&` would ignore Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if options.against:
+        try:
+            return compare(options.against, quick=options.quick, rounds=options.rounds)
+        except KeyboardInterrupt:
+            return 130
+        except (RuntimeError, TimeoutError) as failure:
+            print(f"error: {failure}", file=sys.stderr)
+            return 1
     names = [OWN[key] for key in options.keys if key in OWN]
     known = rivals(options.production_stack and options.production_stack.resolve())
     others = [known[key] for key in options.keys if key in known]

@@ -155,3 +155,45 @@ def test_a_started_process_ends_with_its_children(
     stat = Path(f"/proc/{grandchild}/stat")
     # The kernel has sent the signal; a busy machine may take a moment to carry it out.
     wait_until(lambda: not stat.exists() or ") Z" in stat.read_text(), what="the end of a child")
+
+
+def _rounds(comparison: Any, old: list[float], again: list[float], new: list[float]) -> list[Any]:
+    """Measurements of CPU a token, 16 at once, one a round for each version."""
+    return [
+        comparison.Measurement(version, number, "token", 16, cpu, None, None)
+        for version, values in (("old", old), ("old again", again), ("new", new))
+        for number, cpu in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("new", "noise", "is_worse"),
+    [
+        (1.02, 0.0, False),  # 0.98 of the speed: above the floor
+        (1.10, 0.0, True),  # 0.91 on a quiet machine
+        (1.10, 0.3, False),  # the earlier code differs more than that from itself
+        (0.80, 0.0, False),  # faster
+    ],
+)
+def test_a_version_is_worse_below_the_floor_and_the_noise(
+    gateway: Any, new: float, noise: float, is_worse: bool
+) -> None:
+    """Worse is what is slower than 0.97 of the earlier code, and than that code is beside itself."""
+    comparison = gateway("comparison")
+    again = [1 + noise, 1 - noise] * 4
+    measurements = _rounds(comparison, [1.0] * 8, again, [new] * 8)
+
+    [verdict] = comparison.verdicts(measurements)
+
+    assert verdict.is_worse == is_worse
+    assert ("WORSE" in str(verdict)) == is_worse
+    assert "CPU a token" in comparison.table(measurements)
+
+
+def test_an_unknown_commit_is_one_line(gateway: Any) -> None:
+    """`--against` of something that git does not have ends with one line that names it."""
+    command = [sys.executable, "-m", "benchmarks.gateway.run", "--against", "no-such-commit"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert done.stderr == "error: --against no-such-commit: git has no such commit here\n"

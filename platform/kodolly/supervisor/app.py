@@ -21,7 +21,7 @@ from kodolly.errors import KodollyError, SettingsError
 from kodolly.http.client import new_client
 from kodolly.settings import UpSettings, load_with_sources
 from kodolly.supervisor import plan
-from kodolly.supervisor.packages import check_packages
+from kodolly.supervisor.packages import check_extras, check_vllm
 from kodolly.supervisor.service import Service, is_ready
 from kodolly.worker.adapters import read_adapters
 from kodolly.worker.model import named_template
@@ -151,11 +151,6 @@ def ensure_model(settings: UpSettings) -> None:
         raise KodollyError("the embedded model could not be copied; see the message above")
 
 
-def check_adapters(settings: UpSettings) -> None:
-    """Raises SettingsError for an adapter that the worker would refuse. The model must be there."""
-    read_adapters(settings.adapters, settings.engine, str(settings.model_directory()))
-
-
 def _fresh_log(directory: Path, name: str) -> Path:
     """The path of a process's log. The log of the last run is renamed to NAME.log.1."""
     file = directory / f"{name}.log"
@@ -170,14 +165,12 @@ def main(argv: Sequence[str]) -> int:
         UpSettings, argv, "Everything on this machine under one supervisor."
     )
     settings = resolution.settings
+    check_extras(settings, resolution.file)
+    check_ports(settings)
+    ensure_model(settings)
     # Checked here as well: a worker that refuses these says so only in its log.
     named_template(settings.conv_template)
-    if settings.model:
-        check_adapters(settings)
-    check_packages(settings, resolution.file)
-    check_ports(settings)
-    if not settings.model:
-        ensure_model(settings)
-        check_adapters(settings)
+    read_adapters(settings.adapters, settings.engine, str(settings.model_directory()))
+    check_vllm(settings, resolution.file)
     asyncio.run(Supervisor(settings, resolution.file).run())
     return 0

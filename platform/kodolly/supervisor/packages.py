@@ -10,23 +10,27 @@ from kodolly.options import resolve
 from kodolly.settings import SECTIONS, UpSettings, WorkerSettings
 
 
-def check_packages(settings: UpSettings, config: Path | None) -> None:
-    """Raise KodollyError, with the command that helps, where engine or page could not be started.
+def check_extras(settings: UpSettings, config: Path | None) -> None:
+    """Raise KodollyError, with the command that helps, where page or engine lack their packages.
 
-    The workers would say it too, but only in their logs, again and again. `config` is the settings file.
+    The processes would say it too, but only in their logs, again and again. `config` is the settings file.
     """
-    python = settings.engine_python or _workers_own_python(config)
     needs = ["web"] if settings.web else []
-    if settings.engine == "transformers" and python is None:
+    if settings.engine == "transformers" and _engine_python(settings, config) is None:
         needs.append("transformers")
     require(*needs)
+
+
+def check_vllm(settings: UpSettings, config: Path | None) -> None:
+    """Raise SettingsError where vLLM is to make the tokens and the interpreter named for it has none."""
     if settings.engine == "vllm":
-        vllm.probe(vllm.find_interpreter(python))
+        vllm.probe(vllm.find_interpreter(_engine_python(settings, config)))
 
 
-def _workers_own_python(config: Path | None) -> str | None:
-    """The engine's interpreter that the file or the environment names for `kodolly worker` alone."""
+def _engine_python(settings: UpSettings, config: Path | None) -> str | None:
+    """The engine's interpreter: that of `up`, else what file or environment name for `kodolly worker`."""
+    if settings.engine_python is not None:
+        return settings.engine_python
     flags = [] if config is None else ["--config", str(config)]
-    return resolve(
-        WorkerSettings, flags, prog="kodolly worker", sections=SECTIONS
-    ).settings.engine_python
+    worker = resolve(WorkerSettings, flags, prog="kodolly worker", sections=SECTIONS).settings
+    return worker.engine_python
