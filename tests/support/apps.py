@@ -1,6 +1,7 @@
 """Applications on real sockets, inside the test's own event loop."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,34 @@ from aiohttp import web
 from starlette.types import ASGIApp
 
 from kodolly.http.protocol import HttpProtocol
+
+
+class QuickServer(uvicorn.Server):
+    """uvicorn's server without its two waits of 0.1 s when it ends, in the same order of steps."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.end = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self.end.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for sock in sockets or []:
+            sock.close()
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+                while state.connections or state.tasks:
+                    await asyncio.sleep(0.005)
+        for task in state.tasks:
+            task.cancel()
+        await self.lifespan.shutdown()
 
 
 @asynccontextmanager
@@ -34,7 +63,7 @@ async def serving(
         ws="none",
         timeout_graceful_shutdown=1,
     )
-    server = uvicorn.Server(config)
+    server = QuickServer(config)
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if send_buffer is not None:  # those it accepts have it from the listening one
@@ -47,7 +76,7 @@ async def serving(
         try:
             yield f"http://127.0.0.1:{sock.getsockname()[1]}"
         finally:  # a socket closed under a running server would break whoever gets its number next
-            server.should_exit = True
+            server.end.set()
             await task
 
 
