@@ -47,7 +47,7 @@ test-ray: $(DEV_STAMP) ## the converter on a local Ray
 	$(PYTEST) -m ray $(ARGS)
 
 test-wheel: $(DEV_STAMP) ## the wheel in empty environments outside the repository
-	$(PYTEST) -m wheel $(ARGS)
+	$(PYTEST) -m wheel tests/e2e/test_wheel.py $(ARGS)
 
 test-compose: $(DEV_STAMP) ## the images and docker-compose.yml on a real Docker engine
 	$(PYTEST) -m compose -s $(ARGS)
