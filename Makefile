@@ -10,6 +10,9 @@ DEV_STAMP := $(VENV)/.installed-dev
 TEST_MODEL := .kodolly/models/smollm2-135m-instruct
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
+RUN_TESTS = $(PYTEST) -m "not vllm and not compose and not browser and not ray" --dist loadfile
+# These wait for sockets more than they compute, so more of them than cores run at once.
+SOCKET_TESTS := tests/api tests/worker
 # Tests that need a model of real size find it here; `make run` makes its own.
 export KODOLLY_TEST_MODEL ?= $(CURDIR)/$(TEST_MODEL)
 # Tests and benchmarks run several engines at once; `make run` has the machine to itself.
@@ -31,7 +34,9 @@ train-env: $(STAMP) ## what `.venv/bin/kodolly train`, `plan` and `merge` need b
 	$(PIP) install --quiet -c constraints.txt -e '.[web,transformers,data,train]'
 
 test: $(DEV_STAMP) model lint ## set up everything and run the tests
-	$(PYTEST) -m "not vllm and not compose and not browser and not ray" -n 2 --dist loadfile $(ARGS)
+	$(if $(ARGS),$(RUN_TESTS) -n 2 $(ARGS),\
+		$(RUN_TESTS) -n 6 $(SOCKET_TESTS); first=$$?; \
+		$(RUN_TESTS) -n 2 $(addprefix --ignore=,$(SOCKET_TESTS)) && exit $$first)
 
 lint: $(DEV_STAMP) ## style, types, and which way imports flow
 	$(BIN)/ruff check .
