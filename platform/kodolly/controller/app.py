@@ -23,9 +23,8 @@ from kodolly.controller.registry import Registry
 from kodolly.controller.relay import StreamRelay
 from kodolly.errors import BadRequest
 from kodolly.http import server
-from kodolly.http.client import CALL_ERRORS, new_client
+from kodolly.http.client import CALL_ERRORS, describe_call_error, new_client
 from kodolly.http.fastapi_app import JsonApp, JsonRoute, add_routes
-from kodolly.http.log_safe import describe_error
 from kodolly.http.server import JsonResponse
 from kodolly.protocol.wire import (
     HeartbeatRequest,
@@ -229,7 +228,7 @@ class Controller:
             response.raise_for_status()
             return parse(WorkerStatus, orjson.loads(response.content))
         except (*CALL_ERRORS, BadRequest) as error:
-            log.warning("no status from %s: %s", name, describe_error(error))
+            log.warning("no status from %s: %s", name, describe_call_error(error))
             return None
 
     def _models(self, multimodal: bool | None) -> ModelNames:

@@ -10,6 +10,8 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
 
+from kodolly.http.log_safe import describe_error
+
 # Seconds that an idle connection is kept; uvicorn's servers close theirs after 5 s.
 KEEPALIVE = 4.0
 DEFAULT_TIMEOUT = 10.0  # seconds for each step of a call that names no timeout of its own
@@ -34,3 +36,24 @@ def new_client() -> httpx.AsyncClient:
             max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE
         ),
     )
+
+
+def describe_call_error(error: BaseException) -> str:
+    """As `describe_error`, with the operating system's reason, such as a refused connection.
+
+    httpx itself says only that all attempts failed.
+    """
+    cause = error
+    while (inner := _inner(cause)) is not None:
+        cause = inner
+    if isinstance(error, httpx.ConnectError) and isinstance(cause, OSError) and cause.errno:
+        return f"{type(error).__name__}: {describe_error(cause)}"
+    return describe_error(error)
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    """The error that `error` wraps; of several failed attempts, the first."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.exceptions[0]
+    wrapped = (each for each in error.args if isinstance(each, BaseException))
+    return error.__cause__ or next(wrapped, None)
