@@ -11,6 +11,9 @@ TEST_MODEL := .kodolly/models/smollm2-135m-instruct
 # uv installs, in a fraction of pip's time; KODOLLY_INSTALLER=pip has pip do it.
 INSTALL := $(PYTHON) deploy/setup/install_packages.py $(BIN)/python -c constraints.txt
 PYTEST := $(BIN)/python -m pytest
+RUN_TESTS = $(PYTEST) -m "not vllm and not compose and not browser and not ray and not wheel" --dist loadfile
+# These wait for sockets more than they compute, so more of them than cores run at once.
+SOCKET_TESTS := tests/api tests/worker
 # Tests that need a model of real size find it here; `make run` makes its own.
 export KODOLLY_TEST_MODEL ?= $(CURDIR)/$(TEST_MODEL)
 # Tests and benchmarks run several engines at once; `make run` has the machine to itself.
@@ -32,7 +35,9 @@ train-env: $(STAMP) ## what `.venv/bin/kodolly train`, `plan` and `merge` need b
 	$(INSTALL) -e '.[all]'
 
 test: $(DEV_STAMP) model lint ## set up everything and run the tests
-	$(PYTEST) -m "not vllm and not compose and not browser and not ray and not wheel" -n 2 --dist loadfile $(ARGS)
+	$(if $(ARGS),$(RUN_TESTS) -n 2 $(ARGS),\
+		$(RUN_TESTS) -n 6 $(SOCKET_TESTS); first=$$?; \
+		$(RUN_TESTS) -n 2 $(addprefix --ignore=,$(SOCKET_TESTS)) && exit $$first)
 
 lint: $(DEV_STAMP) ## style, types, and which way imports flow
 	$(BIN)/ruff check .

@@ -12,9 +12,10 @@ from support.deaf import deaf
 from support.processes import eventually
 from support.scripted_engine import Script, ScriptedEngine
 
-from kodolly.controller.app import WORKER_TIMEOUT, Controller, ControllerTimes, create_app
+from kodolly.controller.app import Controller, ControllerTimes, create_app
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import Registry
+from kodolly.controller.relay import WORKER_TIMEOUT
 from kodolly.protocol.wire import Registration, WorkerStatus
 
 ASK = {"model": "demo", "prompt": "안녕", "max_new_tokens": 4000, "echo": False}

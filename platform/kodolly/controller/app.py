@@ -10,7 +10,6 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 import orjson
@@ -21,13 +20,12 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.probe import Prober
 from kodolly.controller.registry import Registry
+from kodolly.controller.relay import StreamRelay
 from kodolly.errors import BadRequest
 from kodolly.http import server
-from kodolly.http.client import CALL_ERRORS, new_client
+from kodolly.http.client import CALL_ERRORS, describe_call_error, new_client
 from kodolly.http.fastapi_app import JsonApp, JsonRoute, add_routes
-from kodolly.http.log_safe import describe_error
 from kodolly.http.server import JsonResponse
-from kodolly.http.upstream import Broken, Connection, Pool, Unreachable
 from kodolly.protocol.wire import (
     HeartbeatRequest,
     Load,
@@ -39,7 +37,6 @@ from kodolly.protocol.wire import (
     WorkerExists,
     WorkerQuery,
     WorkerStatus,
-    frame,
     parse,
 )
 from kodolly.settings import ControllerSettings, load, require_token
@@ -47,8 +44,6 @@ from kodolly.settings import ControllerSettings, load, require_token
 log = logging.getLogger(__name__)
 
 MAX_PROMPT_BODY = 16 * 2**20  # bytes; a body with a whole prompt. Others have JsonRoute.max_body
-CONNECT_TIMEOUT = 5.0  # seconds to reach a worker for a stream
-STREAM_TIMEOUT = 100.0  # seconds without any byte of a relayed stream
 # Seconds without a change after which the watch stream sends an empty line. After a few such times
 # without any line, the API takes this controller for dead.
 WATCH_KEEPALIVE = 0.5
@@ -56,7 +51,6 @@ WATCH_KEEPALIVE = 0.5
 WATCH_COALESCE = 0.01
 # Fields that /workers does not show, in pydantic's form for `exclude`.
 SECRETS = {"workers": {"__all__": {"kodolly": {"engine_key"}}}}
-NO_WORKER, WORKER_TIMEOUT = 50005, 50006  # fastchat.constants.ErrorCode
 
 
 @dataclass(frozen=True)
@@ -82,10 +76,10 @@ class Controller:
         self.registry = registry
         self.dispatcher = dispatcher
         self.stopping = asyncio.Event()
-        self._token = token
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._times = times or ControllerTimes()
         self._client: httpx.AsyncClient | None = None
-        self._pool = Pool(CONNECT_TIMEOUT)  # for streams of tokens
+        self._relay = StreamRelay(self._headers)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
@@ -97,7 +91,7 @@ class Controller:
                 interval=self._times.probe_interval,
                 connect_timeout=self._times.probe_connect_timeout,
             )
-            work = (self._sweep(), prober.run(), self._pool.run())
+            work = (self._sweep(), prober.run(), self._relay.run())
             tasks = [asyncio.create_task(each) for each in work]
             yield
             await server.cancel_and_wait(*tasks)
@@ -170,7 +164,7 @@ class Controller:
         params = await server.read_object(request, MAX_PROMPT_BODY)
         model = parse(ModelQuery, params).model
         address = self.dispatcher.choose(self.registry.ready(), model)
-        return StreamingResponse(self._relay(address, params))
+        return StreamingResponse(self._relay.stream(address, params))
 
     async def test_connection(self) -> str:
         """The text "success"."""
@@ -222,47 +216,24 @@ class Controller:
         finally:
             await server.cancel_and_wait(stop, change)
 
-    async def _relay(self, address: str, params: dict[str, Any]) -> AsyncIterator[bytes]:
-        if not address:
-            yield frame({"text": "no worker serves this model", "error_code": NO_WORKER})
-            return
-        url = f"{address}/worker_generate_stream"
-        connection: Connection | None = None
-        try:
-            async with asyncio.timeout(STREAM_TIMEOUT):
-                connection = await self._pool.post(url, self._headers(), orjson.dumps(params))
-            if connection.status != 200:
-                raise Broken(f"status {connection.status}")
-            while chunk := await _read(connection):
-                yield chunk
-        except (Unreachable, Broken, TimeoutError) as error:
-            log.warning("relay to %s broke: %s", address, describe_error(error))
-            yield frame({"text": "the worker does not answer", "error_code": WORKER_TIMEOUT})
-        finally:
-            if connection is not None:
-                connection.release()
-
     async def _fetch_status(self, name: str) -> WorkerStatus | None:
         try:
             async with asyncio.timeout(self._times.status_timeout):
                 response = await self.client.post(
                     f"{name}/worker_get_status",
-                    headers=self._headers(),
+                    headers=self._headers,
                     timeout=None,
                     follow_redirects=True,
                 )
             response.raise_for_status()
             return parse(WorkerStatus, orjson.loads(response.content))
         except (*CALL_ERRORS, BadRequest) as error:
-            log.warning("no status from %s: %s", name, describe_error(error))
+            log.warning("no status from %s: %s", name, describe_call_error(error))
             return None
 
     def _models(self, multimodal: bool | None) -> ModelNames:
         rows = [r for r in self.registry.ready() if multimodal in (None, r.multimodal)]
         return ModelNames(models=sorted({m for row in rows for m in row.model_names}))
-
-    def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
 
     @property
     def client(self) -> httpx.AsyncClient:
@@ -331,11 +302,6 @@ def create_app(controller: Controller, token: str | None = None) -> JsonApp:
     add_routes(app, "GET", [controller.health], response_class=PlainTextResponse)
     app.serve_directly("/receive_heart_beat", "/worker_generate_stream")
     return app
-
-
-async def _read(connection: Connection) -> bytes:
-    async with asyncio.timeout(STREAM_TIMEOUT):
-        return await connection.read()
 
 
 def main(argv: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ import orjson
 from kodolly.engines.metrics import EngineSample, requests_in_engine, steps_of_engine, totals
 from kodolly.errors import EngineCallError, EngineSilent, NoDescriptor
 from kodolly.http import descriptors
-from kodolly.http.client import CALL_ERRORS
+from kodolly.http.client import CALL_ERRORS, describe_call_error
 
 # Timeouts in seconds.
 QUICK = 5.0  # health, load: the whole call
@@ -204,7 +204,7 @@ class EngineClient:
         except (TimeoutError, httpx.TimeoutException):
             raise EngineSilent(f"the engine's {path} did not answer in time") from None
         except CALL_ERRORS as error:
-            reason = str(error) or type(error).__name__
+            reason = describe_call_error(error)
             if descriptors.are_exhausted(error):
                 raise NoDescriptor(f"the engine's {path} was not asked: {reason}") from error
             raise EngineCallError(f"the engine's {path} failed: {reason}") from error

@@ -11,7 +11,7 @@ import httpx
 import orjson
 
 from kodolly.errors import ControllerError
-from kodolly.http.client import CALL_ERRORS
+from kodolly.http.client import CALL_ERRORS, describe_call_error
 from kodolly.protocol.wire import (
     Extension,
     HeartbeatRequest,
@@ -52,7 +52,9 @@ class ControllerClient:
                     f"{self.url}/health", timeout=None, follow_redirects=True
                 )
         except CALL_ERRORS as error:
-            raise ControllerError(f"no controller at {self.url}: {_reason(error)}") from error
+            raise ControllerError(
+                f"no controller at {self.url}: {describe_call_error(error)}"
+            ) from error
         return response.status_code == 200
 
     async def register(self, name: str, status: WorkerStatus, extension: Extension) -> None:
@@ -90,11 +92,7 @@ class ControllerClient:
                 )
             return orjson.loads(response.content)
         except CALL_ERRORS as error:
-            raise ControllerError(f"{url}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+            raise ControllerError(f"{url}: {describe_call_error(error)}") from error
 
 
 class WorkerStatusSource(Protocol):
