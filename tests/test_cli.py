@@ -170,7 +170,7 @@ sys.exit(main({args}))
         (["web"], "gradio", "web"),
         (["convert", "x", "--out", "y"], "msgspec", "data"),
         (["fetch", "--model", "smollm2"], "torch", "transformers"),
-        (["train", "tiny-neox-lora", "--dry-run"], "torch", "train"),
+        (["train", "tiny-neox-lora", "--dry-run"], "trl", "train"),
         (["merge", "x", "y", "--out", "z"], "msgspec", "train"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 
 from kodolly_adapters.errors import OptionError, UserError
 
@@ -15,6 +16,13 @@ def say(command: str, text: str) -> None:
     """Write a line of `kodolly COMMAND` to standard error."""
     sys.stderr.write(f"kodolly {command}: {text}\n")
     sys.stderr.flush()
+
+
+def require(*packages: str) -> None:
+    """Raises ModuleNotFoundError for a package that is not installed, before anything slow is imported."""
+    for name in packages:
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def run(

@@ -14,7 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from kodolly_adapters.command import GOES_ON, run
+from kodolly_adapters.command import GOES_ON, require, run
 from kodolly_adapters.terminal import Progress
 
 from .recipe import built_in, load, overrides
@@ -65,6 +65,7 @@ def render(page: str, values: Mapping[str, Any], **filters: Callable[..., str]) 
 def _train(args: argparse.Namespace) -> int:
     recipe = load(args.recipe, overrides(args.set))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    require("torch", "trl")
     _quiet_libraries()
     from .run import Run, train
 
