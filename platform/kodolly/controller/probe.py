@@ -8,6 +8,7 @@ left to its heartbeats: a busy FastChat worker may not answer for minutes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
@@ -84,4 +85,6 @@ async def is_port_closed(url: str, timeout: float) -> bool:
     except (OSError, TimeoutError):
         return False
     writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
     return False
