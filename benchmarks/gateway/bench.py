@@ -75,8 +75,8 @@ class Bench:
         end = time.monotonic() + 30
         while time.monotonic() < end and ask(self._engine("/load"))["server_load"]:
             await asyncio.sleep(0.2)
-        held = (result.memory or 0.0) / 1024
-        print(f"{cell.name:<20} {target.name:<26} {held:.0f} KiB a stream", file=sys.stderr)
+        kib = (result.memory or 0.0) / 1024
+        print(f"{cell.name:<20} {target.name:<26} {kib:.0f} KiB a stream", file=sys.stderr)
 
     def _engine(self, path: str) -> str:
         return f"http://127.0.0.1:{self.engine_port}{path}"

@@ -132,8 +132,8 @@ def _sequences(model: Path, rows: Path) -> list[dict[str, list[int]]]:
     )
     words = AutoTokenizer.from_pretrained(model)
     with tempfile.TemporaryDirectory() as cache:
-        found = prepare(recipe, words, get_template("dolly-ko"), Path(cache))
-        return list(found.train.select_columns(["input_ids", "labels"]))
+        prepared = prepare(recipe, words, get_template("dolly-ko"), Path(cache))
+        return list(prepared.train.select_columns(["input_ids", "labels"]))
 
 
 def _transformers(model: Path, sequences: list[dict[str, Any]], collator: Any) -> float:

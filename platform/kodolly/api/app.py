@@ -12,9 +12,7 @@ from fastapi import FastAPI, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kodolly import __version__
 from kodolly.api import document, prefork
 from kodolly.api.admission.admission import Admission
 from kodolly.api.auth import KeyRing
@@ -32,6 +30,7 @@ from kodolly.errors import ApiError, BadRequest
 from kodolly.http import server
 from kodolly.http.client import new_client
 from kodolly.http.draining import Draining
+from kodolly.http.fastapi_app import DirectApp
 from kodolly.http.upstream import Pool
 from kodolly.protocol.openai import ChatRequest, CompletionRequest
 from kodolly.settings import ApiSettings
@@ -43,20 +42,14 @@ PATHS: dict[str, type[ChatRequest | CompletionRequest]] = {
 }
 
 
-class ApiApp(FastAPI):
-    """FastAPI, except for requests that carry tokens: its error handling would wrap every `send`.
-
-    Nothing of it comes from another host (/docs would), and it sends no telemetry.
-    """
+class ApiApp(DirectApp):
+    """The API's application: errors in OpenAI's envelope, and a document for those with a key."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
             title="KoDolly",
-            version=__version__,
             description=document.DESCRIPTION,
-            openapi_url=None,  # `document` serves it, to those with a key; so there is no /docs
-            redirect_slashes=False,  # the scheme of a redirect behind a proxy would be a guess
-            telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+            openapi_url=None,  # `document` serves it
             generate_unique_id_function=lambda route: route.name,
             exception_handlers={
                 ApiError: server.error_response,
@@ -66,23 +59,11 @@ class ApiApp(FastAPI):
             },
             **options,
         )
-        self._hot: dict[tuple[str, str], ASGIApp] = {}
-
-    def add_hot_route(self, method: str, path: str, endpoint: ASGIApp) -> None:
-        """Gives `method` on exactly this path to an endpoint that handles its own errors."""
-        self._hot[method, path] = endpoint
 
     def add_get(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         """GET on `path`, and HEAD, which the OpenAPI document does not list."""
         self.add_api_route(path, endpoint, **options)
         self.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False, **options)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            endpoint = self._hot.get((scope["method"], scope["path"]))
-            if endpoint is not None:
-                return await endpoint(scope, receive, send)
-        await super().__call__(scope, receive, send)
 
 
 def create_app(settings: ApiSettings) -> ApiApp:
@@ -121,8 +102,8 @@ def create_app(settings: ApiSettings) -> ApiApp:
     app = ApiApp(lifespan=lifespan)
     app.state.table, app.state.admission = table, admission
     for path, kind in PATHS.items():
-        app.add_hot_route("POST", path, Completions(kind, path, services))
-    app.add_hot_route("GET", "/health", PlainTextResponse("ok"))
+        app.add_direct_route("POST", path, Completions(kind, path, services))
+    app.add_direct_route("GET", "/health", PlainTextResponse("ok"))
     document.add_document(app, keys)
     document.add_completions(app)
     models, with_key = Models(table, keys), [Security(document.bearer)]

@@ -29,7 +29,7 @@ class WorkerFailed(Exception):
     `client_error`: what the client is told if no other worker is left; None: to try again later.
     `did_work`: the worker had taken the request, so a retry costs an engine the work once more.
     `engine_crashed`: the engine broke down while it worked on the request, perhaps because of it.
-    `our_fault`: the worker was not asked, for a reason that lies in this process.
+    `our_fault`: this process could not send the request, and nothing is wrong with the worker.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class WorkerFailed(Exception):
 
 
 def out_of_descriptors() -> WorkerFailed:
-    """The worker was not asked, since this process has too many open files."""
+    """This process has too many open files to send the request."""
     why = f"was not asked: {descriptors.limit()} open files are all that this process may have"
     return WorkerFailed(why, OutOfDescriptors(), did_work=False, our_fault=True)
 

@@ -73,12 +73,39 @@ class JsonRoute(APIRoute):
         return parse(kind, data) if is_model else data
 
 
-class JsonApp(FastAPI):
-    """A FastAPI application behind the token, with some POST endpoints served before FastAPI.
+class DirectApp(FastAPI):
+    """A FastAPI application that serves some endpoints before FastAPI is asked.
 
-    Those are for heartbeats and streams of tokens: FastAPI's own way costs several times as much.
-    Its document is at /openapi.json, and no page shows it.
+    Those are for heartbeats and tokens: FastAPI's own way costs several times as much. It has no
+    pages of its own (/docs would load from another host), and sends no telemetry.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            version=__version__,
+            docs_url=None,
+            redoc_url=None,
+            redirect_slashes=False,  # the scheme of a redirect behind a proxy would be a guess
+            telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+            **options,
+        )
+        self._direct: dict[tuple[str, str], ASGIApp] = {}
+
+    def add_direct_route(self, method: str, path: str, endpoint: ASGIApp) -> None:
+        """Gives `method` on exactly this path to an endpoint that handles its own errors."""
+        self._direct[method, path] = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] == "http":
+            endpoint = self._direct.get((scope["method"], scope["path"]))
+            if endpoint is not None:
+                return await endpoint(scope, receive, send)
+        await super().__call__(scope, receive, send)
+
+
+class JsonApp(DirectApp):
+    """An application behind the token whose document is at /openapi.json."""
 
     def __init__(
         self,
@@ -94,11 +121,6 @@ class JsonApp(FastAPI):
         super().__init__(
             title=title,
             description=description,
-            version=__version__,
-            docs_url=None,
-            redoc_url=None,
-            redirect_slashes=False,
-            telemetry={"auto_configure": False},
             lifespan=lifespan,
             responses={"4XX": {"model": ErrorResponse, "description": "The request is refused."}},
             exception_handlers={ApiError: server.error_response, HTTPException: _plain_error},
@@ -106,7 +128,6 @@ class JsonApp(FastAPI):
         self.router.route_class = route_class
         self._token = token
         self._open_paths = open_paths
-        self._direct: dict[str, ASGIApp] = {}
         self.add_middleware(server.TokenGuard, token=token, open_paths=open_paths)
 
     def serve_directly(self, *paths: str) -> None:
@@ -118,17 +139,8 @@ class JsonApp(FastAPI):
         }
         for path in paths:
             endpoint = _direct_endpoint(routes[path].get_route_handler())
-            self._direct[path] = server.TokenGuard(
-                endpoint, token=self._token, open_paths=self._open_paths
-            )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        if scope["type"] == "http" and scope["method"] == "POST":
-            endpoint = self._direct.get(scope["path"])
-            if endpoint is not None:
-                return await endpoint(scope, receive, send)
-        await super().__call__(scope, receive, send)
+            guarded = server.TokenGuard(endpoint, token=self._token, open_paths=self._open_paths)
+            self.add_direct_route("POST", path, guarded)
 
 
 def _direct_endpoint(handler: Handler) -> ASGIApp:

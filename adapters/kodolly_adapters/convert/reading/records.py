@@ -80,7 +80,7 @@ def decode(shard: Shard, source: Source, *, keep_going: bool = False) -> list[An
 def places(shard: Shard, source: Source, records: int) -> NDArray[np.int64]:
     """The byte offset and the line of every record in the file, shape (records, 2).
 
-    If their beginnings are not found, because of unusual white space, each gets the shard's place.
+    With unusual white space between records their places are unknown: each gets the shard's.
     """
     starts = np.array(_starts(shard, source), np.int64)
     if len(starts) != records:
