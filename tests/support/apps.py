@@ -13,6 +13,20 @@ from starlette.types import ASGIApp
 from kodolly.http.protocol import HttpProtocol
 
 
+async def stop_accepting(server: asyncio.Server) -> None:
+    """Closes a server of asyncio, and no connection that it is about to accept.
+
+    asyncio (3.11) accepts in three steps of its loop. When the server closes between the first and
+    the second one, the connection fails an assertion and its socket is never closed.
+    """
+    loop = asyncio.get_running_loop()
+    for sock in server.sockets:
+        loop.remove_reader(sock.fileno())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    server.close()
+
+
 class QuickServer(uvicorn.Server):
     """uvicorn's server without its two waits of 0.1 s when it ends, in the same order of steps."""
 
@@ -26,7 +40,7 @@ class QuickServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
-            server.close()
+            await stop_accepting(server)
         for sock in sockets or []:
             sock.close()
         state = self.server_state
