@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+from kodolly.credentials import check_secret, require_filled
 from kodolly.errors import SettingsError
 
 DEFAULT_FILE = "kodolly.toml"
@@ -266,7 +267,9 @@ def _convert(raw: _Raw, hint: Any, f: dataclasses.Field[Any]) -> Any:
 
 def _check(value: Any, raw: _Raw, f: dataclasses.Field[Any]) -> None:
     low, high, choices = (f.metadata[k] for k in ("minimum", "maximum", "choices"))
-    if not f.metadata["may_be_empty"]:
+    if f.metadata["secret"]:
+        check_secret(value, f"{raw.source}: {f.name}")
+    elif not f.metadata["may_be_empty"]:
         require_filled(value, f"{raw.source}: {f.name}")
     if choices and value not in choices:
         raise SettingsError(f"{raw.source}: {f.name} must be one of {', '.join(choices)}")
@@ -275,23 +278,6 @@ def _check(value: Any, raw: _Raw, f: dataclasses.Field[Any]) -> None:
         raise SettingsError(f"{raw.source}: {f.name} must be at least {low}{shown}")
     if high is not None and value > high:
         raise SettingsError(f"{raw.source}: {f.name} must be at most {high}{shown}")
-
-
-def require_filled(value: Any, name: str) -> None:
-    """Raises SettingsError for an empty or blank secret, or a list of nothing else."""
-    texts = value if isinstance(value, tuple) else (value,)
-    if not any(str(text).strip() for text in texts):
-        raise SettingsError(f"{name} is empty: give it a value, or take it away altogether")
-
-
-def read_secret(name: str, path: str) -> str:
-    """The text of a file with a secret. Raises SettingsError if it is empty or cannot be read."""
-    try:
-        text = Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{name}: cannot read {path}: {error}") from error
-    require_filled(text, f"{name}: {path}")
-    return text
 
 
 def _strip_none(hint: Any) -> Any:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
+from kodolly import exposure
+from kodolly.credentials import check_secret, read_keys, read_secret
 from kodolly.errors import SettingsError
 from kodolly.logs import configure
-from kodolly.options import Resolution, Section, option, read_secret, require_filled, resolve
+from kodolly.options import Resolution, Section, environment_name, option, resolve
 
 LOCAL = "127.0.0.1"
 CONTROLLER_PORT, WORKER_PORT, ENGINE_PORT, API_PORT, WEB_PORT = 21001, 21002, 22002, 8000, 7860
 EMBEDDED_MODEL = "kodolly-ko-8m"  # what `kodolly fetch` copies
+# Help texts of options that several processes have, each under a variable of its own.
+OPEN = "let other machines in though no key is asked for"
+PUBLISHED = "in a container: the address at which its port is published (default: --host)"
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,18 @@ class CommonSettings(Section):
     token_file: str | None = option(
         None, "file that holds the token (a compose secret)", secret_file=True
     )
+    allowed_hosts: tuple[str, ...] = option(
+        (),
+        "host name by which others reach this process, beside IP addresses, localhost and this"
+        " machine's own name; *.example.com: all below it; *: any",
+    )
     log_level: str = option("info", "how much to log", choices=("debug", "info", "warning"))
     log_format: str = option("text", "one line as text or JSON", choices=("text", "json"))
 
     def secret(self) -> str | None:
-        """The token, from `token` or `token_file`. Raises SettingsError if it is empty or unreadable."""
+        """The token, from `token` or `token_file`. Raises SettingsError if it cannot be used or read."""
         if self.token is not None:
-            require_filled(self.token, "token")
+            check_secret(self.token, "token")
             return self.token
         return None if self.token_file is None else read_secret("token_file", self.token_file)
 
@@ -45,6 +53,7 @@ class ControllerSettings(CommonSettings):
 
     host: str = option(LOCAL, "address to listen on")
     port: int = option(CONTROLLER_PORT, "port to listen on", minimum=0, maximum=65535)
+    open: bool = option(False, OPEN)
     dispatch_method: str = option(
         "shortest_queue",
         "how /get_worker_address chooses",
@@ -68,6 +77,7 @@ class WorkerSettings(CommonSettings):
     host: str = option(LOCAL, "address to listen on, the engine too")
     # Not 0 (any free port): others must know the port before the worker listens.
     port: int = option(WORKER_PORT, "port of the agent", minimum=1, maximum=65535)
+    open: bool = option(False, OPEN)
     advertise: str | None = option(
         None,
         "address others reach this worker by: a host name, or 'auto' for this machine's own IP",
@@ -132,13 +142,22 @@ class ApiSettings(CommonSettings):
 
     host: str = option(LOCAL, "address to listen on")
     port: int = option(API_PORT, "port to listen on", minimum=0, maximum=65535)
+    open: bool = option(False, OPEN)
+    published_address: str | None = option(None, PUBLISHED)
     controller: str = option(
         f"http://{LOCAL}:{CONTROLLER_PORT}",
         "the controller's URL; of several, the primary's first, with commas between them",
     )
     client_keys: tuple[str, ...] = option((), "accepted client key; none: everybody", secret=True)
     client_keys_file: str | None = option(
-        None, "file with one accepted client key a line", secret_file=True
+        None,
+        "file with one accepted client key a line; lines that begin with # are comments",
+        secret_file=True,
+    )
+    allowed_origins: tuple[str, ...] = option(
+        (),
+        "origin of web pages that may call the API from a browser (CORS), such as"
+        " https://app.example.com; *: any",
     )
     max_body: int = option(4 * 2**20, "largest request body in bytes", minimum=1024)
     connect_timeout: float = option(3.0, "seconds to reach a worker", minimum=0.1)
@@ -172,11 +191,14 @@ class ApiSettings(CommonSettings):
         return _urls("--controller", self.controller)
 
     def keys(self) -> frozenset[str]:
-        """Accepted client keys, from `client_keys` and `client_keys_file`."""
+        """Accepted client keys, from `client_keys` and `client_keys_file`. Raises SettingsError."""
+        if self.client_keys:
+            check_secret(self.client_keys, "client_keys")
         if self.client_keys_file is None:
             return frozenset(self.client_keys)
-        lines = read_secret("client_keys_file", self.client_keys_file).splitlines()
-        return frozenset(self.client_keys) | {line.strip() for line in lines if line.strip()}
+        return frozenset(self.client_keys) | set(
+            read_keys("client_keys_file", self.client_keys_file)
+        )
 
 
 @dataclass(frozen=True)
@@ -187,6 +209,8 @@ class WebSettings(CommonSettings):
 
     host: str = option(LOCAL, "address to listen on")
     port: int = option(WEB_PORT, "port to listen on", minimum=0, maximum=65535)
+    open: bool = option(False, OPEN)
+    published_address: str | None = option(None, PUBLISHED)
     api: str = option(f"http://{LOCAL}:{API_PORT}", "the API's URL")
     api_key: str | None = option(None, "client key for the API, if it asks for one", secret=True)
     title: str = option("KoDolly", "name shown on the page")
@@ -215,6 +239,7 @@ class UpSettings(CommonSettings):
     engine_python: str | None = option(None, "interpreter of the engine's own environment (vLLM)")
     workers: int = option(1, "how many workers of the model", minimum=1, maximum=64)
     host: str = option(LOCAL, "address web and API listen on")
+    open: bool = option(False, OPEN)
     web_port: int = option(WEB_PORT, "port of the page", minimum=1, maximum=65535)
     api_port: int = option(API_PORT, "port of the API", minimum=1, maximum=65535)
     controller_port: int = option(CONTROLLER_PORT, "controller's port", minimum=1, maximum=65535)
@@ -254,24 +279,24 @@ def load_with_sources(cls: type[C], argv: Sequence[str], description: str) -> Re
     return resolved
 
 
-def is_loopback(host: str) -> bool:
-    """Whether all addresses of `host` are loopback, so that only this machine reaches them."""
-    try:
-        addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
-    except OSError:
-        return False
-    return bool(addresses) and all(ipaddress.ip_address(str(a)).is_loopback for a in addresses)
-
-
-def require_token(settings: CommonSettings, host: str) -> str | None:
+def require_token(settings: ControllerSettings | WorkerSettings, host: str) -> str | None:
     """The shared secret. Raises SettingsError if there is none but other machines can reach `host`."""
     token = settings.secret()
-    if token is None and not is_loopback(host):
-        raise SettingsError(
-            f"--host {host} is reachable by others, so a shared secret is needed: "
-            "set KODOLLY_TOKEN (or --token-file) to the same value everywhere"
-        )
+    if token is None:
+        variable = environment_name(type(settings), "open")
+        exposure.require_token(host, is_open=settings.open, variable=variable)
     return token
+
+
+def require_keys(settings: ApiSettings) -> None:
+    """Raises SettingsError for an API that others reach and that has neither a key nor `--open`."""
+    if not settings.keys():
+        exposure.require_client_keys(
+            settings.host,
+            settings.published_address,
+            is_open=settings.open,
+            variable=environment_name(ApiSettings, "open"),
+        )
 
 
 def _urls(flag: str, text: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kodolly.api import prefork
-from kodolly.settings import ApiSettings, load
+from kodolly.settings import ApiSettings, load, require_keys
 
 
 def main(argv: Sequence[str]) -> int:
@@ -15,7 +15,7 @@ def main(argv: Sequence[str]) -> int:
     if listener is None:
         # What is wrong is said once, here, and not by every process that is started.
         settings.secret()
-        settings.keys()
+        require_keys(settings)
         settings.controllers()
         prefork.serve(argv, settings.host, settings.port, settings.processes)
     else:

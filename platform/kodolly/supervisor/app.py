@@ -22,6 +22,7 @@ from kodolly.http.client import new_client
 from kodolly.settings import UpSettings, load_with_sources
 from kodolly.supervisor import plan
 from kodolly.supervisor.packages import check_extras, check_vllm
+from kodolly.supervisor.reachability import check_exposure
 from kodolly.supervisor.service import Service, is_ready
 from kodolly.worker.adapters import read_adapters
 from kodolly.worker.model import named_template
@@ -167,6 +168,7 @@ def main(argv: Sequence[str]) -> int:
     settings = resolution.settings
     check_extras(settings, resolution.file)
     check_ports(settings)
+    check_exposure(settings, resolution.file)
     ensure_model(settings)
     # Checked here as well: a worker that refuses these says so only in its log.
     named_template(settings.conv_template)

@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kodolly.errors import SettingsError
 from kodolly.options import environment_name
@@ -78,11 +78,15 @@ def _common(settings: UpSettings, config: Path | None) -> dict[str, str]:
     """The common options as environment variables: other users can read a command line."""
     values = {f.name: getattr(settings, f.name) for f in fields(CommonSettings)}
     env = {
-        environment_name(CommonSettings, name): str(value)
+        environment_name(CommonSettings, name): _as_variable(value)
         for name, value in values.items()
-        if value is not None
+        if value not in (None, ())
     }
     return env | ({"KODOLLY_CONFIG": str(config.absolute())} if config else {})
+
+
+def _as_variable(value: Any) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _controller_url(settings: UpSettings) -> str:
@@ -127,6 +131,8 @@ def _api(settings: UpSettings) -> ServiceSpec:
         *("--host", settings.host, "--port", str(settings.api_port)),
         *("--controller", _controller_url(settings), "--drain-timeout", str(DRAIN)),
     ]
+    if settings.open:
+        flags.append("--open")
     url = f"http://{_reachable(settings.host)}:{settings.api_port}/health"
     return ServiceSpec("api", (*KODOLLY, "api", *flags), url, grace=DRAIN + 5)
 
@@ -139,6 +145,8 @@ def _web(settings: UpSettings) -> ServiceSpec:
         temperature = _model_temperature(settings.model_directory())
     if temperature is not None:
         flags += ["--temperature", str(temperature)]
+    if settings.open:
+        flags.append("--open")
     url = f"http://{_reachable(settings.host)}:{settings.web_port}/"
     return ServiceSpec("web", (*KODOLLY, "web", *flags), url)
 

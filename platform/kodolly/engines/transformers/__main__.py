@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kodolly import logs
+from kodolly.credentials import check_secret
 from kodolly.engines.transformers.engine import Engine
 from kodolly.engines.transformers.hub import model_directory
 from kodolly.engines.transformers.model import ModelOptions, context_length
 from kodolly.engines.transformers.server import create_app
 from kodolly.errors import EngineStartError, SettingsError
 from kodolly.http.server import run
-from kodolly.options import require_filled
 
 log = logging.getLogger("kodolly.engines.transformers")
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     key = os.environ.get("VLLM_API_KEY")
     try:
         if key is not None:
-            require_filled(key, "VLLM_API_KEY")
+            check_secret(key, "environment VLLM_API_KEY: the key")
         directory = model_directory(flags.model)
         template = _check_files(directory, flags)
     except (EngineStartError, SettingsError) as error:
