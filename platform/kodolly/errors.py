@@ -13,8 +13,11 @@ KodollyError
     │   ├── ContextOverflow     400, code context_length_exceeded
     │   └── RequestFault        400, code request_fault
     ├── Unauthorized            401
+    ├── ForeignOrigin           403, code foreign_origin
     ├── ModelNotFound           404
     ├── TooLarge                413
+    ├── NotJson                 415, code unsupported_media_type
+    ├── HostNotAllowed          421, code host_not_allowed
     ├── Overloaded              429, with Retry-After
     ├── EngineFailed            502
     ├── NoWorker                503, with Retry-After
@@ -126,6 +129,14 @@ class Unauthorized(ApiError):
     code = "invalid_api_key"
 
 
+class ForeignOrigin(ApiError):
+    """A browser sends it for another site's page."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "foreign_origin"
+
+
 class ModelNotFound(ApiError):
     """No worker has ever offered this model."""
 
@@ -140,6 +151,22 @@ class TooLarge(ApiError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
+
+
+class NotJson(ApiError):
+    """The body is not declared as JSON, so any web page could have sent it."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_media_type"
+
+
+class HostNotAllowed(ApiError):
+    """The request names a host that this server does not go by."""
+
+    status = 421
+    type = "invalid_request_error"
+    code = "host_not_allowed"
 
 
 class Overloaded(ApiError):

@@ -31,6 +31,9 @@ from kodolly.http import server
 from kodolly.http.client import new_client
 from kodolly.http.draining import Draining
 from kodolly.http.fastapi_app import DirectApp
+from kodolly.http.hosts import AllowedHosts
+from kodolly.http.origins import AllowedOrigins
+from kodolly.http.site_guard import SiteGuard
 from kodolly.http.upstream import Pool
 from kodolly.protocol.openai import ChatRequest, CompletionRequest
 from kodolly.settings import ApiSettings
@@ -45,8 +48,10 @@ PATHS: dict[str, type[ChatRequest | CompletionRequest]] = {
 class ApiApp(DirectApp):
     """The API's application: errors in OpenAI's envelope, and a document for those with a key."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, guard: SiteGuard | None = None, **options: Any) -> None:
+        """`options`: of FastAPI's."""
         super().__init__(
+            guard,
             title="KoDolly",
             description=document.DESCRIPTION,
             openapi_url=None,  # `document` serves it
@@ -67,7 +72,7 @@ class ApiApp(DirectApp):
 
 
 def create_app(settings: ApiSettings) -> ApiApp:
-    """The ASGI application. Raises SettingsError for unusable keys or controllers."""
+    """The ASGI application. Raises SettingsError for unusable keys, controllers, hosts or origins."""
     keys, token = KeyRing(settings.keys()), settings.secret()
     table, client, pool = WorkerTable(), new_client(), Pool(settings.connect_timeout)
     follower = Follower(table, settings.controllers(), token, client)
@@ -99,7 +104,11 @@ def create_app(settings: ApiSettings) -> ApiApp:
                 await asyncio.wait_for(table.loaded.wait(), FIRST_TABLE)
             yield
 
-    app = ApiApp(lifespan=lifespan)
+    guard = SiteGuard(
+        AllowedHosts(settings.allowed_hosts, settings.host),
+        AllowedOrigins(settings.allowed_origins),
+    )
+    app = ApiApp(guard, lifespan=lifespan)
     app.state.table, app.state.admission = table, admission
     for path, kind in PATHS.items():
         app.add_direct_route("POST", path, Completions(kind, path, services))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kodolly.api import prefork
+from kodolly.http.hosts import AllowedHosts
+from kodolly.http.origins import AllowedOrigins
 from kodolly.settings import ApiSettings, load, require_keys
 
 
@@ -17,6 +19,8 @@ def main(argv: Sequence[str]) -> int:
         settings.secret()
         require_keys(settings)
         settings.controllers()
+        AllowedHosts(settings.allowed_hosts)
+        AllowedOrigins(settings.allowed_origins)
         prefork.serve(argv, settings.host, settings.port, settings.processes)
     else:
         from kodolly.api.app import run  # the parent needs none of it

@@ -25,7 +25,9 @@ from kodolly.errors import BadRequest
 from kodolly.http import server
 from kodolly.http.client import CALL_ERRORS, describe_call_error, new_client
 from kodolly.http.fastapi_app import JsonApp, JsonRoute, add_routes
+from kodolly.http.hosts import AllowedHosts
 from kodolly.http.server import JsonResponse
+from kodolly.http.site_guard import SiteGuard
 from kodolly.protocol.wire import (
     HeartbeatRequest,
     Load,
@@ -263,7 +265,9 @@ STREAM_DOC = {200: {"content": {"application/octet-stream": {}}, "description": 
 WATCH_DOC = {200: {"content": {"application/x-ndjson": {}}, "description": "Lines of JSON."}}
 
 
-def create_app(controller: Controller, token: str | None = None) -> JsonApp:
+def create_app(
+    controller: Controller, token: str | None = None, guard: SiteGuard | None = None
+) -> JsonApp:
     """The ASGI application; with a token, every path but the health checks needs it."""
     app = JsonApp(
         "KoDolly controller",
@@ -272,6 +276,7 @@ def create_app(controller: Controller, token: str | None = None) -> JsonApp:
         lifespan=controller.lifespan,
         token=token,
         open_paths=frozenset({"/health", "/test_connection"}),
+        guard=guard,
     )
     posts = (
         controller.register_worker,
@@ -313,7 +318,8 @@ def main(argv: Sequence[str]) -> int:
         Dispatcher(settings.dispatch_method),
         token,
     )
-    app = create_app(controller, token)
+    guard = SiteGuard(AllowedHosts(settings.allowed_hosts, settings.host))
+    app = create_app(controller, token, guard)
     # At SIGTERM the watch streams end at once, so that the APIs turn to the next controller.
     # Responses that are being relayed may finish.
     server.run(

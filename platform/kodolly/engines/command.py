@@ -14,7 +14,7 @@ class EngineOptions:
     """The options of an engine. None: the engine's own default.
 
     `python`: interpreter of the environment that the engine is installed in (None: this one).
-    `adapters`: only vLLM has them. `extra_args`: go to the engine unchanged, after all others.
+    `adapters`: only vLLM has them. `allowed_hosts`: names that the transformers engine goes by. `extra_args`: go to the engine unchanged, after all others.
     """
 
     model: str
@@ -22,6 +22,7 @@ class EngineOptions:
     host: str
     port: int
     api_key: str | None = field(default=None, repr=False)
+    allowed_hosts: tuple[str, ...] = ()
     chat_template: str | None = None
     max_model_len: int | None = None
     max_num_seqs: int | None = None

@@ -41,7 +41,8 @@ def transformers_command(options: EngineOptions) -> EngineCommand:
         require("transformers")
     python = options.python or sys.executable
     argv = (python, "-m", "kodolly.engines.transformers", "--model", options.model)
-    words = (*argv, *common_flags(options), *options.extra_args)
+    hosts = ("--allowed-hosts", *options.allowed_hosts) if options.allowed_hosts else ()
+    words = (*argv, *common_flags(options), *hosts, *options.extra_args)
     # NVIDIA's driver makes this file. Importing torch to ask it for a GPU would be slow.
     return EngineCommand(words, common_env(options), on_cpu=not os.path.exists("/dev/nvidiactl"))
 

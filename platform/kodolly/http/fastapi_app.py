@@ -18,6 +18,7 @@ from kodolly import __version__
 from kodolly.errors import ApiError
 from kodolly.http import server
 from kodolly.http.server import JsonResponse
+from kodolly.http.site_guard import SiteGuard
 from kodolly.protocol.wire import parse
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -42,8 +43,8 @@ class JsonRoute(APIRoute):
     """A route whose body is read and checked here, not by FastAPI.
 
     FastAPI makes the OpenAPI document from the endpoint's annotations. A body has at most `max_body`
-    bytes and any content type, since FastChat's clients may send none. A wrong one is a 400 with our
-    error body. Endpoints are coroutine functions; a parameter is a pydantic model or a dict (the
+    bytes and is declared as JSON, as FastChat's own clients do. A wrong one is a 4xx with our error
+    body. Endpoints are coroutine functions; a parameter is a pydantic model or a dict (the
     body), or the Request itself. They return a Response, or a value for a JSON response.
     """
 
@@ -78,9 +79,11 @@ class DirectApp(FastAPI):
 
     Those are for heartbeats and tokens: FastAPI's own way costs several times as much. It has no
     pages of its own (/docs would load from another host), and sends no telemetry.
+    Before all else its guard sees each request.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, guard: SiteGuard | None = None, **options: Any) -> None:
+        """`options`: of FastAPI's."""
         super().__init__(
             version=__version__,
             docs_url=None,
@@ -89,6 +92,7 @@ class DirectApp(FastAPI):
             telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
             **options,
         )
+        self._guard = guard or SiteGuard()
         self._direct: dict[tuple[str, str], ASGIApp] = {}
 
     def add_direct_route(self, method: str, path: str, endpoint: ASGIApp) -> None:
@@ -98,6 +102,10 @@ class DirectApp(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] == "http":
+            admitted = self._guard.admit(scope, send)
+            if isinstance(admitted, Response):
+                return await admitted(scope, receive, send)
+            send = admitted
             endpoint = self._direct.get((scope["method"], scope["path"]))
             if endpoint is not None:
                 return await endpoint(scope, receive, send)
@@ -116,9 +124,11 @@ class JsonApp(DirectApp):
         lifespan: Callable[[Any], AbstractAsyncContextManager[None]],
         token: str | None,
         open_paths: frozenset[str] = frozenset(),
+        guard: SiteGuard | None = None,
     ) -> None:
         """`token`, `open_paths`: as for `TokenGuard`."""
         super().__init__(
+            guard,
             title=title,
             description=description,
             lifespan=lifespan,

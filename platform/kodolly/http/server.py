@@ -21,13 +21,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kodolly.errors import ApiError, BadRequest, TooLarge
+from kodolly.errors import ApiError, BadRequest, NotJson, TooLarge
 from kodolly.http import descriptors
 from kodolly.http.protocol import HttpProtocol
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+JSON = b"application/json"
 
 
 class JsonResponse(Response):
@@ -68,7 +70,8 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def read_object(request: Request, limit: int) -> dict[str, Any]:
-    """The request's body as a JSON object. Raises BadRequest or TooLarge."""
+    """The request's body as a JSON object. Raises NotJson, BadRequest or TooLarge."""
+    require_json(request)
     try:
         data = orjson.loads(await read_body(request, limit))
     except orjson.JSONDecodeError as error:
@@ -76,6 +79,24 @@ async def read_object(request: Request, limit: int) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise BadRequest("the request body must be a JSON object")
     return data
+
+
+def require_json(request: Request) -> None:
+    """Raises NotJson for a body that is not declared as JSON.
+
+    A page of any site may send a form or plain text anywhere; JSON only after a preflight.
+    """
+    kind = next((v for name, v in request.scope["headers"] if name == b"content-type"), b"")
+    if kind == JSON:
+        return
+    kind = kind.partition(b";")[0].strip().lower()
+    if kind != JSON and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
+        given = ascii(kind.decode("latin-1")[:100])[1:-1]
+        raise NotJson(
+            f"The body is declared as {given or 'nothing'}: send it with the header `Content-Type:"
+            " application/json` (with curl: -H 'Content-Type: application/json', or --json in place"
+            " of -d)."
+        )
 
 
 def presented_token(authorization: str) -> str:

@@ -7,7 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from starlette.responses import PlainTextResponse, Response
+
+from kodolly.errors import ApiError
 from kodolly.http import server
+from kodolly.http.hosts import AllowedHosts
+from kodolly.http.site_guard import GuardedApp, SiteGuard
 from kodolly.web.guard import Guard
 
 if TYPE_CHECKING:
@@ -21,6 +26,8 @@ class WebOptions(Protocol):
 
     @property
     def host(self) -> str: ...
+    @property
+    def allowed_hosts(self) -> tuple[str, ...]: ...
     @property
     def port(self) -> int: ...
     @property
@@ -38,11 +45,22 @@ class WebOptions(Protocol):
 
 
 def serve(settings: WebOptions) -> None:
-    """Serves the page until SIGTERM or Ctrl-C, then returns."""
-    app = Guard(create_app(settings))
+    """Serves the page until SIGTERM or Ctrl-C, then returns. Raises SettingsError."""
+    app = create_guarded_app(settings)
     server.run(
         app, settings.host, settings.port, on_exit=app.close, drain=DRAIN, proxy_headers=True
     )
+
+
+def create_guarded_app(settings: WebOptions) -> Guard:
+    """The page with everything around it: hosts and origins, bounds, headers. Raises SettingsError."""
+    sites = SiteGuard(AllowedHosts(settings.allowed_hosts, settings.host), refusal=text_refusal)
+    return Guard(GuardedApp(create_app(settings), sites))
+
+
+def text_refusal(error: ApiError) -> Response:
+    """A refusal as a person sees it who came by a name that the page does not go by."""
+    return PlainTextResponse(f"이 주소로는 열 수 없습니다.\n{error.message}\n", error.status)
 
 
 def create_app(settings: WebOptions) -> FastAPI:

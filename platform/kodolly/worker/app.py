@@ -30,6 +30,8 @@ from kodolly.errors import EngineCallError, SettingsError
 from kodolly.http import server
 from kodolly.http.client import new_client
 from kodolly.http.fastapi_app import JsonApp, add_routes
+from kodolly.http.hosts import AllowedHosts
+from kodolly.http.site_guard import SiteGuard
 from kodolly.http.upstream import Pool
 from kodolly.protocol.wire import Extension, WorkerState
 from kodolly.settings import WorkerSettings, load, require_token
@@ -56,6 +58,8 @@ class Worker:
         self.token = require_token(settings, settings.host)
         settings.controllers()  # a bad one is refused before the engine starts
         host = advertised_host(settings)
+        self._host = host
+        self.hosts = AllowedHosts(settings.allowed_hosts, settings.host, host)
         self.name = f"http://{host}:{settings.port}"
         self._attached = settings.engine == "openai"
         # Our engine always gets a random key: nobody else can use it, and another engine that
@@ -105,6 +109,7 @@ class Worker:
             host=settings.host,
             port=settings.engine_port,
             api_key=self.engine_key,
+            allowed_hosts=(*settings.allowed_hosts, self._host),
             chat_template=str(chat_template) if chat_template else None,
             max_model_len=settings.max_model_len,
             max_num_seqs=settings.max_num_seqs,
@@ -229,6 +234,7 @@ def create_app(worker: Worker, model: ServedModel, command: EngineCommand | None
         lifespan=lifespan,
         token=worker.token,
         open_paths=OPEN_PATHS,
+        guard=SiteGuard(worker.hosts),
     )
     app.state.agent = agent
     add_routes(app, "GET", [health, ready], response_class=PlainTextResponse)

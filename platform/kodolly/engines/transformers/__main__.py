@@ -22,7 +22,10 @@ from kodolly.engines.transformers.hub import model_directory
 from kodolly.engines.transformers.model import ModelOptions, context_length
 from kodolly.engines.transformers.server import create_app
 from kodolly.errors import EngineStartError, SettingsError
+from kodolly.exposure import is_loopback
+from kodolly.http.hosts import AllowedHosts
 from kodolly.http.server import run
+from kodolly.http.site_guard import SiteGuard
 
 log = logging.getLogger("kodolly.engines.transformers")
 
@@ -36,6 +39,8 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--served-model-name", nargs="+", metavar="NAME")
     flags.add_argument("--host", default="127.0.0.1")
     flags.add_argument("--port", type=int, default=22002)
+    flags.add_argument("--allowed-hosts", nargs="+", default=[], metavar="NAME")
+    flags.add_argument("--open", action="store_true", help="serve others though no key is set")
     flags.add_argument("--max-model-len", type=_positive, metavar="TOKENS")
     flags.add_argument("--max-num-seqs", type=_positive, default=8, metavar="ROWS")
     flags.add_argument("--max-waiting", type=_positive, default=64, metavar="REQUESTS")
@@ -57,12 +62,18 @@ def main(argv: Sequence[str]) -> int:
     try:
         if key is not None:
             check_secret(key, "environment VLLM_API_KEY: the key")
+        elif not flags.open and not is_loopback(flags.host):
+            raise SettingsError(
+                f"--host {flags.host} is reachable by others, and the engine asks for no key: set"
+                " VLLM_API_KEY, or let everybody in with --open"
+            )
+        guard = SiteGuard(AllowedHosts(flags.allowed_hosts, flags.host))
         directory = model_directory(flags.model)
         template = _check_files(directory, flags)
     except (EngineStartError, SettingsError) as error:
         log.error("%s", error)
         return 1
-    return _serve(directory, flags, template, key)
+    return _serve(directory, flags, template, key, guard)
 
 
 def _check_files(directory: Path, flags: argparse.Namespace) -> str | None:
@@ -81,7 +92,11 @@ def _check_files(directory: Path, flags: argparse.Namespace) -> str | None:
 
 
 def _serve(
-    directory: Path, flags: argparse.Namespace, template: str | None, key: str | None
+    directory: Path,
+    flags: argparse.Namespace,
+    template: str | None,
+    key: str | None,
+    guard: SiteGuard,
 ) -> int:
     options = ModelOptions(
         directory=directory,
@@ -93,7 +108,7 @@ def _serve(
     )
     engine = Engine(options, template=template, seed=flags.seed, max_waiting=flags.max_waiting)
     names = flags.served_model_name or [Path(flags.model).name]
-    app = create_app(engine, names, key=key)
+    app = create_app(engine, names, key=key, guard=guard)
     run(
         app,
         flags.host,

@@ -32,6 +32,7 @@ from kodolly.http.server import (
     same_secret,
     until_disconnect,
 )
+from kodolly.http.site_guard import GuardedApp, SiteGuard
 
 MAX_BODY = 16 << 20  # bytes of a request
 MAX_ID = 128  # characters of X-Request-Id that go into the response
@@ -169,14 +170,14 @@ class EventStream(Response):
 
 
 class KeyGuard:
-    """ASGI middleware: 401 for paths below /v1 without the key."""
+    """ASGI middleware: 401 without the key, for every path but /health, also for one that is none."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app = app
         self._key = key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/v1"):
+        if scope["type"] == "http" and scope["path"] != "/health":
             headers = dict(scope["headers"])
             key = presented_token(headers.get(b"authorization", b"").decode("latin-1"))
             if not same_secret(key, self._key):
@@ -185,10 +186,12 @@ class KeyGuard:
         await self._app(scope, receive, send)
 
 
-def create_app(engine: Engine, names: list[str], *, key: str | None = None) -> ASGIApp:
+def create_app(
+    engine: Engine, names: list[str], *, key: str | None = None, guard: SiteGuard | None = None
+) -> ASGIApp:
     """The ASGI application. The caller starts and stops the engine."""
     endpoints = Endpoints(engine, names)
-    app = Starlette(
+    app: ASGIApp = Starlette(
         routes=[
             Route("/health", endpoints.health),
             Route("/load", endpoints.load),
@@ -201,7 +204,7 @@ def create_app(engine: Engine, names: list[str], *, key: str | None = None) -> A
         ],
         exception_handlers={ApiError: _on_error},
     )
-    return app if key is None else KeyGuard(app, key)
+    return GuardedApp(app if key is None else KeyGuard(app, key), guard or SiteGuard())
 
 
 async def _on_error(_: Request, error: Exception) -> Response:
