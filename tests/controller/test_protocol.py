@@ -138,21 +138,30 @@ async def test_relayed_streams_come_frame_by_frame(http: aiohttp.ClientSession) 
     assert [f["error_code"] for f in frames] == [50005]
 
 
+async def next_line(stream: aiohttp.ClientResponse) -> Any:
+    """The next line of a watch stream that is not empty."""
+    while not (line := await stream.content.readline()).strip():
+        pass
+    return json.loads(line)
+
+
 async def test_watch_tells_every_change(http: aiohttp.ClientSession) -> None:
-    """The watch stream starts with the whole table and sends a new one after each change."""
+    """The watch stream starts with the whole table and tells what each change makes of it."""
     await register(http, "http://a:1")
     async with http.get("/watch") as stream:
         first = json.loads(await stream.content.readline())
         assert [w["name"] for w in first["workers"]] == ["http://a:1"]
 
         await post(http, "/drain_worker", {"worker_name": "http://a:1"})
-        second = json.loads(await stream.content.readline())
-        assert second["workers"][0]["state"] == "draining"
-        assert second["version"] > first["version"]
+        second = await next_line(stream)
+        assert second["rows"][0]["state"] == "draining"
+        assert second["version"] > first["version"] >= second["since"]
         assert second["epoch"] == first["epoch"]
 
         await post(http, "/deregister_worker", {"worker_name": "http://a:1"})
-        assert json.loads(await stream.content.readline())["workers"] == []
+        third = await next_line(stream)
+        assert third["removed"] == ["http://a:1"]
+        assert third["since"] == second["version"]
 
 
 async def test_engine_keys_go_to_followers_only(http: aiohttp.ClientSession) -> None:

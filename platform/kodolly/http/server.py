@@ -69,8 +69,13 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 async def read_object(request: Request, limit: int) -> dict[str, Any]:
     """The request's body as a JSON object. Raises BadRequest or TooLarge."""
+    return decode_object(await read_body(request, limit))
+
+
+def decode_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in a request's body. Raises BadRequest for anything else."""
     try:
-        data = orjson.loads(await read_body(request, limit))
+        data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the request body is not valid JSON: {error}") from error
     if not isinstance(data, dict):
