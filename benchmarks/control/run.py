@@ -40,6 +40,7 @@ class Outcome:
     follower_mean: float
     follower_worst: float
     wrong: int
+    beats: int  # heartbeats a second that were answered
 
     def meets_targets(self) -> bool:
         """Whether both targets are met and every table is right."""
@@ -90,10 +91,10 @@ def measure(workers: int, followers: int, seconds: float) -> Outcome:
         time.sleep(seconds)
         after = [cpu_seconds([pid]) for pid in pids]
         took = time.monotonic() - began
-        queues = _last_words(fleet)["queues"]
+        words = _last_words(fleet)
         time.sleep(SETTLE)
         tables = [_last_words(api) for api in apis]
-    wanted = {"workers": workers, "queues": queues}
+    wanted = {"workers": workers, "queues": words["queues"]}
     shares = [(b - a) / took for a, b in zip(before, after, strict=True)]
     return Outcome(
         workers,
@@ -103,6 +104,7 @@ def measure(workers: int, followers: int, seconds: float) -> Outcome:
         sum(shares[1:]) / followers,
         max(shares[1:]),
         sum(table != wanted for table in tables),
+        words["beats_a_second"],
     )
 
 
@@ -119,7 +121,7 @@ def markdown(outcome: Outcome, command: str) -> str:
 | API process, mean | {outcome.follower_mean:.2%} | |
 | API process, most | {outcome.follower_worst:.2%} | under {FOLLOWER_TARGET:.0%} |
 
-Tables that were wrong at the end: {outcome.wrong} of {outcome.followers}.
+Heartbeats answered: {outcome.beats:,} a second. Tables that were wrong at the end: {outcome.wrong} of {outcome.followers}.
 """
 
 

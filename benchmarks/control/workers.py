@@ -3,7 +3,7 @@
     python -m benchmarks.control.workers CONTROLLER_URL WORKERS
 
 Prints "ready" once all are registered. At SIGTERM it stops changing the queues, sends everybody's
-last heartbeat, prints the sum of all queues and ends.
+last heartbeat, prints the sum of all queues and the heartbeats it sent a second, and ends.
 """
 
 import asyncio
@@ -11,10 +11,12 @@ import json
 import random
 import signal
 import sys
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
 INTERVAL = 1.0  # seconds between two heartbeats of one worker
+START = 5.0  # seconds in which the workers come, one after the other
 LONGEST_QUEUE = 64
 # What a worker of ours says of itself: nine stop strings and guards, as a Korean Dolly model has.
 EXTENSION = {
@@ -35,7 +37,7 @@ class SimulatedWorker:
 
     def __init__(self, number: int, url: str, rng: random.Random) -> None:
         self.name = f"http://10.0.{number // 250}.{number % 250 + 1}:21002"
-        self.queue = 0
+        self.queue = self.beats = 0
         self._rng = rng
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "", parts.port or 80
@@ -52,6 +54,7 @@ class SimulatedWorker:
         answer = await self._post("/receive_heart_beat", {"queue_length": self.queue})
         if not json.loads(answer)["exist"]:
             raise RuntimeError(f"the controller has lost {self.name}")
+        self.beats += 1
 
     def change(self) -> None:
         """Another queue than before: the busiest a worker can be for its controller."""
@@ -79,24 +82,28 @@ async def main(url: str, count: int) -> None:
     """Registers everybody, and lets them send heartbeats until SIGTERM."""
     rng = random.Random(1)
     workers = [SimulatedWorker(number, url, rng) for number in range(count)]
-    for worker in workers:
-        await worker.register()
-    print("ready", flush=True)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
 
     async def live(worker: SimulatedWorker, offset: float) -> None:
         await asyncio.sleep(offset)
+        await worker.register()
         while not stop.is_set():
             worker.change()
             await worker.beat()
             await asyncio.sleep(INTERVAL)
 
-    lives = [asyncio.create_task(live(w, n / count * INTERVAL)) for n, w in enumerate(workers)]
-    await asyncio.gather(stop.wait(), *lives)
+    lives = [asyncio.create_task(live(w, n / count * START)) for n, w in enumerate(workers)]
+    await asyncio.sleep(START + INTERVAL)
+    print("ready", flush=True)
+    began, before = time.monotonic(), sum(worker.beats for worker in workers)
+    await stop.wait()
+    rate = (sum(worker.beats for worker in workers) - before) / (time.monotonic() - began)
+    await asyncio.gather(*lives)
     for worker in workers:
         await worker.beat()
-    print(json.dumps({"queues": sum(worker.queue for worker in workers)}), flush=True)
+    queues = sum(worker.queue for worker in workers)
+    print(json.dumps({"queues": queues, "beats_a_second": round(rate)}), flush=True)
 
 
 if __name__ == "__main__":

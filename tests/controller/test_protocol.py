@@ -7,7 +7,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from support.apps import serving
+from aiohttp import web
+from support.apps import serving, serving_aiohttp
 from support.deaf import deaf
 from support.scripted_engine import Script, ScriptedEngine
 
@@ -210,9 +211,10 @@ async def test_the_token_never_reaches_the_log(caplog: pytest.LogCaptureFixture)
     headers = {"Authorization": "Bearer s3cret"}
     async with (
         serving(app) as url,
+        serving_aiohttp(web.Application()) as worker,  # it has no path but 404
         aiohttp.ClientSession(url, headers=headers) as http,
         http.post(
-            "/register_worker", json={"worker_name": url + "/none", "worker_status": None}
+            "/register_worker", json={"worker_name": worker, "worker_status": None}
         ) as answer,
     ):
         assert answer.status == 400

@@ -82,8 +82,8 @@ async def is_port_closed(url: str, timeout: float) -> bool:
 
     `timeout`: seconds to connect. A timeout or an unknown host is no proof: False.
     """
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         async with asyncio.timeout(timeout):
             _, writer = await asyncio.open_connection(parts.hostname, port)
