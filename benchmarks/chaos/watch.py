@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
-import json
 import time
 from dataclasses import dataclass, field
 
 import aiohttp
+
+from kodolly.api.routing.table_copy import TableCopy
 
 READY = "ready"
 GONE = "gone"
@@ -34,13 +35,15 @@ class Watch:
                 await asyncio.sleep(AGAIN)
 
     async def _follow(self, session: aiohttp.ClientSession) -> None:
+        copy, is_first = TableCopy(), True
         async with session.get(self.url + "/watch", read_bufsize=2**20) as answer:
             answer.raise_for_status()
             async for line in answer.content:
                 if line.strip():
-                    table = json.loads(line)
-                    self.epoch = table["epoch"]
-                    self.take({row["name"]: row["state"] for row in table["workers"]})
+                    copy.take(line, first=is_first)
+                    is_first, table = False, copy.snapshot()
+                    self.epoch = table.epoch
+                    self.take({row.name: row.state.value for row in table.workers})
 
     def take(self, rows: dict[str, str]) -> None:
         """A new table; a worker that is no longer in it is gone."""

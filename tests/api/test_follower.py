@@ -53,7 +53,10 @@ class Followed:
         """A fresh controller that knows a ready worker of each model."""
         controller = Controller(Registry(90, 600), Dispatcher("shortest_queue"), None)
         for model in models:
-            row = {"worker_name": f"http://{model}", "worker_status": {"model_names": [model]}}
+            row = {
+                "worker_name": f"http://w-{model.encode().hex()}",
+                "worker_status": {"model_names": [model]},
+            }
             registration = Registration.model_validate(row | {"kodolly": {}})
             assert registration.worker_status is not None
             controller.registry.register(registration, registration.worker_status)

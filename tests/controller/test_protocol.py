@@ -7,7 +7,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from support.apps import serving
+from aiohttp import web
+from support.apps import serving, serving_aiohttp
 from support.deaf import deaf
 from support.scripted_engine import Script, ScriptedEngine
 
@@ -138,21 +139,30 @@ async def test_relayed_streams_come_frame_by_frame(http: aiohttp.ClientSession) 
     assert [f["error_code"] for f in frames] == [50005]
 
 
+async def next_line(stream: aiohttp.ClientResponse) -> Any:
+    """The next line of a watch stream that is not empty."""
+    while not (line := await stream.content.readline()).strip():
+        pass
+    return json.loads(line)
+
+
 async def test_watch_tells_every_change(http: aiohttp.ClientSession) -> None:
-    """The watch stream starts with the whole table and sends a new one after each change."""
+    """The watch stream starts with the whole table and tells what each change makes of it."""
     await register(http, "http://a:1")
     async with http.get("/watch") as stream:
         first = json.loads(await stream.content.readline())
         assert [w["name"] for w in first["workers"]] == ["http://a:1"]
 
         await post(http, "/drain_worker", {"worker_name": "http://a:1"})
-        second = json.loads(await stream.content.readline())
-        assert second["workers"][0]["state"] == "draining"
-        assert second["version"] > first["version"]
+        second = await next_line(stream)
+        assert second["rows"][0]["state"] == "draining"
+        assert second["version"] > first["version"] >= second["since"]
         assert second["epoch"] == first["epoch"]
 
         await post(http, "/deregister_worker", {"worker_name": "http://a:1"})
-        assert json.loads(await stream.content.readline())["workers"] == []
+        third = await next_line(stream)
+        assert third["removed"] == ["http://a:1"]
+        assert third["since"] == second["version"]
 
 
 async def test_engine_keys_go_to_followers_only(http: aiohttp.ClientSession) -> None:
@@ -201,9 +211,10 @@ async def test_the_token_never_reaches_the_log(caplog: pytest.LogCaptureFixture)
     headers = {"Authorization": "Bearer s3cret"}
     async with (
         serving(app) as url,
+        serving_aiohttp(web.Application()) as worker,  # it has no path but 404
         aiohttp.ClientSession(url, headers=headers) as http,
         http.post(
-            "/register_worker", json={"worker_name": url + "/none", "worker_status": None}
+            "/register_worker", json={"worker_name": worker, "worker_status": None}
         ) as answer,
     ):
         assert answer.status == 400

@@ -210,8 +210,8 @@ def test_a_refresh_revives_a_fastchat_worker(registry: Registry) -> None:
 async def test_waiters_wake_on_change_only(registry: Registry) -> None:
     """A beat that changes nothing wakes no follower; a change of load does."""
     register(registry, "http://a")
-    version = registry.version
-    waiting = asyncio.create_task(registry.wait_beyond(version))
+    registry.take_change()
+    waiting = asyncio.create_task(registry.wait_for_change())
     registry.heartbeat(beat("http://a", queue=0))
     await asyncio.sleep(0)
     assert not waiting.done()

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from typing import Any
 
 from support.apps import serving
 from support.deaf import deaf
@@ -28,6 +29,11 @@ async def test_no_beat_waits_for_an_engine_that_answers_nothing() -> None:
         def heartbeat(self, request: HeartbeatRequest) -> bool:
             self.beats += 1
             return super().heartbeat(request)
+
+        def load_only_heartbeat(self, data: dict[str, Any]) -> bool:
+            is_taken = super().load_only_heartbeat(data)
+            self.beats += is_taken
+            return is_taken
 
     registry = Listening(90, 6)
     controller = Controller(registry, Dispatcher("shortest_queue"), None)

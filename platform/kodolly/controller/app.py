@@ -18,12 +18,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from kodolly.controller.dispatch import Dispatcher
+from kodolly.controller.feed import Feed
+from kodolly.controller.heartbeat import HeartbeatEndpoint
 from kodolly.controller.probe import Prober
 from kodolly.controller.registry import Registry
 from kodolly.controller.relay import StreamRelay
 from kodolly.errors import BadRequest
 from kodolly.http import server
-from kodolly.http.client import CALL_ERRORS, describe_call_error, new_client
+from kodolly.http.client import CALL_ERRORS, describe_call_error, new_client, read_at_most
 from kodolly.http.fastapi_app import JsonApp, JsonRoute, add_routes
 from kodolly.http.hosts import AllowedHosts
 from kodolly.http.server import JsonResponse
@@ -46,11 +48,7 @@ from kodolly.settings import ControllerSettings, load, require_token
 log = logging.getLogger(__name__)
 
 MAX_PROMPT_BODY = 16 * 2**20  # bytes; a body with a whole prompt. Others have JsonRoute.max_body
-# Seconds without a change after which the watch stream sends an empty line. After a few such times
-# without any line, the API takes this controller for dead.
-WATCH_KEEPALIVE = 0.5
-# Changes within this time (seconds) are sent in one line of the watch stream.
-WATCH_COALESCE = 0.01
+MAX_STATUS_BODY = 2**20  # bytes of a worker's answer to /worker_get_status
 # Fields that /workers does not show, in pydantic's form for `exclude`.
 SECRETS = {"workers": {"__all__": {"kodolly": {"engine_key"}}}}
 
@@ -82,10 +80,11 @@ class Controller:
         self._times = times or ControllerTimes()
         self._client: httpx.AsyncClient | None = None
         self._relay = StreamRelay(self._headers)
+        self._feed = Feed(registry, self.stopping)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        """Sweeps the table and probes workers while the server runs."""
+        """Sweeps the table, probes workers and sends changes while the server runs."""
         async with new_client() as self._client:
             prober = Prober(
                 self.registry,
@@ -93,7 +92,8 @@ class Controller:
                 interval=self._times.probe_interval,
                 connect_timeout=self._times.probe_connect_timeout,
             )
-            work = (self._sweep(), prober.run(), self._relay.run())
+            feed = self._feed
+            work = (self._sweep(), prober.run(), self._relay.run(), feed.run(), feed.end_at_stop())
             tasks = [asyncio.create_task(each) for each in work]
             yield
             await server.cancel_and_wait(*tasks)
@@ -122,6 +122,7 @@ class Controller:
 
     async def receive_heart_beat(self, heartbeat: HeartbeatRequest) -> WorkerExists:
         """Takes a heartbeat. A worker that does not exist must register again."""
+        # `HeartbeatEndpoint` serves this path; this is what the OpenAPI document says of it.
         self.dispatcher.reset(heartbeat.worker_name)
         return WorkerExists(exist=self.registry.heartbeat(heartbeat))
 
@@ -188,47 +189,28 @@ class Controller:
         return JsonResponse(self.registry.snapshot().model_dump(mode="json", exclude=SECRETS))
 
     async def watch(self) -> Response:
-        """The table now and after every change, one line of JSON each. Empty lines keep it alive."""
-        return StreamingResponse(self._watch_lines(), media_type="application/x-ndjson")
+        """The table, then its changes, one line of JSON each. Empty lines keep the stream alive."""
+        return StreamingResponse(self._feed.lines(), media_type="application/x-ndjson")
 
     async def health(self) -> Response:
         """The text "ok" while the controller runs."""
         return PlainTextResponse("ok")
 
-    async def _watch_lines(self) -> AsyncIterator[bytes]:
-        stop = asyncio.create_task(self.stopping.wait())
-        change: asyncio.Task[None] | None = None
-        version = -1
-        try:
-            while not stop.done():
-                change = asyncio.create_task(self.registry.wait_beyond(version))
-                await asyncio.wait(
-                    {stop, change},
-                    timeout=WATCH_KEEPALIVE,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if not change.done():
-                    change.cancel()
-                    yield b"\n"
-                    continue
-                await asyncio.sleep(WATCH_COALESCE)
-                snapshot = self.registry.snapshot()
-                version = snapshot.version
-                yield snapshot.model_dump_json().encode() + b"\n"
-        finally:
-            await server.cancel_and_wait(stop, change)
-
     async def _fetch_status(self, name: str) -> WorkerStatus | None:
         try:
-            async with asyncio.timeout(self._times.status_timeout):
-                response = await self.client.post(
+            async with (
+                asyncio.timeout(self._times.status_timeout),
+                self.client.stream(
+                    "POST",
                     f"{name}/worker_get_status",
                     headers=self._headers,
                     timeout=None,
                     follow_redirects=True,
-                )
-            response.raise_for_status()
-            return parse(WorkerStatus, orjson.loads(response.content))
+                ) as response,
+            ):
+                response.raise_for_status()
+                body = await read_at_most(response, MAX_STATUS_BODY)
+            return parse(WorkerStatus, orjson.loads(body))
         except (*CALL_ERRORS, BadRequest) as error:
             log.warning("no status from %s: %s", name, describe_call_error(error))
             return None
@@ -305,7 +287,10 @@ def create_app(
         app, "GET", [controller.watch], response_class=StreamingResponse, responses=WATCH_DOC
     )
     add_routes(app, "GET", [controller.health], response_class=PlainTextResponse)
-    app.serve_directly("/receive_heart_beat", "/worker_generate_stream")
+    app.serve_directly("/worker_generate_stream")
+    heartbeats = HeartbeatEndpoint(controller.registry, controller.dispatcher)
+    guarded = server.TokenGuard(heartbeats, token=token, open_paths=frozenset())
+    app.add_direct_route("POST", "/receive_heart_beat", guarded)
     return app
 
 

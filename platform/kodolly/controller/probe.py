@@ -52,7 +52,14 @@ class Prober:
         """Probes every FastChat worker once."""
         states = {row.name: row.state for row in self._registry.rows() if row.kodolly is None}
         self._closed &= set(states)
-        await asyncio.gather(*(self._probe(name, state) for name, state in states.items()))
+        await asyncio.gather(*(self._try_probe(name, state) for name, state in states.items()))
+
+    async def _try_probe(self, name: str, state: WorkerState) -> None:
+        """As `_probe`. Whatever is wrong with one row, the others are still probed."""
+        try:
+            await self._probe(name, state)
+        except Exception:
+            log.exception("%s cannot be probed", name)
 
     async def _probe(self, name: str, state: WorkerState) -> None:
         if state is WorkerState.READY:
@@ -75,14 +82,14 @@ async def is_port_closed(url: str, timeout: float) -> bool:
 
     `timeout`: seconds to connect. A timeout or an unknown host is no proof: False.
     """
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
         async with asyncio.timeout(timeout):
             _, writer = await asyncio.open_connection(parts.hostname, port)
     except ConnectionRefusedError:
         return True
-    except (OSError, TimeoutError):
+    except (OSError, TimeoutError, ValueError):  # ValueError: a port or a name that cannot be
         return False
     writer.close()
     with contextlib.suppress(OSError):

@@ -7,10 +7,13 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from kodolly.errors import BadRequest
 from kodolly.protocol.wire import (
+    MAX_QUEUE,
+    Change,
     Extension,
     HeartbeatRequest,
     Registration,
@@ -28,6 +31,7 @@ MAX_WORKERS = 4096
 PAUSE_THRESHOLD = 1.5
 # A lost worker stays in the table this long (seconds), so that an operator can see it.
 REMOVE_LOST_AFTER = 600.0
+UNKNOWN = object()  # equal to no `kodolly` object of a heartbeat
 
 
 @dataclass
@@ -38,6 +42,20 @@ class Entry:
     check_heart_beat: bool
     last_heartbeat: float
     drain_requested: bool = False  # by an operator; reset when the worker registers again
+    # The `kodolly` object of the last heartbeat, not decoded further, while the row is as that
+    # heartbeat made it: an equal one brings nothing but a queue length.
+    last_extension: Any = UNKNOWN
+
+
+@dataclass
+class Pending:
+    """What has changed since the last `Change`: workers by name. `is_urgent`: more than loads."""
+
+    rows: dict[str, None] = field(default_factory=dict)
+    removed: dict[str, None] = field(default_factory=dict)
+    loads: dict[str, None] = field(default_factory=dict)
+    any: asyncio.Event = field(default_factory=asyncio.Event)
+    urgent: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Registry:
@@ -59,7 +77,9 @@ class Registry:
         self.epoch = uuid.uuid4().hex
         self.version = 0
         self._entries: dict[str, Entry] = {}
-        self._change = asyncio.Event()
+        self._next_number = 0
+        self._pending = Pending()
+        self._last_change = 0  # version of the last `Change`
         self._expiration = expiration
         self._missed_beats = missed_beats
         self._clock = clock
@@ -72,6 +92,9 @@ class Registry:
         if name not in self._entries and len(self._entries) >= MAX_WORKERS:
             raise BadRequest(f"the table is full: {MAX_WORKERS} workers")
         extension = registration.kodolly
+        previous = self._entries.get(name)
+        if previous is None:
+            self._next_number += 1
         row = WorkerRow(
             name=name,
             model_names=status.model_names,
@@ -80,10 +103,28 @@ class Registry:
             state=extension.state if extension else WorkerState.READY,
             multimodal=registration.multimodal,
             kodolly=extension,
+            number=previous.row.number if previous else self._next_number,
         )
         self._entries[name] = Entry(row, registration.check_heart_beat, self._clock())
         log.info("registered %s: %s, %s", name, ", ".join(row.model_names), row.state.value)
-        self._publish()
+        self._row_changed(name)
+
+    def load_only_heartbeat(self, data: dict[str, Any]) -> bool:
+        """Takes a decoded heartbeat that brings no more than a queue length; False for any other.
+
+        This is the path of nearly all heartbeats. Its cost decides how many workers one controller
+        can have, so it checks only what may differ from the last one.
+        """
+        name, queue = data.get("worker_name"), data.get("queue_length")
+        if type(name) is not str or type(queue) is not int or not 0 <= queue <= MAX_QUEUE:
+            return False
+        entry = self._entries.get(name)
+        if entry is None or data.get("kodolly") != entry.last_extension:
+            return False
+        entry.last_heartbeat = self._clock()
+        if queue != entry.row.queue_length:
+            self._load_changed(entry, queue)
+        return True
 
     def heartbeat(self, request: HeartbeatRequest) -> bool:
         """Takes a heartbeat; False if the worker is unknown and must register again."""
@@ -92,9 +133,14 @@ class Registry:
             return False
         entry.last_heartbeat = self._clock()
         state = request.kodolly.state if request.kodolly else WorkerState.READY
-        extension = request.kodolly or entry.row.kodolly
-        self._update(entry, state, request.queue_length, extension)
+        self._update(entry, state, request.queue_length, request.kodolly or entry.row.kodolly)
+        entry.last_extension = UNKNOWN
         return True
+
+    def expect_extension(self, name: str, extension: Any) -> None:
+        """The `kodolly` object of the heartbeat just taken, as it came: an equal one will be cheap."""
+        if name in self._entries:
+            self._entries[name].last_extension = extension
 
     def drain(self, name: str) -> bool:
         """Takes a worker out of rotation until it registers again; False if unknown."""
@@ -107,7 +153,10 @@ class Registry:
         if self._entries.pop(name, None) is None:
             return False
         log.info("deregistered %s", name)
-        self._publish()
+        self._pending.rows.pop(name, None)
+        self._pending.loads.pop(name, None)
+        self._pending.removed[name] = None
+        self._publish(urgent=True)
         return True
 
     def mark_lost(self, name: str) -> bool:
@@ -121,7 +170,8 @@ class Registry:
             return
         entry.last_heartbeat = self._clock()
         entry.row = entry.row.model_copy(update=dict(status))
-        self._publish()
+        entry.last_extension = UNKNOWN
+        self._row_changed(name)
         if entry.row.state is WorkerState.LOST and entry.row.kodolly is None:
             self._set_state(name, WorkerState.READY)
 
@@ -156,13 +206,32 @@ class Registry:
         return [row for row in self.rows() if row.state is WorkerState.READY]
 
     def snapshot(self) -> Snapshot:
-        """The whole table, as the watch stream sends it."""
+        """The whole table, as the watch stream sends it first."""
         return Snapshot(epoch=self.epoch, version=self.version, workers=self.rows())
 
-    async def wait_beyond(self, version: int) -> None:
-        """Returns once the table is newer than `version`."""
-        while self.version <= version:
-            await self._change.wait()
+    async def wait_for_change(self) -> None:
+        """Returns once there is something to take by `take_change`."""
+        await self._pending.any.wait()
+
+    async def wait_for_urgent_change(self) -> None:
+        """The same, if it is more than loads."""
+        await self._pending.urgent.wait()
+
+    def take_change(self) -> Change:
+        """All that has changed since the last call."""
+        pending, self._pending = self._pending, Pending()
+        entries, since = self._entries, self._last_change
+        self._last_change = self.version
+        rows = [entries[name].row for name in pending.rows]
+        loads = [entries[name].row for name in pending.loads if name not in pending.rows]
+        return Change(
+            epoch=self.epoch,
+            since=since,
+            version=self.version,
+            rows=rows,
+            removed=[name for name in pending.removed if name not in pending.rows],
+            loads=[(row.number, row.queue_length) for row in loads],
+        )
 
     def _set_state(self, name: str, state: WorkerState) -> bool:
         entry = self._entries.get(name)
@@ -172,6 +241,7 @@ class Registry:
         if extension is not None:
             extension = extension.model_copy(update={"state": state})
         self._update(entry, state, entry.row.queue_length, extension)
+        entry.last_extension = UNKNOWN
         return True
 
     def _update(
@@ -182,11 +252,13 @@ class Registry:
             state = WorkerState.DRAINING
         if state is not row.state:
             log.info("%s: %s -> %s", row.name, row.state.value, state.value)
+        if state is row.state and extension == row.kodolly:
+            if queue != row.queue_length:
+                self._load_changed(entry, queue)
+            return
         update = {"state": state, "queue_length": queue, "kodolly": extension}
-        new = row.model_copy(update=update)
-        if new != row:
-            entry.row = new
-            self._publish()
+        entry.row = row.model_copy(update=update)
+        self._row_changed(row.name)
 
     def _silence_limit(self, entry: Entry) -> float:
         """Seconds without a heartbeat after which the worker is lost."""
@@ -194,8 +266,18 @@ class Registry:
             return self._expiration
         return entry.row.kodolly.heart_beat_interval * self._missed_beats
 
-    def _publish(self) -> None:
-        """The table has changed: wakes everyone in `wait_beyond`."""
+    def _load_changed(self, entry: Entry, queue: int) -> None:
+        entry.row.queue_length = queue
+        self._pending.loads[entry.row.name] = None
+        self._publish(urgent=False)
+
+    def _row_changed(self, name: str) -> None:
+        self._pending.rows[name] = None
+        self._publish(urgent=True)
+
+    def _publish(self, *, urgent: bool) -> None:
+        """The table has changed: wakes who waits for that."""
         self.version += 1
-        self._change.set()
-        self._change = asyncio.Event()
+        self._pending.any.set()
+        if urgent:
+            self._pending.urgent.set()

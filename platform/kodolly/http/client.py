@@ -38,6 +38,16 @@ def new_client() -> httpx.AsyncClient:
     )
 
 
+async def read_at_most(response: httpx.Response, limit: int) -> bytes:
+    """The whole body of a response that is streamed. Raises ValueError beyond `limit` bytes."""
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > limit:
+            raise ValueError(f"the answer has more than {limit} bytes")
+    return bytes(body)
+
+
 def describe_call_error(error: BaseException) -> str:
     """As `describe_error`, with the operating system's reason, such as a refused connection.
 

@@ -10,7 +10,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import Any, TypeVar
@@ -71,9 +71,14 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 async def read_object(request: Request, limit: int) -> dict[str, Any]:
     """The request's body as a JSON object. Raises NotJson, BadRequest or TooLarge."""
-    require_json(request)
+    require_json(request.scope["headers"])
+    return decode_object(await read_body(request, limit))
+
+
+def decode_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in a request's body. Raises BadRequest for anything else."""
     try:
-        data = orjson.loads(await read_body(request, limit))
+        data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the request body is not valid JSON: {error}") from error
     if not isinstance(data, dict):
@@ -81,12 +86,12 @@ async def read_object(request: Request, limit: int) -> dict[str, Any]:
     return data
 
 
-def require_json(request: Request) -> None:
+def require_json(headers: Iterable[tuple[bytes, bytes]]) -> None:
     """Raises NotJson for a body that is not declared as JSON.
 
     A page of any site may send a form or plain text anywhere; JSON only after a preflight.
     """
-    kind = next((v for name, v in request.scope["headers"] if name == b"content-type"), b"")
+    kind = next((v for name, v in headers if name == b"content-type"), b"")
     if kind == JSON:
         return
     kind = kind.partition(b";")[0].strip().lower()

@@ -8,17 +8,65 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from enum import StrEnum
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from kodolly.errors import BadRequest
+from kodolly.protocol.addresses import AddressError, canonical_url
 
 FRAME_END = b"\0"
 MAX_FRAME = 64 * 2**20  # bytes
 
 T = TypeVar("T", bound=BaseModel)
+
+MAX_URL = 2048  # characters
+MAX_QUEUE = 2**31 - 1  # requests
+MAX_MARKERS = 16384  # strings of a template or tokenizer: some tokenizers have thousands
+
+
+def _checked_url(text: str) -> str:
+    return _canonical(text, with_path=False)
+
+
+def _checked_engine_url(text: str) -> str:
+    return _canonical(text, with_path=True)
+
+
+def _canonical(text: str, *, with_path: bool) -> str:
+    try:
+        return canonical_url(text, with_path=with_path)
+    except AddressError as error:
+        raise PydanticCustomError("address", "{reason}", {"reason": str(error)}) from None
+
+
+def _without_controls(text: str) -> str:
+    if any(character < " " or character == "\x7f" for character in text):
+        raise PydanticCustomError("controls", "control characters are not allowed")
+    return text
+
+
+# A worker's base URL: http://host:port, in the one spelling that names its row in the table.
+WorkerUrl = Annotated[str, Field(min_length=1, max_length=MAX_URL), AfterValidator(_checked_url)]
+# An engine's root, which may be behind a path.
+EngineUrl = Annotated[
+    str, Field(min_length=1, max_length=MAX_URL), AfterValidator(_checked_engine_url)
+]
+ModelName = Annotated[
+    str, StringConstraints(min_length=1, max_length=512), AfterValidator(_without_controls)
+]
+Marker = Annotated[str, StringConstraints(max_length=1024)]
+Markers = Annotated[list[Marker], Field(max_length=MAX_MARKERS, fail_fast=True)]
 
 
 class WorkerState(StrEnum):
@@ -34,9 +82,9 @@ class WorkerState(StrEnum):
 class WorkerStatus(BaseModel):
     """FastChat's `worker_status`: the models of a worker, its weight and its load (requests)."""
 
-    model_names: list[str] = Field(min_length=1, max_length=256)
-    speed: float = Field(default=1, gt=0)
-    queue_length: int = Field(default=0, ge=0)
+    model_names: list[ModelName] = Field(min_length=1, max_length=256, fail_fast=True)
+    speed: float = Field(default=1, ge=1e-6, le=1e6)
+    queue_length: int = Field(default=0, ge=0, le=MAX_QUEUE)
 
 
 class Extension(BaseModel):
@@ -45,23 +93,34 @@ class Extension(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     state: WorkerState = WorkerState.READY
-    engine_url: str | None = None
-    # The API needs it, so /watch sends it. /workers, which is for people, leaves it out.
-    engine_key: str | None = None
-    heart_beat_interval: float = Field(default=5.0, gt=0)  # seconds
-    context_length: int | None = None  # tokens of prompt and answer together
-    template: str | None = None  # name of the conversation template
-    stop: list[str] = Field(default_factory=list)  # strings that end every answer
-    guard: list[str] = Field(default_factory=list)  # strings a user may not put into a prompt
+    engine_url: EngineUrl | None = None
+    # The API needs it, so /watch sends it. /workers, which is for people, leaves it out. It goes
+    # into a header of every request to the engine.
+    engine_key: str | None = Field(default=None, max_length=4096, pattern=r"^[!-~]*$")
+    heart_beat_interval: float = Field(default=5.0, gt=0, le=3600)  # seconds
+    # Tokens of prompt and answer together.
+    context_length: int | None = Field(default=None, ge=1, le=2**31 - 1)
+    # The same for models of this worker whose context is another one.
+    context_lengths: dict[ModelName, Annotated[int, Field(ge=1, le=2**31 - 1)]] = Field(
+        default_factory=dict, max_length=256
+    )
+    chat_only: bool = False  # the engine has no /v1/completions
+    template: str | None = Field(default=None, max_length=256)  # name of the template
+    stop: Markers = Field(default_factory=list)  # strings that end every answer
+    guard: Markers = Field(default_factory=list)  # strings a user may not put into a prompt
     # Adapter name -> name of the base model that it is served on.
-    parents: dict[str, str] = Field(default_factory=dict)
-    version: str = ""
+    parents: dict[ModelName, ModelName] = Field(default_factory=dict, max_length=256)
+    version: str = Field(default="", max_length=64)
+
+    def context_of(self, model: str) -> int | None:
+        """Tokens of prompt and answer together for one of the worker's models; None if unknown."""
+        return self.context_lengths.get(model, self.context_length)
 
 
 class Registration(BaseModel):
     """Body of /register_worker. `worker_name` is the worker's base URL and its key."""
 
-    worker_name: str = Field(min_length=1, max_length=2048, pattern=r"^https?://")
+    worker_name: WorkerUrl
     check_heart_beat: bool = True
     worker_status: WorkerStatus | None = None
     multimodal: bool = False
@@ -71,8 +130,8 @@ class Registration(BaseModel):
 class HeartbeatRequest(BaseModel):
     """Body of /receive_heart_beat."""
 
-    worker_name: str
-    queue_length: int = Field(ge=0)
+    worker_name: WorkerUrl
+    queue_length: int = Field(ge=0, le=MAX_QUEUE)
     kodolly: Extension | None = None
 
 
@@ -100,7 +159,7 @@ class WorkerQuery(_TextQuery):
     """Body of /deregister_worker and /drain_worker. `worker_name`: the worker's base URL."""
 
     field = "worker_name"
-    worker_name: str
+    worker_name: WorkerUrl
 
 
 class WorkerExists(BaseModel):
@@ -130,7 +189,7 @@ class Load(BaseModel):
 
 
 class WorkerRow(BaseModel):
-    """One worker in the controller's table."""
+    """One worker in the controller's table. `number`: its short name in a `Change`'s loads."""
 
     name: str
     model_names: list[str]
@@ -139,6 +198,7 @@ class WorkerRow(BaseModel):
     state: WorkerState
     multimodal: bool = False
     kodolly: Extension | None = None
+    number: int = 0
 
     def serves(self, model: str) -> bool:
         """Whether a request for `model` may go to this worker now."""
@@ -146,7 +206,7 @@ class WorkerRow(BaseModel):
 
 
 class Snapshot(BaseModel):
-    """One line of the controller's watch stream: the whole table.
+    """The first line of the controller's watch stream: the whole table.
 
     `epoch`: a random id of the controller process. After a restart it differs, and the table is
     incomplete at first: it fills as the workers' heartbeats arrive.
@@ -155,6 +215,21 @@ class Snapshot(BaseModel):
     epoch: str
     version: int
     workers: list[WorkerRow]
+
+
+class Change(BaseModel):
+    """A later line of the watch stream: what has changed between the versions `since` and `version`.
+
+    It is right for every table that is not older than `since`. `rows`: new rows, and rows of which
+    anything but the load changed. `removed`: names. `loads`: (row's number, queue length).
+    """
+
+    epoch: str
+    since: int
+    version: int
+    rows: list[WorkerRow] = Field(default_factory=list)
+    removed: list[str] = Field(default_factory=list)
+    loads: list[tuple[int, int]] = Field(default_factory=list)
 
 
 def parse(cls: type[T], data: Any) -> T:

@@ -13,12 +13,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 
 import httpx
-from pydantic import ValidationError
 
 from kodolly.api.routing.table import WorkerTable
+from kodolly.api.routing.table_copy import BadLine, TableCopy
 from kodolly.http.client import CALL_ERRORS, describe_call_error
-from kodolly.http.log_safe import describe_error
-from kodolly.protocol.wire import Snapshot
+from kodolly.protocol.wire import Change
 
 log = logging.getLogger(__name__)
 
@@ -34,19 +33,19 @@ LOOK = 1.0  # seconds between two looks at which controllers are steady by now
 
 
 class ControllerStream:
-    """One controller's watch stream: its newest table, and since when it has been connected."""
+    """One controller's watch stream: its table, and since when it has been connected."""
 
     def __init__(
         self,
         controller: str,
         headers: dict[str, str],
         client: httpx.AsyncClient,
-        on_change: Callable[[], None],
+        on_change: Callable[[ControllerStream, Change | None], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_change` is called after every change."""
+        """`on_change`: called with this stream and the change; None for a whole table, or its end."""
         self.url = controller.rstrip("/") + "/watch"
-        self.newest = b""  # line of JSON
+        self.copy = TableCopy()
         self.since: float | None = None  # of its first table; None while there is no connection
         self._headers = headers
         self._client = client
@@ -60,12 +59,14 @@ class ControllerStream:
             try:
                 await self._follow()
                 complaint = "the watch stream ended"
+            except BadLine as error:
+                complaint = str(error)
             except CALL_ERRORS as error:
                 complaint = describe_call_error(error)
             if self.is_steady():
                 last_complaint = ""
             self.since = None
-            self._on_change()
+            self._on_change(self, None)
             if complaint != last_complaint:  # one line for one cause, not two a second
                 log.warning("controller %s: %s", self.url, complaint)
                 last_complaint = complaint
@@ -84,12 +85,15 @@ class ControllerStream:
                 raise ValueError(f"the controller answered {response.status_code}")
             async with aclosing(lines_of(response.aiter_raw())) as lines:
                 async for line in lines:
-                    if not line.strip():
-                        continue
-                    self.newest = line
-                    if self.since is None:
-                        self.since = self._clock()
-                    self._on_change()
+                    if line.strip():
+                        self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        """Takes one line. Raises BadLine for one that leads to no right table."""
+        change = self.copy.take(line, first=self.since is None)
+        if self.since is None:
+            self.since = self._clock()
+        self._on_change(self, change)
 
 
 class Follower:
@@ -108,12 +112,12 @@ class Follower:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._table = table
         self._streams = [
-            ControllerStream(url.strip(), headers, client, self._update, clock)
+            ControllerStream(url.strip(), headers, client, self._line_came, clock)
             for url in urls
             if url.strip()
         ]
         self._chosen: ControllerStream | None = None
-        self._last_applied: tuple[ControllerStream, bytes] | None = None
+        self._applied: tuple[ControllerStream, float] | None = None  # the stream, and its `since`
 
     async def run(self) -> None:
         """Follows all controllers for ever, and takes over the table of the best one."""
@@ -124,9 +128,18 @@ class Follower:
                 await asyncio.sleep(LOOK)
                 self._update()
 
+    def _line_came(self, stream: ControllerStream, change: Change | None) -> None:
+        self._choose()
+        if stream is not self._chosen:
+            self._apply_other_stream()
+        elif change is not None and self._is_applied(stream):
+            self._table.apply_change(change)
+        elif stream.since is not None:
+            self._apply(stream, stream.since)
+
     def _update(self) -> None:
         self._choose()
-        self._apply()
+        self._apply_other_stream()
 
     def _choose(self) -> None:
         """The first that answers; from a living one back to a better one once that is steady."""
@@ -141,19 +154,19 @@ class Follower:
                 self._chosen = stream
                 return
 
-    def _apply(self) -> None:
+    def _apply_other_stream(self) -> None:
+        """Applies the chosen stream's whole table, if that has not been done yet."""
         stream = self._chosen
-        if stream is None or stream.since is None:
-            return
-        if self._last_applied == (stream, stream.newest):
-            return
-        self._last_applied = (stream, stream.newest)
-        try:
-            snapshot = Snapshot.model_validate_json(stream.newest)
-        except ValidationError as error:
-            log.error("controller %s sent no table: %s", stream.url, describe_error(error))
-            return
-        self._table.apply(snapshot)
+        if stream is not None and stream.since is not None and not self._is_applied(stream):
+            self._apply(stream, stream.since)
+
+    def _is_applied(self, stream: ControllerStream) -> bool:
+        """Whether the table is this stream's, of this very connection."""
+        return self._applied == (stream, stream.since)
+
+    def _apply(self, stream: ControllerStream, since: float) -> None:
+        self._applied = (stream, since)
+        self._table.apply(stream.copy.snapshot())
 
 
 async def lines_of(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:

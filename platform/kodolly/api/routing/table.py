@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kodolly.protocol.wire import Extension, Snapshot, WorkerRow, WorkerState
+from kodolly.protocol.wire import Change, Extension, Snapshot, WorkerRow, WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class Worker:
     """
 
     row: WorkerRow
+    queue: int = -1  # requests there by its last heartbeat
     inflight: int = 0
     foreign: int = 0
     peak: int = 0
@@ -65,11 +66,16 @@ class Worker:
         """Counts them no more."""
         self.inflight -= requests
 
-    def update(self, row: WorkerRow, *, first: bool = False) -> None:
-        """Takes a row of a snapshot, which may be unchanged: a snapshot holds all rows."""
-        if first or row.queue_length != self.row.queue_length:
-            self.foreign = max(0, row.queue_length - max(self.peak, self.inflight))
+    def take_load(self, queue: int) -> None:
+        """Takes the queue length of a heartbeat; an unchanged one tells nothing new."""
+        if queue != self.queue:
+            self.queue = queue
+            self.foreign = max(0, queue - max(self.peak, self.inflight))
             self.peak = self.inflight
+
+    def update(self, row: WorkerRow) -> None:
+        """Takes a row of a snapshot, which may be unchanged: a snapshot holds all rows."""
+        self.take_load(row.queue_length)
         if row.state is not self.row.state:
             self.suspect_until = 0.0
         self.row = row
@@ -80,6 +86,7 @@ class WorkerTable:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._workers: dict[str, Worker] = {}
+        self._by_number: dict[int, Worker] = {}
         self._clock = clock
         self._epoch: str | None = None
         self._orphans: dict[str, Worker] = {}
@@ -96,24 +103,38 @@ class WorkerTable:
             log.info("the controller is new: its workers get two beats to register again")
             self._orphan_all()
         self._epoch = snapshot.epoch
-        workers: dict[str, Worker] = {}
-        for row in snapshot.workers:
-            worker = self._workers.get(row.name) or self._orphans.pop(row.name, None)
-            if worker is None:
-                worker = Worker(row)
-                worker.update(row, first=True)
-            else:
-                worker.update(row)
-            workers[row.name] = worker
-        self._workers = workers
+        self._workers = {row.name: self._updated(row) for row in snapshot.workers}
+        self._rows_changed()
+        self.loaded.set()
+
+    def apply_change(self, change: Change) -> None:
+        """Takes what has changed since the last snapshot or change."""
+        for name in change.removed:
+            self._workers.pop(name, None)
+        for row in change.rows:
+            self._workers[row.name] = self._updated(row)
+        if change.rows or change.removed:
+            self._rows_changed()
+        for number, queue in change.loads:
+            if (worker := self._by_number.get(number)) is not None:
+                worker.take_load(queue)
+        self._applied = self._clock()
+
+    def _updated(self, row: WorkerRow) -> Worker:
+        """The worker of a row, new or as it was with all that is counted for it."""
+        worker = self._workers.get(row.name) or self._orphans.pop(row.name, None) or Worker(row)
+        worker.update(row)
+        return worker
+
+    def _rows_changed(self) -> None:
+        self._by_number = {worker.row.number: worker for worker in self._workers.values()}
         self._applied = self._clock()
         self._ready_until = -math.inf
-        self.loaded.set()
         for listener in self._listeners:
             listener()
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Calls `listener` after every new snapshot."""
+        """Calls `listener` after every snapshot or change that brings more than loads."""
         self._listeners.append(listener)
 
     def _orphan_all(self) -> None:

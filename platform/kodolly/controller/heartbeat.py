@@ -1,0 +1,74 @@
+"""The endpoint for heartbeats, past FastAPI: with many workers it is nearly all that a controller does."""
+
+from __future__ import annotations
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive, Scope, Send
+
+from kodolly.controller.dispatch import Dispatcher
+from kodolly.controller.registry import Registry
+from kodolly.errors import ApiError, TooLarge
+from kodolly.http import server
+from kodolly.protocol.wire import HeartbeatRequest, parse
+
+MAX_BODY = 2**20  # bytes
+EXISTS, UNKNOWN = b'{"exist":true}', b'{"exist":false}'
+
+
+def _start(body: bytes) -> dict[str, object]:
+    length = str(len(body)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", length)]
+    return {"type": "http.response.start", "status": 200, "headers": headers}
+
+
+STARTS = {body: _start(body) for body in (EXISTS, UNKNOWN)}
+
+
+class HeartbeatEndpoint:
+    """POST /receive_heart_beat as an ASGI application."""
+
+    def __init__(self, registry: Registry, dispatcher: Dispatcher) -> None:
+        self._registry = registry
+        self._dispatcher = dispatcher
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        try:
+            server.require_json(scope["headers"])
+            body = EXISTS if self.take(await _read_body(receive)) else UNKNOWN
+        except ClientDisconnect:
+            return
+        except ApiError as error:
+            response = await server.error_response(Request(scope), error)
+            return await response(scope, receive, send)
+        await send(STARTS[body])
+        await send({"type": "http.response.body", "body": body})
+
+    def take(self, body: bytes) -> bool:
+        """Takes a heartbeat; False if the worker must register again. Raises BadRequest."""
+        data = server.decode_object(body)
+        if self._registry.load_only_heartbeat(data):
+            name, exists = str(data["worker_name"]), True
+        else:
+            request = parse(HeartbeatRequest, data)
+            name = request.worker_name
+            exists = self._registry.heartbeat(request)
+            self._registry.expect_extension(name, data.get("kodolly"))
+        self._dispatcher.reset(name)  # its queue counts every request sent there before
+        return exists
+
+
+async def _read_body(receive: Receive) -> bytes:
+    """A request's body. Cheaper than `server.read_body`, which looks at the headers first."""
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > MAX_BODY:
+            raise TooLarge(f"the request body has more than {MAX_BODY} bytes")
+        more = message.get("more_body", False)
+    return b"".join(parts)
