@@ -170,6 +170,11 @@ class ApiSettings(CommonSettings):
     client_timeout: float = option(
         120.0, "seconds a client may be so slow that its stream has to wait", minimum=1
     )
+    ping_interval: float = option(
+        15.0,
+        "seconds after which a stream that is silent is sent a comment, which clients skip (0: never)",
+        minimum=0,
+    )
     processes: int = option(1, "processes that share the port", minimum=1, maximum=64)
     drain_timeout: float = option(60.0, "seconds open answers get at SIGTERM", minimum=0)
     drain_delay: float = option(

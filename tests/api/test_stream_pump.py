@@ -11,6 +11,7 @@ from kodolly.api.client_output import ClientOutput, ClientStalled
 from kodolly.api.engine_io.calls import EngineResponse
 from kodolly.api.engine_io.stall_watch import StallWatch, WatchedCall
 from kodolly.api.errors import WorkerFailed
+from kodolly.api.relay.engine_events import EngineEvents
 from kodolly.api.relay.stream_pump import StreamPump
 from kodolly.api.request import ApiRequest
 from kodolly.api.resume.journal import Journal
@@ -74,8 +75,7 @@ class Bench:
         self.pump = StreamPump(
             response,
             ClientOutput(self.client.send, "id", timeout, lambda _: False),
-            self.journal,
-            hide_ids=hide_ids,
+            EngineEvents(1, self.journal, hide_ids=hide_ids),
         )
 
     async def __aenter__(self) -> Self:

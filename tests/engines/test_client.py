@@ -1,7 +1,6 @@
 """The engine client, against the scripted engine and against servers that misbehave on purpose."""
 
 import asyncio
-import itertools
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ from support.scripted_engine import Script, ScriptedEngine
 from kodolly.engines.client import CONNECT, EngineClient
 from kodolly.engines.metrics import EngineSample, requests_in_engine, steps_of_engine, totals
 from kodolly.engines.openai import discover, normalise_url
-from kodolly.engines.stream import EventParser, StreamClient
+from kodolly.engines.stream import StreamClient
 from kodolly.errors import EngineCallError, EngineSilent, SettingsError
 from kodolly.http.client import new_client
 from kodolly.http.server import cancel_and_wait
@@ -425,28 +424,6 @@ async def test_connection_closed_while_idle(http: httpx.AsyncClient) -> None:
     async with serving(tokenize=drop_first) as url:
         assert await EngineClient(url, None, http).count_tokens("demo", "가") == 1
     assert dropped == ["once"]
-
-
-EVENTS = ['{"a": 1}', '{"two":\n"lines"}', '{"text": "한글 🙂"}', "[DONE]"]
-
-
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["lf", "crlf", "cr"])
-@pytest.mark.parametrize("head", ["data:", "data: "])
-def test_events_survive_every_cut(end: str, head: str) -> None:
-    """Events come out whole wherever the bytes were cut in three, and however lines end."""
-    lines = [line for e in EVENTS for line in [*(head + part for part in e.split("\n")), ""]]
-    wire = end.join([": keep-alive", "", *lines, ""]).encode()
-    for first, second in itertools.combinations(range(1, len(wire)), 2):
-        parser = EventParser()
-        chunks = (wire[:first], wire[first:second], wire[second:])
-        got = [data.decode() for chunk in chunks for data in parser.feed(chunk)]
-        assert got == EVENTS
-
-
-def test_data_of_several_lines() -> None:
-    """Data lines of one event are joined by line feeds; other fields are passed over."""
-    parser = EventParser()
-    assert parser.feed(b"event: x\nid: 1\ndata: {\ndata: }\n\n\n") == [b"{\n}"]
 
 
 @pytest.mark.parametrize(

@@ -246,3 +246,34 @@ async def test_a_place_in_the_queue_is_shown_until_the_answer_begins() -> None:
     assert "3번째" in waiting
     assert "12초" in waiting
     assert states[-1] == [*ASKED, assistant("답")]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "code", "key"),
+    [
+        ("invalid_request_error", "request_fault", "refused"),
+        ("invalid_request_error", "context_length_exceeded", "too_long"),
+        ("requests", "rate_limit_exceeded", "busy"),
+        ("server_error", "no_worker", "no_worker"),
+        ("server_error", "engine_error", "failed"),
+    ],
+)
+async def test_an_error_event_is_told_by_what_it_says(
+    kind: str, code: str, key: str, begun: bool
+) -> None:
+    """A comment may have begun the stream, so a refusal has no status any more."""
+    part = {"choices": [{"index": 0, "delta": {"content": "가"}, "finish_reason": None}]}
+    error = {"error": {"message": "왜냐하면", "type": kind, "param": None, "code": code}}
+    events = [part, error] if begun else [error]
+    wire = ": ping\n\n" + "".join(f"data: {json.dumps(each)}\n\n" for each in events)
+
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(text=wire, content_type="text/event-stream")
+
+    async with answering(handler) as chat:
+        state = await last(chat)
+    # Of what failed in the middle the part is kept; whose fault it was is said in either case.
+    expected = "lost" if begun and kind != "invalid_request_error" else key
+    assert (assistant("가") in state) == begun
+    assert KO[expected].format(reason="왜냐하면", model="demo") in state[-1]["content"]

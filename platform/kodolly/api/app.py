@@ -21,6 +21,7 @@ from kodolly.api.engine_io.calls import EngineCalls, EngineTimeouts
 from kodolly.api.engine_io.stall_watch import StallWatch
 from kodolly.api.fastchat_worker.relay import FastChatRelay
 from kodolly.api.models import Models
+from kodolly.api.pings import Pings
 from kodolly.api.relay.relay import Relay
 from kodolly.api.relay.retry import RetryBudget
 from kodolly.api.routing.follower import Follower
@@ -84,6 +85,7 @@ def create_app(settings: ApiSettings) -> ApiApp:
         queue_size=settings.queue_size,
         queue_timeout=settings.queue_timeout,
     )
+    pings = Pings(settings.ping_interval)
     services = CompletionServices(
         keys=keys,
         admission=admission,
@@ -94,11 +96,12 @@ def create_app(settings: ApiSettings) -> ApiApp:
         fastchat_relay=FastChatRelay(client, pool, token, settings.read_timeout),
         max_body=settings.max_body,
         client_timeout=settings.client_timeout,
+        pings=pings,
     )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        work = (follower.run(), watch.run(), pool.run(), prefork.end_with_parent())
+        work = (follower.run(), watch.run(), pool.run(), pings.run(), prefork.end_with_parent())
         async with client, running_in_background(*work):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(table.loaded.wait(), FIRST_TABLE)

@@ -9,6 +9,8 @@ from typing import Any
 
 from starlette.types import Send
 
+from kodolly.api.sse import PING
+
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -50,12 +52,15 @@ class ClientOutput:
 
     `timeout`: seconds for which a client may keep us from sending, its buffers full. `chunk`:
     sends bytes without a coroutine if they can go at once, and tells whether it did.
+    `quiet_ticks`: how often `Pings` looked since something was sent.
     """
 
     def __init__(
         self, send: Send, request_id: str, timeout: float, chunk: Callable[[bytes], bool]
     ) -> None:
         self.has_started = False
+        self.quiet_ticks = 0
+        self._opening: asyncio.Task[None] | None = None
         self.request_id = request_id
         self._timeout = timeout
         self._send = send
@@ -66,11 +71,21 @@ class ClientOutput:
 
         Called for every token, by a callback of the event loop.
         """
+        self.quiet_ticks = 0
         if self.has_started and self._chunk(data):
             return None
         body = {"type": "http.response.body", "body": data, "more_body": True}
         work = self._send(body) if self.has_started else self._start(data)
         return _run_until_it_waits(work)  # type: ignore[arg-type]
+
+    def ping(self) -> None:
+        """Sends a comment, unless the client has not even taken what was sent before it."""
+        if self.has_started:
+            self._chunk(PING)
+            self.quiet_ticks = 0
+        elif pending := self.push(PING):
+            # Kept, since the event loop holds its tasks weakly.
+            self._opening = asyncio.create_task(self.finish(pending))
 
     async def finish(self, work: Awaitable[None]) -> None:
         """Awaits a pending send. Raises ClientStalled."""

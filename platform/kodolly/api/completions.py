@@ -21,6 +21,7 @@ from kodolly.api.auth import KeyRing
 from kodolly.api.client_output import ClientOutput, ClientStalled
 from kodolly.api.errors import WorkerFailed
 from kodolly.api.fastchat_worker.relay import FastChatRelay
+from kodolly.api.pings import Pings
 from kodolly.api.relay.relay import ClientStream, Relay
 from kodolly.api.relay.retry import RetryBudget, RetryState
 from kodolly.api.request import ApiRequest
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SHUTTING_DOWN = "The server is shutting down."
+INTERNAL_ERROR = "Internal error."
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -52,6 +54,7 @@ class CompletionServices:
     fastchat_relay: FastChatRelay
     max_body: int
     client_timeout: float
+    pings: Pings
 
     def relay_for(self, worker: Worker) -> Relay | FastChatRelay:
         """The relay that speaks this worker's protocol."""
@@ -85,7 +88,7 @@ class Completions:
             response = await error_response(http_request, error, request_id)
         except Exception:  # our own fault: the client gets no details, and the server logs it
             if not output.has_started:
-                failure = ApiError("Internal error.")
+                failure = ApiError(INTERNAL_ERROR)
                 response = await error_response(http_request, failure, request_id)
                 await response(scope, receive, send)
             raise
@@ -125,6 +128,7 @@ class Completions:
 
         output = stream.output
         ticket = self._ticket(request, key)
+        self._services.pings.add(output)
         try:
             try:
                 if wants_position:
@@ -147,6 +151,17 @@ class Completions:
             if stream.has_answer and isinstance(error, NoWorker):
                 error = EngineFailed(LOST, code="worker_lost")
             await output.write(error_event(error.message, error.code or error.type, error.type))
+        except ClientStalled:
+            raise
+        except (
+            Exception
+        ):  # our own fault: a stream that is cut off would look like a broken network
+            if not output.has_started:
+                raise
+            log.exception("%s: a stream failed by our own fault", request.request_id)
+            await output.write(error_event(INTERNAL_ERROR, "internal_error"))
+        finally:
+            self._services.pings.discard(output)
         await output.close()
 
     def _ticket(self, request: ApiRequest, key: str) -> Ticket:

@@ -1,6 +1,6 @@
-"""Server-sent events as engines write them: whole events out of chunks, and events of our own.
+"""Server-sent events as this API writes them: `data: {...}`, a blank line, `[DONE]` at the end.
 
-Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
+How engines write them is another matter: see `kodolly.protocol.event_stream`.
 """
 
 from __future__ import annotations
@@ -11,27 +11,14 @@ from typing import Any
 import orjson
 
 EVENT_END = b"\n\n"
-CRLF_END = b"\r\n\r\n"
 DATA = b"data: "
-DONE = b"data: [DONE]"
-LAST = DONE + EVENT_END
-# Inside a JSON string the quote would be escaped: this can only begin an event.
-ERROR = b'data: {"error"'
-# How an engine that is being stopped ends an answer: an end that no client should see.
-ABORT = b'"finish_reason":"abort"'
-# Inside a JSON string its quotes would be escaped, too.
-TOKEN_IDS = re.compile(rb'token_ids":\[[^\]]*\]')
+LAST = b"data: [DONE]\n\n"
+# A comment, which clients skip: it keeps a silent connection open.
+PING = b": ping\n\n"
+# Inside a JSON string its quotes would be escaped.
+TOKEN_IDS = re.compile(rb'token_ids"\s*:\s*\[[^\]]*\]')
 NO_TOKEN_IDS = b'token_ids":null'
 LOST = "The worker was lost in the middle of its answer."
-
-
-def end_of_events(chunk: bytes) -> int:
-    """Where the last whole event of a chunk ends; 0 if none does."""
-    at = chunk.rfind(EVENT_END) + 2
-    if at > 1:
-        return at
-    at = chunk.rfind(CRLF_END) + 4
-    return at if at > 3 else 0
 
 
 def without_token_ids(events: bytes) -> bytes:
@@ -39,25 +26,20 @@ def without_token_ids(events: bytes) -> bytes:
     return TOKEN_IDS.sub(NO_TOKEN_IDS, events)
 
 
-def start_of_failure(events: bytes) -> int | None:
-    """Where an engine's own failure begins in whole events; None if there is none."""
-    if ERROR in events:
-        return events.index(ERROR)
-    if ABORT in events:
-        return events.rindex(DATA, 0, events.index(ABORT))
-    return None
-
-
 def data_of(events: bytes) -> list[bytes]:
-    """The data of whole events, comments and `[DONE]` left out."""
-    lines = events.replace(b"\r\n", b"\n").split(EVENT_END)
-    data = [line[len(DATA) :] for line in lines if line.startswith(DATA)]
-    return [part for part in data if part != b"[DONE]"]
+    """The data of whole events in this API's own form, comments and `[DONE]` left out."""
+    data = [each[len(DATA) :] for each in events.split(EVENT_END) if each.startswith(DATA)]
+    return [each for each in data if each != b"[DONE]"]
 
 
 def event(body: dict[str, Any]) -> bytes:
     """One event with a JSON object."""
     return DATA + orjson.dumps(body) + EVENT_END
+
+
+def event_of_data(data: bytes) -> bytes:
+    """One event with the given data, which may have several lines."""
+    return DATA + data.replace(b"\n", b"\n" + DATA) + EVENT_END
 
 
 def error_event(message: str, code: str, kind: str = "server_error") -> bytes:

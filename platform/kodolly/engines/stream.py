@@ -6,7 +6,6 @@ Every failure is an EngineCallError with the engine's HTTP status, or None if it
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
@@ -15,9 +14,16 @@ import orjson
 from kodolly.engines.client import MAX_BODY, error_text, status_error
 from kodolly.errors import EngineCallError, EngineSilent, NoDescriptor
 from kodolly.http import upstream
+from kodolly.protocol.event_stream import (
+    Event,
+    EventParser,
+    EventTooLarge,
+    FinishedChoices,
+    is_aborted,
+    is_failure,
+)
 
 PAUSE = 600.0  # seconds without any byte after which an engine counts as hung
-LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 class StreamClient:
@@ -40,7 +46,7 @@ class StreamClient:
 
         `pause`: seconds without any byte after which the engine counts as hung. Closing the
         iterator closes the connection, on which the engine aborts the request. Raises
-        EngineCallError, also for an error event and for a stream that ends before `[DONE]`.
+        EngineCallError, also for an error event and for a stream that ends before its answer.
         """
         headers = self._headers | ({"X-Request-Id": request_id} if request_id else {})
         content = orjson.dumps({**body, "stream": True})
@@ -51,13 +57,22 @@ class StreamClient:
                 connection = await self._pool.post(self.url + path, headers, content)
             if connection.status != 200:
                 raise status_error(path, connection.status, await _read_whole(connection, pause))
-            parser = EventParser()
-            while chunk := await _read(connection, pause):
-                for data in parser.feed(chunk):
-                    if data == b"[DONE]":
+            parser, choices = EventParser(), FinishedChoices(body.get("n") or 1)
+            while True:
+                chunk = await _read(connection, pause)
+                for event in parser.feed(chunk) if chunk else parser.finish():
+                    if event.is_done:
                         finished = True
                         return
-                    yield decode_event(data)
+                    decoded = decode_event(event)
+                    choices.note(decoded)
+                    yield decoded
+                if not chunk:
+                    break
+            if choices.are_all:
+                return
+        except EventTooLarge as error:
+            raise EngineCallError(f"the engine sent {error}", 200) from error
         except TimeoutError:
             raise EngineSilent(f"the engine's {path} did not answer in time") from None
         except upstream.NoDescriptor as error:
@@ -84,50 +99,16 @@ async def _read_whole(connection: upstream.Connection, pause: float) -> bytes:
     return bytes(body)
 
 
-class EventParser:
-    """Finds the server-sent events in a stream, whose chunks may end anywhere.
-
-    Lines may end in LF, CRLF or CR. Comments and fields other than `data` are skipped.
-    https://html.spec.whatwg.org/multipage/server-sent-events.html
-    """
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._data: list[bytes] = []
-        self._after_cr = False
-
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """The data of every event that this chunk completes."""
-        text = chunk
-        if self._after_cr:  # the chunk before may have ended inside a CRLF
-            text = chunk.removeprefix(b"\n")
-        self._after_cr = chunk.endswith(b"\r")
-        *lines, self._rest = LINE_END.split(self._rest + text)
-        if len(self._rest) > MAX_BODY:
-            raise EngineCallError("the engine sent an event beyond all bounds", 200)
-        return [event for line in lines if (event := self._line(line)) is not None]
-
-    def _line(self, line: bytes) -> bytes | None:
-        if line.startswith(b"data:"):
-            self._data.append(line[5:].removeprefix(b" "))
-        elif not line and self._data:
-            event = b"\n".join(self._data)
-            self._data.clear()
-            return event
-        return None
-
-
-def decode_event(data: bytes) -> dict[str, Any]:
-    """The JSON object of one event. Raises EngineCallError for anything else, and for an error."""
-    try:
-        event = orjson.loads(data)
-    except ValueError:
-        event = None
-    if not isinstance(event, dict):
-        raise EngineCallError("the engine sent an event that is no JSON object", 200)
-    if event.get("error"):
-        error = event["error"]
+def decode_event(event: Event) -> dict[str, Any]:
+    """The JSON object of one event. Raises EngineCallError for anything else, and for a failure."""
+    body = event.body()
+    if event.is_error or (body is not None and is_failure(body)):
+        error = (body or {}).get("error") or body
         code = error.get("code") if isinstance(error, dict) else None
         status = code if isinstance(code, int) else 500
-        raise EngineCallError(f"the engine broke off: {error_text(data)}", status)
-    return event
+        raise EngineCallError(f"the engine broke off: {error_text(event.data)}", status)
+    if body is None:
+        raise EngineCallError("the engine sent an event that is no JSON object", 200)
+    if is_aborted(body):
+        raise EngineCallError("the engine aborted its answer", 500)
+    return body

@@ -15,6 +15,8 @@ BY_STATUS = {
     429: "busy",
     503: "no_worker",
 }
+# An error event in a stream has no status: it is what its code says.
+BY_CODE = {"no_worker": "no_worker", "rate_limit_exceeded": "busy", "overloaded": "busy"}
 REASON_LIMIT = 300  # characters of the API's own message
 
 
@@ -36,12 +38,13 @@ def failure_key(error: Exception, begun: bool) -> str:
     if isinstance(error, openai.APIStatusError):
         default = "refused" if error.status_code < 500 else "failed"
         return BY_STATUS.get(error.status_code, default)
+    if getattr(error, "type", None) == "invalid_request_error":
+        return "refused"  # in the middle of a stream too: no worker was lost
     if begun or isinstance(error, Interrupted):
         return "lost"
     if isinstance(error, openai.APIConnectionError):
         return "api_down"
-    # An error event in a stream has no status, only a code.
-    return "no_worker" if getattr(error, "code", None) == "no_worker" else "failed"
+    return BY_CODE.get(str(getattr(error, "code", None)), "failed")
 
 
 def _is_overflow(error: Exception) -> bool:

@@ -12,13 +12,24 @@ from typing import Any
 import orjson
 
 from kodolly.api.engine_io.stall_watch import StallWatch, WatchedCall
-from kodolly.api.errors import WorkerFailed, error_of_status, out_of_descriptors
+from kodolly.api.errors import (
+    WorkerFailed,
+    error_of_event,
+    error_of_status,
+    out_of_descriptors,
+)
 from kodolly.api.request import ApiRequest
 from kodolly.api.routing.table import Worker
-from kodolly.api.sse import data_of, end_of_events
 from kodolly.errors import EngineFailed
 from kodolly.http.log_safe import describe_error
 from kodolly.http.upstream import Broken, Connection, NoDescriptor, Pool, Unreachable
+from kodolly.protocol.event_stream import (
+    Event,
+    EventParser,
+    EventTooLarge,
+    is_aborted,
+    is_failure,
+)
 
 MAX_ANSWER = 64 * 2**20
 DETOKENIZE_TIMEOUT = 10.0
@@ -90,20 +101,22 @@ class EngineCalls:
     async def events(
         self, request: ApiRequest, worker: Worker, path: str, body: dict[str, Any]
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """The decoded events of a stream, up to its [DONE]. Raises WorkerFailed or ApiError."""
+        """The decoded events of a stream, up to its end. Raises WorkerFailed or ApiError.
+
+        What an engine says of its own failure is raised; everything else is the caller's to judge.
+        """
         data = orjson.dumps(body)
         async with self.open(request, worker, path, data, stream=True) as response:
-            rest = b""
+            parser = EventParser()
             while True:
                 with _Failures("broke off its answer"):
                     chunk = await response.call.wait_for(response.connection.read())
+                for event in _parse(parser, chunk):
+                    if event.is_done:
+                        return
+                    yield _decode(event)
                 if not chunk:
                     return
-                rest += chunk
-                end = end_of_events(rest)
-                for event in data_of(rest[:end]):
-                    yield orjson.loads(event)
-                rest = rest[end:]
 
     async def detokenize(self, request: ApiRequest, worker: Worker, ids: list[int]) -> str:
         """The text of token ids, by the engine's own tokenizer. Raises WorkerFailed."""
@@ -128,6 +141,26 @@ class EngineCalls:
                 f"decodes no tokens: {describe_error(error)}",
                 did_work=not isinstance(error, Unreachable),
             ) from error
+
+
+def _parse(parser: EventParser, chunk: bytes) -> list[Event]:
+    """The events that a chunk completes; an empty chunk is the body's end. Raises WorkerFailed."""
+    try:
+        return parser.feed(chunk) if chunk else parser.finish()
+    except EventTooLarge as error:
+        raise WorkerFailed(f"sent {error}") from error
+
+
+def _decode(event: Event) -> dict[str, Any]:
+    """An event's JSON object. Raises WorkerFailed or ApiError for a failure, or if it has none."""
+    body = event.body()
+    if event.is_error or (body is not None and is_failure(body)):
+        raise error_of_event(event.data)
+    if body is None:
+        raise WorkerFailed("sent an event that is no JSON object")
+    if is_aborted(body):
+        raise WorkerFailed("aborted its answer")
+    return body
 
 
 class _Failures:

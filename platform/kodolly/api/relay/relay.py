@@ -12,16 +12,18 @@ import orjson
 
 from kodolly.api.client_output import ClientOutput
 from kodolly.api.engine_io.calls import EngineCalls
-from kodolly.api.errors import WorkerFailed
+from kodolly.api.errors import WorkerFailed, error_of_event
 from kodolly.api.prepare import for_engine, is_long
+from kodolly.api.relay.engine_events import EngineEvents
 from kodolly.api.relay.stream_pump import StreamPump
 from kodolly.api.request import ApiRequest
 from kodolly.api.resume.continuation import Continuation
 from kodolly.api.resume.continuation_request import can_continue, is_resumable
 from kodolly.api.resume.journal import Journal
 from kodolly.api.routing.table import Worker
-from kodolly.api.sse import ABORT, LAST
-from kodolly.errors import BadRequest
+from kodolly.api.sse import LAST
+from kodolly.errors import ApiError, BadRequest
+from kodolly.protocol.event_stream import is_aborted, is_failure
 from kodolly.protocol.wire import Extension
 
 
@@ -43,7 +45,8 @@ class ClientStream:
         None if the client has something that no other worker can continue.
         """
         self.journal.fold()
-        if not self.is_resumable and self.has_answer:
+        can_resume = self.is_resumable and self.journal.is_readable
+        if not can_resume and self.has_answer:
             return None
         if self.journal.empty:
             return 0
@@ -67,7 +70,7 @@ class Relay:
         ) as response:
             body = await self._engines.read_all(response)
         if (fault := fault_of(body)) is not None:
-            raise WorkerFailed(fault)
+            raise fault
         return body
 
     async def stream(self, request: ApiRequest, worker: Worker, stream: ClientStream) -> None:
@@ -86,23 +89,25 @@ class Relay:
         data = await _encode(request, worker.extension, token_ids=stream.is_resumable)
         async with self._engines.open(request, worker, request.path, data, stream=True) as response:
             journal = stream.journal if stream.is_resumable else None
-            hide_ids = stream.is_resumable and not request.wants_token_ids
-            pump = StreamPump(response, stream.output, journal, hide_ids=hide_ids)
+            events = EngineEvents(request.choices, journal, hide_ids=not request.wants_token_ids)
+            pump = StreamPump(response, stream.output, events)
             try:
                 await pump.run()
             finally:
                 stream.has_answer = stream.has_answer or pump.has_sent
 
 
-def fault_of(body: bytes) -> str | None:
-    """Why the body of an engine's 200 is no answer; None if it is one."""
+def fault_of(body: bytes) -> WorkerFailed | ApiError | None:
+    """What it means that the body of an engine's 200 is no answer; None if it is one."""
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return "answered 200 with what is no JSON"
+        return WorkerFailed("answered 200 with what is no JSON")
+    if isinstance(answer, dict) and is_failure(answer):
+        return error_of_event(body)
     if not isinstance(answer, dict) or not answer.get("choices"):
-        return "answered 200 without an answer"
-    return "aborted its answer" if ABORT in body else None
+        return WorkerFailed("answered 200 without an answer")
+    return WorkerFailed("aborted its answer") if is_aborted(answer) else None
 
 
 async def _encode(

@@ -1,4 +1,4 @@
-"""The one hop of every token: engine -> API -> client, whole events unparsed.
+"""The one hop of every token: engine -> API -> client.
 
 Bytes are passed on in the callback in which they arrive. A task runs only at the end, or when the
 client is slower than the engine, which then has to wait.
@@ -10,52 +10,33 @@ import asyncio
 
 from kodolly.api.client_output import ClientOutput, PendingSend
 from kodolly.api.engine_io.calls import EngineResponse
-from kodolly.api.errors import WorkerFailed, error_of_event
-from kodolly.api.resume.journal import Journal
-from kodolly.api.sse import (
-    ERROR,
-    LAST,
-    data_of,
-    end_of_events,
-    start_of_failure,
-    without_token_ids,
-)
-from kodolly.errors import ApiError
+from kodolly.api.errors import WorkerFailed
+from kodolly.api.relay.engine_events import EngineEvents
 from kodolly.http.log_safe import describe_error
 from kodolly.http.upstream import Broken
-
-MAX_EVENT = 16 * 2**20
+from kodolly.protocol.event_stream import EventTooLarge
 
 
 class StreamPump:
-    """Passes one engine's events on to one client. `has_sent`: the client has some of them.
-
-    `journal`: keeps them, so that another engine can continue; `hide_ids`: token ids, which the
-    client did not ask for, are taken out.
-    """
+    """Passes one engine's events on to one client. `has_sent`: the client has some of them."""
 
     def __init__(
-        self,
-        response: EngineResponse,
-        output: ClientOutput,
-        journal: Journal | None,
-        *,
-        hide_ids: bool,
+        self, response: EngineResponse, output: ClientOutput, events: EngineEvents
     ) -> None:
         self.has_sent = False
         self._response = response
         self._output = output
-        self._journal = journal
-        self._hide_ids = hide_ids
-        self._rest = b""  # of an event that is not whole yet
+        self._events = events
         self._pending: PendingSend | None = None  # what the client has no room for now
         self._backlog: list[bytes] = []  # chunks that came meanwhile
-        self._is_over = False
+        self._has_ended = False  # the engine's body, with `_error` if it broke off
+        self._error: Broken | None = None
+        self._is_over = False  # this pump has nothing more to read
         self._failure: Exception | None = None
         self._wake_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
-        """Returns when the engine has said that it is done. Raises WorkerFailed, ClientStalled."""
+        """Returns when the answer is complete. Raises WorkerFailed, ApiError, ClientStalled."""
         connection, call = self._response.connection, self._response.call
         connection.pour(self)
         try:
@@ -75,56 +56,52 @@ class StreamPump:
 
     def data(self, chunk: bytes) -> None:
         """The next bytes from the engine."""
-        self._response.call.note_data()
         if self._pending is not None:
             self._backlog.append(chunk)
         elif not self._is_over:
             try:
-                self._pass_on(chunk)
+                events = self._events.feed(chunk)
+                if events:
+                    self._response.call.note_data()  # comments are no sign of life
+                    self._send(events)
+                if self._events.is_over:
+                    self._end(self._events.failure)
+            except EventTooLarge as error:
+                self._end(WorkerFailed(f"sent {error}"))
             except Exception as error:  # noqa: BLE001 - the task in `run` raises it
                 self._end(error)
 
     def end(self, error: Broken | None) -> None:
-        """The engine's response has ended; only `[DONE]` says that its answer has."""
-        why = (
-            f"broke off its answer: {describe_error(error)}"
-            if error
-            else "ended its answer too early"
-        )
-        self._end(WorkerFailed(why, engine_crashed=error is not None))
+        """The engine's response has ended, as it should (None) or not."""
+        self._has_ended, self._error = True, error
+        if self._pending is None:
+            self._finish()
 
     def _catch_up(self) -> None:
         chunks, self._backlog = self._backlog, []
-        failure, is_over, self._is_over = self._failure, self._is_over, False
         for chunk in chunks:
             self.data(chunk)
-        if is_over and not self._is_over:
-            self._is_over, self._failure = True, failure
+        if self._has_ended and self._pending is None:
+            self._finish()
 
-    def _pass_on(self, chunk: bytes) -> None:
-        if self._rest:
-            chunk, self._rest = self._rest + chunk, b""
-        end = end_of_events(chunk)
-        if end != len(chunk):
-            chunk, self._rest = chunk[:end], chunk[end:]
-            if not chunk:
-                if len(self._rest) > MAX_EVENT:
-                    raise WorkerFailed("sent an event beyond all bounds")
-                return
-        failure = start_of_failure(chunk)
-        if failure is not None:
-            if failure:  # the client gets what stands before it, and not the failure itself
-                self._send(chunk[:failure])
-            raise _error_in(chunk[failure:])
-        self._send(chunk)
-        if chunk.endswith(LAST):
-            self._end(None)
+    def _finish(self) -> None:
+        """Closes the last event, and says whether the answer was complete by then."""
+        if self._is_over:
+            return
+        if self._error is not None:
+            why = f"broke off its answer: {describe_error(self._error)}"
+            self._end(WorkerFailed(why, engine_crashed=True))
+            return
+        try:
+            if events := self._events.finish():
+                self._send(events)
+            self._end(self._events.failure)
+        except Exception as error:  # noqa: BLE001 - the task in `run` raises it
+            self._end(error)
 
     def _send(self, events: bytes) -> None:
         self.has_sent = True
-        self._pending = self._output.push(without_token_ids(events) if self._hide_ids else events)
-        if self._journal is not None and not events.endswith(LAST):
-            self._journal.add(events)
+        self._pending = self._output.push(events)
         if self._pending is not None:
             self._response.connection.pause()
             self._wake()
@@ -137,10 +114,3 @@ class StreamPump:
     def _wake(self) -> None:
         if not self._wake_up.done():
             self._wake_up.set_result(None)
-
-
-def _error_in(events: bytes) -> WorkerFailed | ApiError:
-    """What an engine's own failure in its stream means."""
-    if ERROR not in events:
-        return WorkerFailed("aborted its answer")
-    return error_of_event(data_of(events)[0])

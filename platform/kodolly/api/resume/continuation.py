@@ -7,11 +7,9 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-import orjson
-
 from kodolly.api.client_output import ClientOutput
 from kodolly.api.engine_io.calls import EngineCalls
-from kodolly.api.errors import WorkerFailed, error_of_event
+from kodolly.api.errors import WorkerFailed
 from kodolly.api.prepare import stops_of
 from kodolly.api.request import ApiRequest
 from kodolly.api.resume import events
@@ -33,6 +31,7 @@ from kodolly.api.routing.table import Worker
 from kodolly.api.sse import LAST, event
 from kodolly.errors import ApiError, EngineFailed, NoWorker
 from kodolly.http import server
+from kodolly.protocol.event_stream import choices_of
 
 Json = dict[str, Any]
 # Tokens at an answer's end that are decoded to see whether they end in half a character.
@@ -110,15 +109,11 @@ class Continuation:
 
     async def _pass_on(self, choice: Choice, after_cut: TextAfterCut, body: Json) -> None:
         """One event of the continuation."""
-        if body.get("error"):
-            raise error_of_event(orjson.dumps(body))
-        for part in body.get("choices") or ():
-            if part.get("finish_reason") == "abort":
-                raise WorkerFailed("aborted its answer")
+        for part in choices_of(body):
             choice.prompt = choice.prompt or part.get("prompt_token_ids")
             ids = part.get("token_ids") or []
             text = after_cut.push(part.get("text") or "")
-            finish = None
+            finish: tuple[str, Any] | None = None
             if after_cut.stop is not None:
                 finish = ("stop", after_cut.stop)
             elif part.get("finish_reason"):

@@ -7,6 +7,7 @@ not their JSON.
 
 from __future__ import annotations
 
+import logging
 from array import array
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,9 @@ import orjson
 
 from kodolly.api.request import ApiRequest
 from kodolly.api.sse import data_of
+from kodolly.http.log_safe import describe_error
+
+log = logging.getLogger(__name__)
 
 # Bytes of raw events that are kept before they are folded into tokens and text.
 BLOCK = 64 * 1024
@@ -46,9 +50,15 @@ class Choice:
 
 
 class Journal:
-    """The record of one stream."""
+    """The record of one stream.
+
+    `is_readable`: the events so far were understood. Once one was not, nothing more is kept, and no
+    other worker can continue the stream.
+    """
 
     def __init__(self, request: ApiRequest) -> None:
+        self.is_readable = True
+        self._request_id = request.request_id
         self.choices = {index: Choice(index) for index in range(request.choices)}
         self.head: dict[str, Any] = {}  # id, object, created and model of every event
         self.usage_sent = False
@@ -58,13 +68,31 @@ class Journal:
 
     def add(self, events: bytes) -> None:
         """Keeps whole events that were sent."""
+        if not self.is_readable:
+            return
         self._raw.append(events)
         self._size += len(events)
         if self._size > BLOCK:
             self.fold()
 
     def fold(self) -> None:
-        """Turns the raw events kept so far into tokens and text."""
+        """Turns the raw events kept so far into tokens and text, or gives up on all of them."""
+        try:
+            self._fold()
+        except Exception as error:  # noqa: BLE001 - whatever an engine sends must not end the stream
+            log.warning(
+                "%s: an event cannot be read, so no other worker could go on: %s",
+                self._request_id,
+                describe_error(error),
+            )
+            self.give_up()
+
+    def give_up(self) -> None:
+        """An event cannot be read: what follows it is not kept."""
+        self.is_readable = False
+        self._raw.clear()
+
+    def _fold(self) -> None:
         texts: dict[int, list[str]] = {}
         for data in data_of(b"".join(self._raw)):
             body = orjson.loads(data)
@@ -75,7 +103,7 @@ class Journal:
                 continue
             if ids := body.get("prompt_token_ids"):  # a chat has one prompt
                 for choice in self.choices.values():
-                    choice.prompt = ids
+                    choice.prompt = _checked(ids)
             for part in body["choices"]:
                 self._fold_choice(part, texts)
         for index, pieces in texts.items():
@@ -95,7 +123,7 @@ class Journal:
 
     def _fold_choice(self, part: dict[str, Any], texts: dict[int, list[str]]) -> None:
         choice = self.choices[part["index"]]
-        choice.prompt = part.get("prompt_token_ids") or choice.prompt
+        choice.prompt = _checked(part.get("prompt_token_ids")) or choice.prompt
         delta = part.get("delta") or {}
         text = (delta.get("content") if self.chat else part.get("text")) or ""
         ids = part.get("token_ids")
@@ -109,3 +137,10 @@ class Journal:
             choice.is_plain_text = False
         choice.role_sent = True
         choice.is_finished = choice.is_finished or part.get("finish_reason") is not None
+
+
+def _checked(ids: list[int] | None) -> list[int] | None:
+    """Token ids as they are. Raises TypeError or OverflowError if they are something else."""
+    if ids:
+        array("q", ids)
+    return ids

@@ -1,0 +1,179 @@
+"""From an engine's bytes to a client's: unparsed where every event has vLLM's form, else parsed.
+
+The first event's form chooses. Later ones that look otherwise, that end an answer or may tell of a
+failure are parsed one by one, so a stream that mixes forms comes out right as well.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from kodolly.api.errors import WorkerFailed, error_of_event
+from kodolly.api.resume.journal import Journal
+from kodolly.api.sse import LAST, event, event_of_data, without_token_ids
+from kodolly.errors import ApiError
+from kodolly.protocol.event_stream import (
+    Event,
+    EventParser,
+    FinishedChoices,
+    choices_of,
+    is_aborted,
+    is_failure,
+)
+
+# How an event of vLLM's begins. All events of a stream begin alike.
+FAST_HEAD = re.compile(
+    rb'data: \{"id":"[^"\\\r\n]*","object":"(?:chat\.completion\.chunk|text_completion)",'
+    rb'"created":\d+,"model":"(?:[^"\\\r\n]|\\[^\r\n])*","choices":\[',
+)
+ONLY_CHOICE = b'{"index":0,'
+# Inside a JSON string these quotes would be escaped.
+FINISH_REASON = b'"finish_reason"'
+UNFINISHED = FINISH_REASON + b":null"
+ERROR = b'"error"'
+
+
+class EngineEvents:
+    """One engine's events. `is_over`: the stream has ended, `failure` says why if it should not have."""
+
+    def __init__(self, expected: int, journal: Journal | None, *, hide_ids: bool) -> None:
+        """`expected`: how many answers there are. `journal`: keeps what is passed on.
+
+        `hide_ids`: token ids, which the client did not ask for, are taken out.
+        """
+        self.is_over = False
+        self.failure: WorkerFailed | ApiError | None = None
+        self._journal = journal
+        self._hide_ids = hide_ids
+        self._expected = expected
+        self._parser = EventParser()
+        self._finished = FinishedChoices(expected)
+        self._has_begun = False
+        self._head: bytes | None = None  # how every event of vLLM's form begins in this stream
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What the client gets of the engine's next bytes. Raises EventTooLarge."""
+        if not self._has_begun:
+            self._choose_form(chunk)
+        if self._head is not None and self._parser.between_events:
+            # Most chunks hold one whole event that changes nothing.
+            chunk = self._parser.take_partial_line() + chunk
+            if self._is_plain(chunk):
+                return self._pass_on(chunk)
+            end = chunk.rfind(b"\n\n") + 2
+            if 1 < end < len(chunk) and self._is_plain(chunk[:end]):
+                return self._pass_on(chunk[:end]) + self._read(self._parser.feed(chunk[end:]))
+        return self._read(self._parser.feed(chunk))
+
+    def finish(self) -> bytes:
+        """The same at the end of the engine's body, which closes the last event."""
+        events = [each for each in self._parser.finish() if _is_readable(each)]
+        ready = self._read(events)
+        if self.is_over:
+            return ready
+        self.is_over = True
+        if self._finished.are_all:
+            return ready + LAST
+        self.failure = WorkerFailed("ended its answer too early")
+        return ready
+
+    def _choose_form(self, chunk: bytes) -> None:
+        if head := FAST_HEAD.match(chunk):
+            self._head = head[0] + (ONLY_CHOICE if self._expected == 1 else b"")
+
+    def _is_plain(self, events: bytes) -> bool:
+        """Whether these are whole events of vLLM's form that neither end an answer nor tell of a failure."""
+        head = self._head
+        if head is None or not events.startswith(head) or not events.endswith(b"\n\n"):
+            return False
+        at = events.find(UNFINISHED)
+        if at < 0 or b"\r" in events:
+            return False
+        if events.find(b"\n") == len(events) - 2:
+            # What may tell of a failure stands behind the choice.
+            rest = at + len(UNFINISHED)
+            return events.find(FINISH_REASON, rest) < 0 and events.find(ERROR, rest) < 0
+        count = events.count(b"\n\n")
+        return (
+            events.count(b"\n") == 2 * count
+            and events.count(b"\n\n" + head) == count - 1
+            and events.count(UNFINISHED) == events.count(FINISH_REASON) == count
+            and ERROR not in events
+        )
+
+    def _pass_on(self, events: bytes) -> bytes:
+        """Keeps whole events, and returns what the client gets of them."""
+        self._has_begun = True
+        if self._journal is not None:
+            self._journal.add(events)
+        return without_token_ids(events) if self._hide_ids else events
+
+    def _read(self, events: list[Event]) -> bytes:
+        """What the client gets of parsed events, up to the end or a failure."""
+        ready = []
+        for each in events:
+            if each.is_done:
+                self.is_over = True
+                ready.append(LAST)
+                break
+            body = each.body()
+            if (failure := _failure_in(each, body)) is not None:
+                self.is_over, self.failure = True, failure
+                break
+            if body is None:
+                ready.append(self._pass_on_unread(each))
+            else:
+                self._finished.note(body)
+                ready.append(self._pass_on_parsed(each, body))
+        return b"".join(ready)
+
+    def _pass_on_unread(self, unread: Event) -> bytes:
+        """What is no JSON object may mean something to the client, but nobody can go on from it."""
+        self._has_begun = True
+        if self._journal is not None:
+            self._journal.give_up()
+        data = unread.data
+        return event_of_data(without_token_ids(data) if self._hide_ids else data)
+
+    def _pass_on_parsed(self, parsed: Event, body: dict[str, Any]) -> bytes:
+        self._has_begun = True
+        changed = self._set_only_index(body) or b"\n" in parsed.data
+        events = event(body) if changed else event_of_data(parsed.data)
+        if self._journal is not None:
+            self._journal.add(events)
+        return event(body) if self._hide_ids and _remove_token_ids(body) else events
+
+    def _set_only_index(self, body: dict[str, Any]) -> bool:
+        """Gives the only choice the index 0, where an engine (TGI) counts tokens. True if it did."""
+        choices = choices_of(body)
+        if self._expected != 1 or len(choices) != 1 or choices[0].get("index") == 0:
+            return False
+        choices[0]["index"] = 0
+        return True
+
+
+def _is_readable(last: Event) -> bool:
+    """Whether an event that the body's end closed is a whole one."""
+    return last.is_done or last.is_error or last.body() is not None
+
+
+def _failure_in(failed: Event, body: dict[str, Any] | None) -> WorkerFailed | ApiError | None:
+    """What an event means that tells of the engine's failure; None if it does not."""
+    if failed.is_error or (body is not None and is_failure(body)):
+        return error_of_event(failed.data)
+    if body is not None and is_aborted(body):
+        return WorkerFailed("aborted its answer")
+    return None
+
+
+def _remove_token_ids(body: dict[str, Any]) -> bool:
+    """Empties all fields that hold token ids; True if there were any."""
+    removed = False
+    deltas = [each["delta"] for each in choices_of(body) if isinstance(each.get("delta"), dict)]
+    for part in (body, *choices_of(body), *deltas):
+        for name in part:
+            if name.endswith("token_ids") and part[name]:
+                part[name] = None
+                removed = True
+    return removed
