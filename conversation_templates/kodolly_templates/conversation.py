@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastchat.conversation import Conversation, SeparatorStyle
 
-from .dialect import SEPARATOR, Dialect
-from .messages import Messages
+from .dialect import Dialect
+from .messages import SEPARATOR, Messages
 
 
 def build_conversation(template: Dialect, messages: Messages = ()) -> Conversation:
@@ -17,13 +17,17 @@ def build_conversation(template: Dialect, messages: Messages = ()) -> Conversati
     conversation = _bare(template)
     if not messages:
         return conversation
-    dialogue = template.dialogue(messages, must_be_open=True)
-    conversation.set_system_message(template.preamble(dialogue.system).removesuffix(SEPARATOR))
-    if dialogue.system:
+    dialogue = template.dialogue(messages)
+    turns = list(dialogue.turns)
+    preamble = template.preamble(dialogue.system)
+    if turns and turns[0].is_answer:  # FastChat's separators alternate, beginning with a user's
+        preamble += template.turn(turns.pop(0)) + SEPARATOR
+    conversation.set_system_message(preamble.removesuffix(SEPARATOR))
+    if preamble:
         conversation.system_template = "{system_message}" + SEPARATOR
-    for exchange in dialogue.exchanges:
-        conversation.append_message(conversation.roles[0], template.user_text(exchange))
-        conversation.append_message(conversation.roles[1], exchange.response)
+    for turn in turns:
+        conversation.append_message(conversation.roles[turn.is_answer], turn.text)
+    conversation.append_message(conversation.roles[1], None)
     return conversation
 
 

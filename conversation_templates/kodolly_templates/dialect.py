@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from .guard import check_key, neutralise
-from .messages import Dialogue, Exchange, Messages, read_dialogue, read_open_dialogue
-
-SEPARATOR = "\n\n"  # between the paragraphs of every dialect
+from .messages import SEPARATOR, Dialogue, Messages, Text, Turn, read_dialogue, read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,33 +50,30 @@ class Dialect:
         """What stands before the first turn: the introduction, then the system text, if any."""
         return "".join(part + SEPARATOR for part in (self.introduction, system) if part)
 
-    def user_text(self, exchange: Exchange) -> str:
-        """Instruction and, where there is one, the context paragraph."""
-        if not exchange.context:
-            return exchange.instruction
-        return exchange.instruction + SEPARATOR + self.context_key + exchange.context
+    def text(self, text: Text) -> str:
+        """A message's content and, where there is one, the context paragraph."""
+        if not text.context:
+            return text.content
+        return text.content + SEPARATOR + self.context_key + text.context
 
-    def dialogue(self, messages: Messages, *, must_be_open: bool = False) -> Dialogue:
-        """Messages checked, stripped and neutralised; the common start of all renderings.
+    def dialogue(self, messages: Messages) -> Dialogue:
+        """Messages checked, stripped, neutralised and joined; the common start of all renderings.
 
-        Raises TemplateError naming the message that is out of order, empty or not text.
+        Raises TemplateError naming the message that cannot be said.
         """
-        raw = read_open_dialogue(messages) if must_be_open else read_dialogue(messages)
-        return Dialogue(
-            self._safe(raw.system), tuple(self._safe_exchange(e) for e in raw.exchanges)
-        )
+        return read_dialogue(messages, lambda text: self.text(self._safe(text)))
 
     def prompt(self, messages: Messages) -> str:
-        """The generation prompt; the last message must be the user's."""
-        dialogue = self.dialogue(messages, must_be_open=True)
-        turns = [self.instruction_key + self.user_text(e) + SEPARATOR for e in dialogue.exchanges]
-        answers = [self.answer(e) + SEPARATOR for e in dialogue.exchanges[:-1]]
-        closed = "".join(turn + answer for turn, answer in zip(turns, answers, strict=False))
-        return self.preamble(dialogue.system) + closed + turns[-1] + self.response_prompt
+        """The generation prompt: the model is to write an answer after the last message."""
+        dialogue = self.dialogue(messages)
+        turns = [self.turn(turn) + SEPARATOR for turn in dialogue.turns]
+        return self.preamble(dialogue.system) + "".join(turns) + self.response_prompt
 
-    def answer(self, exchange: Exchange) -> str:
-        """The response key, a response, and its end."""
-        return f"{self.response_key}{exchange.response}{self.end}"
+    def turn(self, turn: Turn) -> str:
+        """One turn with its key, and an answer with its end."""
+        if turn.is_answer:
+            return f"{self.response_key}{turn.text}{self.end}"
+        return self.instruction_key + turn.text
 
     def flatten(self, messages: Messages) -> list[dict[str, Any]]:
         """Messages with each context folded into its content, for engines that know no such field.
@@ -86,17 +81,13 @@ class Dialect:
         vLLM drops unknown message fields; the prompt that comes out is the same either way.
         """
         flat = []
-        for message in messages:
+        for index, message in enumerate(messages):
             plain = {key: value for key, value in message.items() if key != "context"}
             if message.get("role") == "user" and str(message.get("context") or "").strip():
-                exchange = read_dialogue([message]).exchanges[0]
-                plain["content"] = self.user_text(exchange)
+                plain["content"] = self.text(read_text(message, index))
             flat.append(plain)
         return flat
 
-    def _safe(self, text: str) -> str:
-        return neutralise(text, self.guard)
-
-    def _safe_exchange(self, raw: Exchange) -> Exchange:
-        response = None if raw.response is None else self._safe(raw.response)
-        return Exchange(self._safe(raw.instruction), self._safe(raw.context), response)
+    def _safe(self, text: Text) -> Text:
+        content, context = (neutralise(one, self.guard) for one in (text.content, text.context))
+        return Text(text.role, content, context)

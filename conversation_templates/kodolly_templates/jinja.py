@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from .dialect import SEPARATOR, Dialect
+from collections.abc import Sequence
+
+from .dialect import Dialect
 from .guard import WORD_JOINER, breaks
+from .messages import PART_TYPES, ROLES, SEPARATOR, SYSTEM_ROLES
 
 # Names in @at signs@ are replaced by Jinja literals. Errors read as those of messages.py.
 SOURCE = """\
@@ -24,61 +27,80 @@ SOURCE = """\
   {%- elif content is defined and content is not none -%}
     {%- if content is mapping or content is not iterable -%}
       {{- raise_exception("message " ~ index ~ ": content is neither text nor a list of parts") -}}
-    {%- elif content | rejectattr("type", "equalto", "text") | list -%}
-      {{- raise_exception("message " ~ index ~ ": only content parts of type text are supported") -}}
     {%- endif -%}
-    {{- content | map(attribute="text") | join("\\n") -}}
+    {%- for part in content -%}
+      {%- set said = part[part["type"]] if part is mapping and part["type"] in @PARTS@ else none -%}
+      {%- if said is not string -%}
+        {{- raise_exception("message " ~ index ~ ": only content parts of type text are supported") -}}
+      {%- endif -%}
+      {{- ("" if loop.first else "\\n") ~ said -}}
+    {%- endfor -%}
   {%- endif -%}
 {%- endmacro -%}
-{%- set first = 1 if messages and messages[0]["role"] == "system" else 0 -%}
-{%- set system = safe(plain(messages[0]["content"], 0)) if first else "" -%}
-{%- if messages | length == first -%}
-  {{- raise_exception("message " ~ first ~ ": a conversation needs a user message") -}}
-{%- endif -%}
+{%- set now = namespace(answer="", side="") -%}
 {{- @BEGIN@ -}}
-{%- if system -%}
-  {{- system ~ @SEPARATOR@ -}}
-{%- endif -%}
-{%- for message in messages[first:] -%}
-  {%- set index = loop.index0 + first -%}
-  {%- set expected = "assistant" if loop.index0 % 2 else "user" -%}
-  {%- if message["role"] != expected -%}
-    {{- raise_exception("message " ~ index ~ ": expected role " ~ expected ~ ", got " ~ message["role"]) -}}
+{%- for message in messages -%}
+  {%- set index = loop.index0 -%}
+  {%- set role = message["role"] -%}
+  {%- if role not in @ROLES@ -%}
+    {{- raise_exception("message " ~ index ~ ": unknown role " ~ role) -}}
   {%- endif -%}
   {%- set text = safe(plain(message["content"], index)) -%}
-  {%- if not text -%}
-    {{- raise_exception("message " ~ index ~ ": content is empty") -}}
-  {%- endif -%}
-  {%- set context = safe(message["context"] or "") -%}
-  {%- if expected == "user" -%}
-    {%- if not loop.first -%}
+  {%- set context = safe(message["context"] or "") if role == "user" else "" -%}
+  {%- if context and not text -%}
+    {{- raise_exception("message " ~ index ~ ": a context needs a content beside it") -}}
+  {%- elif not text -%}
+    {#- nothing was said -#}
+  {%- elif role in @SYSTEM@ and now.side in ("", "system") -%}
+    {%- set now.side = "system" -%}
+    {{- text ~ @SEPARATOR@ -}}
+  {%- elif role == "assistant" -%}
+    {%- if now.side == "user" -%}
       {{- @SEPARATOR@ -}}
     {%- endif -%}
-    {{- @INSTRUCTION@ ~ text -}}
+    {%- set now.answer = now.answer ~ @SEPARATOR@ ~ text if now.side == "assistant" else text -%}
+    {%- set now.side = "assistant" -%}
+  {%- else -%}
+    {%- if now.side == "assistant" -%}
+      @ANSWER@
+      {{- @SEPARATOR@ -}}
+    {%- endif -%}
+    {{- (@SEPARATOR@ if now.side == "user" else @INSTRUCTION@) ~ text -}}
     {%- if context -%}
       {{- @SEPARATOR@ ~ @CONTEXT@ ~ context -}}
     {%- endif -%}
-    {{- @SEPARATOR@ -}}
-  {%- else -%}
-    {{- @RESPONSE@ -}}
-    {%- generation -%}
-      {{- @LEAD@ ~ text ~ @END@ -}}
-    {%- endgeneration -%}
+    {%- set now.side = "user" -%}
   {%- endif -%}
 {%- endfor -%}
-{%- if add_generation_prompt -%}
-  {%- if messages[-1]["role"] != "user" -%}
-    {{- raise_exception("message " ~ (messages | length - 1) ~ ": the last message must be the user's") -}}
+{%- if now.side == "" -%}
+  {{- raise_exception("the conversation has no text") -}}
+{%- elif now.side == "user" -%}
+  {{- @SEPARATOR@ -}}
+{%- elif now.side == "assistant" -%}
+  @ANSWER@
+  {%- if add_generation_prompt -%}
+    {{- @SEPARATOR@ -}}
   {%- endif -%}
+{%- endif -%}
+{%- if add_generation_prompt -%}
   {{- @RESPONSE@ -}}
 {%- endif -%}
 """
+# Not a macro: transformers finds the learned characters only in the template's own output.
+ANSWER = """\
+{{- @RESPONSE@ -}}
+{%- generation -%}
+  {{- @LEAD@ ~ now.answer ~ @END@ -}}
+{%- endgeneration -%}"""
 
 
 def build_jinja(template: Dialect, bos_token: str = "") -> str:
     """The chat template of one dialect, with its guard keys and `bos_token` as literals."""
     values = {
-        "GUARD": "[" + ", ".join(literal(key) for key in breaks(template.guard)) + "]",
+        "GUARD": literals(breaks(template.guard)),
+        "PARTS": literals(PART_TYPES),
+        "ROLES": literals(ROLES),
+        "SYSTEM": literals(SYSTEM_ROLES),
         "JOINER": literal(WORD_JOINER),
         "BEGIN": literal(bos_token + template.preamble("")),
         "SEPARATOR": literal(SEPARATOR),
@@ -88,10 +110,15 @@ def build_jinja(template: Dialect, bos_token: str = "") -> str:
         "LEAD": literal(template.response_lead),
         "END": literal(template.end),
     }
-    source = SOURCE.replace("@NAME@", template.name)
+    source = SOURCE.replace("@NAME@", template.name).replace("@ANSWER@", ANSWER)
     for name, value in values.items():
         source = source.replace(f"@{name}@", value)
     return source
+
+
+def literals(texts: Sequence[str]) -> str:
+    """`texts` as a Jinja list."""
+    return "[" + ", ".join(map(literal, texts)) + "]"
 
 
 def literal(text: str) -> str:

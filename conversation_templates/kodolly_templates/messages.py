@@ -1,12 +1,25 @@
-"""From OpenAI-style messages to a checked dialogue: at most one system text, then exchanges."""
+"""From OpenAI-style messages to a dialogue: a system text, then turns of user and assistant.
+
+Every conversation that OpenAI's API accepts can be said, as far as it is text:
+
+- `developer` is `system`. Those before the first turn are the system text; a later one, and what a
+  tool answered, stands where it was said, as a part of the user's turn.
+- Neighbours of one side are one turn, with a blank line between their texts.
+- A message without text is dropped, such as an assistant's that only called a tool.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
 from .errors import TemplateError
+
+SEPARATOR = "\n\n"  # between paragraphs, turns and joined texts
+SYSTEM_ROLES = ("system", "developer")
+ROLES = (*SYSTEM_ROLES, "user", "assistant", "tool", "function")
+PART_TYPES = ("text", "refusal")  # parts of a content that are text, in the field of the same name
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -14,31 +27,40 @@ Messages = Sequence[Mapping[str, Any]]
 class Message(TypedDict):
     """One OpenAI-style message; `context` is KoDolly's addition and belongs to users only."""
 
-    role: str  # "system" (first message only), "user" or "assistant"
-    content: str | list[dict[str, Any]]  # text, or OpenAI's parts of type "text"
+    role: str  # one of ROLES
+    content: str | list[dict[str, Any]]  # text, or OpenAI's parts that are text
     context: NotRequired[str]
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
-    """What a user asked and, unless it is still open, what was answered."""
+class Text:
+    """One message's own text, stripped. `context`: the text that it is about, or ""."""
 
-    instruction: str
+    role: str
+    content: str
     context: str = ""
-    response: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one side says before the other does. `messages`: indices (first, one past the last)."""
+
+    is_answer: bool
+    text: str
+    messages: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """A whole conversation in order, starting with the user."""
+    """A whole conversation in order; user and assistant take turns, and either may begin."""
 
     system: str
-    exchanges: tuple[Exchange, ...]
+    turns: tuple[Turn, ...]
 
     @property
-    def is_open(self) -> bool:
-        """Whether the last word was the user's, so that a model may answer."""
-        return self.exchanges[-1].response is None
+    def ends_with_answer(self) -> bool:
+        """Whether the last word was the assistant's, as training needs it."""
+        return bool(self.turns) and self.turns[-1].is_answer
 
 
 def plain_text(content: object, index: int) -> str:
@@ -50,44 +72,57 @@ def plain_text(content: object, index: int) -> str:
         return content or ""
     if not isinstance(content, list):
         raise TemplateError(f"message {index}: content is neither text nor a list of parts")
-    for part in content:
-        if not isinstance(part, Mapping) or part.get("type") != "text":
-            raise TemplateError(f"message {index}: only content parts of type text are supported")
-    return "\n".join(str(part.get("text", "")) for part in content)
+    return "\n".join(_part_text(part, index) for part in content)
 
 
-def read_dialogue(messages: Messages, *, strip: bool = True) -> Dialogue:
-    """Check the order of roles and strip every text, or leave them as they are.
-
-    Raises TemplateError naming the index of the first message that is out of order or empty.
-    """
-    first = 1 if messages and messages[0].get("role") == "system" else 0
-    system = plain_text(messages[0].get("content"), 0) if first else ""
-    if len(messages) == first:
-        raise TemplateError(f"message {first}: a conversation needs a user message")
-    texts = [_turn_text(messages[i], i, first) for i in range(first, len(messages))]
-    clean = str.strip if strip else str
-    exchanges = []
-    for i in range(0, len(texts), 2):
-        context = messages[first + i].get("context") or ""
-        response = clean(texts[i + 1]) if i + 1 < len(texts) else None
-        exchanges.append(Exchange(clean(texts[i]), clean(str(context)), response))
-    return Dialogue(clean(system), tuple(exchanges))
-
-
-def read_open_dialogue(messages: Messages, *, strip: bool = True) -> Dialogue:
-    """As `read_dialogue`, for a conversation a model is to answer: the user spoke last."""
-    dialogue = read_dialogue(messages, strip=strip)
-    if not dialogue.is_open:
-        raise TemplateError(f"message {len(messages) - 1}: the last message must be the user's")
-    return dialogue
-
-
-def _turn_text(message: Mapping[str, Any], index: int, first: int) -> str:
-    expected = "assistant" if (index - first) % 2 else "user"
-    if message.get("role") != expected:
-        raise TemplateError(f"message {index}: expected role {expected}, got {message.get('role')}")
-    text = plain_text(message.get("content"), index)
-    if not text.strip():
-        raise TemplateError(f"message {index}: content is empty")
+def _part_text(part: object, index: int) -> str:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    text = part.get(kind) if isinstance(part, Mapping) and kind in PART_TYPES else None
+    if not isinstance(text, str):
+        raise TemplateError(f"message {index}: only content parts of type text are supported")
     return text
+
+
+def read_text(message: Mapping[str, Any], index: int, *, strip: bool = True) -> Text:
+    """One message's text. Raises TemplateError naming the message: a role or content that is none."""
+    role, clean = message.get("role"), str.strip if strip else str
+    if role not in ROLES:
+        raise TemplateError(f"message {index}: unknown role {role}")
+    content = clean(plain_text(message.get("content"), index))
+    context = clean(str(message.get("context") or "")) if role == "user" else ""
+    if context.strip() and not content.strip():
+        raise TemplateError(f"message {index}: a context needs a content beside it")
+    return Text(role, content, context)
+
+
+def read_dialogue(
+    messages: Messages, write: Callable[[Text], str] | None = None, *, strip: bool = True
+) -> Dialogue:
+    """The dialogue of some messages. `write`: a message's text with its context, if it has one.
+
+    Raises TemplateError naming the first message that cannot be said, or when none holds any text.
+    """
+    system: list[str] = []
+    turns: list[tuple[bool, list[str], int, int]] = []
+    for index, text in _texts(messages, strip=strip):
+        said = write(text) if write else text.content
+        is_answer = text.role == "assistant"
+        if text.role in SYSTEM_ROLES and not turns:
+            system.append(said)
+        elif turns and turns[-1][0] is is_answer:
+            turns[-1] = (is_answer, [*turns[-1][1], said], turns[-1][2], index + 1)
+        else:
+            turns.append((is_answer, [said], index, index + 1))
+    if not system and not turns:
+        raise TemplateError("the conversation has no text")
+    return Dialogue(
+        SEPARATOR.join(system),
+        tuple(Turn(side, SEPARATOR.join(said), (a, b)) for side, said, a, b in turns),
+    )
+
+
+def _texts(messages: Messages, *, strip: bool) -> Iterator[tuple[int, Text]]:
+    for index, message in enumerate(messages):
+        text = read_text(message, index, strip=strip)
+        if text.content.strip():
+            yield index, text

@@ -110,10 +110,12 @@ def fill(shape: Shape, dialogue: Dialogue) -> Conversation:
     conversation = shape.conversation(has_system=bool(dialogue.system))
     if dialogue.system:
         conversation.set_system_message(dialogue.system)
-    for exchange in dialogue.exchanges:
-        answer = None if exchange.response is None else shape.lead + exchange.response
-        conversation.append_message(conversation.roles[0], exchange.instruction)
-        conversation.append_message(conversation.roles[1], answer)
+    for position, turn in enumerate(dialogue.turns):
+        if turn.is_answer is not bool(position % 2):
+            raise TemplateError("FastChat's Conversation begins with the user's turn")
+        lead = shape.lead if turn.is_answer else ""
+        conversation.append_message(conversation.roles[turn.is_answer], lead + turn.text)
+    conversation.append_message(conversation.roles[1], None)
     return conversation
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .directory import chat_template_of, named_tokens, special_tokens_of
 from .errors import TemplateError
 from .guard import check_key, neutralise
-from .messages import Messages, read_dialogue, read_open_dialogue
+from .messages import SEPARATOR, Messages, read_dialogue, read_text
 from .training import TrainingText
 
 if TYPE_CHECKING:
@@ -45,6 +45,16 @@ class TokenizerTemplate:
         return cls(source, named_tokens(directory), tuple(special_tokens_of(directory)))
 
     @property
+    def has_developer(self) -> bool:
+        """Whether the template has a role `developer`; to one without, such a message is `system`."""
+        return "developer" in self.source
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether the template writes tools into the prompt."""
+        return "tools" in self.source
+
+    @property
     def stop(self) -> tuple[str, ...]:
         """None: these models end a turn with a token, which their generation config names."""
         return ()
@@ -65,7 +75,7 @@ class TokenizerTemplate:
         from .sandbox import render
 
         variables: dict[str, Any] = dict(self.tokens)
-        variables["messages"] = [self._safe(message) for message in messages]
+        variables["messages"] = [self._role_known(self._safe(m)) for m in messages]
         variables["add_generation_prompt"] = add_generation_prompt
         return render(self.source, {"tools": None, "documents": None, **variables})
 
@@ -76,11 +86,11 @@ class TokenizerTemplate:
     def flatten(self, messages: Messages) -> list[dict[str, Any]]:
         """Messages with each context put after its content: these templates know no such field."""
         flat = []
-        for message in messages:
+        for index, message in enumerate(messages):
             plain = {key: value for key, value in message.items() if key != "context"}
             if message.get("role") == "user" and str(message.get("context") or "").strip():
-                exchange = read_dialogue([message]).exchanges[0]
-                plain["content"] = f"{exchange.instruction}\n\n{exchange.context}"
+                text = read_text(message, index)
+                plain["content"] = text.content + SEPARATOR + text.context
             flat.append(plain)
         return flat
 
@@ -96,7 +106,7 @@ class TokenizerTemplate:
             return shape.conversation(has_system=False)
         safe, prompt = self._all_safe(messages), self.prompt(messages)
         for strip in (False, True):  # some templates trim contents, some do not
-            conversation = fill(shape, read_open_dialogue(safe, strip=strip))
+            conversation = fill(shape, read_dialogue(safe, strip=strip))
             if conversation.get_prompt() == prompt:
                 return conversation
         raise TemplateError("FastChat's Conversation cannot express this chat")
@@ -107,11 +117,11 @@ class TokenizerTemplate:
         Raises TemplateError when the template rewrites earlier turns, so that no text before a response
         is its generation prompt.
         """
-        dialogue = read_dialogue(messages)
-        if dialogue.is_open:
+        if not read_dialogue(messages).ends_with_answer:
             raise TemplateError(
                 f"message {len(messages) - 1}: training needs a response at the end"
             )
+        messages = [m for i, m in enumerate(messages) if not _is_empty_answer(m, i)]
         text = self.render(messages, add_generation_prompt=False).rstrip()
         if eos_token and not text.endswith(eos_token):
             text += eos_token
@@ -126,6 +136,11 @@ class TokenizerTemplate:
         if not (text.startswith(before) and text.startswith(after) and len(before) < len(after)):
             raise TemplateError(f"message {index}: the chat template rewrites earlier turns")
         return len(before), len(after)
+
+    def _role_known(self, message: dict[str, Any]) -> dict[str, Any]:
+        if message.get("role") != "developer" or self.has_developer:
+            return message
+        return message | {"role": "system"}
 
     def _all_safe(self, messages: Messages) -> list[dict[str, Any]]:
         return [self._safe(message) for message in messages]
@@ -142,3 +157,9 @@ class TokenizerTemplate:
         if isinstance(value, Mapping):
             return {key: self._safe_value(item) for key, item in value.items()}
         return value
+
+
+def _is_empty_answer(message: Mapping[str, Any], index: int) -> bool:
+    """Whether an assistant says nothing: there is nothing to learn but to fall silent."""
+    text = read_text(message, index)
+    return text.role == "assistant" and not text.content.strip()

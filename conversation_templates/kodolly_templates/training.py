@@ -7,7 +7,7 @@ from typing import Any
 
 from .dialect import Dialect
 from .errors import TemplateError
-from .messages import Messages
+from .messages import SEPARATOR, Messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +45,16 @@ def build_training(template: Dialect, messages: Messages, eos_token: str = "") -
     prompt of the messages before it. Raises TemplateError when the last message is not the assistant's.
     """
     dialogue = template.dialogue(messages)
-    if dialogue.is_open:
+    if not dialogue.ends_with_answer:
         raise TemplateError(f"message {len(messages) - 1}: training needs a response at the end")
     text = template.preamble(dialogue.system)
     spans = []
-    for position, exchange in enumerate(dialogue.exchanges):
-        separator = "\n\n" if position else ""
-        text += separator + template.instruction_key + template.user_text(exchange) + "\n\n"
+    for position, turn in enumerate(dialogue.turns):
+        text += SEPARATOR if position else ""
         start = len(text) + len(template.response_prompt)
-        text += template.answer(exchange)
-        spans.append((start, len(text)))
+        text += template.turn(turn)
+        if turn.is_answer:
+            spans.append((start, len(text)))
     if eos_token and not text.endswith(eos_token):
         text += eos_token
         spans[-1] = (spans[-1][0], len(text))

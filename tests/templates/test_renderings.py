@@ -10,35 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.chat_texts import DIALECTS, SPECIAL, texts
 
-from kodolly_templates import Template, get_template, list_templates, special_tokens_of
+from kodolly_templates import Template, get_template, special_tokens_of
 
 Chat = list[dict[str, Any]]
 
-DIALECTS = list_templates()
-KEYS = sorted({key for name in DIALECTS for key in get_template(name).guard})
-SPECIAL = ("<|endoftext|>", "<s>", "</s>", "<unk>", "<|im_end|>", "<|im_start|>")
-FRAGMENTS = (
-    *KEYS,
-    *(unicodedata.normalize("NFD", key) for key in KEYS),
-    *SPECIAL,
-    *("###", "### ", "#", " ", "\n", "\n\n", "\r\n", "\t", "\u3000", "\u2060", "\u0301", "@GUARD@"),
-    *("안녕하세요", "ㅋㅋㅋ ㅏ", "ᄒ", "ᅡ", "ᆫ", unicodedata.normalize("NFD", "각설탕")),
-    *(
-        "🙂",
-        "👩‍👩‍👧‍👦",
-        "{system_message}",
-        "{{ x }}",
-        "{% raw %}",
-        '"',
-        "\\n",
-        "'",
-        "%}",
-        "### 맥락:\n",
-    ),
-)
-
-texts = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=4), max_size=6).map("".join)
 contents = texts.filter(lambda text: text.strip() != "")
 users = st.fixed_dictionaries(
     {"role": st.just("user"), "content": contents}, optional={"context": texts}

@@ -13,7 +13,7 @@ from kodolly_adapters.word_cache import WordCache
 from kodolly_templates.definition import Template
 from kodolly_templates.errors import TemplateError
 from kodolly_templates.guard import is_key
-from kodolly_templates.messages import Messages
+from kodolly_templates.messages import Messages, read_dialogue
 from kodolly_templates.tokenizer import TokenizerTemplate
 from kodolly_templates.training import TrainingText
 
@@ -149,22 +149,27 @@ class Fitter:
 
     def fit(self, messages: list[Message]) -> tuple[str, Tokens | None]:
         """(name in dataset.OUTCOMES, tokens of what is left or None) of a valid dialogue that does not fit."""
-        system = 1 if messages[0]["role"] == "system" else 0
-        exchanges = (len(messages) - system) // 2
+        dialogue = read_dialogue(messages)
+        first = dialogue.turns[0].messages[0]
+        later = [turn.messages[0] for turn in dialogue.turns[1:] if not turn.is_answer]
+        starts = [first, *later]  # of exchanges; the first has what stands before it
 
         def rest(dropped: int) -> list[Message]:
-            return messages[:system] + messages[system + 2 * dropped :]
+            return messages[:first] + messages[starts[dropped] :]
 
         dropped = bisect_left(
-            range(exchanges),
+            range(len(starts)),
             True,
             key=lambda count: self._length(self._least_contexts(rest(count))) <= self._limit,
         )
-        if dropped < exchanges:
+        if dropped < len(starts):
             outcome = "turns-dropped" if dropped else "context-cut"
             return outcome, self._encoder.encode_dialogue(self._widened(rest(dropped)))
-        last = self._least_contexts(rest(exchanges - 1))
-        shorter = self._shortened(last, len(last) - 2, "content", self._without_middle)
+        last = self._least_contexts(rest(len(starts) - 1))
+        asked = [index for index, message in enumerate(last) if message["role"] == "user"]
+        shorter = (
+            self._shortened(last, asked[-1], "content", self._without_middle) if asked else None
+        )
         if shorter is None:
             return "too-long", None
         return "instruction-cut", self._encoder.encode_dialogue(shorter)

@@ -16,6 +16,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from kodolly_adapters.errors import DataError
+from kodolly_templates.errors import TemplateError
+from kodolly_templates.messages import plain_text
 
 BLOCK = 1 << 20  # bytes read at once
 SECTION = 1 << 16  # characters of running text that are tokenized at once
@@ -44,9 +46,14 @@ class Row(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Whether a question or an answer of it has no text."""
-        texts = (one["content"] for one in self.messages if one["role"] != "system")
-        return any(not text.strip() for text in texts)
+        """Whether a question or the last answer of it has no text.
+
+        Other messages without text, such as an assistant's that only called a tool, are left out
+        of the text by the template.
+        """
+        asked = (one["content"] for one in self.messages if one["role"] == "user")
+        last = (one["content"] for one in self.messages[-1:])
+        return any(not text.strip() for text in (*asked, *last))
 
     @property
     def content(self) -> str:
@@ -67,9 +74,14 @@ class Section(NamedTuple):
         return self.first and self.last and not self.content.strip()
 
 
+class _Part(msgspec.Struct, gc=False):
+    type: str
+    text: str = ""
+
+
 class _Message(msgspec.Struct, gc=False):
     role: str
-    content: str | None
+    content: str | list[_Part] | None = None
     context: str | None = None
 
 
@@ -111,11 +123,14 @@ def read_rows(path: str) -> Iterator[Row]:
     """The dialogues of one file, in order. Raises DataError naming file and line."""
     for line, record in _records(path):
         if record.messages is not None:
-            messages = [_message(one.role, one.content, one.context) for one in record.messages]
+            try:
+                messages = [_message(one, index) for index, one in enumerate(record.messages)]
+            except TemplateError as error:
+                raise DataError(f"{path}:{line}: {error}") from None
         elif record.instruction is not UNSET and record.response is not UNSET:
             messages = [
-                _message("user", record.instruction, record.context),
-                _message("assistant", record.response, None),
+                _message(_Message("user", record.instruction, record.context)),
+                _message(_Message("assistant", record.response)),
             ]
         elif record.text is not UNSET:
             raise DataError(f'{path}:{line}: running text ("text"); set data.format = "text"')
@@ -180,11 +195,17 @@ def _parquet(path: str) -> Any:
         raise DataError(f"{path}: not a Parquet file: {error}") from None
 
 
-def _message(role: str, content: str | None, context: str | None) -> dict[str, Any]:
-    """A message as templates read it; null reads as no text."""
-    message = {"role": role, "content": content or ""}
-    if context and not context.isspace():
-        message["context"] = context
+def _message(one: _Message, index: int = 0) -> dict[str, Any]:
+    """A message as templates read it; null reads as no text, parts are joined as in serving.
+
+    Raises TemplateError, naming the message by `index`, for a part that is no text.
+    """
+    content = one.content
+    if isinstance(content, list):
+        content = plain_text([{"type": part.type, "text": part.text} for part in content], index)
+    message = {"role": one.role, "content": content or ""}
+    if one.context and not one.context.isspace():
+        message["context"] = one.context
     return message
 
 

@@ -167,7 +167,7 @@ def test_a_system_message_comes_first() -> None:
         {"role": "assistant", "content": "일이다."},
     ]
     dialogue = read_dialogue(row["messages"])
-    assert (dialogue.system, len(dialogue.exchanges)) == ("짧게.", 1)
+    assert (dialogue.system, len(dialogue.turns)) == ("짧게.", 2)
     (rejection,) = lines(part.rejected)
     assert (rejection["reason"], rejection["turn"]) == ("empty", 1)
     counts = part.mark.counts

@@ -83,6 +83,29 @@ def test_what_convert_writes_is_read(tmp_path: Path) -> None:
     assert shown(prepared.train)[2].count("### 응답:") == 2
 
 
+def test_any_conversation_of_openais_is_learned(tmp_path: Path) -> None:
+    """Two systems, a tool's turn, neighbours, parts and an answer that comes first are one row each."""
+    user, answer = {"role": "user", "content": "가?"}, {"role": "assistant", "content": "나."}
+    empty = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+    part = {"role": "user", "content": [{"type": "text", "text": "다?"}]}
+    shapes = [
+        [{"role": "developer", "content": "s"}, {"role": "system", "content": "t"}, user, answer],
+        [user, empty, {"role": "tool", "content": "맑음", "tool_call_id": "1"}, answer],
+        [user, part, answer, answer],
+        [answer, user, answer],
+    ]
+    path = write_lines(tmp_path / "a.jsonl", [{"messages": messages} for messages in shapes])
+
+    prepared = made(path, tmp_path / "cache")
+
+    assert list(prepared.outcomes.train) == ["kept"]
+    texts = shown(prepared.train)
+    assert "s\n\nt\n\n### 명령어:\n가?" in texts[0]
+    assert "### 명령어:\n가?\n\n맑음\n\n### 응답:\n나." in texts[1]
+    assert "### 명령어:\n가?\n\n다?\n\n### 응답:\n나.\n\n나.\n\n### 끝" in texts[2]
+    assert texts[3].count("### 응답:") == 2
+
+
 BAD = [
     (b"{", "JSON|truncated|malformed"),
     (b'{"instruction": 3, "response": "b"}', r"got `int` - at `\$\.instruction`"),
@@ -91,9 +114,13 @@ BAD = [
     (b'["a"]', "got `array`"),
     (b'{"instruction": "\xff", "response": "b"}', "utf-8|UTF-8"),
     (b'{"instruction": "\\ud800", "response": "b"}', "surrogate"),
-    (b'{"messages": []}', "needs a user message"),
+    (b'{"messages": []}', "has no text"),
     (b'{"messages": [{"role": "user", "content": "a"}]}', "needs a response at the end"),
-    (b'{"messages": [{"role": "gpt", "content": "a"}]}', "expected role user, got gpt"),
+    (b'{"messages": [{"role": "gpt", "content": "a"}]}', "unknown role gpt"),
+    (
+        b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
+        "message 0: only content parts of type text",
+    ),
 ]  # fmt: skip
 
 
