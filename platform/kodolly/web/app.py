@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from kodolly.http import server
+from kodolly.http.bounds import Bounds
 from kodolly.web.guard import Guard
 
 if TYPE_CHECKING:
@@ -35,13 +36,20 @@ class WebOptions(Protocol):
     def temperature(self) -> float: ...
     @property
     def root_path(self) -> str: ...
+    def bounds(self) -> Bounds: ...
 
 
 def serve(settings: WebOptions) -> None:
     """Serves the page until SIGTERM or Ctrl-C, then returns."""
     app = Guard(create_app(settings))
     server.run(
-        app, settings.host, settings.port, on_exit=app.close, drain=DRAIN, proxy_headers=True
+        app,
+        settings.host,
+        settings.port,
+        on_exit=app.close,
+        drain=DRAIN,
+        proxy_headers=True,
+        bounds=settings.bounds(),
     )
 
 
