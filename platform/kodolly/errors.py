@@ -15,13 +15,15 @@ KodollyError
     ├── Unauthorized            401
     ├── ForeignOrigin           403, code foreign_origin
     ├── ModelNotFound           404
+    ├── RequestTimeout          408
     ├── TooLarge                413
     ├── NotJson                 415, code unsupported_media_type
     ├── HostNotAllowed          421, code host_not_allowed
     ├── Overloaded              429, with Retry-After
     ├── EngineFailed            502
     ├── NoWorker                503, with Retry-After
-    └── OutOfDescriptors        503, with Retry-After
+    ├── OutOfDescriptors        503, with Retry-After
+    └── TooManyConnections      503, with Retry-After
 """
 
 from __future__ import annotations
@@ -145,6 +147,18 @@ class ModelNotFound(ApiError):
     code = "model_not_found"
 
 
+class RequestTimeout(ApiError):
+    """A client has taken too long to send its request."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+    def __init__(self, part: str, seconds: float) -> None:
+        """`part`: of the request, head or body. `seconds`: that it may take."""
+        super().__init__(f"The {part} of the request did not come within {seconds:g} seconds.")
+
+
 class TooLarge(ApiError):
     """The request body is over the bound."""
 
@@ -203,5 +217,19 @@ class OutOfDescriptors(ApiError):
     def __init__(self) -> None:
         super().__init__(
             "The server has too many open files. Try again in a moment.",
+            headers={"Retry-After": "2"},
+        )
+
+
+class TooManyConnections(ApiError):
+    """This process has as many connections as it may."""
+
+    status = 503
+    type = "server_error"
+    code = "too_many_connections"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The server has too many connections. Try again in a moment.",
             headers={"Retry-After": "2"},
         )

@@ -10,6 +10,7 @@ from typing import ClassVar, TypeVar
 from kodolly import exposure
 from kodolly.credentials import check_secret, read_keys, read_secret
 from kodolly.errors import SettingsError
+from kodolly.http.bounds import Bounds
 from kodolly.logs import configure
 from kodolly.options import Resolution, Section, environment_name, option, resolve
 
@@ -46,7 +47,30 @@ class CommonSettings(Section):
 
 
 @dataclass(frozen=True)
-class ControllerSettings(CommonSettings):
+class HttpSettings(CommonSettings):
+    """Options of every process with an HTTP server: what strangers may take of it."""
+
+    max_connections: int = option(
+        10_000, "connections that a process has at most; more are answered with 503", minimum=1
+    )
+    head_timeout: float = option(20.0, "seconds a client has for a request's headers", minimum=0.1)
+    body_timeout: float = option(120.0, "seconds a client has for a request's body", minimum=0.1)
+    idle_timeout: float = option(
+        75.0, "seconds after which a connection without a request is closed", minimum=0.1
+    )
+
+    def bounds(self) -> Bounds:
+        """The same, as the server takes it."""
+        return Bounds(
+            max_connections=self.max_connections,
+            head_timeout=self.head_timeout,
+            body_timeout=self.body_timeout,
+            idle_timeout=self.idle_timeout,
+        )
+
+
+@dataclass(frozen=True)
+class ControllerSettings(HttpSettings):
     """`kodolly controller`."""
 
     section: ClassVar[str] = "controller"
@@ -69,7 +93,7 @@ class ControllerSettings(CommonSettings):
 
 
 @dataclass(frozen=True)
-class WorkerSettings(CommonSettings):
+class WorkerSettings(HttpSettings):
     """`kodolly worker`."""
 
     section: ClassVar[str] = "worker"
@@ -135,7 +159,7 @@ class WorkerSettings(CommonSettings):
 
 
 @dataclass(frozen=True)
-class ApiSettings(CommonSettings):
+class ApiSettings(HttpSettings):
     """`kodolly api`."""
 
     section: ClassVar[str] = "api"
@@ -207,7 +231,7 @@ class ApiSettings(CommonSettings):
 
 
 @dataclass(frozen=True)
-class WebSettings(CommonSettings):
+class WebSettings(HttpSettings):
     """`kodolly web`."""
 
     section: ClassVar[str] = "web"
@@ -225,7 +249,7 @@ class WebSettings(CommonSettings):
 
 
 @dataclass(frozen=True)
-class UpSettings(CommonSettings):
+class UpSettings(HttpSettings):
     """`kodolly up`: controller, workers, API and page under one supervisor."""
 
     section: ClassVar[str] = "up"

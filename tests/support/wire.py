@@ -18,6 +18,8 @@ class Wire:
     def __init__(self) -> None:
         self.writes: list[bytes] = []
         self.closed = False
+        self.aborted = False
+        self.waiting = 0  # bytes that the client has not taken yet
 
     def write(self, data: bytes) -> None:
         assert not self.closed
@@ -27,7 +29,10 @@ class Wire:
         self.closed = True
 
     def abort(self) -> None:
-        self.closed = True
+        self.closed = self.aborted = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
 
     def is_closing(self) -> bool:
         return self.closed
@@ -42,11 +47,14 @@ class Wire:
     def set_write_buffer_limits(self, high: int, low: int) -> None: ...
 
 
-def connected(app: ASGIApp) -> tuple[HttpProtocol, Wire]:
+def connected(
+    app: ASGIApp, kind: type[HttpProtocol] = HttpProtocol, state: ServerState | None = None
+) -> tuple[HttpProtocol, Wire]:
+    """A connection to `app`. Those with the same `state` are of the same server."""
     config = uvicorn.Config(app, log_config=None, server_header=False, date_header=False)
     config.load()
     wire = Wire()
-    protocol = HttpProtocol(config, ServerState(), {}, asyncio.get_running_loop())
+    protocol = kind(config, state or ServerState(), {}, asyncio.get_running_loop())
     protocol.connection_made(cast(asyncio.Transport, wire))
     return protocol, wire
 

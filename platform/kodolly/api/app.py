@@ -191,5 +191,6 @@ def run(settings: ApiSettings, listener: socket.socket) -> None:
         on_exit=app.begin,
         linger=settings.drain_delay,
         drain=settings.drain_timeout,
+        bounds=settings.bounds(),
         listener=listener,
     )

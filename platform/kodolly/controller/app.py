@@ -313,5 +313,6 @@ def main(argv: Sequence[str]) -> int:
         settings.port,
         on_exit=controller.stopping.set,
         drain=settings.drain_timeout,
+        bounds=settings.bounds(),
     )
     return 0

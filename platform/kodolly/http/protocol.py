@@ -3,7 +3,8 @@
 uvicorn writes the head by itself: one more system call for every answer, and its reader is woken twice. It also
 closes a new connection whose request is still under way when the server ends, which loses that request.
 And it lets a request's head, trailers and chunk extensions grow without end, before any key is asked: here more
-than MAX_HEAD bytes or MAX_FIELDS fields of them are answered with 431, and the connection is closed.
+than MAX_HEAD bytes or MAX_FIELDS fields of them are answered with 431, and the connection is closed. So is one
+whose client takes too long for a head, a body or its next request (408), or that is one too many (503).
 The app also gets what ASGI lacks, in `scope["extensions"]`: `kodolly.abort()` breaks the connection, and
 `kodolly.chunk(data)` writes a piece of a body under way in a plain call (decision 0009).
 """
@@ -19,8 +20,15 @@ from typing import Any, cast
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from kodolly.errors import ApiError, BadRequest, OutOfDescriptors
+from kodolly.errors import (
+    ApiError,
+    BadRequest,
+    OutOfDescriptors,
+    RequestTimeout,
+    TooManyConnections,
+)
 from kodolly.http import descriptors
+from kodolly.http.bounds import Bounds, ConnectionLimit, Wait
 
 HIGH_WATER = 64 * 1024  # bytes for a client that it has not taken yet
 FIRST_REQUEST_GRACE = (
@@ -41,12 +49,18 @@ class HeadTooLarge(Exception):
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """For `uvicorn.Config(http=...)`."""
+    """For `uvicorn.Config(http=...)`: see `bounded`."""
 
     reserve = descriptors.Reserve()  # of the whole process
+    bounds = Bounds()
+    limit = ConnectionLimit(bounds.max_connections)
     _ends = False
     _unread = 0  # bytes of a head, chunk extension or trailers that are not whole yet
     _too_large = False
+    _requests = 0  # whose heads have come
+    _in_body = False
+    _wait: tuple[Wait, int] | None = None  # at the last look of `close_if_late`, and since when
+    _wait_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A slow client has room again at a quarter of what is too much: uvloop's own mark is 16 bytes."""
@@ -54,7 +68,9 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         sock = transport.get_extra_info("socket")
         if sock is not None and self.reserve.is_reached(sock.fileno()):
-            self._write_and_close(OutOfDescriptors.status, OutOfDescriptors())
+            self._write_and_close(OutOfDescriptors())
+        elif self.limit.is_exceeded(len(self.connections)):
+            self._write_and_close(TooManyConnections())
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, in small pieces once its head might become too large."""
@@ -83,6 +99,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._too_large = True
             raise HeadTooLarge
         self._unread = 0
+        self._in_body = False
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -97,9 +114,10 @@ class HttpProtocol(HttpToolsProtocol):
         if cycle is not None and cycle.response_started and not cycle.response_complete:
             self.transport.abort()  # a second response would be read as a part of the first
             return
-        self._write_and_close(431, BadRequest(BEYOND))
+        self._write_and_close(BadRequest(BEYOND), 431)
 
-    def _write_and_close(self, status: int, error: ApiError) -> None:
+    def _write_and_close(self, error: ApiError, status: int | None = None) -> None:
+        status = status or error.status
         body = orjson.dumps(error.envelope())
         headers = {**error.headers, "Content-Type": "application/json", "Connection": "close"}
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -115,6 +133,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._too_large = True
             raise HeadTooLarge
         self._unread = 0
+        self._requests += 1
+        self._in_body = True
         before = self.cycle
         super().on_headers_complete()
         self.headers = []  # for the trailers, which are no headers of the application's
@@ -130,6 +150,39 @@ class HttpProtocol(HttpToolsProtocol):
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
+    def close_if_late(self, now: float) -> None:
+        """Close the connection if its client has taken longer than it may for what it has to do.
+
+        Called about once a second, so that a request itself starts no timer. `now`: seconds for which
+        this process has run.
+        """
+        wait = self._awaited()
+        if wait != self._wait:
+            self._wait, self._wait_since = wait, now
+        elif wait is not None and now - self._wait_since > self.bounds.seconds(wait[0]):
+            self._end_late(wait[0])
+
+    def _awaited(self) -> tuple[Wait, int] | None:
+        """What the client has to do, with a number that changes as it goes on; None: it is our turn."""
+        cycle = self.cycle
+        if self.flow.write_paused or self.transport.is_closing():
+            return Wait.READ, self.transport.get_write_buffer_size()
+        if self._in_body:
+            return None if self.flow.read_paused else (Wait.BODY, self._requests)
+        if cycle is not None and not cycle.response_complete:
+            return None
+        return (Wait.HEAD if self._unread else Wait.IDLE), self._requests
+
+    def _end_late(self, wait: Wait) -> None:
+        cycle = self.cycle
+        is_answering = cycle is not None and cycle.response_started and not cycle.response_complete
+        if wait is Wait.READ or is_answering:
+            self.transport.abort()
+        elif wait is Wait.IDLE or (wait is Wait.BODY and cycle.response_complete):
+            self.transport.close()
+        else:
+            self._write_and_close(RequestTimeout(wait.value, self.bounds.seconds(wait)))
+
     def shutdown(self) -> None:
         """The server ends. A connection that has asked nothing yet may have its request on the way."""
         if self.cycle is not None:
@@ -140,6 +193,12 @@ class HttpProtocol(HttpToolsProtocol):
     def _end_unasked(self) -> None:
         if self.cycle is None and not self.transport.is_closing():
             self.transport.close()
+
+
+def bounded(bounds: Bounds) -> type[HttpProtocol]:
+    """The protocol of one server, whose connections are counted together."""
+    limit = ConnectionLimit(bounds.max_connections)
+    return type("BoundedHttpProtocol", (HttpProtocol,), {"bounds": bounds, "limit": limit})
 
 
 def chunk_writer(

@@ -7,6 +7,7 @@ import base64
 import gc
 import hmac
 import logging
+import math
 import signal
 import socket
 import time
@@ -23,13 +24,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kodolly.errors import ApiError, BadRequest, NotJson, TooLarge
 from kodolly.http import descriptors
-from kodolly.http.protocol import HttpProtocol
+from kodolly.http.bounds import Bounds, load_json
+from kodolly.http.protocol import HttpProtocol, bounded
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 JSON = b"application/json"
+TICK = 0.1  # seconds between two calls of uvicorn's `on_tick`
+SWEEP_TICKS = 10  # of them between two looks for late clients
 
 
 class JsonResponse(Response):
@@ -77,10 +81,7 @@ async def read_object(request: Request, limit: int) -> dict[str, Any]:
 
 def decode_object(body: bytes) -> dict[str, Any]:
     """The JSON object in a request's body. Raises BadRequest for anything else."""
-    try:
-        data = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"the request body is not valid JSON: {error}") from error
+    data = load_json(body)
     if not isinstance(data, dict):
         raise BadRequest("the request body must be a JSON object")
     return data
@@ -164,6 +165,9 @@ class Server(uvicorn.Server):
     on_start: Callable[[], None] | None = None
     linger = 0.0
     _leaves_at: float | None = None
+    _seconds_run = (
+        0.0  # counted in steps of SWEEP_TICKS, so a process that stood still blames no client
+    )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -188,6 +192,11 @@ class Server(uvicorn.Server):
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
+        if counter % SWEEP_TICKS == 0:
+            self._seconds_run += SWEEP_TICKS * TICK
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, HttpProtocol):
+                    connection.close_if_late(self._seconds_run)
         leaves = self._leaves_at is not None and time.monotonic() >= self._leaves_at
         return await super().on_tick(counter) or leaves
 
@@ -203,26 +212,29 @@ def run(
     drain: float = 5.0,
     listener: socket.socket | None = None,
     proxy_headers: bool = False,
+    bounds: Bounds | None = None,
 ) -> None:
     """Serves `app` until SIGTERM or Ctrl-C; open answers then get `drain` seconds.
 
     Before that it still takes requests for `linger` seconds. With a `listener`, a socket that is
     bound already, host and port are only named in the log. `proxy_headers`: the app asks which
-    scheme and client a proxy on this machine tells of.
+    scheme and client a proxy on this machine tells of. `bounds`: of what strangers may take.
     """
     descriptors.raise_limit()
+    bounds = bounds or Bounds()
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
         log_config=None,
         access_log=False,
-        http=HttpProtocol,
+        http=bounded(bounds),
         ws="none",
         proxy_headers=proxy_headers,
         server_header=False,
         timeout_graceful_shutdown=max(1, round(drain)),
-        timeout_keep_alive=75,
+        # `close_if_late` ends idle connections; uvicorn's own timer must only not be sooner.
+        timeout_keep_alive=math.ceil(bounds.idle_timeout) + 60,
     )
     server = Server(config)
     server.on_exit, server.on_start, server.linger = on_exit, on_start, linger

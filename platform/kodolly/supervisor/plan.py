@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from kodolly.errors import SettingsError
 from kodolly.options import environment_name
-from kodolly.settings import ENGINE_PORT, LOCAL, WORKER_PORT, CommonSettings, UpSettings
+from kodolly.settings import ENGINE_PORT, LOCAL, WORKER_PORT, HttpSettings, UpSettings
 from kodolly.supervisor.service import ServiceSpec
 
 KODOLLY = (sys.executable, "-m", "kodolly")
@@ -76,9 +76,9 @@ def api_url(settings: UpSettings) -> str:
 
 def _common(settings: UpSettings, config: Path | None) -> dict[str, str]:
     """The common options as environment variables: other users can read a command line."""
-    values = {f.name: getattr(settings, f.name) for f in fields(CommonSettings)}
+    values = {f.name: getattr(settings, f.name) for f in fields(HttpSettings)}
     env = {
-        environment_name(CommonSettings, name): _as_variable(value)
+        environment_name(HttpSettings, name): _as_variable(value)
         for name, value in values.items()
         if value not in (None, ())
     }

@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from kodolly.errors import ApiError
 from kodolly.http import server
+from kodolly.http.bounds import Bounds
 from kodolly.http.hosts import AllowedHosts
 from kodolly.http.site_guard import GuardedApp, SiteGuard
 from kodolly.web.guard import Guard
@@ -42,13 +43,20 @@ class WebOptions(Protocol):
     def temperature(self) -> float: ...
     @property
     def root_path(self) -> str: ...
+    def bounds(self) -> Bounds: ...
 
 
 def serve(settings: WebOptions) -> None:
     """Serves the page until SIGTERM or Ctrl-C, then returns. Raises SettingsError."""
     app = create_guarded_app(settings)
     server.run(
-        app, settings.host, settings.port, on_exit=app.close, drain=DRAIN, proxy_headers=True
+        app,
+        settings.host,
+        settings.port,
+        on_exit=app.close,
+        drain=DRAIN,
+        proxy_headers=True,
+        bounds=settings.bounds(),
     )
 
 

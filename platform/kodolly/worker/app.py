@@ -255,5 +255,6 @@ def main(argv: Sequence[str]) -> int:
             settings.port,
             on_exit=lambda: app.state.agent.leave_rotation(),
             drain=settings.drain_timeout,
+            bounds=settings.bounds(),
         )
     return 0
