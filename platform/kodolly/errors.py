@@ -13,6 +13,7 @@ KodollyError
     │   ├── ContextOverflow     400, code context_length_exceeded
     │   └── RequestFault        400, code request_fault
     ├── Unauthorized            401
+    ├── Forbidden               403
     ├── ModelNotFound           404
     ├── TooLarge                413
     ├── Overloaded              429, with Retry-After
@@ -124,6 +125,14 @@ class Unauthorized(ApiError):
     status = 401
     type = "invalid_request_error"
     code = "invalid_api_key"
+
+
+class Forbidden(ApiError):
+    """The caller is known, and may not do this."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "forbidden"
 
 
 class ModelNotFound(ApiError):

@@ -31,6 +31,7 @@ from kodolly.http import server
 from kodolly.http.client import new_client
 from kodolly.http.draining import Draining
 from kodolly.http.fastapi_app import DirectApp
+from kodolly.http.tls import client_context, server_context
 from kodolly.http.upstream import Pool
 from kodolly.protocol.openai import ChatRequest, CompletionRequest
 from kodolly.settings import ApiSettings
@@ -69,7 +70,8 @@ class ApiApp(DirectApp):
 def create_app(settings: ApiSettings) -> ApiApp:
     """The ASGI application. Raises SettingsError for unusable keys or controllers."""
     keys, token = KeyRing(settings.keys()), settings.secret()
-    table, client, pool = WorkerTable(), new_client(), Pool(settings.connect_timeout)
+    tls = client_context(settings.tls_ca)
+    table, client, pool = WorkerTable(), new_client(tls), Pool(settings.connect_timeout, tls)
     follower = Follower(table, settings.controllers(), token, client)
     watch = StallWatch(table, client)
     timeouts = EngineTimeouts(settings.read_timeout, settings.answer_timeout)
@@ -180,4 +182,5 @@ def run(settings: ApiSettings, listener: socket.socket) -> None:
         linger=settings.drain_delay,
         drain=settings.drain_timeout,
         listener=listener,
+        tls=server_context(settings.tls_cert, settings.tls_key),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kodolly.api import prefork
+from kodolly.http.tls import client_context, scheme, server_context
 from kodolly.settings import ApiSettings, load
 
 
@@ -17,7 +18,9 @@ def main(argv: Sequence[str]) -> int:
         settings.secret()
         settings.keys()
         settings.controllers()
-        prefork.serve(argv, settings.host, settings.port, settings.processes)
+        client_context(settings.tls_ca)
+        tls = server_context(settings.tls_cert, settings.tls_key)
+        prefork.serve(argv, settings.host, settings.port, settings.processes, scheme(tls))
     else:
         from kodolly.api.app import run  # the parent needs none of it
 

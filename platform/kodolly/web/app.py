@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from kodolly.http import server
+from kodolly.http.tls import client_context, pinned_context, server_context
 from kodolly.web.guard import Guard
 
 if TYPE_CHECKING:
@@ -35,13 +36,28 @@ class WebOptions(Protocol):
     def temperature(self) -> float: ...
     @property
     def root_path(self) -> str: ...
+    @property
+    def tls_cert(self) -> str | None: ...
+    @property
+    def tls_key(self) -> str | None: ...
+    @property
+    def tls_ca(self) -> str | None: ...
+    @property
+    def api_certificate(self) -> str | None: ...
 
 
 def serve(settings: WebOptions) -> None:
     """Serves the page until SIGTERM or Ctrl-C, then returns."""
+    tls = server_context(settings.tls_cert, settings.tls_key)
     app = Guard(create_app(settings))
     server.run(
-        app, settings.host, settings.port, on_exit=app.close, drain=DRAIN, proxy_headers=True
+        app,
+        settings.host,
+        settings.port,
+        on_exit=app.close,
+        drain=DRAIN,
+        proxy_headers=True,
+        tls=tls,
     )
 
 
@@ -57,7 +73,11 @@ def create_app(settings: WebOptions) -> FastAPI:
     from kodolly.web.client import api_client
     from kodolly.web.page import asset, build_page, head_html, theme, translations
 
-    client = api_client(settings.api, settings.api_key)
+    if settings.api_certificate:
+        trust = pinned_context(settings.api_certificate, "--api-certificate")
+    else:
+        trust = client_context(settings.tls_ca)
+    client = api_client(settings.api, settings.api_key, trust)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
