@@ -12,6 +12,7 @@ from typing import Any
 from kodolly import __version__
 from kodolly.errors import KodollyError
 from kodolly.extras import not_installed
+from kodolly.logs import escape_lines
 
 # name -> (module with a `main(argv) -> int`, one line for --help)
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(args[0], args[1:])
     except KodollyError as error:
-        print(f"kodolly {args[0]}: {error}", file=sys.stderr)
+        print(f"kodolly {args[0]}: {escape_lines(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

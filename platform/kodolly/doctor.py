@@ -14,6 +14,7 @@ from typing import Literal
 from kodolly.engines.transformers.hub import is_hub_id
 from kodolly.errors import SettingsError
 from kodolly.extras import MODULES, install_command, missing_modules
+from kodolly.logs import escape_controls
 from kodolly.settings import UpSettings, load
 from kodolly.supervisor import plan
 from kodolly.supervisor.app import check_ports
@@ -157,5 +158,6 @@ def main(argv: Sequence[str]) -> int:
     findings = [check(settings) for check in CHECKS]
     for finding in findings:
         cure = f"  -> {finding.cure}" if finding.cure else ""
-        sys.stdout.write(f"{finding.mark:<8}{finding.subject:<10}{finding.text}{cure}\n")
+        line = f"{finding.mark:<8}{finding.subject:<10}{finding.text}{cure}"
+        sys.stdout.write(f"{escape_controls(line)}\n")
     return int(any(finding.mark == "missing" for finding in findings))

@@ -13,6 +13,7 @@ KodollyError
     │   ├── ContextOverflow     400, code context_length_exceeded
     │   └── RequestFault        400, code request_fault
     ├── Unauthorized            401
+    ├── Forbidden               403, code forbidden
     ├── ForeignOrigin           403, code foreign_origin
     ├── ModelNotFound           404
     ├── RequestTimeout          408
@@ -137,6 +138,14 @@ class ForeignOrigin(ApiError):
     status = 403
     type = "invalid_request_error"
     code = "foreign_origin"
+
+
+class Forbidden(ApiError):
+    """The caller is known, and may not do this."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "forbidden"
 
 
 class ModelNotFound(ApiError):

@@ -11,9 +11,7 @@ import argparse
 import dataclasses
 import math
 import os
-import re
 import shlex
-import tomllib
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +20,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from kodolly.credentials import check_secret, require_filled
 from kodolly.errors import SettingsError
+from kodolly.toml_file import TomlFile, read_toml
 
 DEFAULT_FILE = "kodolly.toml"
 COMMON = "common"
@@ -173,46 +172,15 @@ def _parser(cls: type[Section], prog: str, description: str) -> argparse.Argumen
     return parser
 
 
-def _read_file(path: str | None, environ: Mapping[str, str]) -> _File:
+def _read_file(path: str | None, environ: Mapping[str, str]) -> TomlFile:
     named = path or environ.get("KODOLLY_CONFIG")
     file = Path(named or DEFAULT_FILE)
     if not named and not file.is_file():
-        return _File(file, {}, "")
-    try:
-        text = file.read_text(encoding="utf-8")
-        table = tomllib.loads(text)
-    except OSError as error:
-        raise SettingsError(f"cannot read settings file {file}: {error.strerror}") from error
-    except ValueError as error:  # bad TOML names its line; bad UTF-8 its byte
-        raise SettingsError(f"{file}: {error}") from error
-    return _File(file, table, text)
+        return TomlFile(file, {}, "")
+    return read_toml(file, "settings file")
 
 
-@dataclasses.dataclass(frozen=True)
-class _File:
-    path: Path
-    table: Mapping[str, Any]
-    text: str
-
-    def get(self, section: str, name: str) -> _Raw | None:
-        table = self.table.get(section, {})
-        for key in (name, name.replace("_", "-")):
-            if key in table:
-                return _Raw(table[key], f"{self.path}:{self.line_of(section, key)}")
-        return None
-
-    def line_of(self, section: str, key: str) -> int:
-        """Line number of `key` in `[section]`, from 1. tomllib does not report it."""
-        inside = False
-        for number, line in enumerate(self.text.splitlines(), 1):
-            if head := re.match(r"\s*\[([^\[\]]+)\]", line):
-                inside = head[1].strip() == section
-            elif inside and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
-                return number
-        return 1
-
-
-def _check_file(file: _File, classes: Sequence[type[Section]]) -> None:
+def _check_file(file: TomlFile, classes: Sequence[type[Section]]) -> None:
     keys: dict[str, set[str]] = {}
     for cls in classes:
         for f in dataclasses.fields(cls):
@@ -233,7 +201,7 @@ def _first_source(
     f: dataclasses.Field[Any],
     flags: Mapping[str, Any],
     environ: Mapping[str, str],
-    file: _File,
+    file: TomlFile,
 ) -> _Raw | None:
     name = f.name
     if flags[name] is not None:
@@ -242,7 +210,15 @@ def _first_source(
     # An empty variable counts as unset, since compose files write that. Not so for a secret.
     if environ.get(variable) or (variable in environ and not f.metadata["may_be_empty"]):
         return _Raw(environ[variable], f"environment {variable}")
-    return file.get(section_of(cls, name), name)
+    return _of_file(file, section_of(cls, name), name)
+
+
+def _of_file(file: TomlFile, section: str, name: str) -> _Raw | None:
+    table = file.table.get(section, {})
+    for key in (name, name.replace("_", "-")):
+        if key in table:
+            return _Raw(table[key], f"{file.path}:{file.line_of(section, key)}")
+    return None
 
 
 def _of_flag(value: Any, f: dataclasses.Field[Any]) -> Any:

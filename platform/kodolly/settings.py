@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -13,6 +13,7 @@ from kodolly.errors import SettingsError
 from kodolly.http.bounds import Bounds
 from kodolly.logs import configure
 from kodolly.options import Resolution, Section, environment_name, option, resolve
+from kodolly.server_options import tls_cert, tls_key
 
 LOCAL = "127.0.0.1"
 CONTROLLER_PORT, WORKER_PORT, ENGINE_PORT, API_PORT, WEB_PORT = 21001, 21002, 22002, 8000, 7860
@@ -26,6 +27,9 @@ PUBLISHED = "in a container: the address at which its port is published (default
 class CommonSettings(Section):
     """Options of every process."""
 
+    uses_token: ClassVar[bool] = True
+    uses_hub: ClassVar[bool] = False  # takes models from the Hugging Face hub
+
     token: str | None = option(None, "shared secret of controller, workers and API", secret=True)
     token_file: str | None = option(
         None, "file that holds the token (a compose secret)", secret_file=True
@@ -37,6 +41,9 @@ class CommonSettings(Section):
     )
     log_level: str = option("info", "how much to log", choices=("debug", "info", "warning"))
     log_format: str = option("text", "one line as text or JSON", choices=("text", "json"))
+    tls_ca: str | None = option(
+        None, "PEM file of authorities to trust for https URLs, beside the machine's own"
+    )
 
     def secret(self) -> str | None:
         """The token, from `token` or `token_file`. Raises SettingsError if it cannot be used or read."""
@@ -90,6 +97,13 @@ class ControllerSettings(HttpSettings):
         3.0, "heartbeat intervals a KoDolly worker may miss before it is lost", minimum=1.5
     )
     drain_timeout: float = option(30.0, "seconds relayed answers get at SIGTERM", minimum=0)
+    worker_tokens_file: str | None = option(
+        None,
+        "TOML file of further tokens, each with the models and addresses it may register",
+        secret_file=True,
+    )
+    tls_cert: str | None = tls_cert()
+    tls_key: str | None = tls_key()
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,7 @@ class WorkerSettings(HttpSettings):
     """`kodolly worker`."""
 
     section: ClassVar[str] = "worker"
+    uses_hub: ClassVar[bool] = True
 
     host: str = option(LOCAL, "address to listen on, the engine too")
     # Not 0 (any free port): others must know the port before the worker listens.
@@ -152,6 +167,8 @@ class WorkerSettings(HttpSettings):
     )
     start_timeout: float = option(900.0, "seconds the engine has for its first token", minimum=1)
     drain_timeout: float = option(60.0, "seconds running requests get at SIGTERM", minimum=0)
+    tls_cert: str | None = tls_cert()
+    tls_key: str | None = tls_key()
 
     def controllers(self) -> tuple[str, ...]:
         """The controllers' URLs, the primary's first. Raises SettingsError."""
@@ -214,6 +231,8 @@ class ApiSettings(HttpSettings):
     )
     queue_size: int = option(256, "requests of a model that may wait beyond those", minimum=0)
     queue_timeout: float = option(60.0, "seconds a request may wait for its turn", minimum=0.1)
+    tls_cert: str | None = tls_cert()
+    tls_key: str | None = tls_key()
 
     def controllers(self) -> tuple[str, ...]:
         """The controllers' URLs, the primary's first. Raises SettingsError."""
@@ -235,6 +254,7 @@ class WebSettings(HttpSettings):
     """`kodolly web`."""
 
     section: ClassVar[str] = "web"
+    uses_token: ClassVar[bool] = False  # the page asks the API alone, with a client's key
 
     host: str = option(LOCAL, "address to listen on")
     port: int = option(WEB_PORT, "port to listen on", minimum=0, maximum=65535)
@@ -246,6 +266,11 @@ class WebSettings(HttpSettings):
     max_tokens: int = option(512, "longest answer offered by default", minimum=1)
     temperature: float = option(0.7, "temperature offered by default", minimum=0, maximum=2)
     root_path: str = option("", "path prefix behind a proxy")
+    tls_cert: str | None = tls_cert()
+    tls_key: str | None = tls_key()
+    api_certificate: str | None = option(
+        None, "PEM file with the API's certificate, to be trusted whatever host name it holds"
+    )
 
 
 @dataclass(frozen=True)
@@ -255,6 +280,11 @@ class UpSettings(HttpSettings):
     section: ClassVar[str] = "up"
 
     home: str = option(".kodolly", "where models, logs and the state file live")
+    log_max_bytes: int = option(
+        10 * 2**20,
+        "bytes at which a process's log goes on in a new file; three old ones are kept",
+        minimum=1024,
+    )
     model: str | None = option(
         None, "model directory, or a hub id such as org/name (default: the embedded model)"
     )
@@ -277,6 +307,8 @@ class UpSettings(HttpSettings):
     temperature: float | None = option(
         None, "temperature the page offers (default: the model's own)", minimum=0, maximum=2
     )
+    tls_cert: str | None = tls_cert()
+    tls_key: str | None = tls_key()
 
     def model_directory(self) -> Path:
         """The directory of the served model. The embedded one is copied there if it is missing."""
@@ -305,7 +337,35 @@ def load_with_sources(cls: type[C], argv: Sequence[str], description: str) -> Re
     prog = f"kodolly {cls.section}"
     resolved = resolve(cls, argv, prog=prog, description=description, sections=SECTIONS)
     configure(resolved.settings.log_level, resolved.settings.log_format)
+    if not cls.uses_token:  # a settings file that all processes share may hold it
+        settings = replace(resolved.settings, token=None, token_file=None)
+        resolved = replace(resolved, settings=settings)
     return resolved
+
+
+HUB_SECRETS = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
+# Secrets that an operator may have in the environment for other programs.
+OTHER_SECRETS = HUB_SECRETS | {"OPENAI_API_KEY", "VLLM_API_KEY"}
+
+
+def foreign_secrets(cls: type[CommonSettings]) -> frozenset[str]:
+    """The environment variables with secrets that a process with these settings has no use for."""
+    own = {environment_name(cls, f.name) for f in fields(cls)}
+    if not cls.uses_token:
+        own -= {environment_name(CommonSettings, name) for name in ("token", "token_file")}
+    secrets = {
+        environment_name(section, f.name)
+        for section in SECTIONS
+        for f in fields(section)
+        if not f.metadata["may_be_empty"]
+    }
+    others = OTHER_SECRETS - HUB_SECRETS if cls.uses_hub else OTHER_SECRETS
+    return frozenset((secrets - own) | others)
+
+
+def is_foreign_to_engines(variable: str) -> bool:
+    """Whether an engine has no use for an environment variable: ours, and other programs' secrets."""
+    return variable.startswith("KODOLLY_") or variable in OTHER_SECRETS - HUB_SECRETS
 
 
 def require_token(settings: ControllerSettings | WorkerSettings, host: str) -> str | None:

@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import urllib.error
@@ -23,6 +24,13 @@ from support.tiny_models import make_tiny_llama
 PROCESSES = ("controller", "worker", "api", "web")
 START = 180.0
 TOKEN = "a-token-of-this-test"
+# In the environment of whoever starts it; each has one reader.
+SECRETS = {
+    "KODOLLY_WORKER_ENGINE_KEY": "secret-of-an-engine",
+    "KODOLLY_WEB_API_KEY": "secret-of-the-page",
+    "HF_TOKEN": "secret-of-the-hub",
+    "OPENAI_API_KEY": "secret-of-another-program",
+}
 
 
 class Up:
@@ -44,7 +52,9 @@ class Up:
             *("--token", TOKEN, "--log-format", "json"),
         ]
         with log.open("wb") as output:
-            self.process = subprocess.Popen([*command, *flags], stdout=output, stderr=output)
+            self.process = subprocess.Popen(
+                [*command, *flags], stdout=output, stderr=output, env=os.environ | SECRETS
+            )
 
     def state(self) -> dict[str, Any]:
         """Its up.json."""
@@ -144,6 +154,42 @@ def test_its_common_flags_reach_every_process(up: Up) -> None:
         assert TOKEN not in log.read_text()
     for pid in up.pids().values():
         assert TOKEN not in Path(f"/proc/{pid}/cmdline").read_text()
+
+
+def test_no_process_holds_a_secret_of_another(up: Up) -> None:
+    """The environment of every process below the supervisor, its leash's and its engine's too."""
+    keys = set()
+    seen = set()
+    for pid in descendants(up.process.pid):
+        with suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+            environ = Path(f"/proc/{pid}/environ").read_bytes().decode()
+            names = [*PROCESSES, "kodolly.engines.transformers"]
+            kind = next((word for word in reversed(words) if word in names), "other")
+            seen.add(kind)
+            secrets = {v for v in (*SECRETS.values(), TOKEN) if v in environ}
+            assert secrets == EXPECTED_SECRETS[kind], (kind, words)
+            if "VLLM_API_KEY=" in environ:
+                keys.add(kind)
+    assert seen == set(EXPECTED_SECRETS)
+    assert keys == {"kodolly.engines.transformers"}
+
+
+EXPECTED_SECRETS = {
+    "controller": {TOKEN},
+    "worker": {TOKEN, "secret-of-an-engine", "secret-of-the-hub"},
+    "kodolly.engines.transformers": {"secret-of-the-hub"},
+    "api": {TOKEN},
+    "web": {"secret-of-the-page"},
+}
+
+
+def test_state_and_logs_are_private(up: Up) -> None:
+    """Nobody else on the machine reads up.json or a log."""
+    logs = up.home / "logs"
+    assert stat.S_IMODE(logs.stat().st_mode) == 0o700
+    files = [up.home / "up.json", *logs.iterdir()]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
 @pytest.mark.parametrize("script", ["chat.py", "stream.py"])

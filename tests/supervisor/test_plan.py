@@ -7,27 +7,62 @@ import pytest
 from support.processes import free_port
 
 from kodolly.errors import SettingsError
-from kodolly.settings import UpSettings
+from kodolly.settings import OTHER_SECRETS, ApiSettings, UpSettings, WebSettings, load
 from kodolly.supervisor import plan
 from kodolly.supervisor.app import check_ports
 
+SECRETS = OTHER_SECRETS | {
+    "KODOLLY_TOKEN",
+    "KODOLLY_TOKEN_FILE",
+    "KODOLLY_CONTROLLER_WORKER_TOKENS_FILE",
+    "KODOLLY_WORKER_ENGINE_KEY",
+    "KODOLLY_API_CLIENT_KEYS",
+    "KODOLLY_API_CLIENT_KEYS_FILE",
+    "KODOLLY_WEB_API_KEY",
+}
+
 
 def test_children_get_the_common_options_and_no_argument_holds_a_secret() -> None:
-    """Token, token file, settings file and log options reach each child, by its environment only."""
+    """Token, token file, settings file and log options reach each child, by its environment only.
+
+    The page asks the API alone: it gets no token.
+    """
     settings = UpSettings(token="s3cret", token_file="t", log_level="debug", log_format="json")
 
     specs = plan.services(settings, Path("k.toml"))
 
     assert [spec.name for spec in specs] == ["controller", "worker", "api", "web"]
     for spec in specs:
+        assert (spec.env.get("KODOLLY_TOKEN") == "s3cret") is (spec.name != "web")
+        assert (spec.env.get("KODOLLY_TOKEN_FILE") == "t") is (spec.name != "web")
         assert dict(spec.env).items() >= {
-            ("KODOLLY_TOKEN", "s3cret"),
-            ("KODOLLY_TOKEN_FILE", "t"),
             ("KODOLLY_CONFIG", str(Path("k.toml").absolute())),
             ("KODOLLY_LOG_LEVEL", "debug"),
             ("KODOLLY_LOG_FORMAT", "json"),
         }
         assert "s3cret" not in " ".join(spec.argv)
+
+
+def test_secrets_of_others_are_taken_away() -> None:
+    """What is in the supervisor's own environment reaches only the process that has a use for it."""
+    kept = {spec.name: SECRETS - spec.without for spec in plan.services(UpSettings())}
+
+    token = {"KODOLLY_TOKEN", "KODOLLY_TOKEN_FILE"}
+    assert kept == {
+        "controller": token | {"KODOLLY_CONTROLLER_WORKER_TOKENS_FILE"},
+        "worker": token | {"KODOLLY_WORKER_ENGINE_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"},
+        "api": token | {"KODOLLY_API_CLIENT_KEYS", "KODOLLY_API_CLIENT_KEYS_FILE"},
+        "web": {"KODOLLY_WEB_API_KEY"},
+    }
+
+
+def test_a_page_that_shares_a_settings_file_forgets_the_token(tmp_path: Path) -> None:
+    """One file for all processes may hold it."""
+    file = tmp_path / "k.toml"
+    file.write_text('[common]\ntoken = "s3cret"\n')
+
+    assert load(WebSettings, ["--config", str(file)], "").token is None
+    assert load(ApiSettings, ["--config", str(file)], "").token == "s3cret"
 
 
 def test_what_nobody_set_is_not_passed_on() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from support.processes import eventually
 
+from kodolly.supervisor.log_file import LogFile
 from kodolly.supervisor.service import Service, ServiceSpec
 
 
@@ -14,7 +15,9 @@ async def test_what_cannot_be_started_is_tried_again(
 ) -> None:
     """An OSError at the start is told and waited out, as an early end is; restarts go on."""
     argv = [sys.executable, "x" * 2**18]  # longer than the kernel takes
-    service = Service(ServiceSpec("big", argv, "http://127.0.0.1:1/"), tmp_path / "big.log")
+    service = Service(
+        ServiceSpec("big", argv, "http://127.0.0.1:1/"), LogFile(tmp_path / "big.log", 4096)
+    )
     service.start()
 
     await eventually(lambda: service.restarts >= 2)

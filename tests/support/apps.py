@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -63,11 +64,15 @@ async def no_lifespan(_: object) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def serving(
-    app: ASGIApp, port: int = 0, *, send_buffer: int | None = None
+    app: ASGIApp,
+    port: int = 0,
+    *,
+    send_buffer: int | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[str]:
     """Serves `app` on loopback, on a free port unless told; yields its base URL.
 
-    `send_buffer`: bytes that the kernel takes for a client that does not read.
+    `send_buffer`: bytes that the kernel takes for a client that does not read. `tls`: for https.
     """
     config = uvicorn.Config(
         app,
@@ -77,6 +82,9 @@ async def serving(
         ws="none",
         timeout_graceful_shutdown=1,
     )
+    if tls is not None:
+        config.load()
+        config.ssl = tls
     server = QuickServer(config)
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -88,7 +96,7 @@ async def serving(
             assert not task.done(), "the application did not start"
             await asyncio.sleep(0.005)
         try:
-            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+            yield f"{'https' if tls else 'http'}://127.0.0.1:{sock.getsockname()[1]}"
         finally:  # a socket closed under a running server would break whoever gets its number next
             server.end.set()
             await task

@@ -35,6 +35,7 @@ from kodolly.http.fastapi_app import DirectApp
 from kodolly.http.hosts import AllowedHosts
 from kodolly.http.origins import AllowedOrigins
 from kodolly.http.site_guard import SiteGuard
+from kodolly.http.tls import client_context, server_context
 from kodolly.http.upstream import Pool
 from kodolly.protocol.openai import ChatRequest, CompletionRequest
 from kodolly.settings import ApiSettings
@@ -75,7 +76,8 @@ class ApiApp(DirectApp):
 def create_app(settings: ApiSettings) -> ApiApp:
     """The ASGI application. Raises SettingsError for unusable keys, controllers, hosts or origins."""
     keys, token = KeyRing(settings.keys()), settings.secret()
-    table, client, pool = WorkerTable(), new_client(), Pool(settings.connect_timeout)
+    tls = client_context(settings.tls_ca)
+    table, client, pool = WorkerTable(), new_client(tls), Pool(settings.connect_timeout, tls)
     follower = Follower(table, settings.controllers(), token, client)
     watch = StallWatch(table, client)
     timeouts = EngineTimeouts(settings.read_timeout, settings.answer_timeout)
@@ -193,4 +195,5 @@ def run(settings: ApiSettings, listener: socket.socket) -> None:
         drain=settings.drain_timeout,
         bounds=settings.bounds(),
         listener=listener,
+        tls=server_context(settings.tls_cert, settings.tls_key),
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from kodolly.api import prefork
 from kodolly.http.hosts import AllowedHosts
 from kodolly.http.origins import AllowedOrigins
+from kodolly.http.tls import client_context, scheme, server_context
 from kodolly.settings import ApiSettings, load, require_keys
 
 
@@ -21,7 +22,9 @@ def main(argv: Sequence[str]) -> int:
         settings.controllers()
         AllowedHosts(settings.allowed_hosts)
         AllowedOrigins(settings.allowed_origins)
-        prefork.serve(argv, settings.host, settings.port, settings.processes)
+        client_context(settings.tls_ca)
+        tls = server_context(settings.tls_cert, settings.tls_key)
+        prefork.serve(argv, settings.host, settings.port, settings.processes, scheme(tls))
     else:
         from kodolly.api.app import run  # the parent needs none of it
 

@@ -21,6 +21,7 @@ from typing import Any
 from kodolly.errors import KodollyError, SettingsError
 from kodolly.http import descriptors
 from kodolly.processes.restarts import RestartBackoff
+from kodolly.settings import ApiSettings, foreign_secrets
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +163,8 @@ class Processes:
         try:
             descriptors_to_pass = (self._listener.fileno(), ready_write, self._parent)
             names = zip((LISTENER, STARTED, PARENT), map(str, descriptors_to_pass), strict=True)
-            env = {**os.environ, **dict(names)}
+            foreign = foreign_secrets(ApiSettings)
+            env = {n: v for n, v in os.environ.items() if n not in foreign} | dict(names)
             process = await asyncio.create_subprocess_exec(
                 *self._argv, env=env, pass_fds=descriptors_to_pass, start_new_session=True
             )
@@ -195,7 +197,7 @@ async def _readable(descriptor: int) -> None:
         loop.remove_reader(descriptor)
 
 
-def serve(argv: Sequence[str], host: str, port: int, count: int) -> None:
+def serve(argv: Sequence[str], host: str, port: int, count: int, scheme: str = "http") -> None:
     """Run `count` processes of `kodolly api ARGV` on one port until SIGTERM or Ctrl-C.
 
     Raises SettingsError when the port cannot be had, KodollyError when no process can be started.
@@ -207,5 +209,5 @@ def serve(argv: Sequence[str], host: str, port: int, count: int) -> None:
     except OSError as error:
         raise SettingsError(f"--port: cannot listen on {host}:{port}: {error.strerror}") from error
     with listener:
-        log.info("listening on http://%s:%d (%d)", host, listener.getsockname()[1], count)
+        log.info("listening on %s://%s:%d (%d)", scheme, host, listener.getsockname()[1], count)
         asyncio.run(Processes(argv, listener, count).run())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.feed import Feed
+from kodolly.controller.groups import Group, Groups, read_groups
 from kodolly.controller.heartbeat import HeartbeatEndpoint
 from kodolly.controller.probe import Prober
 from kodolly.controller.registry import Registry
@@ -30,6 +32,7 @@ from kodolly.http.fastapi_app import JsonApp, JsonRoute, add_routes
 from kodolly.http.hosts import AllowedHosts
 from kodolly.http.server import JsonResponse
 from kodolly.http.site_guard import SiteGuard
+from kodolly.http.tls import client_context, server_context
 from kodolly.protocol.wire import (
     HeartbeatRequest,
     Load,
@@ -72,23 +75,28 @@ class Controller:
         dispatcher: Dispatcher,
         token: str | None,
         times: ControllerTimes | None = None,
+        tls: ssl.SSLContext | None = None,
+        groups: Groups | None = None,
     ) -> None:
+        """`tls`: which workers' certificates are trusted. `groups`: of workers with their own tokens."""
         self.registry = registry
         self.dispatcher = dispatcher
         self.stopping = asyncio.Event()
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.groups = groups or Groups()
+        self._token = token
         self._times = times or ControllerTimes()
         self._client: httpx.AsyncClient | None = None
-        self._relay = StreamRelay(self._headers)
+        self._tls = tls
+        self._relay = StreamRelay(tls)
         self._feed = Feed(registry, self.stopping)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """Sweeps the table, probes workers and sends changes while the server runs."""
-        async with new_client() as self._client:
+        async with new_client(self._tls) as self._client:
             prober = Prober(
                 self.registry,
-                self._fetch_status,
+                self._status_of,
                 interval=self._times.probe_interval,
                 connect_timeout=self._times.probe_connect_timeout,
             )
@@ -108,16 +116,25 @@ class Controller:
 
     # FastChat's endpoints
 
-    async def register_worker(self, registration: Registration) -> None:
+    async def register_worker(self, registration: Registration, request: Request) -> None:
         """Adds a worker to the table, or replaces it."""
-        status = registration.worker_status or await self._fetch_status(registration.worker_name)
+        name, group = registration.worker_name, _group_of(request)
+        if group is not None:
+            group.check_address(name)
+            group.check_extension(registration.kodolly)
+            if self.registry.is_alive(name):
+                group.check_owner(name, self.registry.owner(name))
+        owner = None if group is None else group.name
+        status = registration.worker_status or await self._fetch_status(name, owner)
         if status is None:
             raise BadRequest(
                 f"{registration.worker_name} gave no worker_status and does not answer"
                 " /worker_get_status",
                 param="worker_status",
             )
-        self.registry.register(registration, status)
+        if group is not None:
+            group.check_models(status.model_names)
+        self.registry.register(registration, status, owner)
         self.dispatcher.reset(registration.worker_name)
 
     async def receive_heart_beat(self, heartbeat: HeartbeatRequest) -> WorkerExists:
@@ -130,7 +147,7 @@ class Controller:
         """Asks all workers for their status at once. Unlike in FastChat, they stay in the table meanwhile."""
         names = [row.name for row in self.registry.rows()]
         for name, status in zip(
-            names, await asyncio.gather(*map(self._fetch_status, names)), strict=True
+            names, await asyncio.gather(*map(self._status_of, names)), strict=True
         ):
             if status is None:
                 self.registry.mark_lost(name)
@@ -167,7 +184,8 @@ class Controller:
         params = await server.read_object(request, MAX_PROMPT_BODY)
         model = parse(ModelQuery, params).model
         address = self.dispatcher.choose(self.registry.ready(), model)
-        return StreamingResponse(self._relay.stream(address, params))
+        headers = self._headers(self.registry.owner(address))
+        return StreamingResponse(self._relay.stream(address, params, headers))
 
     async def test_connection(self) -> str:
         """The text "success"."""
@@ -175,8 +193,11 @@ class Controller:
 
     # KoDolly's additions
 
-    async def deregister_worker(self, query: WorkerQuery) -> WorkerExists:
+    async def deregister_worker(self, query: WorkerQuery, request: Request) -> WorkerExists:
         """Removes a worker from the table."""
+        group = _group_of(request)
+        if group is not None and self.registry.has(query.worker_name):
+            group.check_owner(query.worker_name, self.registry.owner(query.worker_name))
         self.dispatcher.reset(query.worker_name)
         return WorkerExists(exist=self.registry.remove(query.worker_name))
 
@@ -196,14 +217,23 @@ class Controller:
         """The text "ok" while the controller runs."""
         return PlainTextResponse("ok")
 
-    async def _fetch_status(self, name: str) -> WorkerStatus | None:
+    def _headers(self, owner: str | None) -> dict[str, str]:
+        """For a call to a worker: it knows the token by which it registered, and may learn no other."""
+        token = self.groups.token_of(owner) if owner is not None else self._token
+        return {"Authorization": f"Bearer {token}"} if token else {}
+
+    async def _status_of(self, name: str) -> WorkerStatus | None:
+        return await self._fetch_status(name, self.registry.owner(name))
+
+    async def _fetch_status(self, name: str, owner: str | None) -> WorkerStatus | None:
+        """A worker's status; None if it does not answer. `owner`: the group that registers it."""
         try:
             async with (
                 asyncio.timeout(self._times.status_timeout),
                 self.client.stream(
                     "POST",
                     f"{name}/worker_get_status",
-                    headers=self._headers,
+                    headers=self._headers(owner),
                     timeout=None,
                     follow_redirects=True,
                 ) as response,
@@ -225,6 +255,12 @@ class Controller:
         if self._client is None:
             raise RuntimeError("the controller is not serving yet")
         return self._client
+
+
+def _group_of(request: Request) -> Group | None:
+    """The group whose token a request presented; None for the controller's own token."""
+    group: Group | None = request.scope.get(server.GROUP)
+    return group
 
 
 # What FastAPI cannot read off an endpoint's annotations.
@@ -259,6 +295,7 @@ def create_app(
         token=token,
         open_paths=frozenset({"/health", "/test_connection"}),
         guard=guard,
+        limited=controller.groups,
     )
     posts = (
         controller.register_worker,
@@ -289,7 +326,9 @@ def create_app(
     add_routes(app, "GET", [controller.health], response_class=PlainTextResponse)
     app.serve_directly("/worker_generate_stream")
     heartbeats = HeartbeatEndpoint(controller.registry, controller.dispatcher)
-    guarded = server.TokenGuard(heartbeats, token=token, open_paths=frozenset())
+    guarded = server.TokenGuard(
+        heartbeats, token=token, open_paths=frozenset(), limited=controller.groups
+    )
     app.add_direct_route("POST", "/receive_heart_beat", guarded)
     return app
 
@@ -302,6 +341,8 @@ def main(argv: Sequence[str]) -> int:
         Registry(settings.expiration, settings.missed_beats),
         Dispatcher(settings.dispatch_method),
         token,
+        tls=client_context(settings.tls_ca),
+        groups=read_groups(settings.worker_tokens_file, token),
     )
     guard = SiteGuard(AllowedHosts(settings.allowed_hosts, settings.host))
     app = create_app(controller, token, guard)
@@ -314,5 +355,6 @@ def main(argv: Sequence[str]) -> int:
         on_exit=controller.stopping.set,
         drain=settings.drain_timeout,
         bounds=settings.bounds(),
+        tls=server_context(settings.tls_cert, settings.tls_key),
     )
     return 0

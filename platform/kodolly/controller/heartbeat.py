@@ -6,6 +6,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from kodolly.controller.dispatch import Dispatcher
+from kodolly.controller.groups import Group
 from kodolly.controller.registry import Registry
 from kodolly.errors import ApiError, TooLarge
 from kodolly.http import server
@@ -35,7 +36,8 @@ class HeartbeatEndpoint:
         """ASGI."""
         try:
             server.require_json(scope["headers"])
-            body = EXISTS if self.take(await _read_body(receive)) else UNKNOWN
+            exists = self.take(await _read_body(receive), scope.get(server.GROUP))
+            body = EXISTS if exists else UNKNOWN
         except ClientDisconnect:
             return
         except ApiError as error:
@@ -44,18 +46,32 @@ class HeartbeatEndpoint:
         await send(STARTS[body])
         await send({"type": "http.response.body", "body": body})
 
-    def take(self, body: bytes) -> bool:
-        """Takes a heartbeat; False if the worker must register again. Raises BadRequest."""
+    def take(self, body: bytes, group: Group | None = None) -> bool:
+        """Takes a heartbeat; False if the worker must register again.
+
+        `group`: whose token it came with; None for the controller's own. Raises BadRequest, and
+        Forbidden for a worker of somebody else.
+        """
         data = server.decode_object(body)
+        if group is not None:
+            self._check_owner(group, data.get("worker_name"))
         if self._registry.load_only_heartbeat(data):
             name, exists = str(data["worker_name"]), True
         else:
             request = parse(HeartbeatRequest, data)
             name = request.worker_name
+            if group is not None:
+                self._check_owner(group, name)
+                if request.kodolly is not None:
+                    group.check_extension(request.kodolly)
             exists = self._registry.heartbeat(request)
             self._registry.expect_extension(name, data.get("kodolly"))
         self._dispatcher.reset(name)  # its queue counts every request sent there before
         return exists
+
+    def _check_owner(self, group: Group, name: object) -> None:
+        if isinstance(name, str) and self._registry.has(name):
+            group.check_owner(name, self._registry.owner(name))
 
 
 async def _read_body(receive: Receive) -> bytes:

@@ -42,6 +42,7 @@ class Entry:
     check_heart_beat: bool
     last_heartbeat: float
     drain_requested: bool = False  # by an operator; reset when the worker registers again
+    owner: str | None = None  # the group whose token registered it; None: the controller's own
     # The `kodolly` object of the last heartbeat, not decoded further, while the row is as that
     # heartbeat made it: an equal one brings nothing but a queue length.
     last_extension: Any = UNKNOWN
@@ -86,8 +87,10 @@ class Registry:
         self._last_sweep: float | None = None
         self._pause_threshold = pause_threshold
 
-    def register(self, registration: Registration, status: WorkerStatus) -> None:
-        """Adds or replaces a worker. Raises BadRequest when the table is full."""
+    def register(
+        self, registration: Registration, status: WorkerStatus, owner: str | None = None
+    ) -> None:
+        """Adds or replaces a worker. `owner`: its group. Raises BadRequest when the table is full."""
         name = registration.worker_name
         if name not in self._entries and len(self._entries) >= MAX_WORKERS:
             raise BadRequest(f"the table is full: {MAX_WORKERS} workers")
@@ -105,7 +108,7 @@ class Registry:
             kodolly=extension,
             number=previous.row.number if previous else self._next_number,
         )
-        self._entries[name] = Entry(row, registration.check_heart_beat, self._clock())
+        self._entries[name] = Entry(row, registration.check_heart_beat, self._clock(), owner=owner)
         log.info("registered %s: %s, %s", name, ", ".join(row.model_names), row.state.value)
         self._row_changed(name)
 
@@ -125,6 +128,19 @@ class Registry:
         if queue != entry.row.queue_length:
             self._load_changed(entry, queue)
         return True
+
+    def has(self, name: str) -> bool:
+        """Whether a worker is in the table."""
+        return name in self._entries
+
+    def is_alive(self, name: str) -> bool:
+        """Whether a worker is in the table and not lost."""
+        return name in self._entries and self._entries[name].row.state is not WorkerState.LOST
+
+    def owner(self, name: str) -> str | None:
+        """The group that registered a worker; None if it has none, or is unknown."""
+        entry = self._entries.get(name)
+        return None if entry is None else entry.owner
 
     def heartbeat(self, request: HeartbeatRequest) -> bool:
         """Takes a heartbeat; False if the worker is unknown and must register again."""

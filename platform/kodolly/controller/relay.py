@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -23,19 +24,20 @@ NO_WORKER, WORKER_TIMEOUT = 50005, 50006  # values of fastchat.constants.ErrorCo
 class StreamRelay:
     """Relays streams of FastChat's workers, byte for byte."""
 
-    def __init__(self, headers: dict[str, str]) -> None:
-        """`headers`: sent with every request to a worker."""
-        self._headers = headers
-        self._pool = Pool(CONNECT_TIMEOUT)
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        """`tls`: which workers' certificates are trusted."""
+        self._pool = Pool(CONNECT_TIMEOUT, tls)
 
     async def run(self) -> None:
         """Closes idle connections, until cancelled."""
         await self._pool.run()
 
-    async def stream(self, address: str, params: dict[str, Any]) -> AsyncIterator[bytes]:
+    async def stream(
+        self, address: str, params: dict[str, Any], headers: dict[str, str]
+    ) -> AsyncIterator[bytes]:
         """The stream of the worker at `address` for `params`. An error is a frame of its own.
 
-        `address`: the worker's base URL, or "" if no worker serves the model.
+        `address`: the worker's base URL, or "" if no worker serves the model. `headers`: its token's.
         """
         if not address:
             yield frame({"text": "no worker serves this model", "error_code": NO_WORKER})
@@ -44,7 +46,7 @@ class StreamRelay:
         connection: Connection | None = None
         try:
             async with asyncio.timeout(READ_TIMEOUT):
-                connection = await self._pool.post(url, self._headers, orjson.dumps(params))
+                connection = await self._pool.post(url, headers, orjson.dumps(params))
             if connection.status != 200:
                 raise Broken(f"status {connection.status}")
             while chunk := await _read(connection):

@@ -14,7 +14,9 @@ class EngineOptions:
     """The options of an engine. None: the engine's own default.
 
     `python`: interpreter of the environment that the engine is installed in (None: this one).
-    `adapters`: only vLLM has them. `allowed_hosts`: names that the transformers engine goes by. `extra_args`: go to the engine unchanged, after all others.
+    `adapters`: only vLLM has them. `allowed_hosts`: names that the transformers engine goes by.
+    `tls`: files with the certificate and its key, for https. `extra_args`: go to the engine
+    unchanged, after all others.
     """
 
     model: str
@@ -30,6 +32,7 @@ class EngineOptions:
     seed: int | None = None
     python: str | None = None
     adapters: tuple[LoraAdapter, ...] = ()
+    tls: tuple[str, str | None] | None = None
     extra_args: tuple[str, ...] = ()
 
 
@@ -56,6 +59,8 @@ def common_flags(options: EngineOptions) -> list[str]:
         "--max-model-len": options.max_model_len,
         "--max-num-seqs": options.max_num_seqs,
         "--seed": options.seed,
+        "--ssl-certfile": options.tls and options.tls[0],
+        "--ssl-keyfile": options.tls and options.tls[1],
     }
     pairs = [(flag, str(value)) for flag, value in flags.items() if value is not None]
     return [word for pair in pairs for word in pair]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from urllib.parse import urlsplit
 
 from kodolly.engines.client import EngineClient
@@ -28,10 +29,10 @@ def normalise_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{path}"
 
 
-async def discover(url: str, api_key: str | None) -> list[str]:
-    """Names of the models that the server at `url` offers.
+async def discover(url: str, api_key: str | None, tls: ssl.SSLContext | None = None) -> list[str]:
+    """Names of the models that the server at `url` offers. `tls`: which certificates are trusted.
 
     Raises SettingsError for a bad URL, EngineCallError if the server cannot be reached or refuses.
     """
-    async with new_client() as client:
+    async with new_client(tls) as client:
         return await EngineClient(normalise_url(url), api_key, client).models()

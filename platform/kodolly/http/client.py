@@ -11,6 +11,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 import httpx
 
 from kodolly.http.log_safe import describe_error
+from kodolly.http.tls import client_context
 
 # Seconds that an idle connection is kept; uvicorn's servers close theirs after 5 s.
 KEEPALIVE = 4.0
@@ -20,14 +21,14 @@ DEFAULT_TIMEOUT = 10.0  # seconds for each step of a call that names no timeout 
 CALL_ERRORS = (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError)
 
 
-def new_client() -> httpx.AsyncClient:
+def new_client(tls: ssl.SSLContext | None = None) -> httpx.AsyncClient:
     """A client for one process, to be closed by `aclose`. It may be made before the event loop runs.
 
-    It keeps any number of connections, trusts the machine's certificates, and takes no proxies from
-    the environment, no cookies and no redirects: it calls our own processes.
+    It keeps any number of connections and takes no proxies from the environment, no cookies and no
+    redirects: it calls our own processes. `tls`: whom it trusts (default: the machine's authorities).
     """
     return httpx.AsyncClient(
-        verify=ssl.create_default_context(),
+        verify=tls or client_context(),
         trust_env=False,
         headers={"Accept-Encoding": "identity"},
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),

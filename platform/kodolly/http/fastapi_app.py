@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, ClassVar, get_type_hints
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -20,6 +22,8 @@ from kodolly.http import server
 from kodolly.http.server import JsonResponse
 from kodolly.http.site_guard import SiteGuard
 from kodolly.protocol.wire import parse
+
+log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -107,8 +111,12 @@ class DirectApp(FastAPI):
                 return await admitted(scope, receive, send)
             send = admitted
             endpoint = self._direct.get((scope["method"], scope["path"]))
-            if endpoint is not None:
-                return await endpoint(scope, receive, send)
+            try:
+                if endpoint is not None:
+                    return await endpoint(scope, receive, send)
+                return await super().__call__(scope, receive, send)
+            except ClientDisconnect:  # uvicorn would log it as a failure of ours
+                return log.debug("%s: %s", scope["path"], server.CLIENT_GONE)
         await super().__call__(scope, receive, send)
 
 
@@ -125,8 +133,9 @@ class JsonApp(DirectApp):
         token: str | None,
         open_paths: frozenset[str] = frozenset(),
         guard: SiteGuard | None = None,
+        limited: server.LimitedTokens | None = None,
     ) -> None:
-        """`token`, `open_paths`: as for `TokenGuard`."""
+        """`token`, `open_paths`, `limited`: as for `TokenGuard`."""
         super().__init__(
             guard,
             title=title,
@@ -136,9 +145,10 @@ class JsonApp(DirectApp):
             exception_handlers={ApiError: server.error_response, HTTPException: _plain_error},
         )
         self.router.route_class = route_class
-        self._token = token
-        self._open_paths = open_paths
-        self.add_middleware(server.TokenGuard, token=token, open_paths=open_paths)
+        self._token_guard = partial(
+            server.TokenGuard, token=token, open_paths=open_paths, limited=limited
+        )
+        self.add_middleware(self._token_guard)
 
     def serve_directly(self, *paths: str) -> None:
         """Serves these POST routes before FastAPI. Raises KeyError for an unknown path."""
@@ -149,8 +159,7 @@ class JsonApp(DirectApp):
         }
         for path in paths:
             endpoint = _direct_endpoint(routes[path].get_route_handler())
-            guarded = server.TokenGuard(endpoint, token=self._token, open_paths=self._open_paths)
-            self.add_direct_route("POST", path, guarded)
+            self.add_direct_route("POST", path, self._token_guard(endpoint))
 
 
 def _direct_endpoint(handler: Handler) -> ASGIApp:

@@ -10,11 +10,12 @@ import logging
 import math
 import signal
 import socket
+import ssl
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import orjson
 import uvicorn
@@ -26,6 +27,7 @@ from kodolly.errors import ApiError, BadRequest, NotJson, TooLarge
 from kodolly.http import descriptors
 from kodolly.http.bounds import Bounds, load_json
 from kodolly.http.protocol import HttpProtocol, bounded
+from kodolly.http.tls import scheme
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ T = TypeVar("T")
 JSON = b"application/json"
 TICK = 0.1  # seconds between two calls of uvicorn's `on_tick`
 SWEEP_TICKS = 10  # of them between two looks for late clients
+CLIENT_GONE = "the client went before its request was whole"
+CLIENT_CLOSED = 499  # nginx's status for a client that has gone; nobody reads it
 
 
 class JsonResponse(Response):
@@ -126,6 +130,18 @@ def same_secret(given: str, wanted: str) -> bool:
     return hmac.compare_digest(given.encode(), wanted.encode())
 
 
+GROUP = "kodolly.group"  # in the scope of a request that was let in by a limited token
+
+
+class LimitedTokens(Protocol):
+    """Tokens beside the guard's own. Each belongs to a group, and opens only `paths`."""
+
+    paths: frozenset[str]
+
+    def of(self, headers: Mapping[bytes, bytes]) -> object | None:
+        """The group whose token a request presents; None for any other."""
+
+
 class TokenGuard:
     """ASGI middleware: 401 for every path but `open_paths` unless the token is presented.
 
@@ -133,20 +149,33 @@ class TokenGuard:
     one, and a page open in the operator's browser could otherwise register a worker of its own.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None, open_paths: frozenset[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        token: str | None,
+        open_paths: frozenset[str],
+        limited: LimitedTokens | None = None,
+    ) -> None:
         self.app = app
         self.token = token
         self.open_paths = open_paths
+        self.limited = limited
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         guarded = scope["type"] == "http" and scope["path"] not in self.open_paths
-        if guarded and (refusal := self._refusal(dict(scope["headers"]))) is not None:
+        if guarded and (refusal := self._refusal(dict(scope["headers"]), scope)) is not None:
             return await refusal(scope, receive, send)
         await self.app(scope, receive, send)
 
-    def _refusal(self, headers: dict[bytes, bytes]) -> Response | None:
+    def _refusal(self, headers: dict[bytes, bytes], scope: Scope) -> Response | None:
         if b"origin" in headers:
             return JsonResponse({"error": "web pages may not call this"}, status_code=403)
+        if self.limited is not None and (group := self.limited.of(headers)) is not None:
+            if scope["path"] not in self.limited.paths:
+                sentence = "this token registers workers of its group, and may do nothing else"
+                return JsonResponse({"error": sentence}, status_code=403)
+            scope[GROUP] = group
+            return None
         given = presented_token(headers.get(b"authorization", b"").decode("latin-1"))
         if self.token is not None and not (self.token and same_secret(given, self.token)):
             return JsonResponse({"error": "missing or wrong token"}, status_code=401)
@@ -213,12 +242,14 @@ def run(
     listener: socket.socket | None = None,
     proxy_headers: bool = False,
     bounds: Bounds | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Serves `app` until SIGTERM or Ctrl-C; open answers then get `drain` seconds.
 
     Before that it still takes requests for `linger` seconds. With a `listener`, a socket that is
     bound already, host and port are only named in the log. `proxy_headers`: the app asks which
     scheme and client a proxy on this machine tells of. `bounds`: of what strangers may take.
+    `tls`: None for plain HTTP.
     """
     descriptors.raise_limit()
     bounds = bounds or Bounds()
@@ -236,12 +267,15 @@ def run(
         # `close_if_late` ends idle connections; uvicorn's own timer must only not be sooner.
         timeout_keep_alive=math.ceil(bounds.idle_timeout) + 60,
     )
+    if tls is not None:
+        config.load()
+        config.ssl = tls
     server = Server(config)
     server.on_exit, server.on_start, server.linger = on_exit, on_start, linger
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
     if listener is None:  # who made it has said so
-        log.info("listening on http://%s:%d", host, port)
+        log.info("listening on %s://%s:%d", scheme(tls), host, port)
     server.run([listener] if listener else None)
 
 

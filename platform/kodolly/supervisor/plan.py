@@ -5,13 +5,26 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kodolly.errors import SettingsError
 from kodolly.options import environment_name
-from kodolly.settings import ENGINE_PORT, LOCAL, WORKER_PORT, HttpSettings, UpSettings
+from kodolly.settings import (
+    ENGINE_PORT,
+    LOCAL,
+    WORKER_PORT,
+    ApiSettings,
+    CommonSettings,
+    ControllerSettings,
+    HttpSettings,
+    UpSettings,
+    WebSettings,
+    WorkerSettings,
+    foreign_secrets,
+)
 from kodolly.supervisor.service import ServiceSpec
 
 KODOLLY = (sys.executable, "-m", "kodolly")
@@ -19,6 +32,8 @@ KODOLLY = (sys.executable, "-m", "kodolly")
 ENGINE_OFFSET = ENGINE_PORT - WORKER_PORT
 LAST_PORT = 65535
 DRAIN = 5.0  # seconds for open responses when everything stops
+# Controller and workers listen on loopback alone, whatever the settings file says of other machines.
+PLAIN_HTTP = ("--tls-cert=", "--tls-key=")
 
 
 class Listener(NamedTuple):
@@ -32,15 +47,25 @@ class Listener(NamedTuple):
 def services(settings: UpSettings, config: Path | None = None) -> list[ServiceSpec]:
     """All processes in the order in which they are started. They are stopped in reverse.
 
-    Each gets the common options in `settings`, and the settings file `config`.
+    Each gets the common options in `settings` and the settings file `config`, but only its own secrets.
     """
-    specs = [_controller(settings)]
-    specs += [_worker(settings, index) for index in range(settings.workers)]
-    specs.append(_api(settings))
+    specs: list[tuple[type[CommonSettings], ServiceSpec]] = [
+        (ControllerSettings, _controller(settings)),
+        *((WorkerSettings, _worker(settings, index)) for index in range(settings.workers)),
+        (ApiSettings, _api(settings)),
+    ]
     if settings.web:
-        specs.append(_web(settings))
+        specs.append((WebSettings, _web(settings)))
     common = _common(settings, config)
-    return [replace(spec, env={**common, **spec.env}) for spec in specs]
+    return [_with_own_secrets(cls, spec, common) for cls, spec in specs]
+
+
+def _with_own_secrets(
+    cls: type[CommonSettings], spec: ServiceSpec, common: Mapping[str, str]
+) -> ServiceSpec:
+    foreign = foreign_secrets(cls)
+    env = {name: value for name, value in common.items() if name not in foreign}
+    return replace(spec, env=env | dict(spec.env), without=foreign)
 
 
 def listeners(settings: UpSettings) -> list[Listener]:
@@ -66,12 +91,17 @@ def listeners(settings: UpSettings) -> list[Listener]:
 
 def page_url(settings: UpSettings) -> str:
     """The chat page's URL."""
-    return f"http://{_url_host(settings.host)}:{settings.web_port}"
+    return f"{_scheme(settings)}://{_url_host(settings.host)}:{settings.web_port}"
 
 
 def api_url(settings: UpSettings) -> str:
     """The API's URL: an OpenAI client's base URL without the /v1."""
-    return f"http://{_url_host(settings.host)}:{settings.api_port}"
+    return f"{_scheme(settings)}://{_url_host(settings.host)}:{settings.api_port}"
+
+
+def reachable_api_url(settings: UpSettings) -> str:
+    """The URL at which this machine reaches the API."""
+    return f"{_scheme(settings)}://{_reachable(settings.host)}:{settings.api_port}"
 
 
 def _common(settings: UpSettings, config: Path | None) -> dict[str, str]:
@@ -97,6 +127,7 @@ def _controller(settings: UpSettings) -> ServiceSpec:
     flags = (
         *("--host", LOCAL, "--port", str(settings.controller_port)),
         *("--drain-timeout", str(DRAIN)),
+        *PLAIN_HTTP,
     )
     url = f"{_controller_url(settings)}/health"
     return ServiceSpec("controller", (*KODOLLY, "controller", *flags), url)
@@ -108,6 +139,7 @@ def _worker(settings: UpSettings, index: int) -> ServiceSpec:
         *("--host", LOCAL, "--port", str(port), "--engine-port", str(port + ENGINE_OFFSET)),
         *("--controller", _controller_url(settings), "--engine", settings.engine),
         *("--model", str(settings.model_directory()), "--drain-timeout", str(DRAIN)),
+        *PLAIN_HTTP,
     ]
     for adapter in settings.adapters:
         flags += ["--adapters", adapter]
@@ -130,16 +162,19 @@ def _api(settings: UpSettings) -> ServiceSpec:
     flags = [
         *("--host", settings.host, "--port", str(settings.api_port)),
         *("--controller", _controller_url(settings), "--drain-timeout", str(DRAIN)),
+        *_tls_flags(settings),
     ]
     if settings.open:
         flags.append("--open")
-    url = f"http://{_reachable(settings.host)}:{settings.api_port}/health"
+    url = f"{reachable_api_url(settings)}/health"
     return ServiceSpec("api", (*KODOLLY, "api", *flags), url, grace=DRAIN + 5)
 
 
 def _web(settings: UpSettings) -> ServiceSpec:
-    api = f"http://{_reachable(settings.host)}:{settings.api_port}"
-    flags = ["--host", settings.host, "--port", str(settings.web_port), "--api", api]
+    flags = ["--host", settings.host, "--port", str(settings.web_port)]
+    flags += ["--api", reachable_api_url(settings), *_tls_flags(settings)]
+    if settings.tls_cert:
+        flags += ["--api-certificate", settings.tls_cert]
     temperature = settings.temperature
     if temperature is None:
         temperature = _model_temperature(settings.model_directory())
@@ -147,8 +182,17 @@ def _web(settings: UpSettings) -> ServiceSpec:
         flags += ["--temperature", str(temperature)]
     if settings.open:
         flags.append("--open")
-    url = f"http://{_reachable(settings.host)}:{settings.web_port}/"
+    url = f"{_scheme(settings)}://{_reachable(settings.host)}:{settings.web_port}/"
     return ServiceSpec("web", (*KODOLLY, "web", *flags), url)
+
+
+def _scheme(settings: UpSettings) -> str:
+    return "https" if settings.tls_cert else "http"
+
+
+def _tls_flags(settings: UpSettings) -> tuple[str, ...]:
+    """For API and page; a settings file that names other certificates for them is refused before."""
+    return (f"--tls-cert={settings.tls_cert or ''}", f"--tls-key={settings.tls_key or ''}")
 
 
 def _model_temperature(model: Path) -> float | None:

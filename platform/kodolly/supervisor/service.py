@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx
 
 from kodolly.http.client import CALL_ERRORS
 from kodolly.processes.leashed_process import LeashedProcess
 from kodolly.processes.restarts import RestartBackoff
+from kodolly.supervisor.log_file import END_TIMEOUT, LogFile
 
 log = logging.getLogger(__name__)
 
@@ -23,19 +24,23 @@ READY_TIMEOUT = 2.0  # seconds for one readiness check
 
 @dataclass(frozen=True)
 class ServiceSpec:
-    """What to run. `ready_url` answers 200 once it is ready. `grace`: seconds from SIGTERM to SIGKILL."""
+    """What to run. `ready_url` answers 200 once it is ready. `grace`: seconds from SIGTERM to SIGKILL.
+
+    `env`: variables added to this process's environment. `without`: those that are taken away.
+    """
 
     name: str
     argv: Sequence[str]
     ready_url: str
     grace: float = 10.0
     env: Mapping[str, str] = field(default_factory=dict)
+    without: frozenset[str] = frozenset()
 
 
 class Service:
-    """A process that is started again when it ends. Its output goes to `log_file`."""
+    """A process that is started again when it ends. Its output goes to `log_file`, which `stop` closes."""
 
-    def __init__(self, spec: ServiceSpec, log_file: Path) -> None:
+    def __init__(self, spec: ServiceSpec, log_file: LogFile) -> None:
         self.spec = spec
         self.log_file = log_file
         self.restarts = 0
@@ -63,11 +68,15 @@ class Service:
     async def stop(self) -> None:
         """SIGTERM, and SIGKILL after the grace; returns when the process is gone."""
         self._stopping = True
+        runs = self._process is not None and self._process.running
         if self._process is not None:
             await self._process.stop()
+        if self._task is not None and runs:  # its last lines go to the log
+            await asyncio.wait({self._task}, timeout=END_TIMEOUT + 1)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self.log_file.close()
 
     async def _keep_running(self) -> None:
         backoff = RestartBackoff(first=0.5, longest=15.0, healthy_run=30.0)
@@ -80,20 +89,29 @@ class Service:
             self.restarts += 1
             log.warning(
                 "%s %s; starting it again in %.1f s (log: %s)",
-                *(self.spec.name, end, wait, self.log_file),
+                *(self.spec.name, end, wait, self.log_file.path),
             )
             await asyncio.sleep(wait)
 
     async def _run_once(self) -> str:
         """Runs the process until it ends; returns how it ended, for the log."""
         try:
-            with self.log_file.open("ab") as output:
+            read, output = self.log_file.open_pipe()
+            copying = asyncio.create_task(self.log_file.copy(read))
+            with output:
                 self._process = await LeashedProcess.start(
-                    self.spec.argv, env=self.spec.env, output=output, grace=self.spec.grace
+                    self.spec.argv,
+                    env=self.spec.env,
+                    without=self.spec.without.__contains__,
+                    output=output,
+                    grace=self.spec.grace,
                 )
-        except OSError as error:  # no memory, file descriptor or disk space: the next try may work
+        except OSError as error:  # no memory or file descriptor: the next try may work
             return f"cannot be started ({error.strerror})"
-        return f"ended with code {await self._process.wait()}"
+        end = f"ended with code {await self._process.wait()}"
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(copying, END_TIMEOUT)
+        return end
 
 
 async def is_ready(url: str, client: httpx.AsyncClient) -> bool:

@@ -14,6 +14,7 @@ from kodolly.http import server
 from kodolly.http.bounds import Bounds
 from kodolly.http.hosts import AllowedHosts
 from kodolly.http.site_guard import GuardedApp, SiteGuard
+from kodolly.http.tls import client_context, pinned_context, server_context
 from kodolly.web.guard import Guard
 
 if TYPE_CHECKING:
@@ -43,11 +44,20 @@ class WebOptions(Protocol):
     def temperature(self) -> float: ...
     @property
     def root_path(self) -> str: ...
+    @property
+    def tls_cert(self) -> str | None: ...
+    @property
+    def tls_key(self) -> str | None: ...
+    @property
+    def tls_ca(self) -> str | None: ...
+    @property
+    def api_certificate(self) -> str | None: ...
     def bounds(self) -> Bounds: ...
 
 
 def serve(settings: WebOptions) -> None:
     """Serves the page until SIGTERM or Ctrl-C, then returns. Raises SettingsError."""
+    tls = server_context(settings.tls_cert, settings.tls_key)
     app = create_guarded_app(settings)
     server.run(
         app,
@@ -57,6 +67,7 @@ def serve(settings: WebOptions) -> None:
         drain=DRAIN,
         proxy_headers=True,
         bounds=settings.bounds(),
+        tls=tls,
     )
 
 
@@ -83,7 +94,11 @@ def create_app(settings: WebOptions) -> FastAPI:
     from kodolly.web.client import api_client
     from kodolly.web.page import asset, build_page, head_html, theme, translations
 
-    client = api_client(settings.api, settings.api_key)
+    if settings.api_certificate:
+        trust = pinned_context(settings.api_certificate, "--api-certificate")
+    else:
+        trust = client_context(settings.tls_ca)
+    client = api_client(settings.api, settings.api_key, trust)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import partial
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kodolly.http.server import CLIENT_GONE
+
+log = logging.getLogger(__name__)
 
 BODY_LIMIT = 8 * 2**20  # bytes of one request, which holds a whole conversation
 
@@ -57,7 +63,10 @@ class Guard:
         if b"transfer-encoding" in headers or not length.isdigit() or int(length) > self.limit:
             return await PlainTextResponse("too large", 413)(scope, receive, send)
         tracker = ResponseTracker(send)
-        await self.app(scope, partial(self._receive, receive), tracker)
+        try:
+            await self.app(scope, partial(self._receive, receive), tracker)
+        except ClientDisconnect:  # uvicorn would log it as a failure of ours
+            return log.debug("%s: %s", scope["path"], CLIENT_GONE)
         if self._closing.is_set() and tracker.open:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 

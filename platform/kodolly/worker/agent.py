@@ -20,6 +20,7 @@ from kodolly.http import server
 from kodolly.processes.leashed_process import LeashedProcess
 from kodolly.processes.restarts import RestartBackoff
 from kodolly.protocol.wire import Extension, WorkerState, WorkerStatus
+from kodolly.settings import is_foreign_to_engines
 from kodolly.worker.cpu import engine_seconds
 from kodolly.worker.health import EngineMonitor, HealthLimits
 from kodolly.worker.registration import ControllerClient, Heartbeat
@@ -179,7 +180,9 @@ class Agent:
         command = self._command
         await self._require_free_port()
         log.info("starting engine: %s", " ".join(command.argv))
-        process = await LeashedProcess.start(command.argv, env=command.env, grace=ENGINE_GRACE)
+        process = await LeashedProcess.start(
+            command.argv, env=command.env, without=is_foreign_to_engines, grace=ENGINE_GRACE
+        )
         self._process = process
         end = asyncio.create_task(process.wait())
         ready = asyncio.create_task(self._until_token(self._start_timeout))

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import secrets
 import socket
+import ssl
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -32,6 +33,7 @@ from kodolly.http.client import new_client
 from kodolly.http.fastapi_app import JsonApp, add_routes
 from kodolly.http.hosts import AllowedHosts
 from kodolly.http.site_guard import SiteGuard
+from kodolly.http.tls import client_context, pinned_context, scheme, server_context
 from kodolly.http.upstream import Pool
 from kodolly.protocol.wire import Extension, WorkerState
 from kodolly.settings import WorkerSettings, load, require_token
@@ -60,13 +62,16 @@ class Worker:
         host = advertised_host(settings)
         self._host = host
         self.hosts = AllowedHosts(settings.allowed_hosts, settings.host, host)
-        self.name = f"http://{host}:{settings.port}"
+        self.tls = server_context(settings.tls_cert, settings.tls_key)
+        self.name = f"{scheme(self.tls)}://{host}:{settings.port}"
         self._attached = settings.engine == "openai"
         # Our engine always gets a random key: nobody else can use it, and another engine that
         # happens to listen on the port cannot answer our canary.
         self.engine_key = settings.engine_key if self._attached else secrets.token_urlsafe(24)
         self.engine_url = (
-            self._attached_url() if self._attached else f"http://{host}:{settings.engine_port}"
+            self._attached_url()
+            if self._attached
+            else f"{scheme(self.tls)}://{host}:{settings.engine_port}"
         )
         self._scratch = scratch
 
@@ -118,13 +123,18 @@ class Worker:
             python=settings.engine_python,
             adapters=model.adapters,
             extra_args=settings.engine_args,
+            tls=(settings.tls_cert, settings.tls_key) if settings.tls_cert else None,
         )
         return engine_command(settings.engine, options)
 
     def agent(
-        self, model: ServedModel, command: EngineCommand | None, client: httpx.AsyncClient
+        self,
+        model: ServedModel,
+        command: EngineCommand | None,
+        client: httpx.AsyncClient,
+        engine_client: httpx.AsyncClient,
     ) -> Agent:
-        """The agent for `model`."""
+        """The agent for `model`. `client`: for the controllers. `engine_client`: for the engine."""
         settings = self.settings
         extension = Extension(
             state=WorkerState.STARTING,
@@ -139,7 +149,7 @@ class Worker:
         )
         return Agent(
             Announcement(self.name, model.names, settings.speed, extension),
-            EngineClient(self._local_engine_url(), self.engine_key, client),
+            EngineClient(self._local_engine_url(), self.engine_key, engine_client),
             [ControllerClient(url, self.token, client) for url in settings.controllers()],
             command,
             start_timeout=settings.start_timeout,
@@ -160,15 +170,23 @@ class Worker:
         """
         if not self._attached:
             return []
+        trust = self.engine_trust()
         deadline = time.monotonic() + self.settings.start_timeout
         while True:
             try:
-                return await openai.discover(self.engine_url, self.engine_key)
+                return await openai.discover(self.engine_url, self.engine_key, trust)
             except EngineCallError as error:
                 if time.monotonic() > deadline:
                     raise
                 log.info("waiting for %s: %s", self.engine_url, error)
                 await asyncio.sleep(DISCOVER_INTERVAL)
+
+    def engine_trust(self) -> ssl.SSLContext:
+        """Which certificate the engine must show: ours, or of an attached one any that is trusted."""
+        settings = self.settings
+        if self._attached or not settings.tls_cert:
+            return client_context(settings.tls_ca)
+        return pinned_context(settings.tls_cert)
 
     def _attached_url(self) -> str:
         if not self.settings.engine_url:
@@ -179,7 +197,7 @@ class Worker:
         """The engine's URL for this process: loopback, if the engine listens on all addresses."""
         if self._attached or self.settings.host not in ("0.0.0.0", "::"):
             return self.engine_url
-        return f"http://127.0.0.1:{self.settings.engine_port}"
+        return f"{scheme(self.tls)}://127.0.0.1:{self.settings.engine_port}"
 
 
 def advertised_host(settings: WorkerSettings) -> str:
@@ -206,13 +224,15 @@ def own_address(peer: str) -> str:
 
 def create_app(worker: Worker, model: ServedModel, command: EngineCommand | None) -> JsonApp:
     """The ASGI application. The agent starts and drains with it."""
-    client = new_client()
-    pool = Pool(CONNECT)
-    agent = worker.agent(model, command, client)
+    engine_trust = worker.engine_trust()
+    client = new_client(client_context(worker.settings.tls_ca))
+    engine_client = new_client(engine_trust)
+    pool = Pool(CONNECT, engine_trust)
+    agent = worker.agent(model, command, client, engine_client)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with client:
+        async with client, engine_client:
             pool_task = asyncio.create_task(pool.run())
             agent.start()
             yield
@@ -256,5 +276,6 @@ def main(argv: Sequence[str]) -> int:
             on_exit=lambda: app.state.agent.leave_rotation(),
             drain=settings.drain_timeout,
             bounds=settings.bounds(),
+            tls=worker.tls,
         )
     return 0

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import signal
+import ssl
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from kodolly.exposure import is_loopback
 from kodolly.http.hosts import AllowedHosts
 from kodolly.http.server import run
 from kodolly.http.site_guard import SiteGuard
+from kodolly.http.tls import server_context
 
 log = logging.getLogger("kodolly.engines.transformers")
 
@@ -49,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--chat-template", type=Path, metavar="FILE")
     flags.add_argument("--seed", type=int, help="for requests without one")
     flags.add_argument("--threads", type=_positive, help="torch threads (OMP_NUM_THREADS)")
+    flags.add_argument("--ssl-certfile", metavar="FILE", help="PEM certificate: speak https")
+    flags.add_argument("--ssl-keyfile", metavar="FILE", help="PEM key of that certificate")
     flags.add_argument("--drain", type=float, default=10.0, metavar="SECONDS")
     flags.add_argument("--log-level", default="info", choices=("debug", "info", "warning"))
     return flags
@@ -70,10 +74,11 @@ def main(argv: Sequence[str]) -> int:
         guard = SiteGuard(AllowedHosts(flags.allowed_hosts, flags.host))
         directory = model_directory(flags.model)
         template = _check_files(directory, flags)
+        tls = server_context(flags.ssl_certfile, flags.ssl_keyfile)
     except (EngineStartError, SettingsError) as error:
         log.error("%s", error)
         return 1
-    return _serve(directory, flags, template, key, guard)
+    return _serve(directory, flags, template, key, guard, tls)
 
 
 def _check_files(directory: Path, flags: argparse.Namespace) -> str | None:
@@ -97,6 +102,7 @@ def _serve(
     template: str | None,
     key: str | None,
     guard: SiteGuard,
+    tls: ssl.SSLContext | None,
 ) -> int:
     options = ModelOptions(
         directory=directory,
@@ -117,6 +123,7 @@ def _serve(
         on_start=lambda: engine.start(on_failure=lambda: os.kill(os.getpid(), signal.SIGTERM)),
         on_exit=engine.close,
         drain=flags.drain,
+        tls=tls,
     )
     engine.abort_all()
     if engine.failure is not None:

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,6 +25,7 @@ from kodolly.engines.transformers.schema import (
 from kodolly.engines.transformers.text import Text
 from kodolly.errors import ApiError, ModelNotFound, Unauthorized
 from kodolly.http.server import (
+    CLIENT_CLOSED,
     JsonResponse,
     cancel_and_wait,
     presented_token,
@@ -36,7 +37,6 @@ from kodolly.http.site_guard import GuardedApp, SiteGuard
 
 MAX_BODY = 16 << 20  # bytes of a request
 MAX_ID = 128  # characters of X-Request-Id that go into the response
-CLIENT_CLOSED = 499  # nginx's status for a client that has gone; nobody reads it
 
 
 class Endpoints:
@@ -202,7 +202,7 @@ def create_app(
             Route("/tokenize", endpoints.tokenize, methods=["POST"]),
             Route("/detokenize", endpoints.detokenize, methods=["POST"]),
         ],
-        exception_handlers={ApiError: _on_error},
+        exception_handlers={ApiError: _on_error, ClientDisconnect: _on_disconnect},
     )
     return GuardedApp(app if key is None else KeyGuard(app, key), guard or SiteGuard())
 
@@ -210,6 +210,11 @@ def create_app(
 async def _on_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return _refusal(error)
+
+
+async def _on_disconnect(_: Request, __: Exception) -> Response:
+    """The client went before its request was whole, which is no failure of ours."""
+    return Response(status_code=CLIENT_CLOSED)
 
 
 def _refusal(error: ApiError) -> Response:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from kodolly.http import descriptors
 from kodolly.http.log_safe import describe_error
+from kodolly.http.tls import client_context
 from kodolly.http.upstream.connection import Broken, Connection
 
 # Idle connections are kept this long (seconds). An engine that closes them sooner, as uvicorn's do after 5,
@@ -70,10 +71,11 @@ class _Origin:
 class Pool:
     """Asks engines, over a kept connection where there is one. Lives on one event loop."""
 
-    def __init__(self, connect_timeout: float) -> None:
+    def __init__(self, connect_timeout: float, tls: ssl.SSLContext | None = None) -> None:
+        """`tls`: whom it trusts (default: the machine's authorities)."""
         self._connect_timeout = connect_timeout
         self._origins: dict[tuple[str, int, bool], _Origin] = {}
-        self._tls: ssl.SSLContext | None = None
+        self._tls = tls
 
     async def post(self, url: str, headers: dict[str, str], body: bytes) -> Connection:
         """A connection whose response's headers have come. Whoever asked must `release` it.
@@ -134,7 +136,7 @@ class Pool:
         origin = self._origins.setdefault((to.host, to.port, to.secure), _Origin())
         origin.open += 1
         if to.secure and self._tls is None:
-            self._tls = ssl.create_default_context()
+            self._tls = client_context()
         try:
             async with asyncio.timeout(self._connect_timeout):
                 _, connection = await asyncio.get_running_loop().create_connection(
