@@ -62,6 +62,14 @@ async def controller(file: Path) -> AsyncIterator[tuple[Caller, Caller, Caller]]
         yield Caller(client, FLEET), Caller(client, KOREAN), Caller(client, OTHER)
 
 
+async def test_a_user_name_makes_no_address_a_group_s_own(tmp_path: Path) -> None:
+    """`worker-a@` in front of another host is refused as an address before it is compared."""
+    async with controller(tmp_path / "groups.toml") as (fleet, korean, _):
+        body = registration("http://worker-a@10.9.9.9:21002")
+        assert (await korean("/register_worker", body))[0] == 400
+        assert '"workers":[]' in (await fleet("/workers"))[1]
+
+
 async def test_a_group_registers_its_own(tmp_path: Path) -> None:
     """Its models and addresses: 200; then it beats and leaves like any worker."""
     async with controller(tmp_path / "groups.toml") as (fleet, korean, _):
@@ -82,7 +90,6 @@ async def test_a_group_registers_its_own(tmp_path: Path) -> None:
         (registration("http://10.0.2.7:21002"), "may not register the address http://10.0.2.7"),
         (registration("http://worker-b:21002"), "the address http://worker-b:21002"),
         (registration("http://x.korean.internal.evil:21002"), "the address"),
-        (registration("http://worker-a@10.9.9.9:21002"), "the address"),
         (registration(engine_url="http://10.9.9.9:22002"), "the address http://10.9.9.9:22002"),
         (registration(engine_url=None), "a FastChat worker needs the controller's own token"),
         (registration() | {"kodolly": None}, "a FastChat worker needs"),
@@ -216,7 +223,7 @@ def test_addresses_are_networks_names_or_urls(pattern: str, url: str, belongs: b
         ('[a]\ntoken = "x"\n\ntokne = 1\n', "g.toml:4: [a] has an unknown key 'tokne'"),
         ('[a]\ntoken = ""\n', "g.toml:2: [a] token is empty"),
         ('[a]\ntoken = 7\n', "g.toml:2: [a] token must be a text"),
-        ('[a]\ntoken = "비밀"\n', "g.toml:2: [a] token: a token holds ASCII"),
+        ('[a]\ntoken = "비밀"\n', "g.toml:2: [a] token holds a space, a control character or one that is not ASCII"),
         ('[a]\ntoken_file = "/gone"\n', "g.toml:2: [a] token_file: cannot read /gone"),
         ('[a]\ntoken = "x"\naddresses = ["*"]\n', 'g.toml:1: [a] needs models; ["*"] allows all'),
         ('[a]\ntoken = "x"\nmodels = ["*"]\n', "[a] needs addresses"),
