@@ -252,3 +252,46 @@ def test_a_context_joins_whatever_content_there_is() -> None:
     assert "context" not in told
     with pytest.raises(BadRequest):
         append_context({"role": "user", "content": None, "context": "서울이 수도다."})
+
+
+GRAMMAR: dict[str, Any] = {"structured_outputs": {"regex": "(a|b)"}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fault", [{"die_after": 0}, {"fail_status": 500}])
+async def test_a_grammar_that_breaks_an_engine_is_not_carried_to_another(
+    stack: Stack, stream: bool, fault: dict[str, int]
+) -> None:
+    """An engine that dies of it, or says 500; the one that still answers is trusted as before."""
+    engines = [await stack.add(Script(**fault)) for _ in range(2)]  # type: ignore[arg-type]
+    status, answer = await post(stack, CHAT | GRAMMAR | {"stream": stream})
+    assert status == 502
+    assert "schema or grammar" in answer["error"]["message"]
+    assert sum(len(engine.requests) for engine in engines) == 1
+    suspects = [worker for worker in stack.table.all() if worker.suspect_until]
+    assert len(suspects) == (1 if "die_after" in fault else 0)
+
+
+async def test_a_grammar_that_only_found_no_engine_is_tried_on_another(stack: Stack) -> None:
+    """A refused connection or a busy engine says nothing about the request."""
+    await stack.add(Script(fail_status=503))
+    well = await stack.add(Script())
+    for number in range(4):
+        message = {"role": "user", "content": f"질문 {number}"}
+        assert (await post(stack, CHAT | GRAMMAR | {"messages": [message]}))[0] == 200
+    assert len(well.requests) == 4
+
+
+async def test_poison_is_refused_before_an_engine_sees_it(stack: Stack) -> None:
+    """On both paths, with the field's name."""
+    engine = await stack.add()
+    schema = {"type": "array", "minItems": 10**9}
+    for path, more in (("chat/completions", CHAT), ("completions", {"prompt": "x"})):
+        body = {"model": "demo", **more, "structured_outputs": {"json": schema}}
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(f"{stack.url}/v1/{path}", json=body) as answer,
+        ):
+            error = (await answer.json())["error"]
+        assert (answer.status, error["param"]) == (400, "structured_outputs.json.minItems")
+    assert engine.requests == []

@@ -31,6 +31,7 @@ from kodolly.api.sse import LOST, error_event
 from kodolly.errors import ApiError, EngineFailed, NoWorker
 from kodolly.http import server
 from kodolly.protocol.openai import ChatRequest, CompletionRequest, check
+from kodolly.protocol.request_bounds import check_bounds, has_grammar
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,7 @@ class Completions:
     async def _read(self, http_request: Request, request_id: str) -> ApiRequest:
         body = await server.read_object(http_request, self._services.max_body)
         check(self._kind, body)  # type: ignore[type-var]
+        check_bounds(body)
         return ApiRequest(self._path, body, request_id, chat=self._kind is ChatRequest)
 
     async def _whole(self, request: ApiRequest, key: str) -> Response:
@@ -186,7 +188,9 @@ class Completions:
                         return await attempt(worker)
                     except WorkerFailed as error:
                         log.warning("%s: %s %s", request.request_id, worker.row.name, error)
-                        if not error.our_fault:
+                        # An engine that says by a 500 that it cannot do a grammar is well.
+                        own = error.client_error is not None and has_grammar(request.body)
+                        if not (error.our_fault or own):
                             services.table.suspect(worker)
                         delivered = stream.delivered() if stream else 0
                         state.failed(worker.row.name, error, delivered)

@@ -16,11 +16,13 @@ from kodolly.api.errors import RETRY_AFTER, WorkerFailed
 from kodolly.api.request import ApiRequest
 from kodolly.api.sse import LOST
 from kodolly.errors import ApiError, EngineFailed, NoWorker
+from kodolly.protocol.request_bounds import has_grammar
 
 # Attempts in a row that cost an engine's work, gave the client nothing, and ended early.
 MAX_FRUITLESS = 3
-# Engines that may crash in such attempts: a request that crashed two is not given to a third.
-MAX_CRASHES = 2
+# Engines that may crash in such attempts: a request that crashed two is not given to a third. One
+# with a grammar of the client's own is the likely cause, and not even given to a second.
+MAX_CRASHES, MAX_CRASHES_OF_GRAMMAR = 2, 1
 # What kills an engine does so early: a failure after more seconds is not blamed on the request.
 EARLY_FAILURE_S = 5.0
 # Workers that may fail at work on one request in all, so that it cannot kill every engine.
@@ -93,6 +95,8 @@ class RetryState:
                 f"{MAX_CRASHES} engines broke down on this request: it is not given to a third.",
                 headers=NO_RETRY,
             )
+        if len(self._crashes) >= MAX_CRASHES_OF_GRAMMAR and has_grammar(self._request.body):
+            raise self._grammar_error()
         too_many = self._fruitless >= MAX_FRUITLESS or self._lost_workers >= MAX_LOST_WORKERS
         if over_budget or too_many:
             raise self._final_error()
@@ -110,6 +114,14 @@ class RetryState:
         self.excluded.clear()
         await asyncio.sleep(RETRY_PAUSE_S)
         self._attempt_start = self._clock()
+
+    def _grammar_error(self) -> ApiError:
+        cause = f" ({self._client_error.message})" if self._client_error else ""
+        return EngineFailed(
+            "An engine failed on this request, perhaps on its schema or grammar: it is not given to"
+            f" another one{cause}.",
+            headers=NO_RETRY,
+        )
 
     def _final_error(self) -> ApiError:
         return self._client_error or NoWorker(
