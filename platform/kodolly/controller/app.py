@@ -23,7 +23,7 @@ from kodolly.controller.registry import Registry
 from kodolly.controller.relay import StreamRelay
 from kodolly.errors import BadRequest
 from kodolly.http import server
-from kodolly.http.client import CALL_ERRORS, describe_call_error, new_client
+from kodolly.http.client import CALL_ERRORS, describe_call_error, new_client, request_bounded
 from kodolly.http.fastapi_app import JsonApp, JsonRoute, add_routes
 from kodolly.http.server import JsonResponse
 from kodolly.protocol.wire import (
@@ -219,14 +219,17 @@ class Controller:
     async def _fetch_status(self, name: str) -> WorkerStatus | None:
         try:
             async with asyncio.timeout(self._times.status_timeout):
-                response = await self.client.post(
+                code, body = await request_bounded(
+                    self.client,
+                    "POST",
                     f"{name}/worker_get_status",
                     headers=self._headers,
                     timeout=None,
                     follow_redirects=True,
                 )
-            response.raise_for_status()
-            return parse(WorkerStatus, orjson.loads(response.content))
+            if code != 200:
+                raise ValueError(f"it answered {code}")
+            return parse(WorkerStatus, orjson.loads(body))
         except (*CALL_ERRORS, BadRequest) as error:
             log.warning("no status from %s: %s", name, describe_call_error(error))
             return None
