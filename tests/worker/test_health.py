@@ -110,6 +110,17 @@ def test_a_long_step_on_a_cpu_is_not_stuck(judge: StallClock, clock: Clock) -> N
     assert judge.seconds_stalled() == 5
 
 
+def test_tokenizing_is_no_step_however_much_it_computes(clock: Clock) -> None:
+    """An engine that only turns text into tokens makes none: its CPU time does not excuse it."""
+    judge = StallClock(clock)
+    judge.observe(EngineSample(1, (1.0,)), canary_pending=False, computing=True)
+    for _ in range(4):
+        clock.now += 1
+        sample = EngineSample(1, (1.0,), tokenizes=True)
+        judge.observe(sample, canary_pending=False, computing=True)
+    assert judge.seconds_stalled() == 4
+
+
 def test_an_engine_without_counters_is_judged_by_its_tokens(clock: Clock) -> None:
     """Where no counter can move, standing still says nothing."""
     judge = StallClock(clock)

@@ -27,7 +27,7 @@ from kodolly.controller.registry import Registry
 from kodolly.controller.relay import StreamRelay
 from kodolly.errors import BadRequest
 from kodolly.http import server
-from kodolly.http.client import CALL_ERRORS, describe_call_error, new_client, read_at_most
+from kodolly.http.client import CALL_ERRORS, describe_call_error, new_client, request_bounded
 from kodolly.http.fastapi_app import JsonApp, JsonRoute, add_routes
 from kodolly.http.hosts import AllowedHosts
 from kodolly.http.server import JsonResponse
@@ -51,7 +51,6 @@ from kodolly.settings import ControllerSettings, load, require_token
 log = logging.getLogger(__name__)
 
 MAX_PROMPT_BODY = 16 * 2**20  # bytes; a body with a whole prompt. Others have JsonRoute.max_body
-MAX_STATUS_BODY = 2**20  # bytes of a worker's answer to /worker_get_status
 # Fields that /workers does not show, in pydantic's form for `exclude`.
 SECRETS = {"workers": {"__all__": {"kodolly": {"engine_key"}}}}
 
@@ -228,18 +227,17 @@ class Controller:
     async def _fetch_status(self, name: str, owner: str | None) -> WorkerStatus | None:
         """A worker's status; None if it does not answer. `owner`: the group that registers it."""
         try:
-            async with (
-                asyncio.timeout(self._times.status_timeout),
-                self.client.stream(
+            async with asyncio.timeout(self._times.status_timeout):
+                code, body = await request_bounded(
+                    self.client,
                     "POST",
                     f"{name}/worker_get_status",
                     headers=self._headers(owner),
                     timeout=None,
                     follow_redirects=True,
-                ) as response,
-            ):
-                response.raise_for_status()
-                body = await read_at_most(response, MAX_STATUS_BODY)
+                )
+            if code != 200:
+                raise ValueError(f"it answered {code}")
             return parse(WorkerStatus, orjson.loads(body))
         except (*CALL_ERRORS, BadRequest) as error:
             log.warning("no status from %s: %s", name, describe_call_error(error))

@@ -12,10 +12,16 @@ from typing import Any
 import httpx
 import orjson
 
-from kodolly.engines.metrics import EngineSample, requests_in_engine, steps_of_engine, totals
+from kodolly.engines.metrics import (
+    TOKENIZING,
+    EngineSample,
+    requests_in_engine,
+    steps_of_engine,
+    totals,
+)
 from kodolly.errors import EngineCallError, EngineSilent, NoDescriptor
 from kodolly.http import descriptors
-from kodolly.http.client import CALL_ERRORS, describe_call_error
+from kodolly.http.client import CALL_ERRORS, MAX_STATUS, describe_call_error, read_bounded
 
 # Timeouts in seconds.
 QUICK = 5.0  # health, load: the whole call
@@ -25,7 +31,7 @@ CANARY = 120.0  # the first token on a cold CPU that others use too
 CONNECT = 5.0  # connecting
 TIMEOUT = httpx.Timeout(None, connect=CONNECT)  # asyncio.timeout bounds the whole call
 
-MAX_BODY = 64 * 1024 * 1024  # bytes of one answer
+MAX_BODY = 64 * 1024 * 1024  # bytes of an answer with generated text; of others: MAX_STATUS
 MESSAGE_LENGTH = 500  # characters of an engine's own message that an error repeats
 
 
@@ -94,7 +100,8 @@ class EngineClient:
             return EngineSample(load, None)
         values = totals(text.decode("utf-8", "replace"))
         gauge = requests_in_engine(values)
-        return EngineSample(load if load or gauge is None else gauge, steps_of_engine(values))
+        load = load if load or gauge is None else gauge
+        return EngineSample(load, steps_of_engine(values), values.get(TOKENIZING, 0) > 0)
 
     async def count_tokens(
         self, model: str, prompt: str, *, add_special_tokens: bool = True
@@ -105,10 +112,10 @@ class EngineClient:
             "prompt": prompt,
             "add_special_tokens": add_special_tokens,
         }
-        answer = await self._json("POST", "/tokenize", body, total=SHORT)
+        answer = await self._json("POST", "/tokenize", body, total=SHORT, limit=MAX_BODY)
         if "count" not in answer:  # llama.cpp names the fields differently
             body = {"content": prompt, "add_special": add_special_tokens}
-            answer = await self._json("POST", "/tokenize", body, total=SHORT)
+            answer = await self._json("POST", "/tokenize", body, total=SHORT, limit=MAX_BODY)
         count = answer.get("count")
         if isinstance(count, int):
             return count
@@ -144,7 +151,9 @@ class EngineClient:
     ) -> dict[str, Any]:
         """The engine's response to a completion request, without streaming. `timeout`: seconds."""
         body = {**body, "stream": False}
-        return await self._json("POST", path, body, total=timeout, request_id=request_id)
+        return await self._json(
+            "POST", path, body, total=timeout, request_id=request_id, limit=MAX_BODY
+        )
 
     async def _reported_load(self, timeout: float) -> int | None:
         try:
@@ -170,8 +179,9 @@ class EngineClient:
         *,
         total: float,
         request_id: str | None = None,
+        limit: int = MAX_STATUS,
     ) -> dict[str, Any]:
-        raw = await self._call(method, path, body, total=total, request_id=request_id)
+        raw = await self._call(method, path, body, total=total, request_id=request_id, limit=limit)
         try:
             answer = orjson.loads(raw)
         except ValueError:
@@ -188,8 +198,12 @@ class EngineClient:
         *,
         total: float,
         request_id: str | None = None,
+        limit: int = MAX_STATUS,
     ) -> bytes:
-        """The body of a response with status 200. `total`: seconds for the whole call."""
+        """The body of a response with status 200.
+
+        `total`: seconds for the whole call. `limit`: bytes of the body.
+        """
         headers = self._headers | ({"X-Request-Id": request_id} if request_id else {})
         content = None if body is None else orjson.dumps(body)
         if content is not None:
@@ -198,7 +212,7 @@ class EngineClient:
             async with asyncio.timeout(total):
                 response = await self._send(method, self.url + path, content, headers)
                 try:
-                    answer = await read_bounded(response)
+                    answer = await _read(response, limit)
                 finally:
                     await response.aclose()
         except (TimeoutError, httpx.TimeoutException):
@@ -252,11 +266,11 @@ def error_text(body: bytes) -> str:
     return body.decode("utf-8", "replace")[:MESSAGE_LENGTH] or "no reason given"
 
 
-async def read_bounded(response: httpx.Response) -> bytes:
-    """The whole body. Raises EngineCallError if it has more than MAX_BODY bytes."""
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise EngineCallError("the engine's answer is beyond all bounds", response.status_code)
-    return bytes(body)
+async def _read(response: httpx.Response, limit: int) -> bytes:
+    """The whole body. Raises EngineCallError if it has more than `limit` bytes."""
+    try:
+        return await read_bounded(response, limit)
+    except ValueError as error:
+        raise EngineCallError(
+            f"the engine's answer is too long: {error}", response.status_code
+        ) from error

@@ -30,6 +30,7 @@ STEP_METRICS = (
     "kodolly_engine_tokens_total",
     "kodolly_engine_prompt_tokens_total",
 )
+TOKENIZING = "kodolly_engine_requests_tokenizing"
 PREFIXES = ("vllm:", "sglang:", "llamacpp:", "kodolly_engine_")
 
 Steps = tuple[float | None, ...]
@@ -40,11 +41,13 @@ class EngineSample:
     """The state of a running engine at one moment.
 
     `load`: requests running and waiting; None if the engine does not report it. `steps`: values of
-    STEP_METRICS; None if it reports none of them, or they were not read.
+    STEP_METRICS; None if it reports none of them, or they were not read. `tokenizes`: it is turning
+    text into tokens, which is no step and uses the CPU as one does.
     """
 
     load: int | None
     steps: Steps | None
+    tokenizes: bool = False
 
 
 def totals(metrics: str) -> dict[str, float]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ssl
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
 
 import httpx
 
@@ -16,6 +17,10 @@ from kodolly.http.tls import client_context
 # Seconds that an idle connection is kept; uvicorn's servers close theirs after 5 s.
 KEEPALIVE = 4.0
 DEFAULT_TIMEOUT = 10.0  # seconds for each step of a call that names no timeout of its own
+
+# Bytes of an answer that only says how something is: a status, a heartbeat's answer, a list of models.
+MAX_STATUS = 4 * 2**20
+MAX_REDIRECTS = 5
 
 # What a call may raise besides an answer. Not every one is an httpx.HTTPError.
 CALL_ERRORS = (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError)
@@ -39,10 +44,36 @@ def new_client(tls: ssl.SSLContext | None = None) -> httpx.AsyncClient:
     )
 
 
-async def read_at_most(response: httpx.Response, limit: int) -> bytes:
-    """The whole body of a response that is streamed. Raises ValueError beyond `limit` bytes."""
+async def request_bounded(
+    client: httpx.AsyncClient,
+    method: str,
+    url: str,
+    *,
+    limit: int = MAX_STATUS,
+    follow_redirects: bool = False,
+    **options: Any,
+) -> tuple[int, bytes]:
+    """The status and body of an answer whose body has at most `limit` bytes. Raises CALL_ERRORS.
+
+    `options`: of `client.build_request`. The body is not decompressed: we ask for none that is.
+    """
+    request = client.build_request(method, url, **options)
+    for _ in range(MAX_REDIRECTS + 1):  # by hand: httpx reads the bodies of redirects whole
+        response = await client.send(request, stream=True)
+        try:
+            body = await read_bounded(response, limit)
+        finally:
+            await response.aclose()
+        if not follow_redirects or response.next_request is None:
+            return response.status_code, body
+        request = response.next_request
+    raise ValueError(f"more than {MAX_REDIRECTS} redirects")
+
+
+async def read_bounded(response: httpx.Response, limit: int) -> bytes:
+    """The whole body of a streamed answer. Raises ValueError beyond `limit` bytes, before the rest is read."""
     body = bytearray()
-    async for chunk in response.aiter_bytes():
+    async for chunk in response.aiter_raw():
         body += chunk
         if len(body) > limit:
             raise ValueError(f"the answer has more than {limit} bytes")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from kodolly.http.client import CALL_ERRORS
+from kodolly.http.client import CALL_ERRORS, request_bounded
 from kodolly.processes.leashed_process import LeashedProcess
 from kodolly.processes.restarts import RestartBackoff
 from kodolly.supervisor.log_file import END_TIMEOUT, LogFile
@@ -118,7 +118,9 @@ async def is_ready(url: str, client: httpx.AsyncClient) -> bool:
     """Whether a URL answers 200 within READY_TIMEOUT."""
     try:
         async with asyncio.timeout(READY_TIMEOUT):
-            response = await client.get(url, timeout=None, follow_redirects=True)
+            status, _ = await request_bounded(
+                client, "GET", url, timeout=None, follow_redirects=True
+            )
     except CALL_ERRORS:
         return False
-    return response.status_code == 200
+    return status == 200

@@ -75,6 +75,8 @@ class StallClock:
         """
         if sample is None:
             return
+        # CPU that turns text into tokens is no long step: no token is under way.
+        computing = computing and not sample.tokenizes
         if sample.steps is not None and sample.steps != self._steps:
             if self.has_counters:
                 self._record_progress()

@@ -11,7 +11,7 @@ import httpx
 import orjson
 
 from kodolly.errors import ControllerError
-from kodolly.http.client import CALL_ERRORS, describe_call_error
+from kodolly.http.client import CALL_ERRORS, describe_call_error, request_bounded
 from kodolly.protocol.wire import (
     Extension,
     HeartbeatRequest,
@@ -48,14 +48,14 @@ class ControllerClient:
         """Whether this is a KoDolly controller. Raises ControllerError if nobody answers."""
         try:
             async with asyncio.timeout(self.timeout):
-                response = await self._client.get(
-                    f"{self.url}/health", timeout=None, follow_redirects=True
+                status, _ = await request_bounded(
+                    self._client, "GET", f"{self.url}/health", timeout=None, follow_redirects=True
                 )
         except CALL_ERRORS as error:
             raise ControllerError(
                 f"no controller at {self.url}: {describe_call_error(error)}"
             ) from error
-        return response.status_code == 200
+        return status == 200
 
     async def register(self, name: str, status: WorkerStatus, extension: Extension) -> None:
         """Registers the worker whose base URL is `name`. Raises ControllerError."""
@@ -79,18 +79,19 @@ class ControllerClient:
         url = f"{self.url}/{path}"
         try:
             async with asyncio.timeout(self.timeout):
-                response = await self._client.post(
+                status, body = await request_bounded(
+                    self._client,
+                    "POST",
                     url,
                     content=orjson.dumps(payload),
                     headers=self._headers,
                     timeout=None,
                     follow_redirects=True,
                 )
-            if response.status_code != 200:
-                raise ControllerError(
-                    f"{url} answered {response.status_code}: {response.text[:300]}"
-                )
-            return orjson.loads(response.content)
+            if status != 200:
+                text = body.decode("utf-8", "replace")[:300]
+                raise ControllerError(f"{url} answered {status}: {text}")
+            return orjson.loads(body)
         except CALL_ERRORS as error:
             raise ControllerError(f"{url}: {describe_call_error(error)}") from error
 

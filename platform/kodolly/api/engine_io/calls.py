@@ -31,7 +31,8 @@ from kodolly.protocol.event_stream import (
     is_failure,
 )
 
-MAX_ANSWER = 64 * 2**20
+# Bytes of an answer: a good one, and one that says what is wrong or how token ids read.
+MAX_ANSWER, MAX_SHORT_ANSWER = 64 * 2**20, 4 * 2**20
 DETOKENIZE_TIMEOUT = 10.0
 
 
@@ -80,7 +81,9 @@ class EngineCalls:
             try:
                 response = EngineResponse(connection, call)
                 if connection.status != 200:
-                    raise error_of_status(connection.status, await self.read_all(response))
+                    raise error_of_status(
+                        connection.status, await self.read_all(response, MAX_SHORT_ANSWER)
+                    )
                 if stream:
                     call.limit = limit, WorkerFailed(f"sent nothing for {limit:g} s")
                 yield response
@@ -88,13 +91,13 @@ class EngineCalls:
             finally:
                 connection.release(said_all=is_complete)
 
-    async def read_all(self, response: EngineResponse) -> bytes:
-        """A whole body of at most MAX_ANSWER bytes. Raises WorkerFailed or EngineFailed."""
+    async def read_all(self, response: EngineResponse, limit: int = MAX_ANSWER) -> bytes:
+        """A whole body of at most `limit` bytes. Raises WorkerFailed or EngineFailed."""
         body = bytearray()
         with _Failures("broke off its answer"):
             while chunk := await response.call.wait_for(response.connection.read()):
                 body += chunk
-                if len(body) > MAX_ANSWER:
+                if len(body) > limit:
                     raise EngineFailed("the engine's answer is beyond all bounds")
         return bytes(body)
 
@@ -131,6 +134,8 @@ class EngineCalls:
                     body = b""
                     while chunk := await connection.read():
                         body += chunk
+                        if len(body) > MAX_SHORT_ANSWER:
+                            raise ValueError(f"a text of more than {MAX_SHORT_ANSWER} bytes")
                 finally:
                     connection.release()
             return str(orjson.loads(body)["prompt"])

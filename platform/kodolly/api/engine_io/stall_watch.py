@@ -18,7 +18,7 @@ import httpx
 from kodolly.api.errors import WorkerFailed
 from kodolly.api.routing.table import Worker, WorkerTable
 from kodolly.http import descriptors
-from kodolly.http.client import CALL_ERRORS
+from kodolly.http.client import CALL_ERRORS, request_bounded
 from kodolly.protocol.wire import WorkerState
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ class StallWatch:
             return True
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
-                await self._client.get(extension.engine_url + "/health")
+                await request_bounded(self._client, "GET", extension.engine_url + "/health")
         except CALL_ERRORS as error:
             return descriptors.are_exhausted(error)  # then no request was sent
         return True

@@ -39,7 +39,7 @@ from kodolly.api.routing.table import Worker
 from kodolly.api.sse import LAST, LOST, error_event, event
 from kodolly.errors import ApiError, BadRequest, ContextOverflow
 from kodolly.http import descriptors, server
-from kodolly.http.client import CALL_ERRORS, describe_call_error
+from kodolly.http.client import CALL_ERRORS, describe_call_error, request_bounded
 from kodolly.http.log_safe import describe_error
 from kodolly.http.upstream import Broken, Connection, NoDescriptor, Pool, Unreachable
 from kodolly.protocol.wire import frames
@@ -263,10 +263,12 @@ class FastChatRelay:
         url, data = f"{worker.row.name}/{path}", _encode(payload)
         try:
             async with asyncio.timeout(CALL_TIMEOUT):
-                response = await self._client.post(url, content=data, headers=headers)
-            if response.status_code != 200:
-                raise ValueError(f"it answered {response.status_code}")
-            answer = orjson.loads(response.content)
+                status, raw = await request_bounded(
+                    self._client, "POST", url, content=data, headers=headers
+                )
+            if status != 200:
+                raise ValueError(f"it answered {status}")
+            answer = orjson.loads(raw)
         except CALL_ERRORS as error:
             raise _failure(f"gave no /{path}", error) from error
         if not isinstance(answer, dict):

@@ -9,20 +9,19 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
+from kodolly.engines.token_bytes import longest_token_of
 from kodolly.engines.transformers import model as models
 from kodolly.engines.transformers.sampling import SamplingParams
 from kodolly.engines.transformers.scheduler import Scheduler
 from kodolly.engines.transformers.schema import ChatRequest, Sampling
 from kodolly.engines.transformers.sequence import Delta, Sequence
 from kodolly.engines.transformers.text import Text, generation_defaults
+from kodolly.engines.transformers.tokenizing import Tokenizing
 from kodolly.errors import BadRequest, ContextOverflow, EngineStartError, NoWorker
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class Answers:
@@ -78,8 +77,7 @@ class Engine:
         self._max_waiting = max_waiting
         self._scheduler: Scheduler | None = None
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
-        # Only one thread encodes: a tokenizer is not thread-safe.
-        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+        self.tokenizing = Tokenizing(options.max_num_seqs + max_waiting)
         self.failure: str | None = None
         self.closing = False
         self.created = int(time.time())
@@ -120,11 +118,44 @@ class Engine:
             self._scheduler.abort_all()
             self._thread.join(timeout=10)
 
-    async def text(self, work: Callable[[Text], T]) -> T:
-        """Runs `work` with the tokenizer, on a thread. Raises NoWorker while loading."""
+    async def encode_chat(self, messages: list[dict[str, str]], **options: bool) -> list[int]:
+        """Token ids of a chat. `options`: of `Text.chat`. Raises BadRequest, ContextOverflow, NoWorker."""
+        limit = self.longest
+        with self.tokenizing.place():
+            text = await self.tokenizing.run(lambda: self._text.chat(messages, **options))
+            return await self.tokenizing.encode(
+                self._text, text, special=False, limit=limit, field="messages"
+            )
+
+    async def encode(
+        self, prompts: list[str | list[int]], *, special: bool, contexts: int = 1
+    ) -> list[list[int]]:
+        """Token ids of each prompt that is a text. Raises ContextOverflow or NoWorker.
+
+        `special`: with the tokens that the tokenizer adds itself. `contexts`: of the model that a prompt
+        may fill.
+        """
+        limit = self.longest * contexts
+        with self.tokenizing.place():
+            return [
+                prompt
+                if isinstance(prompt, list)
+                else await self.tokenizing.encode(
+                    self._text, prompt, special=special, limit=limit, field="prompt"
+                )
+                for prompt in prompts
+            ]
+
+    async def decode(self, ids: list[int]) -> str:
+        """The text of token ids, special ones too. Raises NoWorker."""
         _ = self.scheduler  # raises while the model is loading
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._encoder, work, self._text)
+        with self.tokenizing.place():
+            return await self.tokenizing.run(lambda: self._text.decode(ids, special=True))
+
+    @property
+    def load(self) -> int:
+        """Requests that are tokenized, wait or run."""
+        return self.tokenizing.requests + self.scheduler.waiting + self.scheduler.running
 
     def submit(self, request_id: str, prompts: list[list[int]], sampling: Sampling) -> Answers:
         """Starts `sampling.n` answers to each prompt (token ids).
@@ -193,6 +224,7 @@ class Engine:
     def _load(self) -> None:
         directory, started = Path(self._options.directory), time.monotonic()
         self._text = Text(directory, self._template)
+        self.tokenizing.longest_token = longest_token_of(directory)
         self._decoder = Text(
             directory
         )  # another one: the model's thread decodes while a request is encoded

@@ -22,7 +22,6 @@ from kodolly.engines.transformers.schema import (
     TokenizeRequest,
     check,
 )
-from kodolly.engines.transformers.text import Text
 from kodolly.errors import ApiError, ModelNotFound, Unauthorized
 from kodolly.http.server import (
     CLIENT_CLOSED,
@@ -31,11 +30,13 @@ from kodolly.http.server import (
     presented_token,
     read_object,
     same_secret,
+    unless_gone,
     until_disconnect,
 )
 from kodolly.http.site_guard import GuardedApp, SiteGuard
 
 MAX_BODY = 16 << 20  # bytes of a request
+MAX_CONTEXTS = 16  # of the model, that a text may fill whose tokens are only counted
 MAX_ID = 128  # characters of X-Request-Id that go into the response
 
 
@@ -69,14 +70,13 @@ class Endpoints:
         return JsonResponse({"object": "list", "data": cards})
 
     async def load(self, _: Request) -> Response:
-        """Requests running and waiting."""
-        scheduler = self._engine.scheduler
-        return JsonResponse({"server_load": scheduler.running + scheduler.waiting})
+        """Requests that are tokenized, run or wait."""
+        return JsonResponse({"server_load": self._engine.load})
 
     async def metrics(self, _: Request) -> Response:
         """Prometheus text."""
         return PlainTextResponse(
-            exposition(self._engine.scheduler, self._names[0]),
+            exposition(self._engine.scheduler, self._engine.tokenizing, self._names[0]),
             media_type="text/plain; version=0.0.4",
         )
 
@@ -85,27 +85,33 @@ class Endpoints:
         body = check(ChatRequest, await read_object(request, MAX_BODY))
         name = self._model_name(body.model)
         messages = [message.plain() for message in body.messages]
-        prompt = await self._engine.text(
-            lambda text: text.encode_chat(
-                messages,
-                add_generation_prompt=body.add_generation_prompt,
-                continue_final_message=body.continue_final_message,
-            )
+        encoding = self._engine.encode_chat(
+            messages,
+            add_generation_prompt=body.add_generation_prompt,
+            continue_final_message=body.continue_final_message,
         )
+        prompt = await unless_gone(encoding, request.receive)
+        if prompt is None:
+            return Response(status_code=CLIENT_CLOSED)
         return await self._answer(request, name, body, [prompt])
 
     async def completions(self, request: Request) -> Response:
         """POST /v1/completions."""
         body = check(CompletionRequest, await read_object(request, MAX_BODY))
         name = self._model_name(body.model)
-        prompts = await self._engine.text(lambda text: _encode_all(text, body))
+        encoding = self._engine.encode(body.prompts(), special=body.add_special_tokens)
+        prompts = await unless_gone(encoding, request.receive)
+        if prompts is None:
+            return Response(status_code=CLIENT_CLOSED)
         return await self._answer(request, name, body, prompts)
 
     async def tokenize(self, request: Request) -> Response:
         """POST /tokenize."""
         body = check(TokenizeRequest, await read_object(request, MAX_BODY))
         self._model_name(body.model)
-        tokens = await self._engine.text(lambda text: _encode(text, body))
+        tokens = await unless_gone(self._tokens(body), request.receive)
+        if tokens is None:
+            return Response(status_code=CLIENT_CLOSED)
         longest = self._engine.longest
         return JsonResponse({"count": len(tokens), "max_model_len": longest, "tokens": tokens})
 
@@ -113,8 +119,21 @@ class Endpoints:
         """POST /detokenize."""
         body = check(DetokenizeRequest, await read_object(request, MAX_BODY))
         self._model_name(body.model)
-        text = await self._engine.text(lambda text: text.decode(body.tokens, special=True))
-        return JsonResponse({"prompt": text})
+        return JsonResponse({"prompt": await self._engine.decode(body.tokens)})
+
+    async def _tokens(self, body: TokenizeRequest) -> list[int]:
+        if body.messages is None:
+            special = body.add_special_tokens is not False
+            prompts: list[str | list[int]] = [body.prompt or ""]
+            encoded = await self._engine.encode(prompts, special=special, contexts=MAX_CONTEXTS)
+            return encoded[0]
+        messages = [message.plain() for message in body.messages]
+        continue_final = body.continue_final_message
+        return await self._engine.encode_chat(
+            messages,
+            add_generation_prompt=body.add_generation_prompt and not continue_final,
+            continue_final_message=continue_final,
+        )
 
     def _model_name(self, name: str | None) -> str:
         if name is not None and name not in self._names:
@@ -220,22 +239,3 @@ async def _on_disconnect(_: Request, __: Exception) -> Response:
 def _refusal(error: ApiError) -> Response:
     body = responses.engine_envelope(error)
     return JsonResponse(body, status_code=error.status, headers=error.headers)
-
-
-def _encode_all(text: Text, body: CompletionRequest) -> list[list[int]]:
-    return [
-        prompt if isinstance(prompt, list) else text.encode(prompt, special=body.add_special_tokens)
-        for prompt in body.prompts()
-    ]
-
-
-def _encode(text: Text, body: TokenizeRequest) -> list[int]:
-    if body.messages is None:
-        return text.encode(body.prompt or "", special=body.add_special_tokens is not False)
-    messages = [message.plain() for message in body.messages]
-    continue_final = body.continue_final_message
-    return text.encode_chat(
-        messages,
-        add_generation_prompt=body.add_generation_prompt and not continue_final,
-        continue_final_message=continue_final,
-    )

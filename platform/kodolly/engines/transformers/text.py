@@ -34,14 +34,14 @@ class Text:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special)
         return ids
 
-    def encode_chat(
+    def chat(
         self,
         messages: Sequence[dict[str, str]],
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
-    ) -> list[int]:
-        """Token ids of a chat, by the chat template.
+    ) -> str:
+        """The prompt of a chat, by the chat template, which writes all special tokens itself.
 
         `add_generation_prompt`: the prompt ends with the beginning of an assistant's turn.
         `continue_final_message`: the last message's turn stays open. Raises BadRequest when the
@@ -50,7 +50,7 @@ class Text:
         from jinja2 import TemplateError
 
         try:
-            text = self._tokenizer.apply_chat_template(
+            text: str = self._tokenizer.apply_chat_template(
                 list(messages),
                 chat_template=self._template,
                 add_generation_prompt=add_generation_prompt,
@@ -59,8 +59,7 @@ class Text:
             )
         except (TemplateError, ValueError, TypeError) as error:
             raise BadRequest(f"the chat template refused: {error}", param="messages") from error
-        # The template has written all special tokens itself.
-        return self.encode(text, special=False)
+        return text
 
     def decode(self, ids: list[int], *, special: bool = False) -> str:
         """The text of token ids. `special`: with special tokens, such as the end of a turn."""
