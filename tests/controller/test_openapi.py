@@ -32,7 +32,7 @@ def document(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     if request.param == "controller":
         return controller_app().openapi()
     worker = Worker(WORKER, tmp_path)
-    return create_worker_app(worker, worker.describe(["demo"]), None).openapi()
+    return create_worker_app(worker, worker.describe([Offer("demo")]), None).openapi()
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -12,9 +12,10 @@ from typing import Any
 
 import orjson
 
-from kodolly.engines.client import MAX_BODY, error_text, status_error
+from kodolly.engines.client import MAX_BODY, status_error
 from kodolly.errors import EngineCallError, EngineSilent, NoDescriptor
 from kodolly.http import upstream
+from kodolly.protocol.engine_errors import error_message
 
 PAUSE = 600.0  # seconds without any byte after which an engine counts as hung
 LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -129,5 +130,5 @@ def decode_event(data: bytes) -> dict[str, Any]:
         error = event["error"]
         code = error.get("code") if isinstance(error, dict) else None
         status = code if isinstance(code, int) else 500
-        raise EngineCallError(f"the engine broke off: {error_text(data)}", status)
+        raise EngineCallError(f"the engine broke off: {error_message(data)}", status)
     return event
