@@ -130,10 +130,17 @@ class WorkerSettings(HttpSettings):
     )
     model: str | None = option(None, "model directory (or a hub id the engine can load)")
     model_name: str | None = option(
-        None, "name the model is served by (default: its card's, else the directory's)"
+        None,
+        "name the model is served by (default: its card's, else the directory's); with"
+        " --engine-url, which of that server's models, with commas between them (default: all)",
     )
     conv_template: str | None = option(
         None, "conversation template (default: the model card's, else the model's own)"
+    )
+    tokenizer: str | None = option(
+        None,
+        "directory (or hub id) of the model's tokenizer, if --model is none that can be read here:"
+        " its special tokens are guarded, so that a user cannot forge a turn",
     )
     engine_port: int = option(ENGINE_PORT, "port of the engine process", minimum=1, maximum=65535)
     engine_url: str | None = option(None, "server to attach to (engine openai)")

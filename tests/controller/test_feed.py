@@ -29,9 +29,10 @@ def registry() -> Registry:
     return Registry(90, 3)
 
 
-def register(registry: Registry, name: str, queue: int = 0) -> None:
+def register(registry: Registry, name: str, queue: int = 0) -> bool:
     status = WorkerStatus(model_names=["m"], queue_length=queue)
     registry.register(Registration(worker_name=name, kodolly=Extension()), status)
+    return True
 
 
 def beat(registry: Registry, name: str, queue: int, state: str = "ready") -> bool:

@@ -14,6 +14,7 @@ from support.apps import serving
 from kodolly.controller.app import Controller, create_app
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import Registry
+from kodolly.engines.openai import Offer
 from kodolly.http.client import new_client
 from kodolly.settings import WorkerSettings
 from kodolly.worker.app import Worker
@@ -32,7 +33,7 @@ def document(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     if request.param == "controller":
         return controller_app().openapi()
     worker = Worker(WORKER, tmp_path)
-    return create_worker_app(worker, worker.describe(["demo"]), None).openapi()
+    return create_worker_app(worker, worker.describe([Offer("demo")]), None).openapi()
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -14,7 +14,7 @@ from support.scripted_engine import Script, ScriptedEngine
 
 from kodolly.engines.client import CONNECT, EngineClient
 from kodolly.engines.metrics import EngineSample, requests_in_engine, steps_of_engine, totals
-from kodolly.engines.openai import discover, normalise_url
+from kodolly.engines.openai import Offer, discover, normalise_url
 from kodolly.engines.stream import StreamClient
 from kodolly.errors import EngineCallError, EngineSilent, SettingsError
 from kodolly.http.client import new_client
@@ -461,4 +461,4 @@ def test_url_with_a_key_in_it() -> None:
 async def test_discover() -> None:
     """The models of a running server are found from its URL and key."""
     async with ScriptedEngine(Script(model="a", api_key="k")) as engine:
-        assert await discover(engine.url + "/v1", "k") == ["a"]
+        assert await discover(engine.url + "/v1", "k") == [Offer("a")]

@@ -28,7 +28,7 @@ from kodolly.api.request import ApiRequest
 from kodolly.api.routing.router import Booking, Router
 from kodolly.api.routing.table import Worker, WorkerTable
 from kodolly.api.sse import LOST, error_event
-from kodolly.errors import ApiError, EngineFailed, NoWorker
+from kodolly.errors import ApiError, ContextOverflow, EngineFailed, NoWorker
 from kodolly.http import server
 from kodolly.protocol.openai import ChatRequest, CompletionRequest, check
 from kodolly.protocol.request_bounds import check_bounds, has_grammar
@@ -186,6 +186,12 @@ class Completions:
                 with booking as worker:
                     try:
                         return await attempt(worker)
+                    except ContextOverflow as error:
+                        context = services.table.smaller_context(worker, request.model)
+                        if context is None or (stream and stream.has_answer):
+                            raise
+                        state.overflowed(error, context)
+                        continue
                     except WorkerFailed as error:
                         log.warning("%s: %s %s", request.request_id, worker.row.name, error)
                         # An engine that says by a 500 that it cannot do a grammar is well.
@@ -194,13 +200,20 @@ class Completions:
                             services.table.suspect(worker)
                         delivered = stream.delivered() if stream else 0
                         state.failed(worker.row.name, error, delivered)
+                        if stream is not None:
+                            state.least_context = max(state.least_context, stream.tokens() + 1)
+                            if delivered:  # elsewhere it could be cut short
+                                state.preferred_context = worker.context_of(request.model) or 0
                         continue
             await state.wait(in_stream=stream is not None and stream.has_answer)
 
     def _book(self, request: ApiRequest, state: RetryState) -> Booking | None:
         """The worker to try next; None when every one is excluded. Raises NoWorker at first."""
         try:
-            return self._services.router.book(request, frozenset(state.excluded))
+            excluded = frozenset(state.excluded)
+            return self._services.router.book(
+                request, excluded, state.least_context, state.preferred_context
+            )
         except NoWorker:
             if not state.has_tried:
                 raise

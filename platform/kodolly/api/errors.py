@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import orjson
-
 from kodolly.errors import (
     ApiError,
     BadRequest,
@@ -13,12 +9,24 @@ from kodolly.errors import (
     EngineFailed,
     NoWorker,
     OutOfDescriptors,
+    Overloaded,
     TooLarge,
 )
 from kodolly.http import descriptors
+from kodolly.protocol.engine_errors import error_message, error_object, retry_after
 
 RETRY_AFTER = {"Retry-After": "2"}
-OVERFLOW_WORDS = ("maximum context length", "context_length_exceeded", "longer than the maximum")
+# In the messages of vLLM, llama.cpp, SGLang and TGI.
+OVERFLOW_WORDS = (
+    "maximum context length",
+    "context_length_exceeded",
+    "longer than the maximum",
+    "available context size",
+    "longer than the model's context",
+    "`max_new_tokens` must be <=",
+)
+# The same as an error's `code` or `type`.
+OVERFLOW_CODES = (ContextOverflow.code, "exceed_context_size_error")
 # Statuses that another worker may not answer with; 401 and 403 mean our own key, 500 a broken engine.
 RETRIED = (401, 403, 408, 429, 500, 502, 503, 504)
 
@@ -30,6 +38,7 @@ class WorkerFailed(Exception):
     `did_work`: the worker had taken the request, so a retry costs an engine the work once more.
     `engine_crashed`: the engine broke down while it worked on the request, perhaps because of it.
     `our_fault`: this process could not send the request, and nothing is wrong with the worker.
+    `busy`: what the client is told if every worker was too busy for too long.
     """
 
     def __init__(
@@ -40,12 +49,14 @@ class WorkerFailed(Exception):
         did_work: bool = True,
         engine_crashed: bool = False,
         our_fault: bool = False,
+        busy: ApiError | None = None,
     ) -> None:
         super().__init__(message)
         self.client_error = client_error
         self.did_work = did_work
         self.engine_crashed = engine_crashed
         self.our_fault = our_fault
+        self.busy = busy
 
 
 def out_of_descriptors() -> WorkerFailed:
@@ -54,46 +65,48 @@ def out_of_descriptors() -> WorkerFailed:
     return WorkerFailed(why, OutOfDescriptors(), did_work=False, our_fault=True)
 
 
-def error_of_status(status: int, body: bytes) -> WorkerFailed | ApiError:
-    """What an engine's error status means: try another worker, or tell the client its mistake."""
-    error = api_error(status, body)
+def error_of_status(status: int, body: bytes, retry: bytes = b"") -> WorkerFailed | ApiError:
+    """What an engine's error status means: try another worker, or tell the client its mistake.
+
+    `retry`: its Retry-After header.
+    """
+    error = api_error(status, body, retry)
     if status not in RETRIED:
         return error
-    client_error = error if isinstance(error, EngineFailed) else None
-    return WorkerFailed(f"answered {status}", client_error, engine_crashed=status == 500)
+    return WorkerFailed(
+        f"answered {status}: {error_message(body)}",
+        error if isinstance(error, EngineFailed) else None,
+        engine_crashed=status == 500,
+        busy=error if isinstance(error, Overloaded | NoWorker) else None,
+    )
 
 
 def error_of_event(data: bytes) -> WorkerFailed | ApiError:
     """What an error event within an engine's stream means, by the status in its `code`."""
-    code = _error_object(data).get("code")
+    code = error_object(data).get("code")
     status = code if isinstance(code, int) and 400 <= code < 600 else 500
     return error_of_status(status, data)
 
 
-def api_error(status: int, body: bytes) -> ApiError:
+def api_error(status: int, body: bytes, retry: bytes = b"") -> ApiError:
     """The error a client should see for an engine's answer of `status` with `body`."""
-    error = _error_object(body)
-    message = str(error.get("message") or body[:500].decode("utf-8", "replace") or f"HTTP {status}")
+    error = error_object(body)
+    message = str(error["message"])
     field = error.get("param")
     # vLLM names fields as body.messages, or body.1 for a place in the text.
     param = field.removeprefix("body.") if isinstance(field, str) else None
     if status in (429, 503):
-        return NoWorker(message, headers=RETRY_AFTER, code="overloaded")
+        seconds = retry_after(retry)
+        headers = {"Retry-After": seconds} if seconds else RETRY_AFTER
+        if status == 429:
+            return Overloaded(message, headers=headers)
+        return NoWorker(message, headers=headers, code="overloaded")
     if status == 413:
         return TooLarge(message)
     if status in (400, 404, 422):
         overflow = any(words in message for words in OVERFLOW_WORDS)
-        if overflow or error.get("code") == ContextOverflow.code:
+        if overflow or error.get("code") in OVERFLOW_CODES or error.get("type") in OVERFLOW_CODES:
             return ContextOverflow(message, param=param or "messages")
         return BadRequest(message, param=param)
     # 401 and 403 mean that our own key was refused: nothing a client could mend.
     return EngineFailed(f"the engine answered {status}: {message}")
-
-
-def _error_object(body: bytes) -> dict[str, Any]:
-    try:
-        data = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    inner = data.get("error", data) if isinstance(data, dict) else {}
-    return inner if isinstance(inner, dict) else {"message": inner}

@@ -36,11 +36,11 @@ class Models:
         workers = self._table.by_wait(model)
         extensions = [w.extension for w in workers if w.extension]
         parents = [e.parents[model] for e in extensions if model in e.parents]
-        lengths = [e.context_length for e in extensions if e.context_length]
+        lengths = [length for e in extensions if (length := e.context_of(model))]
         return ModelCard(
             id=model,
             created=self._created,
-            max_model_len=min(lengths, default=None),
+            max_model_len=max(lengths, default=None),  # a request goes where it fits
             workers=len(workers),
             parent=parents[0] if parents else None,
         )

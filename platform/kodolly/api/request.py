@@ -31,6 +31,14 @@ class ApiRequest:
         prompt = None if self.chat else self.body.get("prompt")
         return isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
 
+    @property
+    def least_tokens(self) -> int:
+        """Tokens that it needs room for at the least: a prompt of ids, and the answer's bound."""
+        prompt = None if self.chat else self.body.get("prompt")
+        answer = self.body.get("max_completion_tokens") or self.body.get("max_tokens") or 1
+        ids = isinstance(prompt, list) and not self._has_several_prompts
+        return answer + (len(prompt) if prompt and ids else 1)
+
     def prompt_of(self, index: int) -> Any:
         """The prompt, as the client wrote it, of the answer number `index` to a completion."""
         prompt = self.body["prompt"]

@@ -22,6 +22,7 @@ from kodolly.engines.metrics import (
 from kodolly.errors import EngineCallError, EngineSilent, NoDescriptor
 from kodolly.http import descriptors
 from kodolly.http.client import CALL_ERRORS, MAX_STATUS, describe_call_error, read_bounded
+from kodolly.protocol.engine_errors import error_message
 
 # Timeouts in seconds.
 QUICK = 5.0  # health, load: the whole call
@@ -31,46 +32,95 @@ CANARY = 120.0  # the first token on a cold CPU that others use too
 CONNECT = 5.0  # connecting
 TIMEOUT = httpx.Timeout(None, connect=CONNECT)  # asyncio.timeout bounds the whole call
 
+CHAT_PATH = "/v1/chat/completions"
+CANARY_CHAT = [{"role": "user", "content": "1"}]
+# Where engines state their context length, if not in the model's card: llama.cpp, vLLM, TGI.
+CONTEXT_SOURCES: tuple[tuple[str, str, dict[str, str] | None, tuple[str, ...]], ...] = (
+    ("GET", "/props", None, ("default_generation_settings", "n_ctx")),
+    ("POST", "/tokenize", {"prompt": "1"}, ("max_model_len",)),
+    ("GET", "/info", None, ("max_total_tokens",)),
+)
+
 MAX_BODY = 64 * 1024 * 1024  # bytes of an answer with generated text; of others: MAX_STATUS
-MESSAGE_LENGTH = 500  # characters of an engine's own message that an error repeats
+# Statuses of an endpoint that an engine does not have, or was not started with.
+ABSENT = (404, 405, 501)
+# Statuses with which an engine refuses a text completion because it only chats.
+NO_COMPLETIONS = (*ABSENT, 400, 422)
 
 
 class EngineClient:
-    """Calls one engine. `url` is its root, without `/v1`."""
+    """Calls one engine. `url` is its root, without `/v1`.
+
+    `chat_only`: it has no /v1/completions, as the first canary found out.
+    """
 
     def __init__(self, url: str, api_key: str | None, client: httpx.AsyncClient) -> None:
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._client = client
+        self.chat_only = False
+        self._absent: set[str] = set()  # paths that this engine does not have
 
     async def healthy(self, *, timeout: float = QUICK) -> bool:
-        """Whether GET /health answers 200. That proves little; see `canary`.
-
-        Raises NoDescriptor if this process has no file descriptor left for the call.
-        """
+        """Whether `require_health` passes. Raises NoDescriptor as that does."""
         try:
-            await self._call("GET", "/health", total=timeout)
+            await self.require_health(timeout=timeout)
         except NoDescriptor:
             raise
         except EngineCallError:
             return False
         return True
 
+    async def require_health(self, *, timeout: float = QUICK) -> None:
+        """Raises EngineCallError, with the cause, unless GET /health answers 200.
+
+        An engine without that path (Ollama, llama-cpp-python) passes if it answers at all. Health
+        proves little; see `canary`. Raises NoDescriptor if this process has no file descriptor left.
+        """
+        if await self._call_if_there("/health", timeout) is None:
+            try:
+                await self._call("GET", "/v1/models", total=timeout)
+            except EngineCallError as error:
+                if error.status is None:
+                    raise
+
+    def forget(self) -> None:
+        """Another engine may be at this address by now: all its endpoints are tried again."""
+        self._absent.clear()
+        self.chat_only = False
+
     async def models(self) -> list[str]:
         """Names of the models that it serves."""
-        return [str(card.get("id")) for card in await self._cards()]
+        return [card["id"] for card in await self.cards()]
+
+    async def cards(self) -> list[dict[str, Any]]:
+        """The cards of the models that it serves; each has a text as its `id`."""
+        cards = (await self._json("GET", "/v1/models", total=SHORT)).get("data")
+        if not isinstance(cards, list):
+            raise EngineCallError("the engine's /v1/models answered without a list", 200)
+        named = (card for card in cards if isinstance(card, dict))
+        return [card for card in named if isinstance(card.get("id"), str) and card["id"]]
 
     async def canary(self, model: str, *, timeout: float = CANARY) -> None:
-        """Asks for one token and returns once it is there. Raises EngineCallError otherwise."""
-        body = {"model": model, "prompt": "1", "max_tokens": 1, "temperature": 0}
-        answer = await self.complete(body, timeout=timeout)
-        choices = answer.get("choices")
-        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-            raise EngineCallError("the engine answered the canary without a choice", 200)
-        # The token may mark the end of the answer, which has no text. Then its count proves it.
-        usage = answer.get("usage") or {}
-        if not usage.get("completion_tokens") and not choices[0].get("text"):
-            raise EngineCallError("the engine answered the canary without a token", 200)
+        """Asks for one token and returns once it is there. Raises EngineCallError otherwise.
+
+        An engine that refuses it as a completion is asked by a chat: it may have nothing else.
+        """
+        body = {"model": model, "max_tokens": 1, "temperature": 0}
+        completion, chat = body | {"prompt": "1"}, body | {"messages": CANARY_CHAT}
+        if self.chat_only:
+            return _check_canary(await self.complete(chat, path=CHAT_PATH, timeout=timeout))
+        try:
+            return _check_canary(await self.complete(completion, timeout=timeout))
+        except EngineCallError as error:
+            if error.status not in NO_COMPLETIONS:
+                raise
+            try:
+                _check_canary(await self.complete(chat, path=CHAT_PATH, timeout=timeout))
+            except EngineCallError as chat_error:
+                # Both refuse, most likely for the same reason, such as an unknown model.
+                raise (error if chat_error.status in ABSENT else chat_error) from None
+            self.chat_only = True
 
     async def load(self) -> int | None:
         """Requests running plus waiting; None if the engine does not report it, or does not answer."""
@@ -92,11 +142,8 @@ class EngineClient:
         load = await self._reported_load(timeout)
         if tracks_load and load is not None and (load == 0 or not need_steps):
             return EngineSample(load, None)
-        try:
-            text = await self._call("GET", "/metrics", total=timeout)
-        except EngineCallError as error:
-            if error.status is None:
-                raise
+        text = await self._call_if_there("/metrics", timeout, or_refused=True)
+        if text is None:
             return EngineSample(load, None)
         values = totals(text.decode("utf-8", "replace"))
         gauge = requests_in_engine(values)
@@ -125,21 +172,28 @@ class EngineClient:
 
     async def context_length(self, model: str) -> int | None:
         """Tokens that prompt and answer may have together; None if the engine does not report it."""
-        for card in await self._cards():
-            if card.get("id") == model:
-                meta = card.get("meta") or {}
-                stated = (card.get("max_model_len"), meta.get("n_ctx"), meta.get("n_ctx_train"))
-                for length in stated:
-                    if isinstance(length, int):
-                        return length
         try:
-            answer = await self._json(
-                "POST", "/tokenize", {"model": model, "prompt": "1"}, total=SHORT
-            )
-        except EngineCallError:
-            return None
-        length = answer.get("max_model_len")
-        return length if isinstance(length, int) else None
+            cards = {card["id"]: card for card in await self.cards()}
+        except EngineCallError as error:
+            if error.status is None:
+                raise
+            cards = {}
+        if (length := context_of_card(cards.get(model, {}))) is not None:
+            return length
+        meta = cards.get(model, {}).get("meta") or {}
+        for method, path, body, fields in CONTEXT_SOURCES:
+            if path == "/tokenize" and (length := _count(meta.get("n_ctx_train"))) is not None:
+                return length  # an older llama.cpp, whose /props did not say more
+            sent = None if body is None else {"model": model, **body}
+            try:
+                answer: Any = await self._json(method, path, sent, total=SHORT)
+            except EngineCallError:
+                continue
+            for field in fields:
+                answer = answer.get(field) if isinstance(answer, dict) else None
+            if (length := _count(answer)) is not None:
+                return length
+        return None
 
     async def complete(
         self,
@@ -156,20 +210,31 @@ class EngineClient:
         )
 
     async def _reported_load(self, timeout: float) -> int | None:
+        raw = await self._call_if_there("/load", timeout, or_refused=True)
         try:
-            answer = await self._json("GET", "/load", total=timeout)
-        except EngineCallError as error:
-            if error.status is None:
-                raise
-            return None
-        load = answer.get("server_load")
+            answer = None if raw is None else orjson.loads(raw)
+        except ValueError:
+            answer = None
+        load = answer.get("server_load") if isinstance(answer, dict) else None
         return load if isinstance(load, int) and not isinstance(load, bool) else None
 
-    async def _cards(self) -> list[dict[str, Any]]:
-        cards = (await self._json("GET", "/v1/models", total=SHORT)).get("data")
-        if not isinstance(cards, list):
-            raise EngineCallError("the engine's /v1/models answered without a list", 200)
-        return [card for card in cards if isinstance(card, dict)]
+    async def _call_if_there(
+        self, path: str, timeout: float, *, or_refused: bool = False
+    ) -> bytes | None:
+        """The answer to a GET; None from an engine without this path, which is not asked again.
+
+        `or_refused`: None for any other error status, too.
+        """
+        if path in self._absent:
+            return None
+        try:
+            return await self._call("GET", path, total=timeout)
+        except EngineCallError as error:
+            if error.status in ABSENT:
+                self._absent.add(path)
+            elif error.status is None or not or_refused:
+                raise
+            return None
 
     async def _json(
         self,
@@ -249,21 +314,32 @@ class EngineClient:
 
 def status_error(path: str, status: int, body: bytes) -> EngineCallError:
     """The error for a response with another status than 200."""
-    return EngineCallError(f"{path} answered {status}: {error_text(body)}", status)
+    return EngineCallError(f"{path} answered {status}: {error_message(body)}", status)
 
 
-def error_text(body: bytes) -> str:
-    """The message in an error response: from OpenAI's envelope, a shorter form of it, or the text."""
-    try:
-        answer = orjson.loads(body)
-    except ValueError:
-        answer = None
-    if isinstance(answer, dict):
-        error = answer.get("error") or answer.get("detail") or answer.get("message")
-        message = error.get("message") if isinstance(error, dict) else error
-        if message:
-            return str(message)[:MESSAGE_LENGTH]
-    return body.decode("utf-8", "replace")[:MESSAGE_LENGTH] or "no reason given"
+def context_of_card(card: Mapping[str, Any]) -> int | None:
+    """The context length in a card of /v1/models, by the names that vLLM, llama.cpp and others use."""
+    meta = card.get("meta")
+    stated = [card.get(name) for name in ("max_model_len", "context_length", "context_window")]
+    stated.append(meta.get("n_ctx") if isinstance(meta, dict) else None)
+    return next((count for count in map(_count, stated) if count is not None), None)
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 < value < 2**31 else None
+
+
+def _check_canary(answer: dict[str, Any]) -> None:
+    """Raises EngineCallError for an answer without a token."""
+    choices = answer.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise EngineCallError("the engine answered the canary without a choice", 200)
+    # The token may mark the end of the answer, which has no text. Then its count proves it.
+    usage, message = answer.get("usage"), choices[0].get("message")
+    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    content = message.get("content") if isinstance(message, dict) else None
+    if not count and not content and not choices[0].get("text"):
+        raise EngineCallError("the engine answered the canary without a token", 200)
 
 
 async def _read(response: httpx.Response, limit: int) -> bytes:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import ssl
-from urllib.parse import urlsplit
+from dataclasses import dataclass
 
 from kodolly.engines.client import EngineClient
 from kodolly.errors import SettingsError
 from kodolly.http.client import new_client
+from kodolly.protocol.addresses import AddressError, canonical_url
 
 
 def normalise_url(url: str) -> str:
@@ -17,22 +19,34 @@ def normalise_url(url: str) -> str:
     """
     text = url.strip()
     try:
-        parts = urlsplit(text)
-        host, _ = parts.hostname, parts.port  # raises for a port that is not a number
-    except ValueError as error:
-        raise SettingsError(f"engine URL {text!r} cannot be read: {error}") from None
-    if "@" in parts.netloc:
-        raise SettingsError("an engine URL holds no credentials; give the key as its own setting")
-    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
-        raise SettingsError(f"engine URL {text!r} is not of the form http://host:port")
-    path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
-    return f"{parts.scheme}://{parts.netloc}{path}"
+        return canonical_url(text, with_path=True).removesuffix("/v1").rstrip("/")
+    except AddressError as error:
+        hint = "; give the key by --engine-key" if "@" in text else ""
+        raise SettingsError(f"engine URL {_without_key(text)!r}: {error}{hint}") from None
 
 
-async def discover(url: str, api_key: str | None, tls: ssl.SSLContext | None = None) -> list[str]:
-    """Names of the models that the server at `url` offers. `tls`: which certificates are trusted.
+@dataclass(frozen=True)
+class Offer:
+    """A model that a server offers. `parent`: the base model's name, if it is a LoRA adapter."""
+
+    name: str
+    parent: str | None = None
+
+
+async def discover(url: str, api_key: str | None, tls: ssl.SSLContext | None = None) -> list[Offer]:
+    """The models that the server at `url` offers, each once. `tls`: which certificates are trusted.
 
     Raises SettingsError for a bad URL, EngineCallError if the server cannot be reached or refuses.
     """
     async with new_client(tls) as client:
-        return await EngineClient(normalise_url(url), api_key, client).models()
+        cards = await EngineClient(normalise_url(url), api_key, client).cards()
+    offers: dict[str, Offer] = {}
+    for card in cards:
+        parent = card.get("parent")
+        named = isinstance(parent, str) and parent not in ("", card["id"])
+        offers.setdefault(card["id"], Offer(card["id"], parent if named else None))
+    return list(offers.values())
+
+
+def _without_key(url: str) -> str:
+    return re.sub(r"//[^/]*@", "//", url)

@@ -11,9 +11,10 @@ from typing import Any
 
 import orjson
 
-from kodolly.engines.client import MAX_BODY, error_text, status_error
+from kodolly.engines.client import MAX_BODY, status_error
 from kodolly.errors import EngineCallError, EngineSilent, NoDescriptor
 from kodolly.http import upstream
+from kodolly.protocol.engine_errors import error_message
 from kodolly.protocol.event_stream import (
     Event,
     EventParser,
@@ -106,7 +107,7 @@ def decode_event(event: Event) -> dict[str, Any]:
         error = (body or {}).get("error") or body
         code = error.get("code") if isinstance(error, dict) else None
         status = code if isinstance(code, int) else 500
-        raise EngineCallError(f"the engine broke off: {error_text(event.data)}", status)
+        raise EngineCallError(f"the engine broke off: {error_message(event.data)}", status)
     if body is None:
         raise EngineCallError("the engine sent an event that is no JSON object", 200)
     if is_aborted(body):

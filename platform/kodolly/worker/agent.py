@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from kodolly.engines.client import EngineClient
+from kodolly.engines.client import EngineClient, context_of_card
 from kodolly.engines.command import EngineCommand
 from kodolly.errors import EngineCallError, EngineStartError
 from kodolly.http import server
@@ -71,6 +71,7 @@ class Agent:
         self.announcement = announcement
         self.engine = engine
         self.context_length: int | None = None
+        self._context_lengths: dict[str, int] = {}  # of further models, where they differ
         self._command = command
         self._start_timeout = start_timeout
         self._drain_timeout = drain_timeout
@@ -154,7 +155,12 @@ class Agent:
 
     def extension(self) -> Extension:
         """KoDolly's additions to a registration or heartbeat, with the current state."""
-        update = {"state": self.state, "context_length": self.context_length}
+        update = {
+            "state": self.state,
+            "context_length": self.context_length,
+            "context_lengths": self._context_lengths,
+            "chat_only": self.engine.chat_only,
+        }
         return self.announcement.extension.model_copy(update=update)
 
     # the engine
@@ -267,17 +273,35 @@ class Agent:
     async def _until_token(self, timeout: float) -> None:
         """Returns once the engine has made a token. Raises EngineStartError after `timeout`."""
         deadline = time.monotonic() + timeout
-        model = self.announcement.model_names[0]
+        model, cause = self.announcement.model_names[0], ""
+        self.engine.forget()
         while time.monotonic() < deadline:
             try:
-                if await self.engine.healthy():
-                    await self.engine.canary(model)
-                    self.context_length = await self.engine.context_length(model)
-                    return
+                await self.engine.require_health()
+                await self.engine.canary(model)
+                await self._learn_contexts()
+                return
             except EngineCallError as error:
-                log.info("no token yet: %s", error)
+                if str(error) != cause:  # one line for one cause, not two a second
+                    log.info("no token yet: %s", error)
+                cause = str(error)
             await asyncio.sleep(POLL_INTERVAL)
-        raise EngineStartError(f"made no token within {timeout:.0f} s")
+        raise EngineStartError(f"made no token within {timeout:.0f} s" + (cause and f": {cause}"))
+
+    async def _learn_contexts(self) -> None:
+        """Asks the engine for the context lengths of its models."""
+        first, *others = self.announcement.model_names
+        self.context_length = await self.engine.context_length(first)
+        if self._command is not None or not others:
+            return  # adapters have their base's
+        with contextlib.suppress(EngineCallError):
+            cards = {card["id"]: context_of_card(card) for card in await self.engine.cards()}
+            lengths = {name: cards.get(name) for name in others}
+            self._context_lengths = {
+                name: length
+                for name, length in lengths.items()
+                if length is not None and length != self.context_length
+            }
 
     async def _follow_engine(self) -> None:
         """Monitors an engine that somebody else runs."""

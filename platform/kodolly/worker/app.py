@@ -23,8 +23,9 @@ from starlette.responses import PlainTextResponse, Response
 
 from kodolly import __version__
 from kodolly.engines import openai
-from kodolly.engines.client import CONNECT, EngineClient
+from kodolly.engines.client import ABSENT, CONNECT, EngineClient
 from kodolly.engines.command import EngineCommand, EngineOptions
+from kodolly.engines.openai import Offer
 from kodolly.engines.start import engine_command
 from kodolly.engines.stream import StreamClient
 from kodolly.errors import EngineCallError, SettingsError
@@ -35,13 +36,15 @@ from kodolly.http.hosts import AllowedHosts
 from kodolly.http.site_guard import SiteGuard
 from kodolly.http.tls import client_context, pinned_context, scheme, server_context
 from kodolly.http.upstream import Pool
+from kodolly.protocol.addresses import AddressError, base_url, canonical_url
 from kodolly.protocol.wire import Extension, WorkerState
 from kodolly.settings import WorkerSettings, load, require_token
 from kodolly.worker.adapters import read_adapters, with_adapters
 from kodolly.worker.agent import Agent, Announcement
+from kodolly.worker.attached import attached_model, model_names
 from kodolly.worker.fastchat_endpoints import FastChatEndpoints, WorkerRoute
 from kodolly.worker.health import HealthLimits
-from kodolly.worker.model import ServedModel, describe, named_template
+from kodolly.worker.model import ServedModel, describe, with_tokenizer
 from kodolly.worker.registration import ControllerClient
 
 log = logging.getLogger(__name__)
@@ -63,7 +66,9 @@ class Worker:
         self._host = host
         self.hosts = AllowedHosts(settings.allowed_hosts, settings.host, host)
         self.tls = server_context(settings.tls_cert, settings.tls_key)
-        self.name = f"{scheme(self.tls)}://{host}:{settings.port}"
+        self.scheme = scheme(self.tls)
+        flag = "--advertise" if settings.advertise else "--host"
+        self.name = own_url(flag, host, settings.port, self.scheme)
         self._attached = settings.engine == "openai"
         # Our engine always gets a random key: nobody else can use it, and another engine that
         # happens to listen on the port cannot answer our canary.
@@ -71,28 +76,19 @@ class Worker:
         self.engine_url = (
             self._attached_url()
             if self._attached
-            else f"{scheme(self.tls)}://{host}:{settings.engine_port}"
+            else base_url(host, settings.engine_port, self.scheme)
         )
         self._scratch = scratch
 
-    def describe(self, discovered: Sequence[str]) -> ServedModel:
-        """The served model. `discovered`: the names that an attached engine offers."""
+    def describe(self, offers: Sequence[Offer]) -> ServedModel:
+        """The served model. `offers`: what an attached engine offers."""
         settings = self.settings
         if not self._attached:
             if settings.model is None:
                 raise SettingsError("--model: which model directory should be served?")
             return self._own_model(settings.model)
         read_adapters(settings.adapters, settings.engine, self.engine_url)
-        if not discovered:
-            raise SettingsError(f"--engine-url: {self.engine_url} offers no model")
-        name = settings.model_name or discovered[0]
-        if name not in discovered:
-            raise SettingsError(
-                f"--model-name: {name!r} is not served there: {', '.join(discovered)}"
-            )
-        if settings.model is None:  # the name may look like a path, but there is no directory
-            return ServedModel(name, name, named_template(settings.conv_template))
-        return describe(settings.model, name, settings.conv_template)
+        return attached_model(settings, self.engine_url, offers)
 
     def _own_model(self, path: str) -> ServedModel:
         """The model an engine of ours serves, with its adapters."""
@@ -100,7 +96,8 @@ class Worker:
         adapters = read_adapters(settings.adapters, settings.engine, path)
         model = describe(path, settings.model_name, settings.conv_template)
         chosen = settings.conv_template is not None
-        return with_adapters(model, adapters, template_is_chosen=chosen) if adapters else model
+        model = with_adapters(model, adapters, template_is_chosen=chosen) if adapters else model
+        return with_tokenizer(model, settings.tokenizer)
 
     def command(self, model: ServedModel) -> EngineCommand | None:
         """The command that starts the engine; None for an engine that somebody else runs."""
@@ -144,7 +141,7 @@ class Worker:
             template=model.template.name if model.template else None,
             stop=model.stop,
             guard=model.guard,
-            parents={adapter.name: model.name for adapter in model.adapters},
+            parents=model.parents,
             version=__version__,
         )
         return Agent(
@@ -163,22 +160,29 @@ class Worker:
         """The engine's streams of tokens."""
         return StreamClient(self._local_engine_url(), self.engine_key, pool)
 
-    async def discover(self) -> list[str]:
+    async def discover(self) -> list[Offer]:
         """Waits for an attached engine; returns the models it offers ([] for an engine of ours).
 
-        Raises EngineCallError when it has not answered within the start timeout.
+        One without a list of models serves those that --model-name names. Raises EngineCallError when
+        it has not answered within the start timeout.
         """
         if not self._attached:
             return []
         trust = self.engine_trust()
-        deadline = time.monotonic() + self.settings.start_timeout
+        deadline, cause = time.monotonic() + self.settings.start_timeout, ""
         while True:
             try:
                 return await openai.discover(self.engine_url, self.engine_key, trust)
             except EngineCallError as error:
+                names = model_names(self.settings)
+                if error.status in ABSENT and names:
+                    log.info("%s has no list of models: --model-name is believed", self.engine_url)
+                    return [Offer(name) for name in names]
                 if time.monotonic() > deadline:
                     raise
-                log.info("waiting for %s: %s", self.engine_url, error)
+                if str(error) != cause:  # one line for one cause
+                    log.info("waiting for %s: %s", self.engine_url, error)
+                cause = str(error)
                 await asyncio.sleep(DISCOVER_INTERVAL)
 
     def engine_trust(self) -> ssl.SSLContext:
@@ -197,7 +201,16 @@ class Worker:
         """The engine's URL for this process: loopback, if the engine listens on all addresses."""
         if self._attached or self.settings.host not in ("0.0.0.0", "::"):
             return self.engine_url
-        return f"{scheme(self.tls)}://127.0.0.1:{self.settings.engine_port}"
+        loopback = "::1" if self.settings.host == "::" else "127.0.0.1"
+        return base_url(loopback, self.settings.engine_port, self.scheme)
+
+
+def own_url(flag: str, host: str, port: int, scheme: str = "http") -> str:
+    """This worker's base URL, as the controllers have it. Raises SettingsError for an unusable host."""
+    try:
+        return canonical_url(base_url(host.strip("[]"), port, scheme))
+    except AddressError as error:
+        raise SettingsError(f"{flag} {host}: {error}") from None
 
 
 def advertised_host(settings: WorkerSettings) -> str:

@@ -202,8 +202,8 @@ class EngineMonitor:
         except EngineSilent:
             self._clock.observe(None, canary_pending=pending)
             return
-        if not self._tracks_load and not await self._engine.healthy(timeout=timeout):
-            raise EngineCallError("the engine says that it is not healthy")
+        if not self._tracks_load:
+            await self._engine.require_health(timeout=timeout)
         self.load = max(0, (sample.load or 0) - canary_running)
         self._clock.observe(sample, canary_pending=pending, computing=self._is_computing())
 

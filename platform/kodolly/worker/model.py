@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import kodolly_templates
 from kodolly.engines.lora import LoraAdapter
+from kodolly.engines.openai import Offer
 from kodolly.errors import SettingsError
+from kodolly.worker.tokenizer_files import tokenizer_directory
 from kodolly_templates import Template, TemplateError, TokenizerTemplate
 
 log = logging.getLogger(__name__)
@@ -33,11 +35,19 @@ class ServedModel:
     template: ChatTemplate | None
     special_tokens: tuple[str, ...] = ()
     adapters: tuple[LoraAdapter, ...] = ()
+    others: tuple[Offer, ...] = ()  # further models of an attached engine
 
     @property
     def names(self) -> tuple[str, ...]:
         """All model names a request may use, the base model's first."""
-        return (self.name, *(adapter.name for adapter in self.adapters))
+        adapters = (adapter.name for adapter in self.adapters)
+        return (self.name, *adapters, *(offer.name for offer in self.others))
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """Adapter name -> name of the base model that it is served on."""
+        own = {adapter.name: self.name for adapter in self.adapters}
+        return own | {offer.name: offer.parent for offer in self.others if offer.parent}
 
     @property
     def stop(self) -> list[str]:
@@ -82,6 +92,32 @@ def describe(model: str, name: str | None, conv_template: str | None) -> ServedM
         _template(path, conv_template),
         _special_tokens(path),
     )
+
+
+def with_tokenizer(model: ServedModel, tokenizer: str | None) -> ServedModel:
+    """The model guarded by the special tokens of `tokenizer`, a directory or a hub id.
+
+    Only the guard changes. Without any string to guard by, one line of the log says that users can
+    write turns of their own. Raises SettingsError if the tokenizer cannot be read.
+    """
+    if tokenizer is not None:
+        directory = tokenizer_directory(tokenizer)
+        try:
+            tokens = kodolly_templates.special_tokens_of(directory)
+        except TemplateError as error:
+            raise SettingsError(f"--tokenizer: {error}") from error
+        if not tokens:
+            raise SettingsError(f"--tokenizer: {tokenizer} has no special tokens to guard by")
+        model = replace(
+            model, special_tokens=tuple(dict.fromkeys([*model.special_tokens, *tokens]))
+        )
+    if not model.guard:
+        log.warning(
+            "%s: forged turns are not guarded against, since its special tokens are not known here:"
+            " a user's text may pass for another speaker's. Name its files by --tokenizer DIR",
+            model.name,
+        )
+    return model
 
 
 def named_template(name: str | None) -> Template | None:

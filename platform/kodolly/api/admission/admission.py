@@ -5,6 +5,8 @@
         ...
 
 A request beyond the bound waits; beyond the queue's bound, or too long, it gets 429 with Retry-After.
+While no worker of a model is ready but one is starting, requests wait for it by the same rules, and
+get 503 when it has not come in time.
 Each API process counts for itself.
 """
 
@@ -19,8 +21,9 @@ from types import TracebackType
 from typing import Self
 
 from kodolly.api.admission.fair_queue import FairQueue, class_of
+from kodolly.api.errors import RETRY_AFTER
 from kodolly.api.routing.table import WorkerTable
-from kodolly.errors import Overloaded
+from kodolly.errors import NoWorker, Overloaded
 
 __all__ = ["Admission", "Ticket", "class_of"]
 
@@ -141,7 +144,7 @@ class Admission:
 
     async def _enter(self, ticket: Ticket) -> None:
         capacity = self.capacity(ticket.model)
-        if not capacity:
+        if not capacity and not self._table.is_starting(ticket.model):
             return
         lane = self._lanes.get(ticket.model)
         if lane is None:
@@ -181,7 +184,15 @@ class Admission:
     def _refuse(self, lane: _Lane, ticket: Ticket, why: str) -> None:
         """Ends a ticket's wait with 429, if it still waits."""
         if lane.queue.remove(ticket) and ticket._turn is not None and not ticket._turn.done():
-            ticket._turn.set_exception(self._overloaded(lane, why))
+            ticket._turn.set_exception(self._refusal(lane, why))
+
+    def _refusal(self, lane: _Lane, why: str) -> Overloaded | NoWorker:
+        if self.capacity(lane.model):
+            return self._overloaded(lane, why)
+        return NoWorker(
+            f"No worker of model '{lane.model}' is ready yet: {why}. Try again in a moment.",
+            headers=RETRY_AFTER,
+        )
 
     def _overloaded(self, lane: _Lane, why: str) -> Overloaded:
         seconds = math.ceil(self.wait_at(lane, len(lane.queue) + 1))
@@ -217,5 +228,16 @@ class Admission:
 
     def _workers_changed(self) -> None:
         for lane in self._lanes.values():
-            if lane.queue:
+            if not lane.queue:
+                continue
+            if self.capacity(lane.model) or self._table.is_starting(lane.model):
                 self._promote(lane)
+            elif not lane.running:
+                self._dismiss(lane)
+
+    def _dismiss(self, lane: _Lane) -> None:
+        """Ends all waits for a worker that will not come: the starting one is gone."""
+        while lane.queue:
+            ticket = lane.queue.pop()
+            if ticket._turn is not None and not ticket._turn.done():
+                ticket._turn.set_exception(self._refusal(lane, "the one that was starting is gone"))

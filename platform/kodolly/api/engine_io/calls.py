@@ -81,9 +81,8 @@ class EngineCalls:
             try:
                 response = EngineResponse(connection, call)
                 if connection.status != 200:
-                    raise error_of_status(
-                        connection.status, await self.read_all(response, MAX_SHORT_ANSWER)
-                    )
+                    body = await self.read_all(response, MAX_SHORT_ANSWER)
+                    raise error_of_status(connection.status, body, connection.retry_after)
                 if stream:
                     call.limit = limit, WorkerFailed(f"sent nothing for {limit:g} s")
                 yield response

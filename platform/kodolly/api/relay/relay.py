@@ -22,7 +22,7 @@ from kodolly.api.resume.continuation_request import can_continue, is_resumable
 from kodolly.api.resume.journal import Journal
 from kodolly.api.routing.table import Worker
 from kodolly.api.sse import LAST
-from kodolly.errors import ApiError, BadRequest
+from kodolly.errors import ApiError, BadRequest, ContextOverflow, RequestFault
 from kodolly.protocol.event_stream import is_aborted, is_failure
 from kodolly.protocol.wire import Extension
 
@@ -55,6 +55,11 @@ class ClientStream:
         choices = self.journal.choices.values()
         return sum(len(choice.ids) + choice.is_finished for choice in choices)
 
+    def tokens(self) -> int:
+        """Tokens of the longest prompt and the answer to it that the client has, as far as known."""
+        choices = self.journal.choices.values()
+        return max((len(c.prompt or ()) + len(c.ids) for c in choices), default=0)
+
 
 class Relay:
     """Sends requests to KoDolly workers' engines, and their answers back."""
@@ -86,8 +91,31 @@ class Relay:
             await continuation.run()
 
     async def _start(self, request: ApiRequest, worker: Worker, stream: ClientStream) -> None:
-        data = await _encode(request, worker.extension, token_ids=stream.is_resumable)
+        """Starts a stream, with token ids where it can be resumed and the engine gives them.
+
+        Many engines refuse a field that they do not know. One that refuses `return_token_ids` is
+        sent the request once more without it, and no other request with it.
+        """
+        ids = stream.is_resumable and worker.takes_token_ids is not False
+        try:
+            await self._pump(request, worker, stream, token_ids=ids)
+        except BadRequest as error:
+            is_ours = ids and worker.takes_token_ids is None and not request.wants_token_ids
+            if (
+                not is_ours
+                or stream.has_answer
+                or isinstance(error, ContextOverflow | RequestFault)
+            ):
+                raise
+            await self._pump(request, worker, stream, token_ids=False)
+
+    async def _pump(
+        self, request: ApiRequest, worker: Worker, stream: ClientStream, *, token_ids: bool
+    ) -> None:
+        data = await _encode(request, worker.extension, token_ids=token_ids)
         async with self._engines.open(request, worker, request.path, data, stream=True) as response:
+            if stream.is_resumable:
+                worker.takes_token_ids = token_ids
             journal = stream.journal if stream.is_resumable else None
             events = EngineEvents(request.choices, journal, hide_ids=not request.wants_token_ids)
             pump = StreamPump(response, stream.output, events)

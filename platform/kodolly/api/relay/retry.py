@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from kodolly.api.errors import RETRY_AFTER, WorkerFailed
 from kodolly.api.request import ApiRequest
 from kodolly.api.sse import LOST
-from kodolly.errors import ApiError, EngineFailed, NoWorker
+from kodolly.errors import ApiError, ContextOverflow, EngineFailed, NoWorker
 from kodolly.protocol.request_bounds import has_grammar
 
 # Attempts in a row that cost an engine's work, gave the client nothing, and ended early.
@@ -42,7 +42,11 @@ ROUNDING = 1e-6
 
 
 class RetryState:
-    """The attempts at one request. `excluded`: names of workers that are not to be tried now."""
+    """The attempts at one request. `excluded`: names of workers that are not to be tried now.
+
+    `least_context`: tokens that a worker's context must have room for; `preferred_context`: that it
+    has room for if any worker does.
+    """
 
     def __init__(
         self,
@@ -60,6 +64,8 @@ class RetryState:
         self._fruitless = self._lost_workers = 0
         self._crashes: set[str] = set()  # workers by name
         self._client_error: ApiError | None = None
+        self._busy: ApiError | None = None
+        self.least_context = self.preferred_context = 0
         self._waiting_since = self._attempt_start = clock()
 
     def failed(self, worker: str, error: WorkerFailed, delivered: int | None) -> None:
@@ -74,6 +80,7 @@ class RetryState:
         self.has_tried = True
         self.excluded.add(worker)
         self._client_error = error.client_error or self._client_error
+        self._busy = error.busy or self._busy
         now = self._clock()
         duration, self._attempt_start = now - self._attempt_start, now
         fruitless = error.did_work and delivered <= self.delivered
@@ -101,6 +108,12 @@ class RetryState:
         if over_budget or too_many:
             raise self._final_error()
 
+    def overflowed(self, error: ContextOverflow, context: int) -> None:
+        """A worker whose context has `context` tokens refused the request as too long for it."""
+        self.has_tried = True
+        self._client_error = error
+        self.least_context = context + 1
+
     async def wait(self, *, in_stream: bool) -> None:
         """Waits a moment for a worker to come. Raises ApiError when none came for too long.
 
@@ -109,7 +122,8 @@ class RetryState:
         """
         longest = WAIT_IN_STREAM_S if in_stream else WAIT_AT_START_S
         is_over = self._clock() - self._waiting_since > longest
-        if is_over or (self._client_error and not in_stream):
+        is_hopeless = self._busy is not None and _seconds(self._busy) > longest
+        if is_over or ((self._client_error or is_hopeless) and not in_stream):
             raise self._final_error()
         self.excluded.clear()
         await asyncio.sleep(RETRY_PAUSE_S)
@@ -124,10 +138,19 @@ class RetryState:
         )
 
     def _final_error(self) -> ApiError:
-        return self._client_error or NoWorker(
-            f"No worker of model '{self._request.model}' answered. Try again in a moment.",
-            headers=RETRY_AFTER,
+        return (
+            self._client_error
+            or self._busy
+            or NoWorker(
+                f"No worker of model '{self._request.model}' answered. Try again in a moment.",
+                headers=RETRY_AFTER,
+            )
         )
+
+
+def _seconds(busy: ApiError) -> float:
+    """After how long an engine that is too busy wants to be asked again; 0 if it does not say."""
+    return float(busy.headers.get("Retry-After", 0))
 
 
 @dataclass

@@ -60,6 +60,9 @@ class Continuation:
 
         Raises WorkerFailed when this worker fails too, ApiError when no worker can continue.
         """
+        worker = self._worker
+        if worker.takes_token_ids is False or (worker.extension and worker.extension.chat_only):
+            raise WorkerFailed("cannot continue from token ids", did_work=False)
         await self._finish_all()
         if self._request.wants_usage and not self._journal.usage_sent:
             await self._send(events.usage_event(self._request, self._journal))
@@ -82,8 +85,8 @@ class Continuation:
 
     async def _finish(self, choice: Choice) -> None:
         text = await self._text_after_cut(choice)
-        extension = self._worker.extension
-        left = tokens_left(self._request, choice, extension.context_length if extension else None)
+        context = self._worker.context_of(self._request.model)
+        left = tokens_left(self._request, choice, context)
         if self._request.chat and not choice.role_sent:
             await self._send(events.role_event(self._journal, choice))
             choice.role_sent = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -43,12 +44,23 @@ class Router:
         self._table = table
         self._policy = POLICIES[policy]() if isinstance(policy, str) else policy
 
-    def book(self, request: ApiRequest, excluded: frozenset[str] = frozenset()) -> Booking:
+    def book(
+        self,
+        request: ApiRequest,
+        excluded: frozenset[str] = frozenset(),
+        least_context: int = 0,
+        preferred_context: int = 0,
+    ) -> Booking:
         """The worker for a request, never one named in `excluded`; enter the booking at once.
 
+        `least_context`: tokens that a worker's context must have room for, as far as is known;
+        `preferred_context`: those it has room for if any worker does.
         Raises ModelNotFound, or NoWorker when none is ready or all are excluded.
         """
         candidates = self._candidates(request.model, excluded)
+        if self._table.is_unequal(request.model):
+            tokens = max(request.least_tokens, preferred_context)
+            candidates = _fitting(candidates, request, least_context, tokens)
         return Booking(self._policy.choose(request, candidates), request.choices)
 
     def _candidates(self, model: str, excluded: frozenset[str]) -> list[Worker]:
@@ -69,3 +81,30 @@ class Router:
             f"The model '{model}' does not exist. Available: {', '.join(self._table.models())}.",
             param="model",
         )
+
+
+def _fitting(
+    workers: list[Worker], request: ApiRequest, least_context: int, tokens: int
+) -> list[Worker]:
+    """The workers that can take a request, as far as is known without a tokenizer.
+
+    A text's tokens are not counted here: where it does not fit, the engine says so, and the request
+    is given to a worker with a larger context. Workers with room for `tokens` are taken if there
+    are any. Raises NoWorker if `least_context` is beyond all.
+    """
+    model = request.model
+    if least_context:
+        workers = [w for w in workers if (w.context_of(model) or math.inf) >= least_context]
+        if not workers:
+            raise NoWorker(
+                f"No worker of model '{model}' with room for this request is free. Try again in a"
+                " moment.",
+                headers=RETRY_AFTER,
+            )
+    fitting = [
+        worker
+        for worker in workers
+        if (worker.context_of(model) or math.inf) >= tokens
+        and (request.chat or not (worker.extension and worker.extension.chat_only))
+    ]
+    return fitting or workers

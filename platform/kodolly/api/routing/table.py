@@ -41,6 +41,8 @@ class Worker:
     foreign: int = 0
     peak: int = 0
     suspect_until: float = 0.0
+    # Whether its engine takes `return_token_ids`; None before it has been sent any.
+    takes_token_ids: bool | None = None
     grace_until: float = 0.0  # only for one that has not registered at a new controller yet
 
     @property
@@ -52,6 +54,10 @@ class Worker:
     def load(self) -> int:
         """Requests that run or wait there, as of the last heartbeat and our own bookings."""
         return self.inflight + self.foreign
+
+    def context_of(self, model: str) -> int | None:
+        """Tokens of prompt and answer together for one of its models; None if unknown."""
+        return self.row.kodolly.context_of(model) if self.row.kodolly else None
 
     def expected_wait(self) -> float:
         """Load divided by speed."""
@@ -78,6 +84,7 @@ class Worker:
         self.take_load(row.queue_length)
         if row.state is not self.row.state:
             self.suspect_until = 0.0
+            self.takes_token_ids = None  # perhaps another engine by now
         self.row = row
 
 
@@ -93,6 +100,7 @@ class WorkerTable:
         self._applied = clock()
         # Ready workers by model, good until a snapshot comes or an orphan's grace ends.
         self._ready: dict[str, list[Worker]] = {}
+        self._unequal: set[str] = set()  # models whose ready workers cannot all take the same
         self._ready_until = -math.inf
         self._listeners: list[Callable[[], None]] = []
         self.loaded = asyncio.Event()
@@ -186,6 +194,39 @@ class WorkerTable:
             if worker.row.state is WorkerState.READY:
                 for model in dict.fromkeys(worker.row.model_names):
                     self._ready.setdefault(model, []).append(worker)
+        self._unequal = {
+            model
+            for model, workers in self._ready.items()
+            if len(
+                {
+                    (w.context_of(model), bool(w.extension and w.extension.chat_only))
+                    for w in workers
+                }
+            )
+            > 1
+        }
+
+    def is_unequal(self, model: str) -> bool:
+        """Whether the ready workers of a model differ in context length or in what they offer.
+
+        As of the last call of `ready` or `trusted`.
+        """
+        return model in self._unequal
+
+    def smaller_context(self, worker: Worker, model: str) -> int | None:
+        """The worker's context in tokens, if another ready worker of the model has a larger one."""
+        own = worker.context_of(model)
+        if own is None:
+            return None
+        larger = any((other.context_of(model) or 0) > own for other in self.ready(model))
+        return own if larger else None
+
+    def is_starting(self, model: str) -> bool:
+        """Whether a worker of this model is starting, so that waiting for it makes sense."""
+        return any(
+            worker.row.state is WorkerState.STARTING and model in worker.row.model_names
+            for worker in self.all()
+        )
 
     def models(self) -> list[str]:
         """Names of the models with a ready worker, sorted."""

@@ -42,7 +42,7 @@ class Sink(Protocol):
 class Connection(asyncio.Protocol):
     """A connection, one exchange after the other. A pool opens it and hears when it is free again.
 
-    `status`: of the response, once `headers` has returned. `fresh`: nothing was asked over it yet.
+    `status`, `retry_after`: of the response, once `headers` has returned. `fresh`: nothing was asked over it yet.
     """
 
     _parser: httptools.HttpResponseParser
@@ -177,8 +177,11 @@ class Connection(asyncio.Protocol):
         self._header_bytes += len(name) + len(value)
         if self._header_bytes > MAX_HEADERS:
             raise httptools.HttpParserError("headers beyond all bounds")
-        if name.lower() in (b"content-length", b"transfer-encoding"):
+        name = name.lower()
+        if name in (b"content-length", b"transfer-encoding"):
             self._until_close = False
+        elif name == b"retry-after":
+            self.retry_after = value
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -198,6 +201,7 @@ class Connection(asyncio.Protocol):
 
     def _begin_exchange(self) -> None:
         self.status = self._header_bytes = 0
+        self.retry_after = b""
         self._parser = httptools.HttpResponseParser(self)
         self._parts = []
         self._until_close = True
