@@ -151,11 +151,13 @@ def _parser(cls: type[Section], prog: str, description: str) -> argparse.Argumen
         description=description,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Each option is also an environment variable and a key of the TOML file; "
-        "`kodolly config` shows which one won.",
+        epilog="The environment variable in brackets, or a key of the TOML file, sets the same option.\n"
+        "The first of flag, variable and file wins; `kodolly config` shows where a value is from.",
     )
     parser.add_argument(
-        "--config", metavar="FILE", help=f"TOML file (default: {DEFAULT_FILE} if there)"
+        "--config",
+        metavar="FILE",
+        help=f"TOML file with settings (default: {DEFAULT_FILE}, if it exists)",
     )
     hints = typing.get_type_hints(cls)
     for f in dataclasses.fields(cls):
@@ -181,7 +183,9 @@ def _read_file(path: str | None, environ: Mapping[str, str]) -> _File:
         text = file.read_text(encoding="utf-8")
         table = tomllib.loads(text)
     except OSError as error:
-        raise SettingsError(f"cannot read settings file {file}: {error.strerror}") from error
+        flag = "--config" if path else "environment KODOLLY_CONFIG"
+        text = f"{flag}: cannot read the settings file {file}: {error.strerror}"
+        raise SettingsError(text) from error
     except ValueError as error:  # bad TOML names its line; bad UTF-8 its byte
         raise SettingsError(f"{file}: {error}") from error
     return _File(file, table, text)
@@ -199,6 +203,14 @@ class _File:
             if key in table:
                 return _Raw(table[key], f"{self.path}:{self.line_of(section, key)}")
         return None
+
+    def line_of_table(self, section: str) -> int:
+        """Line number of `[section]`, or of the key `section` outside all tables, from 1."""
+        head = re.compile(
+            rf"\s*(\[+\s*{re.escape(section)}[\].\s]|[\"']?{re.escape(section)}[\"']?\s*[=.])"
+        )
+        lines = self.text.splitlines()
+        return next((n for n, line in enumerate(lines, 1) if head.match(line)), 1)
 
     def line_of(self, section: str, key: str) -> int:
         """Line number of `key` in `[section]`, from 1. tomllib does not report it."""
@@ -218,13 +230,22 @@ def _check_file(file: _File, classes: Sequence[type[Section]]) -> None:
             keys.setdefault(section_of(cls, f.name), set()).add(f.name)
     for section, table in file.table.items():
         if section not in keys:
-            raise SettingsError(f"{file.path}: unknown table [{section}]; known: {sorted(keys)}")
+            raise SettingsError(
+                f"{file.path}:{file.line_of_table(section)}: unknown table [{section}]; "
+                f"the tables are {', '.join(sorted(keys))}"
+            )
         if not isinstance(table, dict):
-            raise SettingsError(f"{file.path}: [{section}] must be a table")
+            raise SettingsError(
+                f"{file.path}:{file.line_of_table(section)}: {section} must be a table: "
+                f"write [{section}], and its keys below"
+            )
         for key in table:
             if key.replace("-", "_") not in keys[section]:
                 line = file.line_of(section, key)
-                raise SettingsError(f"{file.path}:{line}: unknown key {key!r} in [{section}]")
+                raise SettingsError(
+                    f"{file.path}:{line}: unknown key {key!r} in [{section}]; "
+                    "`kodolly config` lists the keys"
+                )
 
 
 def _first_source(
@@ -259,7 +280,9 @@ def _convert(raw: _Raw, hint: Any, f: dataclasses.Field[Any]) -> Any:
     except (TypeError, ValueError, OverflowError):
         # `from None`: the cause's text has the value, which may be a secret.
         shown = "" if f.metadata["secret"] else f", not {raw.value!r}"
-        raise SettingsError(f"{raw.source}: {f.name} must be {_noun(kind)}{shown}") from None
+        raise SettingsError(
+            f"{raw.source}: {f.name} must be {_VALUES.get(kind, 'a list of texts')}{shown}"
+        ) from None
     _check(value, raw, f)
     return value
 
@@ -268,9 +291,9 @@ def _check(value: Any, raw: _Raw, f: dataclasses.Field[Any]) -> None:
     low, high, choices = (f.metadata[k] for k in ("minimum", "maximum", "choices"))
     if not f.metadata["may_be_empty"]:
         require_filled(value, f"{raw.source}: {f.name}")
-    if choices and value not in choices:
-        raise SettingsError(f"{raw.source}: {f.name} must be one of {', '.join(choices)}")
     shown = "" if f.metadata["secret"] else f", not {value}"
+    if choices and value not in choices:
+        raise SettingsError(f"{raw.source}: {f.name} must be one of {', '.join(choices)}{shown}")
     if low is not None and value < low:
         raise SettingsError(f"{raw.source}: {f.name} must be at least {low}{shown}")
     if high is not None and value > high:
@@ -281,7 +304,7 @@ def require_filled(value: Any, name: str) -> None:
     """Raises SettingsError for an empty or blank secret, or a list of nothing else."""
     texts = value if isinstance(value, tuple) else (value,)
     if not any(str(text).strip() for text in texts):
-        raise SettingsError(f"{name} is empty: give it a value, or take it away altogether")
+        raise SettingsError(f"{name} is empty: give it a value, or remove it")
 
 
 def read_secret(name: str, path: str) -> str:
@@ -289,7 +312,8 @@ def read_secret(name: str, path: str) -> str:
     try:
         text = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{name}: cannot read {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"{name}: cannot read {path}: {reason}") from error
     require_filled(text, f"{name}: {path}")
     return text
 
@@ -304,6 +328,14 @@ def _noun(hint: Any) -> str:
     kind = _strip_none(hint)
     names = {int: "NUMBER", float: "NUMBER", bool: "true or false", str: "TEXT"}
     return names.get(kind, "LIST")
+
+
+_VALUES: Mapping[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+}
 
 
 def _to_bool(value: Any) -> bool:

@@ -19,11 +19,13 @@ def normalise_url(url: str) -> str:
         parts = urlsplit(text)
         host, _ = parts.hostname, parts.port  # raises for a port that is not a number
     except ValueError as error:
-        raise SettingsError(f"engine URL {text!r} cannot be read: {error}") from None
+        raise SettingsError(f"--engine-url: {text!r} cannot be read: {error}") from None
     if "@" in parts.netloc:
-        raise SettingsError("an engine URL holds no credentials; give the key as its own setting")
+        raise SettingsError(
+            "--engine-url: leave out user name and password; give the key by --engine-key"
+        )
     if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
-        raise SettingsError(f"engine URL {text!r} is not of the form http://host:port")
+        raise SettingsError(f"--engine-url: {text!r} is not of the form http://host:port")
     path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
     return f"{parts.scheme}://{parts.netloc}{path}"
 

@@ -162,7 +162,9 @@ def _fresh_log(directory: Path, name: str) -> Path:
 def main(argv: Sequence[str]) -> int:
     """`kodolly up`: runs until SIGTERM or Ctrl-C."""
     resolution = load_with_sources(
-        UpSettings, argv, "Everything on this machine under one supervisor."
+        UpSettings,
+        argv,
+        "Start everything on this machine: controller, workers, API and chat page.",
     )
     settings = resolution.settings
     check_extras(settings, resolution.file)
