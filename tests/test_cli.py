@@ -60,7 +60,7 @@ def test_an_unknown_command_is_bad_usage() -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("worker",), "--model: which model directory"),
+        (("worker",), "--model: name the model directory to serve"),
         (("worker", "--model", "./nowhere"), "--model: no directory ./nowhere"),
         (("worker", "--engine", "openai"), "--engine-url"),
         (("worker", "--engine", "cuda", "--model", "x"), "engine must be one of"),

@@ -21,9 +21,9 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(str(path), f"no JSON object: {error}") from None
+        raise InputError(str(path), f"not a JSON object: {error}") from None
     if not isinstance(value, dict):
-        raise InputError(str(path), "no JSON object")
+        raise InputError(str(path), "not a JSON object")
     return value
 
 

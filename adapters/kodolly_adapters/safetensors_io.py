@@ -147,7 +147,7 @@ def _sharded(directory: Path) -> Checkpoint:
     index = str(directory / INDEX)
     files_by_name = (read_json(directory / INDEX) or {}).get("weight_map")
     if not isinstance(files_by_name, dict):
-        raise InputError(index, "no JSON object with a weight_map")
+        raise InputError(index, "not a JSON object with a weight_map")
     files = tuple(sorted(set(files_by_name.values())))
     for name in files:
         if Path(name).name != name or not (directory / name).is_file():

@@ -16,24 +16,27 @@ from kodolly.logs import escape_lines
 
 # name -> (module with a `main(argv) -> int`, one line for --help)
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "up": ("kodolly.supervisor.app", "everything on this machine under one supervisor"),
-    "controller": ("kodolly.controller.app", "who is alive, who is next"),
-    "worker": ("kodolly.worker.app", "the agent beside one engine"),
-    "api": ("kodolly.api.main", "the OpenAI-compatible API"),
-    "web": ("kodolly.web.main", "the chat page"),
-    "config": ("kodolly.show_config", "every option, its value and where it came from"),
-    "doctor": ("kodolly.doctor", "what is missing on this machine, and what to do"),
+    "up": (
+        "kodolly.supervisor.app",
+        "start everything on this machine: controller, workers, API, page",
+    ),
+    "controller": ("kodolly.controller.app", "start the controller: the table of workers"),
+    "worker": ("kodolly.worker.app", "start a worker: one engine, and the agent that watches it"),
+    "api": ("kodolly.api.main", "start the OpenAI-compatible API"),
+    "web": ("kodolly.web.main", "start the chat page"),
+    "config": ("kodolly.show_config", "show every option, its value and where it came from"),
+    "doctor": ("kodolly.doctor", "check this machine: what is missing, and what to do"),
 }
 # The making side registers its commands as entry points: this side never imports that one.
 PLUGIN_GROUP = "kodolly.commands"
 PLUGIN_HELP = {
-    "convert": "public Korean sets to Dolly rows",
-    "fetch": "put the embedded model's directory in its place",
-    "plan": "what a recipe needs of memory, time and money",
-    "train": "tune a model on Dolly rows by a recipe",
-    "merge": "a base and its adapter become one model directory",
+    "convert": "convert public Korean data sets to Dolly rows",
+    "fetch": "write the model directory of an embedded model",
+    "plan": "estimate memory, time and cost of a training recipe",
+    "train": "tune a model on Dolly rows, as a recipe says",
+    "merge": "merge a LoRA adapter into its base model",
 }
-# What a command needs beyond the bare package. `up` and `worker` ask their own engine's settings.
+# The extra that each command needs. For `up` and `worker` it depends on the engine.
 EXTRAS = {
     "web": "web",
     "convert": "data",

@@ -16,7 +16,7 @@ def require_filled(value: Any, name: str) -> None:
     """Raises SettingsError for an empty or blank setting, or a list of nothing else."""
     texts = value if isinstance(value, tuple) else (value,)
     if not any(str(text).strip() for text in texts):
-        raise SettingsError(f"{name} is empty: give it a value, or take it away altogether")
+        raise SettingsError(f"{name} is empty: give it a value, or remove it")
 
 
 def check_secret(value: Any, name: str) -> None:
@@ -42,7 +42,8 @@ def read_keys(name: str, path: str) -> tuple[str, ...]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{name}: cannot read {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"{name}: cannot read {path}: {reason}") from error
     keys = []
     for number, line in enumerate(text.splitlines(), 1):
         key = line.strip()

@@ -154,7 +154,9 @@ def _local_vllm() -> str | None:
 
 def main(argv: Sequence[str]) -> int:
     """Prints the report; returns 1 if something necessary is missing."""
-    settings = load(UpSettings, argv, "What is missing on this machine, and what to do.")
+    settings = load(
+        UpSettings, argv, "Check this machine: what is missing, and what to do.", name="doctor"
+    )
     findings = [check(settings) for check in CHECKS]
     for finding in findings:
         cure = f"  -> {finding.cure}" if finding.cure else ""

@@ -151,11 +151,13 @@ def _parser(cls: type[Section], prog: str, description: str) -> argparse.Argumen
         description=description,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Each option is also an environment variable and a key of the TOML file; "
-        "`kodolly config` shows which one won.",
+        epilog="The environment variable in brackets, or a key of the TOML file, sets the same option.\n"
+        "The first of flag, variable and file wins; `kodolly config` shows where a value is from.",
     )
     parser.add_argument(
-        "--config", metavar="FILE", help=f"TOML file (default: {DEFAULT_FILE} if there)"
+        "--config",
+        metavar="FILE",
+        help=f"TOML file with settings (default: {DEFAULT_FILE}, if it exists)",
     )
     hints = typing.get_type_hints(cls)
     for f in dataclasses.fields(cls):
@@ -177,7 +179,7 @@ def _read_file(path: str | None, environ: Mapping[str, str]) -> TomlFile:
     file = Path(named or DEFAULT_FILE)
     if not named and not file.is_file():
         return TomlFile(file, {}, "")
-    return read_toml(file, "settings file")
+    return read_toml(file, "--config" if path else "environment KODOLLY_CONFIG")
 
 
 def _check_file(file: TomlFile, classes: Sequence[type[Section]]) -> None:
@@ -187,13 +189,22 @@ def _check_file(file: TomlFile, classes: Sequence[type[Section]]) -> None:
             keys.setdefault(section_of(cls, f.name), set()).add(f.name)
     for section, table in file.table.items():
         if section not in keys:
-            raise SettingsError(f"{file.path}: unknown table [{section}]; known: {sorted(keys)}")
+            raise SettingsError(
+                f"{file.path}:{file.line_of(section)}: unknown table [{section}]; "
+                f"the tables are {', '.join(sorted(keys))}"
+            )
         if not isinstance(table, dict):
-            raise SettingsError(f"{file.path}: [{section}] must be a table")
+            raise SettingsError(
+                f"{file.path}:{file.line_of(section)}: {section} must be a table: "
+                f"write [{section}], and its keys below"
+            )
         for key in table:
             if key.replace("-", "_") not in keys[section]:
                 line = file.line_of(section, key)
-                raise SettingsError(f"{file.path}:{line}: unknown key {key!r} in [{section}]")
+                raise SettingsError(
+                    f"{file.path}:{line}: unknown key {key!r} in [{section}]; "
+                    "`kodolly config` lists the keys"
+                )
 
 
 def _first_source(
@@ -236,7 +247,9 @@ def _convert(raw: _Raw, hint: Any, f: dataclasses.Field[Any]) -> Any:
     except (TypeError, ValueError, OverflowError):
         # `from None`: the cause's text has the value, which may be a secret.
         shown = "" if f.metadata["secret"] else f", not {raw.value!r}"
-        raise SettingsError(f"{raw.source}: {f.name} must be {_noun(kind)}{shown}") from None
+        raise SettingsError(
+            f"{raw.source}: {f.name} must be {_VALUES.get(kind, 'a list of texts')}{shown}"
+        ) from None
     _check(value, raw, f)
     return value
 
@@ -247,9 +260,9 @@ def _check(value: Any, raw: _Raw, f: dataclasses.Field[Any]) -> None:
         check_secret(value, f"{raw.source}: {f.name}")
     elif not f.metadata["may_be_empty"]:
         require_filled(value, f"{raw.source}: {f.name}")
-    if choices and value not in choices:
-        raise SettingsError(f"{raw.source}: {f.name} must be one of {', '.join(choices)}")
     shown = "" if f.metadata["secret"] else f", not {value}"
+    if choices and value not in choices:
+        raise SettingsError(f"{raw.source}: {f.name} must be one of {', '.join(choices)}{shown}")
     if low is not None and value < low:
         raise SettingsError(f"{raw.source}: {f.name} must be at least {low}{shown}")
     if high is not None and value > high:
@@ -266,6 +279,14 @@ def _noun(hint: Any) -> str:
     kind = _strip_none(hint)
     names = {int: "NUMBER", float: "NUMBER", bool: "true or false", str: "TEXT"}
     return names.get(kind, "LIST")
+
+
+_VALUES: Mapping[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+}
 
 
 def _to_bool(value: Any) -> bool:

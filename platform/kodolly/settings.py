@@ -32,7 +32,7 @@ class CommonSettings(Section):
 
     token: str | None = option(None, "shared secret of controller, workers and API", secret=True)
     token_file: str | None = option(
-        None, "file that holds the token (a compose secret)", secret_file=True
+        None, "file that holds the token, such as a compose secret", secret_file=True
     )
     allowed_hosts: tuple[str, ...] = option(
         (),
@@ -40,7 +40,7 @@ class CommonSettings(Section):
         " machine's own name; *.example.com: all below it; *: any",
     )
     log_level: str = option("info", "how much to log", choices=("debug", "info", "warning"))
-    log_format: str = option("text", "one line as text or JSON", choices=("text", "json"))
+    log_format: str = option("text", "form of each log line", choices=("text", "json"))
     tls_ca: str | None = option(
         None, "PEM file of authorities to trust for https URLs, beside the machine's own"
     )
@@ -50,7 +50,7 @@ class CommonSettings(Section):
         if self.token is not None:
             check_secret(self.token, "token")
             return self.token
-        return None if self.token_file is None else read_secret("token_file", self.token_file)
+        return None if self.token_file is None else read_secret("--token-file", self.token_file)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class ControllerSettings(HttpSettings):
     open: bool = option(False, OPEN)
     dispatch_method: str = option(
         "shortest_queue",
-        "how /get_worker_address chooses",
+        "how /get_worker_address chooses a worker",
         choices=("shortest_queue", "lottery"),
     )
     expiration: float = option(
@@ -96,7 +96,9 @@ class ControllerSettings(HttpSettings):
     missed_beats: float = option(
         3.0, "heartbeat intervals a KoDolly worker may miss before it is lost", minimum=1.5
     )
-    drain_timeout: float = option(30.0, "seconds relayed answers get at SIGTERM", minimum=0)
+    drain_timeout: float = option(
+        30.0, "seconds that relayed answers may still run after SIGTERM", minimum=0
+    )
     worker_tokens_file: str | None = option(
         None,
         "TOML file of further tokens, each with the models and addresses it may register",
@@ -113,29 +115,32 @@ class WorkerSettings(HttpSettings):
     section: ClassVar[str] = "worker"
     uses_hub: ClassVar[bool] = True
 
-    host: str = option(LOCAL, "address to listen on, the engine too")
+    host: str = option(LOCAL, "address that the worker and its engine listen on")
     # Not 0 (any free port): others must know the port before the worker listens.
     port: int = option(WORKER_PORT, "port of the agent", minimum=1, maximum=65535)
     open: bool = option(False, OPEN)
     advertise: str | None = option(
         None,
-        "address others reach this worker by: a host name, or 'auto' for this machine's own IP",
+        "address at which others reach this worker: a host name, or 'auto' for this machine's IP",
     )
     controller: str = option(
         f"http://{LOCAL}:{CONTROLLER_PORT}",
-        "the controller's URL; of several, the primary's first, with commas between them",
+        "the controller's URL; several with commas between them, the primary first",
     )
     engine: str = option(
-        "transformers", "what makes the tokens", choices=("vllm", "transformers", "openai")
+        "transformers",
+        "server that generates the tokens",
+        choices=("vllm", "transformers", "openai"),
     )
     model: str | None = option(None, "model directory (or a hub id the engine can load)")
     model_name: str | None = option(
         None,
-        "name the model is served by (default: its card's, else the directory's); with"
-        " --engine-url, which of that server's models, with commas between them (default: all)",
+        "name under which the model is served (default: from its model card, else the directory's"
+        " name); with --engine-url, which of that server's models, with commas between them"
+        " (default: all)",
     )
     conv_template: str | None = option(
-        None, "conversation template (default: the model card's, else the model's own)"
+        None, "conversation template (default: from the model card, else the model's chat template)"
     )
     tokenizer: str | None = option(
         None,
@@ -143,37 +148,49 @@ class WorkerSettings(HttpSettings):
         " its special tokens are guarded, so that a user cannot forge a turn",
     )
     engine_port: int = option(ENGINE_PORT, "port of the engine process", minimum=1, maximum=65535)
-    engine_url: str | None = option(None, "server to attach to (engine openai)")
+    engine_url: str | None = option(
+        None, "URL of a running server to attach to (with --engine openai)"
+    )
     engine_key: str | None = option(None, "API key of that server", secret=True)
     adapters: tuple[str, ...] = option(
-        (), "NAME=DIR: LoRA adapter served beside the model as NAME (vLLM); may be repeated"
+        (), "NAME=DIR: LoRA adapter, served beside the model as NAME (vLLM only); may be repeated"
     )
-    engine_python: str | None = option(None, "interpreter of the engine's own environment (vLLM)")
+    engine_python: str | None = option(
+        None, "Python interpreter of the environment that vLLM is installed in"
+    )
     engine_args: tuple[str, ...] = option(
         (),
-        "further argument for the engine, written --engine-args=--flag; may be repeated. The"
-        " variable holds all of them, split as a shell does it",
+        "one more argument for the engine, written --engine-args=--flag; may be repeated. The"
+        " variable holds all arguments, split as in a shell",
         shell=True,
     )
     max_model_len: int | None = option(None, "context length in tokens", minimum=16)
-    max_num_seqs: int | None = option(None, "requests decoded at once", minimum=1)
-    dtype: str = option("auto", "number type", choices=("auto", "float32", "bfloat16", "float16"))
+    max_num_seqs: int | None = option(None, "most requests in a batch", minimum=1)
+    dtype: str = option(
+        "auto",
+        "data type of weights and activations",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
     seed: int | None = option(None, "the engine's seed")
-    speed: int = option(1, "weight of this worker against others", minimum=1)
+    speed: int = option(1, "this worker's share of requests, relative to other workers", minimum=1)
     heart_beat_interval: float = option(1.0, "seconds between heartbeats", minimum=0.1)
     stall_after: float = option(
         3.0,
-        "seconds an engine with work may make no step before it leaves rotation",
+        "seconds without progress after which an engine with work gets no more requests",
         minimum=0.1,
     )
     restart_after: float = option(
-        30.0, "seconds after which an engine that stays stuck is started anew", minimum=1
+        30.0, "seconds without progress after which the engine is restarted", minimum=1
     )
     canary_interval: float = option(
-        15.0, "seconds after which an idle engine must make a token (0: it need not)", minimum=0
+        15.0, "seconds between test tokens that an idle engine has to generate (0: none)", minimum=0
     )
-    start_timeout: float = option(900.0, "seconds the engine has for its first token", minimum=1)
-    drain_timeout: float = option(60.0, "seconds running requests get at SIGTERM", minimum=0)
+    start_timeout: float = option(
+        900.0, "seconds from the engine's start to its first token, at most", minimum=1
+    )
+    drain_timeout: float = option(
+        60.0, "seconds that running requests may still take after SIGTERM", minimum=0
+    )
     tls_cert: str | None = tls_cert()
     tls_key: str | None = tls_key()
 
@@ -194,9 +211,13 @@ class ApiSettings(HttpSettings):
     published_address: str | None = option(None, PUBLISHED)
     controller: str = option(
         f"http://{LOCAL}:{CONTROLLER_PORT}",
-        "the controller's URL; of several, the primary's first, with commas between them",
+        "the controller's URL; several with commas between them, the primary first",
     )
-    client_keys: tuple[str, ...] = option((), "accepted client key; none: everybody", secret=True)
+    client_keys: tuple[str, ...] = option(
+        (),
+        "accepted client keys, with commas between them (none: no key is asked for)",
+        secret=True,
+    )
     client_keys_file: str | None = option(
         None,
         "file with one accepted client key a line; lines that begin with # are comments",
@@ -213,10 +234,12 @@ class ApiSettings(HttpSettings):
         300.0, "seconds an engine may be silent within a stream", minimum=1
     )
     answer_timeout: float = option(
-        1800.0, "seconds an engine has for a whole answer that is not streamed", minimum=1
+        1800.0, "seconds an engine may take for an answer that is not streamed", minimum=1
     )
     client_timeout: float = option(
-        120.0, "seconds a client may be so slow that its stream has to wait", minimum=1
+        120.0,
+        "seconds a stream may wait for a client that does not read; then its connection is closed",
+        minimum=1,
     )
     ping_interval: float = option(
         15.0,
@@ -224,9 +247,13 @@ class ApiSettings(HttpSettings):
         minimum=0,
     )
     processes: int = option(1, "processes that share the port", minimum=1, maximum=64)
-    drain_timeout: float = option(60.0, "seconds open answers get at SIGTERM", minimum=0)
+    drain_timeout: float = option(
+        60.0, "seconds that running requests may still take after SIGTERM", minimum=0
+    )
     drain_delay: float = option(
-        0.0, "seconds of taking requests, but not being ready, before that", minimum=0
+        0.0,
+        "seconds after SIGTERM in which /ready says 503 and requests are still accepted",
+        minimum=0,
     )
     routing: str = option(
         "affinity",
@@ -234,9 +261,9 @@ class ApiSettings(HttpSettings):
         choices=("affinity", "shortest_queue", "lottery", "round_robin"),
     )
     worker_limit: int = option(
-        256, "requests of a model that may run at once, for each of its workers", minimum=1
+        256, "most requests of a model that run at once, for each of its workers", minimum=1
     )
-    queue_size: int = option(256, "requests of a model that may wait beyond those", minimum=0)
+    queue_size: int = option(256, "most requests of a model that wait for their turn", minimum=0)
     queue_timeout: float = option(60.0, "seconds a request may wait for its turn", minimum=0.1)
     tls_cert: str | None = tls_cert()
     tls_key: str | None = tls_key()
@@ -252,7 +279,7 @@ class ApiSettings(HttpSettings):
         if self.client_keys_file is None:
             return frozenset(self.client_keys)
         return frozenset(self.client_keys) | set(
-            read_keys("client_keys_file", self.client_keys_file)
+            read_keys("--client-keys-file", self.client_keys_file)
         )
 
 
@@ -268,10 +295,14 @@ class WebSettings(HttpSettings):
     open: bool = option(False, OPEN)
     published_address: str | None = option(None, PUBLISHED)
     api: str = option(f"http://{LOCAL}:{API_PORT}", "the API's URL")
-    api_key: str | None = option(None, "client key for the API, if it asks for one", secret=True)
+    api_key: str | None = option(None, "client key for the API, if it requires one", secret=True)
     title: str = option("KoDolly", "name shown on the page")
-    max_tokens: int = option(512, "longest answer offered by default", minimum=1)
-    temperature: float = option(0.7, "temperature offered by default", minimum=0, maximum=2)
+    max_tokens: int = option(
+        512, "longest answer in tokens: where the page's slider starts", minimum=1
+    )
+    temperature: float = option(
+        0.7, "temperature: where the page's slider starts", minimum=0, maximum=2
+    )
     root_path: str = option("", "path prefix behind a proxy")
     tls_cert: str | None = tls_cert()
     tls_key: str | None = tls_key()
@@ -286,7 +317,7 @@ class UpSettings(HttpSettings):
 
     section: ClassVar[str] = "up"
 
-    home: str = option(".kodolly", "where models, logs and the state file live")
+    home: str = option(".kodolly", "directory for models, logs and the state file")
     log_max_bytes: int = option(
         10 * 2**20,
         "bytes at which a process's log goes on in a new file; three old ones are kept",
@@ -296,23 +327,32 @@ class UpSettings(HttpSettings):
         None, "model directory, or a hub id such as org/name (default: the embedded model)"
     )
     conv_template: str | None = option(
-        None, "conversation template (default: the model card's, else the model's own)"
+        None, "conversation template (default: from the model card, else the model's chat template)"
     )
-    engine: str = option("transformers", "what makes the tokens", choices=("vllm", "transformers"))
+    engine: str = option(
+        "transformers", "server that generates the tokens", choices=("vllm", "transformers")
+    )
     adapters: tuple[str, ...] = option(
-        (), "NAME=DIR: LoRA adapter served beside the model as NAME (vLLM); may be repeated"
+        (), "NAME=DIR: LoRA adapter, served beside the model as NAME (vLLM only); may be repeated"
     )
-    engine_python: str | None = option(None, "interpreter of the engine's own environment (vLLM)")
-    workers: int = option(1, "how many workers of the model", minimum=1, maximum=64)
-    host: str = option(LOCAL, "address web and API listen on")
+    engine_python: str | None = option(
+        None, "Python interpreter of the environment that vLLM is installed in"
+    )
+    workers: int = option(1, "number of workers", minimum=1, maximum=64)
+    host: str = option(LOCAL, "address that page and API listen on")
     open: bool = option(False, OPEN)
     web_port: int = option(WEB_PORT, "port of the page", minimum=1, maximum=65535)
     api_port: int = option(API_PORT, "port of the API", minimum=1, maximum=65535)
-    controller_port: int = option(CONTROLLER_PORT, "controller's port", minimum=1, maximum=65535)
-    worker_port: int = option(WORKER_PORT, "first worker's port", minimum=1, maximum=65535)
+    controller_port: int = option(
+        CONTROLLER_PORT, "port of the controller", minimum=1, maximum=65535
+    )
+    worker_port: int = option(WORKER_PORT, "port of the first worker", minimum=1, maximum=65535)
     web: bool = option(True, "serve the page (--no-web: the API alone)")
     temperature: float | None = option(
-        None, "temperature the page offers (default: the model's own)", minimum=0, maximum=2
+        None,
+        "temperature: where the page's slider starts (default: the model's own)",
+        minimum=0,
+        maximum=2,
     )
     tls_cert: str | None = tls_cert()
     tls_key: str | None = tls_key()
@@ -334,14 +374,19 @@ SECTIONS: tuple[type[CommonSettings], ...] = (
 C = TypeVar("C", bound=CommonSettings)
 
 
-def load(cls: type[C], argv: Sequence[str], description: str) -> C:
-    """The settings of one process. Also sets up logging by them. Raises SettingsError."""
-    return load_with_sources(cls, argv, description).settings
+def load(cls: type[C], argv: Sequence[str], description: str, name: str = "") -> C:
+    """The settings of one process. Also sets up logging by them. Raises SettingsError.
+
+    `name`: the command's name where it is not that of the section.
+    """
+    return load_with_sources(cls, argv, description, name).settings
 
 
-def load_with_sources(cls: type[C], argv: Sequence[str], description: str) -> Resolution[C]:
+def load_with_sources(
+    cls: type[C], argv: Sequence[str], description: str, name: str = ""
+) -> Resolution[C]:
     """Like `load`, with the source of each setting."""
-    prog = f"kodolly {cls.section}"
+    prog = f"kodolly {name or cls.section}"
     resolved = resolve(cls, argv, prog=prog, description=description, sections=SECTIONS)
     configure(resolved.settings.log_level, resolved.settings.log_format)
     if not cls.uses_token:  # a settings file that all processes share may hold it
@@ -401,5 +446,7 @@ def _urls(flag: str, text: str) -> tuple[str, ...]:
         if not url.startswith(("http://", "https://")):
             raise SettingsError(f"{flag}: {url!r} is not of the form http://host:port")
     if not urls or len(set(urls)) < len(urls):
-        raise SettingsError(f"{flag}: one URL or several different ones, not {text!r}")
+        raise SettingsError(
+            f"{flag}: give one URL, or several different ones with commas between them, not {text!r}"
+        )
     return urls

@@ -21,7 +21,9 @@ def main(argv: Sequence[str]) -> int:
         raise SettingsError(f"no section {unknown[0]!r}; there are {', '.join(classes)}")
     if {"-h", "--help"} & set(flags):
         sys.stdout.write(
-            f"usage: kodolly config [{'|'.join(classes)}]... [--config FILE] [FLAGS]\n"
+            f"usage: kodolly config [{'|'.join(classes)}]... [--config FILE] [FLAGS]\n\n"
+            "Show every option of these commands (default: of all), its value, where the value comes "
+            "from\nand its environment variable. FLAGS are flags of the commands, and are applied.\n"
         )
         return 0
     for section in names:

@@ -21,24 +21,29 @@ class TomlFile:
     text: str
 
     def line_of(self, section: str, key: str | None = None) -> int:
-        """Line number of `key` in `[section]`, or of the section's own head, from 1."""
+        """Line number, from 1, of `key` in `[section]`.
+
+        Without `key`: of the section's own head, or of the key `section` outside of all tables.
+        """
+        name = rf"[\"']?{re.escape(section)}[\"']?"
+        opening = re.compile(rf"\s*(\[+\s*{name}\s*[\].]|{name}\s*[=.])")
         inside = False
         for number, line in enumerate(self.text.splitlines(), 1):
+            if key is None and opening.match(line):
+                return number
             if head := re.match(r"\s*\[([^\[\]]+)\]", line):
                 inside = head[1].strip().strip("\"'") == section
-                if inside and key is None:
-                    return number
             elif inside and key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
                 return number
         return 1
 
 
-def read_toml(path: Path, what: str) -> TomlFile:
-    """Reads a file. `what`: its name in errors. Raises SettingsError, which names the file."""
+def read_toml(path: Path, setting: str) -> TomlFile:
+    """Reads a file. `setting`: what names it, such as a flag. Raises SettingsError, which names the file."""
     try:
         text = path.read_text(encoding="utf-8")
         return TomlFile(path, tomllib.loads(text), text)
     except OSError as error:
-        raise SettingsError(f"cannot read {what} {path}: {error.strerror}") from error
+        raise SettingsError(f"{setting}: cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # bad TOML names its line; bad UTF-8 its byte
         raise SettingsError(f"{path}: {error}") from error

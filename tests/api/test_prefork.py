@@ -188,7 +188,7 @@ def test_what_is_wrong_with_the_settings_is_said_once(tmp_path: Path) -> None:
     argv += ["--client-keys-file", str(tmp_path / "keys")]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert "client_keys_file" in done.stderr
+    assert "--client-keys-file" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 

@@ -248,5 +248,5 @@ def test_groups_without_a_token_of_the_controllers_own_are_refused(tmp_path: Pat
     """Without one every caller is trusted, and the groups would bound nobody."""
     with pytest.raises(SettingsError, match="needs --token or --token-file"):
         read_groups(str(tmp_path / "g.toml"), None)
-    with pytest.raises(SettingsError, match=r"cannot read --worker-tokens-file .*gone\.toml"):
+    with pytest.raises(SettingsError, match=r"--worker-tokens-file: cannot read .*gone\.toml"):
         read_groups(str(tmp_path / "gone.toml"), FLEET)

@@ -90,13 +90,22 @@ def _options(flags: argparse.Namespace) -> Options:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="kodolly convert", description="Convert public Korean sets to Dolly rows."
+        prog="kodolly convert", description="Convert public Korean data sets to Dolly rows."
     )
     add = parser.add_argument
     flags = tomllib.loads(Path(__file__).with_name("flags.toml").read_text(encoding="utf-8"))
-    add("sources", nargs="*", metavar="SOURCE", help="files, folders, zip, gz, zst, or - for stdin")
+    add(
+        "sources",
+        nargs="*",
+        metavar="SOURCE",
+        help="files, folders, .zip, .gz or .zst archives, or - for standard input",
+    )
     add("--out", type=Path, metavar="DIR", help="a new folder for the rows and the data card")
-    add("--source", metavar="NAME", help="the set that all files belong to; default: recognise it")
+    add(
+        "--source",
+        metavar="NAME",
+        help="the data set that all files belong to; default: recognise it by its first record",
+    )
     add("--list-sources", action="store_true", help="print the sources and exit")
     add("--list-rules", action="store_true", help="print the cleaning rules and exit")
     _add_flags(parser.add_argument_group("rows").add_argument, flags["rows"])
@@ -109,8 +118,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--force", action="store_true", help="replace finished rows in DIR")
     add = parser.add_argument_group("execution").add_argument
     add("--jobs", type=int, metavar="N", help="number of processes; default: one per core")
-    add("--engine", choices=("local", "ray"), default="local", help="ray: on a Ray cluster")
-    add("--quiet", action="store_true", help="no progress")
+    add(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="local: processes on this machine; ray: a Ray cluster",
+    )
+    add("--quiet", action="store_true", help="print no progress")
     return parser
 
 

@@ -46,13 +46,16 @@ def _fetch(options: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="kodolly fetch", description="Write the directory of an embedded model."
+        prog="kodolly fetch", description="Write the model directory of an embedded model."
     )
     parser.add_argument(
-        "--model", choices=list(MODELS), default=DEFAULT, help=f"default: {DEFAULT}"
+        "--model", choices=list(MODELS), default=DEFAULT, help=f"which model (default: {DEFAULT})"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help=f"default: {FOLDER}/ and the model's name"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"where to write it (default: {FOLDER}/ and the model's name)",
     )
-    parser.add_argument("--force", action="store_true", help="make it again even if it is there")
+    parser.add_argument("--force", action="store_true", help="write it again even if it exists")
     return parser

@@ -84,7 +84,7 @@ def _base_directory(name: str) -> Path:
     if path.is_dir():
         return path
     if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
-        raise BaseError(f"{name}: there is no such directory")
+        raise BaseError(f"BASE {name}: there is no such directory")
     from huggingface_hub import snapshot_download
 
     reason = ""
@@ -94,14 +94,14 @@ def _base_directory(name: str) -> Path:
             return Path(folder)
         except Exception as error:  # noqa: BLE001 - its kinds of error change
             reason = first_line(error)
-    raise BaseError(f"{name}: no such directory, and it cannot be fetched: {reason}")
+    raise BaseError(f"BASE {name}: no such directory, and it cannot be fetched: {reason}")
 
 
 def _adapter_directory(name: str) -> Path:
     """The folder with the adapter's config: ADAPTER itself, or adapter/ of a training run's folder."""
     path = Path(name)
     if not path.is_dir():
-        raise AdapterError(f"{name}: there is no such directory")
+        raise AdapterError(f"ADAPTER {name}: there is no such directory")
     if not (path / CONFIG).is_file() and (path / "adapter" / CONFIG).is_file():
         return path / "adapter"
     return path
@@ -110,21 +110,21 @@ def _adapter_directory(name: str) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kodolly merge",
-        description="Merge an adapter into its base, streamed: memory does not grow with the model.",
+        description="Merge an adapter into its base. The weights are streamed, so the memory needed does not grow with the model.",
     )
     add = parser.add_argument
     add("base", metavar="BASE", help="a model directory with safetensors, or a hub name")
     add("adapter", metavar="ADAPTER", nargs="?",
-        help="a PEFT adapter's folder, or a training run's; --check alone does without")  # fmt: skip
+        help="folder of a PEFT adapter or of a training run; may be left out with --check")  # fmt: skip
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--out", metavar="DIR", help="the new model directory")
     action.add_argument("--check", metavar="MERGED",
-        help="write nothing: is MERGED exactly what ADAPTER makes of BASE, and what differs?")  # fmt: skip
+        help="write nothing; compare MERGED with what the merge of ADAPTER into BASE gives, and report what differs")  # fmt: skip
     add("--dtype", choices=get_args(Dtype), default="same",
-        help="of the weights; same: each tensor keeps the base's")  # fmt: skip
+        help="data type of the merged weights; same: each tensor keeps the dtype it has in BASE")  # fmt: skip
     add("--no-verify", dest="verify", action="store_false",
         help="do not compare with PEFT's own merge")  # fmt: skip
     add("--force", action="store_true", help="replace what is in DIR")
-    add("--json", action="store_true", help="with --check: all of it as one line of JSON")
+    add("--json", action="store_true", help="with --check: print the report as one line of JSON")
     add("--quiet", action="store_true", help="no progress and no report")
     return parser

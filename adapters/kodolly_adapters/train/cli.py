@@ -24,9 +24,16 @@ def main(argv: Sequence[str]) -> int:
     """Run the command with `argv` (without the program's name); returns the exit status."""
     parser = recipe_parser("train", "Train a model, or an adapter for one, by a recipe.")
     add = parser.add_argument
-    add("--out", type=Path, metavar="DIR", help="a new folder for the run, or its own to go on")
-    add("--dry-run", action="store_true", help="prepare the rows, say what would happen, and end")
-    add("--quiet", action="store_true", help="no progress")
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="a new folder for the run; the folder of an unfinished run resumes it",
+    )
+    add(
+        "--dry-run", action="store_true", help="prepare the rows, print what would happen, and exit"
+    )
+    add("--quiet", action="store_true", help="print no progress")
     args = parser.parse_args(argv)
     if args.list:
         return write_list()
@@ -40,7 +47,7 @@ def recipe_parser(command: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"kodolly {command}", description=description)
     add = parser.add_argument
     add("recipe", nargs="?", metavar="RECIPE", help="a TOML file, or the name of a built-in recipe")
-    add("--list", action="store_true", help="the built-in recipes, and end")
+    add("--list", action="store_true", help="print the built-in recipes and exit")
     add("--set", action="append", default=[], metavar="KEY=VALUE",
         help="change one key of the recipe, for example train.batch_size=2")  # fmt: skip
     return parser

@@ -31,15 +31,23 @@ NUMBERS: dict[str, tuple[type, str, float, float, str]] = {
 def main(argv: Sequence[str]) -> int:
     """Run the command with `argv` (without the program's name); returns the exit status."""
     parser = recipe_parser(
-        "plan", "What a recipe needs of memory, time and money, from its base's config alone."
+        "plan",
+        "Estimate memory, time and cost of a recipe. Only the config of its base model is read.",
     )
     add = parser.add_argument
-    add("--gpus", default="1,4,8", metavar="N,...", help="how many GPUs (default: %(default)s)")
+    add(
+        "--gpus",
+        default="1,4,8",
+        metavar="N,...",
+        help="numbers of GPUs to compare (default: %(default)s)",
+    )
     add("--gpu", default="a100-80,h100", metavar="KIND,...",
-        help=f"which: {', '.join(gpus())} (default: %(default)s)")  # fmt: skip
+        help=f"kinds of GPU: {', '.join(gpus())} (default: %(default)s)")  # fmt: skip
     for name, (kind, value, _, _, text) in NUMBERS.items():
         add(_flag(name), type=kind, metavar=value, help=text)
-    add("--json", action="store_true", help="everything, for programs; sizes in bytes")
+    add(
+        "--json", action="store_true", help="print everything as JSON, for programs; sizes in bytes"
+    )
     args = parser.parse_args(argv)
     if args.list:
         return write_list()
@@ -63,7 +71,9 @@ def _plan(args: argparse.Namespace) -> None:
     """Print the plan. Raises OptionError naming the flag at fault."""
     counts = args.gpus.split(",")
     if not all(part.strip().isdecimal() and int(part) > 0 for part in counts):
-        raise OptionError(f"--gpus {args.gpus}: numbers of GPUs with commas, for example 1,4,8")
+        raise OptionError(
+            f"--gpus {args.gpus}: give numbers of GPUs with commas between them, for example 1,4,8"
+        )
     kinds = [part.strip() for part in args.gpu.split(",")]
     for kind in kinds:
         if kind not in gpus():

@@ -136,7 +136,9 @@ def load(name: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
         return Recipe.model_validate(values)
     except FileNotFoundError:
         names = ", ".join(built_in())
-        raise RecipeError(f"{name}: no such file, nor a built-in recipe ({names})") from None
+        raise RecipeError(
+            f"{name}: neither a file nor a built-in recipe; the built-in recipes are {names}"
+        ) from None
     except ValidationError as error:
         faults = [
             f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: "

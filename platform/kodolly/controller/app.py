@@ -333,7 +333,9 @@ def create_app(
 
 def main(argv: Sequence[str]) -> int:
     """`kodolly controller`: serves until SIGTERM or Ctrl-C."""
-    settings = load(ControllerSettings, argv, "Who is alive, who is next.")
+    settings = load(
+        ControllerSettings, argv, "Start the controller, which keeps the table of workers."
+    )
     token = require_token(settings, settings.host)
     controller = Controller(
         Registry(settings.expiration, settings.missed_beats),

@@ -22,7 +22,7 @@ def normalise_url(url: str) -> str:
         return canonical_url(text, with_path=True).removesuffix("/v1").rstrip("/")
     except AddressError as error:
         hint = "; give the key by --engine-key" if "@" in text else ""
-        raise SettingsError(f"engine URL {_without_key(text)!r}: {error}{hint}") from None
+        raise SettingsError(f"--engine-url: {_without_key(text)!r}: {error}{hint}") from None
 
 
 @dataclass(frozen=True)

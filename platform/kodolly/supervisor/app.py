@@ -178,7 +178,9 @@ def ensure_model(settings: UpSettings) -> None:
 def main(argv: Sequence[str]) -> int:
     """`kodolly up`: runs until SIGTERM or Ctrl-C."""
     resolution = load_with_sources(
-        UpSettings, argv, "Everything on this machine under one supervisor."
+        UpSettings,
+        argv,
+        "Start everything on this machine: controller, workers, API and chat page.",
     )
     settings = resolution.settings
     check_extras(settings, resolution.file)

@@ -37,7 +37,7 @@ def read_adapters(specs: Sequence[str], engine: str, base: str) -> tuple[LoraAda
         )
     if engine != "vllm":
         raise SettingsError(
-            f"--adapters: the {engine} engine adds none at run time: use --engine vllm, or {MERGE}"
+            f"--adapters: the {engine} engine serves no adapters: use --engine vllm, or {MERGE}"
         )
     adapters: list[LoraAdapter] = []
     for spec in specs:

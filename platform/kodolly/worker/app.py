@@ -85,7 +85,9 @@ class Worker:
         settings = self.settings
         if not self._attached:
             if settings.model is None:
-                raise SettingsError("--model: which model directory should be served?")
+                raise SettingsError(
+                    "--model: name the model directory to serve, for example --model models/ko58"
+                )
             return self._own_model(settings.model)
         read_adapters(settings.adapters, settings.engine, self.engine_url)
         return attached_model(settings, self.engine_url, offers)
@@ -194,7 +196,9 @@ class Worker:
 
     def _attached_url(self) -> str:
         if not self.settings.engine_url:
-            raise SettingsError("--engine-url: which server should the worker attach to?")
+            raise SettingsError(
+                "--engine-url: name the server to attach to, for example http://127.0.0.1:8001"
+            )
         return openai.normalise_url(self.settings.engine_url)
 
     def _local_engine_url(self) -> str:
@@ -277,7 +281,9 @@ def create_app(worker: Worker, model: ServedModel, command: EngineCommand | None
 
 def main(argv: Sequence[str]) -> int:
     """`kodolly worker`: serves until SIGTERM or Ctrl-C, then drains."""
-    settings = load(WorkerSettings, argv, "The agent beside one engine.")
+    settings = load(
+        WorkerSettings, argv, "Start a worker: one engine, and the agent that watches it."
+    )
     with tempfile.TemporaryDirectory(prefix="kodolly-worker-") as scratch:
         worker = Worker(settings, Path(scratch))
         model = worker.describe(asyncio.run(worker.discover()))

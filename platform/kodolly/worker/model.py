@@ -84,7 +84,7 @@ def describe(model: str, name: str | None, conv_template: str | None) -> ServedM
             raise SettingsError(f"--model: no directory {model}")
         return ServedModel(name or model, model, named_template(conv_template))
     if not (path / "config.json").is_file():
-        raise SettingsError(f"--model: {model} has no config.json; it is no model directory")
+        raise SettingsError(f"--model: {model} has no config.json, so it is not a model directory")
     card = read_object(path / CARD)
     return ServedModel(
         name or str(card.get("name") or path.resolve().name),

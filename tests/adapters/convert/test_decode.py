@@ -64,7 +64,7 @@ def test_a_line_that_is_no_json_is_rejected_alone() -> None:
         (
             lambda data: data.replace(b"},", b"}", 1),
             lambda data: data.index(b"},") + 2,
-            "is no JSON",
+            "is not JSON",
         ),
         (lambda data: data[:40] + b"\xff" + data[41:], lambda data: 40, "is not UTF-8"),
     ],

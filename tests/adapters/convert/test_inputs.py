@@ -210,9 +210,9 @@ def test_a_source_named_does_not_swallow_text(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_bytes(b'[{"instruction": "?", "output": "!"}]')
     plan = Plan([str(tmp_path)], SOURCES, BY_NAME["koalpaca"])
     assert [shard.file for shard, _ in plan.shards()] == ["rows.json"]
-    assert plan.skipped == [("LICENSE.txt", "is no JSON, as files of koalpaca are")]
+    assert plan.skipped == [("LICENSE.txt", "is not JSON, as files of koalpaca are")]
     plan = Plan([str(tmp_path / "rows.json")], SOURCES, BY_NAME["chatbot-data"])
-    with pytest.raises(InputError, match="is no CSV, as files of chatbot-data are"):
+    with pytest.raises(InputError, match="is not CSV, as files of chatbot-data are"):
         list(plan.shards())
 
 

@@ -35,7 +35,7 @@ def _shapes_and_setup(name: str) -> tuple[Shapes, dict[str, Any]]:
 @pytest.mark.parametrize(
     ("argv", "status", "text"),
     [
-        ([LORA, "--gpus", "1,x"], 2, "--gpus 1,x: numbers of GPUs"),
+        ([LORA, "--gpus", "1,x"], 2, "--gpus 1,x: give numbers of GPUs"),
         ([LORA, "--gpus", "0"], 2, "--gpus 0"),
         ([LORA, "--gpu", "v100"], 2, "--gpu v100: no such GPU here; there are a100-40, a100-80"),
         ([LORA, "--rows", "0"], 2, "--rows 0: give at least 1"),
@@ -46,7 +46,11 @@ def _shapes_and_setup(name: str) -> tuple[Shapes, dict[str, Any]]:
         ([LORA, "--set", "lora.targets=['q_proj']"], 1, "gpt_neox has no linear layer q_proj"),
         ([LORA, "--set", "template=vicuna"], 1, "template: no template 'vicuna'"),
         ([LORA, "--set", "base=./nowhere"], 1, "./nowhere: no such folder"),
-        (["no-such-recipe"], 1, "nor a built-in recipe (koalpaca-polyglot-12.8b-lora"),
+        (
+            ["no-such-recipe"],
+            1,
+            "nor a built-in recipe; the built-in recipes are koalpaca-polyglot-12.8b-lora",
+        ),
     ],
     ids=lambda value: " ".join(value[1:]) if isinstance(value, list) else None,
 )
@@ -78,8 +82,8 @@ def test_list_names_the_built_in(capsys: pytest.CaptureFixture[str]) -> None:
     ("content", "text"),
     [
         (None, "a base's folder holds a config.json"),
-        ("{", "no JSON object"),
-        ("[]", "no JSON object"),
+        ("{", "not a JSON object"),
+        ("[]", "not a JSON object"),
         ("{}", "names no model_type"),
     ],
     ids=["missing", "broken", "array", "empty"],

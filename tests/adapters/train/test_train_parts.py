@@ -265,7 +265,7 @@ def test_processes_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        (["no-such-recipe", "--out", "o"], 1, "no such file, nor a built-in recipe"),
+        (["no-such-recipe", "--out", "o"], 1, "neither a file nor a built-in recipe"),
         (["{recipe}"], 2, "--out DIR"),
         (["{recipe}", "--out", "o", "--set", "epochs"], 2, "write KEY=VALUE"),
         (["{recipe}", "--out", "o", "--set", "train.epoch=1"], 1, "train.epoch: there is no such key"),

@@ -86,7 +86,7 @@ class Plan:
                     yield shard, source
                 entry.size, entry.sha256 = stream.size, stream.sha256.hexdigest()
         if not self.inputs:
-            raise InputError(", ".join(self.arguments), "holds no file of a known source")
+            raise InputError(", ".join(self.arguments), "has no file of a known source")
 
     def _source(self, member: Member, layout: Layout) -> Source | None:
         """The user's source, if its files have this layout; without one, the recognised source."""
@@ -101,11 +101,11 @@ class Plan:
         if is_empty:
             why = "is empty"
         elif source:
-            why = f"is no {source.layout.upper()}, as files of {source.name} are"
+            why = f"is not {source.layout.upper()}, as files of {source.name} are"
         elif record:
-            why = f"is of no known source: its first record has the keys {', '.join(record)[:200]}"
+            why = f"belongs to no known source: its first record has the keys {', '.join(record)[:200]}"
         else:
-            why = "is no JSON, and no CSV of a known source"
+            why = "is neither JSON nor a CSV file of a known source"
         if member.is_argument:
             names = ", ".join(source.name for source in self.sources)
             hint = "name its source with --source" if record and not source else "give a data file"

@@ -151,7 +151,7 @@ def _broken_file(shard: Shard, error: Exception, head: int, body: bytes) -> Inpu
     at, is_truncated = 0, False
     if isinstance(error, json.JSONDecodeError):
         at = len(error.doc[: error.pos].encode("utf-8", "surrogatepass")) - head
-        what = f"is no JSON: {error.msg}"
+        what = f"is not JSON: {error.msg}"
         is_truncated = at >= len(body.rstrip()) or error.msg.startswith("Unterminated")
     elif isinstance(error, UnicodeDecodeError):
         at, what = error.start - head, f"is not UTF-8: {error.reason}"
