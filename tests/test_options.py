@@ -245,9 +245,14 @@ def test_every_secret_of_every_process_is_under_that_rule() -> None:
     """A new option that holds a secret, or names its file, cannot forget the rule."""
     for section in SECTIONS:
         for each in fields(section):
-            looks_secret = each.name.startswith(("token", "client_keys", "worker_tokens")) or (
-                # Without its certificate an empty tls_key is no TLS, and with it an error: test_tls.py
-                "key" in each.name and each.name != "tls_key"
+            names = ("token", "token_file", "worker_tokens_file")
+            looks_secret = (
+                each.name in names
+                or each.name.startswith("client_keys")
+                or (
+                    # Without its certificate an empty tls_key is no TLS, and with it an error: test_tls.py
+                    "key" in each.name and each.name != "tls_key"
+                )
             )
             assert each.metadata["may_be_empty"] is not looks_secret, f"{section}: {each.name}"
 
