@@ -29,6 +29,8 @@ RETRY_INTERVAL = 0.5
 # FastChat's own controller knows no states. A worker that is not ready reports a queue of this
 # length to it, so that the controller prefers every other worker.
 UNREADY_QUEUE_LENGTH = 1_000_000
+# A controller that answers so will not take the worker: its token, address or models are wrong.
+REFUSED = (400, 401, 403)
 
 
 class ControllerClient:
@@ -88,7 +90,8 @@ class ControllerClient:
                 )
             if response.status_code != 200:
                 raise ControllerError(
-                    f"{url} answered {response.status_code}: {response.text[:300]}"
+                    f"{url} answered {response.status_code}: {response.text[:300]}",
+                    response.status_code,
                 )
             return orjson.loads(response.content)
         except CALL_ERRORS as error:
@@ -128,6 +131,7 @@ class Heartbeat:
         self._controller = controller
         self._worker = worker
         self._retry_interval = retry_interval
+        self.refusal: str | None = None  # why this controller does not take the worker
         self._state_change = asyncio.Event()
         self._is_registered = False
         self._supports_states = True
@@ -145,7 +149,11 @@ class Heartbeat:
             try:
                 await self._send()
                 last_warning = ""
+                self.refusal = None
             except ControllerError as error:
+                # A controller that does not answer has not changed its mind.
+                if error.status is not None:
+                    self.refusal = str(error) if error.status in REFUSED else None
                 if str(error) != last_warning:  # one line for each cause, not one for each try
                     log.warning("%s", error)
                 last_warning = str(error)
