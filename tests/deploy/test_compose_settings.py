@@ -3,36 +3,14 @@
 Read as YAML here; tests/e2e/test_compose.py asks Docker itself.
 """
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-
-from kodolly.options import environment_name
-from kodolly.settings import (
-    ApiSettings,
-    CommonSettings,
-    ControllerSettings,
-    WebSettings,
-    WorkerSettings,
-    foreign_secrets,
-)
+from support.compose_options import SERVICE_CLASSES, compose_variables
 
 ROOT = Path(__file__).parents[2]
-SERVICES: dict[str, type[CommonSettings]] = {
-    "controller": ControllerSettings,
-    "worker": WorkerSettings,
-    "worker-gpu": WorkerSettings,
-    "api": ApiSettings,
-    "web": WebSettings,
-}
-# Inside a container a process listens on every address and on its usual port. Where it is reached is
-# KODOLLY_BIND, KODOLLY_API_PORT and KODOLLY_WEB_PORT, which compose reads itself.
-FIXED_INSIDE = {"host", "port"}
-# The CPU worker's engine has no adapters, and refuses to start with some.
-NOT_FOR = {("worker", "KODOLLY_WORKER_ADAPTERS")}
 
 
 @pytest.fixture(scope="module")
@@ -43,32 +21,25 @@ def services() -> dict[str, Any]:
     return loaded
 
 
-def expected(service: str) -> set[str]:
-    """The variables of all options of a service's process."""
-    cls = SERVICES[service]
-    names = {environment_name(cls, f.name) for f in fields(cls) if f.name not in FIXED_INSIDE}
-    return {name for name in names if (service, name) not in NOT_FOR} - foreign_secrets(cls)
-
-
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", SERVICE_CLASSES)
 def test_every_option_reaches_its_container_and_no_other(
     service: str, services: dict[str, Any]
 ) -> None:
     """Each option is passed on by its own name; no container gets a setting, or secret, of another."""
     passed = {name for name in services[service]["environment"] if name.startswith("KODOLLY_")}
-    missing = sorted(expected(service) - passed)
+    missing = sorted(set(compose_variables(service)) - passed)
     assert not missing, f"add to {service}'s environment in docker-compose.yml: {missing}"
-    assert not passed - expected(service), "no option of this process has that name"
+    assert not passed - set(compose_variables(service)), "no option of this process has that name"
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", SERVICE_CLASSES)
 def test_a_value_is_passed_on_as_it_is(service: str, services: dict[str, Any]) -> None:
     """Without a default of its own an entry is empty: unset where nobody sets it. With one, it yields."""
     for name, value in services[service]["environment"].items():
         assert value is None or value.startswith(f"${{{name}:-"), f"{service}: {name}: {value}"
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", SERVICE_CLASSES)
 def test_every_container_is_bounded(service: str, services: dict[str, Any]) -> None:
     """Memory and processes have limits that a setting moves."""
     for key in ("mem_limit", "pids_limit"):
@@ -96,6 +67,8 @@ def test_the_settings_table_names_what_compose_reads_itself(services: dict[str, 
     text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     readme = (ROOT / "deploy" / "README.md").read_text(encoding="utf-8")
     own = {part.split(":")[0].split("}")[0] for part in text.split("${KODOLLY_")[1:]}
-    options = {name.removeprefix("KODOLLY_") for s in SERVICES for name in expected(s)}
+    options = {
+        name.removeprefix("KODOLLY_") for s in SERVICE_CLASSES for name in compose_variables(s)
+    }
     for name in own - options:
         assert f"`KODOLLY_{name}`" in readme or f"`_{name}`" in readme, f"KODOLLY_{name}"
