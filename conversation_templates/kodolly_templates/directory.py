@@ -30,6 +30,10 @@ def read_json(path: Path) -> dict[str, Any]:
         raise TemplateError(f"{path}: larger than {MAX_BYTES} bytes")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TemplateError(f"{path}: cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise TemplateError(f"{path}: nested too deeply to be read") from error
     except ValueError as error:
         raise TemplateError(f"{path}: not JSON: {error}") from error
     if not isinstance(data, dict):
@@ -79,11 +83,17 @@ def chat_template_of(model_dir: Path) -> str:
     """The source of the model's own chat template; TemplateError, saying what to do, when it has none."""
     source = model_dir / "chat_template.jinja"
     if source.is_file():
-        return source.read_text(encoding="utf-8")
+        try:
+            return source.read_text(encoding="utf-8")
+        except OSError as error:
+            raise TemplateError(f"{source}: cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise TemplateError(f"{source}: not UTF-8: {error}") from error
     for name in ("chat_template.json", "tokenizer_config.json"):
         found = read_json(model_dir / name).get("chat_template")
         if isinstance(found, list):  # several by name; "default" is the one for chats
-            found = {entry["name"]: entry["template"] for entry in found}.get("default")
+            named = [entry for entry in found if isinstance(entry, Mapping)]
+            found = {entry.get("name"): entry.get("template") for entry in named}.get("default")
         if isinstance(found, str) and found:
             return found
     raise TemplateError(
@@ -93,26 +103,41 @@ def chat_template_of(model_dir: Path) -> str:
 
 
 def _added_tokens(directory: Path) -> Iterator[str]:
-    added = read_json(directory / "tokenizer.json").get("added_tokens") or []
-    config = read_json(directory / "tokenizer_config.json")
-    decoder = config.get("added_tokens_decoder") or {}
-    for token in [*added, *decoder.values()]:
-        if token.get("special"):
-            yield str(token["content"])
-    mapped = read_json(directory / "special_tokens_map.json")
-    for extra in (config, mapped):
-        for token in extra.get("additional_special_tokens") or []:
+    for name, key in (
+        ("tokenizer.json", "added_tokens"),
+        ("tokenizer_config.json", "added_tokens_decoder"),
+    ):
+        for token in _tokens(directory / name, read_json(directory / name).get(key)):
+            if not isinstance(token, Mapping):
+                raise TemplateError(f"{directory / name}: an added token is no JSON object")
+            if token.get("special"):
+                yield str(token.get("content", ""))
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        extra = read_json(directory / name).get("additional_special_tokens")
+        for token in _tokens(directory / name, extra):
             yield _content(token)
+
+
+def _tokens(file: Path, value: object) -> list[object]:
+    """The tokens in a list, or in an object by their numbers; TemplateError for anything else."""
+    if isinstance(value, Mapping):
+        return list(value.values())
+    if value is None or isinstance(value, list):
+        return list(value or [])
+    raise TemplateError(f"{file}: tokens must be a list or an object, not {type(value).__name__}")
 
 
 def _first_token(processor: object) -> str:
     """The special token a tokenizers post-processor puts first, searched through sequences."""
     if not isinstance(processor, Mapping):
         return ""
-    single = processor.get("single") or [{}]
-    if processor.get("type") == "TemplateProcessing" and "SpecialToken" in single[0]:
-        return str(single[0]["SpecialToken"]["id"])
-    return next(filter(None, map(_first_token, processor.get("processors") or [])), "")
+    single = processor.get("single")
+    first = single[0] if isinstance(single, list) and single else {}
+    special = first.get("SpecialToken") if isinstance(first, Mapping) else None
+    if processor.get("type") == "TemplateProcessing" and isinstance(special, Mapping):
+        return str(special.get("id", ""))
+    parts = processor.get("processors")
+    return next(filter(None, map(_first_token, parts if isinstance(parts, list) else [])), "")
 
 
 def _content(token: object) -> str:

@@ -69,7 +69,14 @@ class NoDescriptor(EngineCallError):
 
 
 class ControllerError(KodollyError):
-    """The controller refused a call or cannot be reached."""
+    """The controller refused a call or cannot be reached.
+
+    `status` is its HTTP status, or None when no answer came.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class ApiError(KodollyError):

@@ -18,12 +18,14 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import openai
 import pytest
+from support.compose_options import SERVICE_CLASSES, compose_variables
 
 pytestmark = pytest.mark.compose
 
@@ -41,6 +43,16 @@ token = pathlib.Path("/run/kodolly/token").read_text()
 request = urllib.request.Request("http://127.0.0.1:21001/workers")
 request.add_header("Authorization", f"Bearer {token}")
 print(urllib.request.urlopen(request, timeout=10).read().decode())
+"""
+STEAL = """
+import pathlib, urllib.error, urllib.request
+token = pathlib.Path("/run/kodolly/token").read_text()
+request = urllib.request.Request("http://controller:21001/watch")
+request.add_header("Authorization", f"Bearer {token}")
+try:
+    urllib.request.urlopen(request, timeout=10)
+except urllib.error.HTTPError as error:
+    print(error.code)
 """
 INTRUDE = """
 import urllib.error, urllib.request
@@ -172,6 +184,7 @@ def stack() -> Iterator[Stack]:
         "KODOLLY_WORKER_DRAIN_TIMEOUT": "240",  # a busy machine makes a token a second
         "KODOLLY_WORKER_STOP_GRACE": "600s",
         "OMP_NUM_THREADS": "1",
+        "KODOLLY_API_PROCESSES": "2",
     }
     stack = Stack(environment, api_port, web_port)
     started = time.monotonic()
@@ -263,6 +276,28 @@ class AnswerLoop:
         wait_for(lambda: self.answers >= goal or bool(self.failures), "two more answers", 300)
 
 
+@pytest.mark.parametrize("service", SERVICE_CLASSES)
+def test_a_value_in_an_env_file_reaches_its_container(service: str, tmp_path: Path) -> None:
+    """Docker's own reading of the file: every option of the service's process, by its own name."""
+    docker_or_skip("compose", "version")
+    names = compose_variables(service)
+    file = tmp_path / "env"
+    file.write_text("".join(f"{name}=7{index}\n" for index, name in enumerate(names)))
+    flags = ["--profile", "gpu", "--env-file", str(file)]
+    text = run(["docker", "compose", *flags, "config", "--format", "json"], plain_environment(), 60)
+    environment = json.loads(text)["services"][service]["environment"]
+
+    assert {name: environment.get(name) for name in names} == {
+        name: f"7{index}" for index, name in enumerate(names)
+    }
+
+
+def plain_environment() -> dict[str, str]:
+    """As `engine_environment`, without anything that an env file sets as well."""
+    kept = engine_environment()
+    return {name: value for name, value in kept.items() if not name.startswith("KODOLLY_")}
+
+
 @pytest.mark.parametrize("profiles", [(), ("gpu",)], ids=["default", "gpu"])
 def test_file_is_valid_with_every_profile(profiles: tuple[str, ...]) -> None:
     """Compose accepts the file with each of its profiles, with no preparation."""
@@ -350,6 +385,95 @@ def test_answers_keep_coming_while_workers_come_and_go(stack: Stack) -> None:
         loop.wait_for_more()
     say(f"{loop.answers} short answers and {crowd.answers} long ones meanwhile")
     assert loop.failures + crowd.failures == []
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_doctor_misses_nothing_inside_a_container(stack: Stack, service: str) -> None:
+    """Whatever runs there has what it needs, and its report says so with exit status 0."""
+    report = stack.compose("exec", "-T", service, "kodolly", "doctor")
+    assert "one of KoDolly's images" in report
+    assert "missing" not in report
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_containers_have_limits(stack: Stack, service: str) -> None:
+    """Memory and processes are bounded; the CPU worker's memory is its model's affair."""
+    (container,) = stack.containers(service)
+    host = container["HostConfig"]
+    assert 0 < host["PidsLimit"] <= 4096
+    assert (host["Memory"] > 0) is (service != "worker")
+
+
+def test_no_container_holds_a_secret_of_another(stack: Stack) -> None:
+    """The worker's token is not the fleet's, and reads no table; the page has no token at all."""
+    read = "import hashlib,sys; print(hashlib.sha256(open(sys.argv[1],'rb').read()).hexdigest())"
+    digests = {
+        service: stack.compose("exec", "-T", service, "python3", "-c", read, "/run/kodolly/token")
+        for service in ("controller", "worker", "api")
+    }
+    assert digests["controller"] == digests["api"] != digests["worker"]
+    look = stack.compose("exec", "-T", "web", "ls", "-A", "/run/kodolly")
+    assert look.strip() == ""
+    assert stack.compose("exec", "-T", "worker", "python3", "-c", STEAL).strip() == "403"
+
+
+@contextmanager
+def worker_alone(stack: Stack, **environment: str) -> Iterator[Stack]:
+    """A second project of the same images, for a controller and a worker."""
+    name = f"kodolly-test-{secrets.token_hex(4)}"
+    own = dict(stack.environment) | {"COMPOSE_PROJECT_NAME": name} | environment
+    spare = Stack(own, *free_ports(2))
+    try:
+        yield spare
+    finally:
+        spare.compose("down", "--volumes", "--remove-orphans", "--timeout", "5", limit=SCALE_LIMIT)
+
+
+def failure_of_up(spare: Stack, *flags: str) -> tuple[float, str]:
+    """How long `up --wait` took to fail (s), and what the worker's logs say."""
+    started = time.monotonic()
+    done = subprocess.run(
+        ["docker", "compose", *flags, "up", "--wait", "--no-build", "worker"],
+        cwd=ROOT, env=spare.environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    seconds = time.monotonic() - started
+    assert done.returncode != 0, done.stderr
+    return seconds, spare.compose("logs", "--no-log-prefix", "worker")
+
+
+def test_an_engine_that_ends_again_and_again_fails_the_start(stack: Stack) -> None:
+    """In its second minute, not after the 900 s that a large model may take to load."""
+    with worker_alone(stack, KODOLLY_WORKER_ENGINE_ARGS="--no-such-flag") as spare:
+        seconds, logs = failure_of_up(spare)
+    say(f"up --wait failed after {seconds:.0f} s")
+    assert seconds < 150
+    assert "times without a token" in logs or "unrecognized arguments" in logs
+
+
+def test_a_worker_with_a_wrong_token_is_not_healthy(stack: Stack, tmp_path: Path) -> None:
+    """Its check fails, and says who refuses it."""
+    override = tmp_path / "override.yml"
+    override.write_text("services: {worker: {environment: {KODOLLY_TOKEN: wrong-token}}}\n")
+    with worker_alone(stack) as spare:
+        files = ("-f", str(ROOT / "docker-compose.yml"), "-f", str(override))
+        seconds, logs = failure_of_up(spare, *files)
+        (container,) = spare.containers("worker")
+    say(f"up --wait failed after {seconds:.0f} s")
+    assert container["State"]["Health"]["Status"] == "unhealthy"
+    reasons = [entry["Output"] for entry in container["State"]["Health"]["Log"]]
+    assert any("the controller refuses this worker" in reason for reason in reasons), reasons
+    assert "wrong-token" not in logs + "".join(reasons)
+
+
+def test_a_broken_model_is_a_sentence(stack: Stack, tmp_path: Path) -> None:
+    """The container ends with the file's name, and `up --wait` fails."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "config.json").write_text("[]")
+    with worker_alone(stack, KODOLLY_MODEL=str(tmp_path)) as spare:
+        seconds, logs = failure_of_up(spare)
+    say(f"up --wait failed after {seconds:.0f} s")
+    assert "/models/own/config.json: a JSON object is expected" in logs
+    assert "Traceback" not in logs
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -108,7 +108,7 @@ async def test_calls_trust_the_authority_that_is_named_and_no_stranger(files: Ce
 
 async def test_a_pinned_certificate_is_good_by_any_name_and_no_other_is(tmp_path: Path) -> None:
     """A loopback address is not in the world's certificate; the same authority's others are refused."""
-    authority = trustme.CA()
+    authority = trustme.CA().create_child_ca()  # its certificate is in the file with ours
     ours = make_certificate(tmp_path / "ours", "chat.example", authority=authority)
     theirs = make_certificate(tmp_path / "theirs", "127.0.0.1", authority=authority)
     async with secure(ours) as url, new_client(pinned_context(str(ours.cert))) as client:

@@ -27,3 +27,19 @@ async def test_what_cannot_be_started_is_tried_again(
 
     await service.stop()
     assert service.pid == 0
+
+
+async def test_what_never_was_ready_is_not_started_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that ends again and again before it ever served would end the next time too."""
+    monkeypatch.setattr("kodolly.supervisor.service.STARTS", 2)
+    argv = [sys.executable, "-c", "raise SystemExit('kodolly worker: bad model')"]
+    log = LogFile(tmp_path / "worker.log", 4096)
+    service = Service(ServiceSpec("worker", argv, "http://127.0.0.1:1/"), log)
+    service.start()
+
+    await eventually(service.gave_up.is_set)
+    assert service.restarts == 1
+    assert log.last_line() == "kodolly worker: bad model"
+    await service.stop()

@@ -37,6 +37,8 @@ def tensors_of(file: Path) -> dict[str, TensorInfo]:
         end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
     except OSError as error:
         raise SettingsError(f"{file} cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise SettingsError(f"{file} is no safetensors file: nested too deeply") from error
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise SettingsError(f"{file} is no safetensors file: {error}") from error
     if size != 8 + length + end:
@@ -51,7 +53,7 @@ def model_tensors(directory: Path) -> dict[str, TensorInfo]:
         try:
             names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
             files = [directory / name for name in sorted(names)]
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise SettingsError(f"{index} cannot be read: {error!r}") from error
     else:
         files = sorted(directory.glob("model*.safetensors"))

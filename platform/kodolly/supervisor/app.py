@@ -19,6 +19,7 @@ import httpx
 
 from kodolly.errors import KodollyError, SettingsError
 from kodolly.http.client import new_client
+from kodolly.http.server import cancel_and_wait
 from kodolly.http.tls import client_context, pinned_context, server_context
 from kodolly.logs import escape_controls
 from kodolly.options import resolve
@@ -29,7 +30,7 @@ from kodolly.supervisor.packages import check_extras, check_vllm
 from kodolly.supervisor.reachability import check_exposure
 from kodolly.supervisor.service import Service, is_ready
 from kodolly.worker.adapters import read_adapters
-from kodolly.worker.model import named_template
+from kodolly.worker.model import describe
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,10 @@ class Supervisor:
         self._state_file = self.home / "up.json"
 
     async def run(self) -> None:
-        """Starts everything, prints the addresses, and stops everything at SIGTERM or Ctrl-C."""
+        """Starts everything, prints the addresses, and stops everything at SIGTERM or Ctrl-C.
+
+        Raises KodollyError when a process ended again and again before it was ever ready.
+        """
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -61,17 +65,23 @@ class Supervisor:
             service.start()
         state = asyncio.create_task(self._keep_state())
         greeting = asyncio.create_task(self._greet())
+        waits = [asyncio.create_task(stop.wait())]
+        waits += [asyncio.create_task(service.gave_up.wait()) for service in self.services]
         try:
-            await stop.wait()
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             say("stopping")
         finally:
-            for task in (greeting, state):
-                task.cancel()
-            await asyncio.gather(greeting, state, return_exceptions=True)
+            await cancel_and_wait(greeting, state, *waits)
             for service in reversed(self.services):
                 await service.stop()
             self._state_file.unlink(missing_ok=True)
             say("stopped: no process left")
+        for service in self.services:
+            if service.gave_up.is_set():
+                raise KodollyError(
+                    f"{service.spec.name} does not start; it said: {service.log_file.last_line()}"
+                    f" (all of it in {service.log_file.path})"
+                )
 
     async def _greet(self) -> None:
         """Prints a line for each process that becomes ready, then the addresses for people."""
@@ -189,7 +199,7 @@ def main(argv: Sequence[str]) -> int:
     check_exposure(settings, resolution.file)
     ensure_model(settings)
     # Checked here as well: a worker that refuses these says so only in its log.
-    named_template(settings.conv_template)
+    describe(settings.model or str(settings.model_directory()), None, settings.conv_template)
     read_adapters(settings.adapters, settings.engine, str(settings.model_directory()))
     check_vllm(settings, resolution.file)
     asyncio.run(Supervisor(settings, resolution.file).run())

@@ -68,6 +68,14 @@ class LogFile:
         text = escape_controls(line.decode("utf-8", "backslashreplace"))
         self._handler.handle(logging.makeLogRecord({"msg": text}))
 
+    def last_line(self) -> str:
+        """The last line that says something; "nothing" without one."""
+        try:
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return "nothing"
+        return next((line for line in reversed(lines) if line.strip()), "nothing")
+
     def close(self) -> None:
         """Closes the file."""
         self._handler.close()

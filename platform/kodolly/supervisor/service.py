@@ -19,6 +19,7 @@ from kodolly.supervisor.log_file import END_TIMEOUT, LogFile
 log = logging.getLogger(__name__)
 
 POLL = 0.2  # seconds between two readiness checks
+STARTS = 4  # of a process that was never ready; it would end the next time too
 READY_TIMEOUT = 2.0  # seconds for one readiness check
 
 
@@ -44,6 +45,8 @@ class Service:
         self.spec = spec
         self.log_file = log_file
         self.restarts = 0
+        self.gave_up = asyncio.Event()  # it ended again and again before it was ever ready
+        self._was_ready = False
         self._process: LeashedProcess | None = None
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -63,6 +66,7 @@ class Service:
         started = time.monotonic()
         while not await is_ready(self.spec.ready_url, client):
             await asyncio.sleep(POLL)
+        self._was_ready = True
         return time.monotonic() - started
 
     async def stop(self) -> None:
@@ -84,6 +88,10 @@ class Service:
             started = time.monotonic()
             end = await self._run_once()
             if self._stopping:
+                return
+            if not self._was_ready and self.restarts + 1 >= STARTS:
+                log.error("%s %s, %d times", self.spec.name, end, STARTS)
+                self.gave_up.set()
                 return
             wait = backoff.wait_after(time.monotonic() - started)
             self.restarts += 1

@@ -33,6 +33,9 @@ ENGINE_GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 # A worker that drains must be idle for this long (seconds): a request sent just before the
 # controller took it out of rotation may still arrive.
 IDLE_BEFORE_STOP = 1.0
+# Engines that ended one after the other without a token: after so many the worker says that it does not
+# work, and after so many it ends, since the next engine would end as well.
+FAILURES_TO_REPORT, FAILURES_TO_END = 2, 5
 
 
 @dataclass(frozen=True)
@@ -61,21 +64,29 @@ class Agent:
         start_timeout: float,
         drain_timeout: float,
         limits: HealthLimits | None = None,
+        first_wait: float = 1.0,
     ) -> None:
         """`command`: starts the engine; None for an engine that somebody else runs.
 
         `start_timeout`: seconds until the engine's first token. `drain_timeout`: seconds for
-        running requests.
+        running requests. `first_wait`: seconds before an engine that ended is started again; each
+        further wait is twice as long.
         """
         self.state = WorkerState.STARTING
         self.announcement = announcement
         self.engine = engine
         self.context_length: int | None = None
         self._context_lengths: dict[str, int] = {}  # of further models, where they differ
+        # Why the engine was given up: no further one is started, and this process is told to end.
+        self.failure: str | None = None
+        self.is_loading = True  # the first engine has not made its first token yet
+        self._engine_problem: str | None = None
         self._command = command
         self._start_timeout = start_timeout
         self._drain_timeout = drain_timeout
         self._limits = limits or HealthLimits()
+        self._first_wait = first_wait
+        self._made_token = False
         self._process: LeashedProcess | None = None
         self._monitor: EngineMonitor | None = None
         self._draining = self._was_ready = False
@@ -95,6 +106,16 @@ class Agent:
         """The engine's process id; 0 while it does not run, or is not ours."""
         process = self._process
         return process.pid if process is not None and process.running else 0
+
+    @property
+    def problem(self) -> str | None:
+        """Why this worker cannot serve, in a sentence: its engine ends, or no controller takes it."""
+        if self._engine_problem is not None:
+            return self._engine_problem
+        refusals = [beat.refusal for beat in self._heartbeats]
+        if refusals and all(refusals):
+            return f"the controller refuses this worker: {refusals[0]}"
+        return None
 
     def start(self) -> None:
         """Starts the engine and the heartbeats."""
@@ -166,9 +187,11 @@ class Agent:
     # the engine
 
     async def _run_engine(self) -> None:
-        backoff = RestartBackoff(first=1.0, longest=30.0, healthy_run=60.0)
+        backoff = RestartBackoff(first=self._first_wait, longest=30.0, healthy_run=60.0)
+        failures = 0
         while True:
             started = time.monotonic()
+            self._made_token = False
             try:
                 end = f"ended with code {await self._one_engine_life()}"
             except (EngineStartError, OSError) as error:
@@ -176,9 +199,20 @@ class Agent:
             if self._draining:
                 return
             self._set_state(WorkerState.STARTING)
+            failures = 0 if self._made_token else failures + 1
+            if failures >= FAILURES_TO_REPORT:
+                self._engine_problem = f"the engine {end}, {failures} times without a token"
+            if failures >= FAILURES_TO_END:
+                self._give_up(f"{self._engine_problem}: its own lines say why")
+                return
             wait = backoff.wait_after(time.monotonic() - started)
             log.error("engine %s; starting it again in %.0f s", end, wait)
             await asyncio.sleep(wait)
+
+    def _give_up(self, failure: str) -> None:
+        log.error("%s", failure)
+        self.failure = failure
+        os.kill(os.getpid(), signal.SIGTERM)
 
     async def _one_engine_life(self) -> int:
         if self._command is None:
@@ -196,6 +230,8 @@ class Agent:
             await asyncio.wait({end, ready}, return_when=asyncio.FIRST_COMPLETED)
             if not end.done() and ready.exception() is None:
                 log.info("engine made its first token (pid %d)", process.pid)
+                self._made_token = True
+                self._engine_problem = None
                 self._set_state(WorkerState.READY)
                 await self._until_stuck_or(end, process.pid)
             elif not end.done():
@@ -334,6 +370,8 @@ class Agent:
         # this engine would otherwise wait for it, instead of continuing on another worker.
         if self._draining and state is not WorkerState.STALLED:
             state = WorkerState.DRAINING
+        if state is WorkerState.READY:
+            self.is_loading = False
         if state is not self.state:
             log.info("%s -> %s", self.state.value, state.value)
             self.state = state

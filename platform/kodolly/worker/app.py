@@ -28,7 +28,7 @@ from kodolly.engines.command import EngineCommand, EngineOptions
 from kodolly.engines.openai import Offer
 from kodolly.engines.start import engine_command
 from kodolly.engines.stream import StreamClient
-from kodolly.errors import EngineCallError, SettingsError
+from kodolly.errors import EngineCallError, EngineStartError, SettingsError
 from kodolly.http import server
 from kodolly.http.client import new_client
 from kodolly.http.fastapi_app import JsonApp, add_routes
@@ -52,6 +52,9 @@ log = logging.getLogger(__name__)
 DISCOVER_INTERVAL = 2.0  # seconds between two tries to reach an engine somebody else runs
 OPEN_PATHS = frozenset({"/health", "/ready"})
 READY = WorkerState.READY
+LOADING = (
+    "loading"  # in the text of /ready until the first token; deploy/images/healthy waits on it
+)
 
 
 class Worker:
@@ -257,12 +260,17 @@ def create_app(worker: Worker, model: ServedModel, command: EngineCommand | None
             await server.cancel_and_wait(pool_task)
 
     async def ready() -> Response:
-        """200 while the worker takes requests, otherwise 503. The text is its state."""
-        return PlainTextResponse(agent.state.value, 200 if agent.state is READY else 503)
+        """200 while the worker takes requests, otherwise 503. The text is its state, and what is wrong."""
+        state = agent.state.value
+        if agent.problem is not None:
+            return PlainTextResponse(f"{state}: {agent.problem}", 503)
+        if agent.state is READY:
+            return PlainTextResponse(state)
+        return PlainTextResponse(f"{state}, {LOADING}" if agent.is_loading else state, 503)
 
     async def health() -> Response:
-        """The text "ok" while the agent runs."""
-        return PlainTextResponse("ok")
+        """The text "ok"; 503 with a sentence once no controller takes this worker, or its engine ends."""
+        return PlainTextResponse(agent.problem or "ok", 503 if agent.problem else 200)
 
     app = JsonApp(
         "KoDolly worker",
@@ -297,4 +305,6 @@ def main(argv: Sequence[str]) -> int:
             bounds=settings.bounds(),
             tls=worker.tls,
         )
+        if (failure := app.state.agent.failure) is not None:
+            raise EngineStartError(failure)
     return 0

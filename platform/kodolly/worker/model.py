@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import kodolly_templates
 from kodolly.engines.lora import LoraAdapter
+from kodolly.engines.model_files import check_model_files, read_object
 from kodolly.engines.openai import Offer
 from kodolly.errors import SettingsError
 from kodolly.worker.tokenizer_files import tokenizer_directory
@@ -83,8 +82,10 @@ def describe(model: str, name: str | None, conv_template: str | None) -> ServedM
         if model.startswith((".", "/")):
             raise SettingsError(f"--model: no directory {model}")
         return ServedModel(name or model, model, named_template(conv_template))
-    if not (path / "config.json").is_file():
-        raise SettingsError(f"--model: {model} has no config.json, so it is not a model directory")
+    try:
+        check_model_files(path)
+    except SettingsError as error:
+        raise SettingsError(f"--model: {error}") from error
     card = read_object(path / CARD)
     return ServedModel(
         name or str(card.get("name") or path.resolve().name),
@@ -135,19 +136,6 @@ def _special_tokens(path: Path) -> tuple[str, ...]:
         return tuple(kodolly_templates.special_tokens_of(path))
     except TemplateError as error:
         raise SettingsError(f"--model: {error}") from error
-
-
-def read_object(file: Path) -> dict[str, Any]:
-    """The JSON object in a file, {} when there is none. Raises SettingsError for anything else."""
-    if not file.is_file():
-        return {}
-    try:
-        card = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SettingsError(f"{file}: {error}") from error
-    if not isinstance(card, dict):
-        raise SettingsError(f"{file}: a JSON object is expected")
-    return card
 
 
 def _template(path: Path, override: str | None) -> ChatTemplate | None:

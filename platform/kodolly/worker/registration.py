@@ -29,6 +29,8 @@ RETRY_INTERVAL = 0.5
 # FastChat's own controller knows no states. A worker that is not ready reports a queue of this
 # length to it, so that the controller prefers every other worker.
 UNREADY_QUEUE_LENGTH = 1_000_000
+# A controller that answers so will not take the worker: its token, address or models are wrong.
+REFUSED = (400, 401, 403)
 
 
 class ControllerClient:
@@ -90,7 +92,7 @@ class ControllerClient:
                 )
             if status != 200:
                 text = body.decode("utf-8", "replace")[:300]
-                raise ControllerError(f"{url} answered {status}: {text}")
+                raise ControllerError(f"{url} answered {status}: {text}", status)
             return orjson.loads(body)
         except CALL_ERRORS as error:
             raise ControllerError(f"{url}: {describe_call_error(error)}") from error
@@ -129,6 +131,7 @@ class Heartbeat:
         self._controller = controller
         self._worker = worker
         self._retry_interval = retry_interval
+        self.refusal: str | None = None  # why this controller does not take the worker
         self._state_change = asyncio.Event()
         self._is_registered = False
         self._supports_states = True
@@ -146,7 +149,11 @@ class Heartbeat:
             try:
                 await self._send()
                 last_warning = ""
+                self.refusal = None
             except ControllerError as error:
+                # A controller that does not answer has not changed its mind.
+                if error.status is not None:
+                    self.refusal = str(error) if error.status in REFUSED else None
                 if str(error) != last_warning:  # one line for each cause, not one for each try
                     log.warning("%s", error)
                 last_warning = str(error)

@@ -7,7 +7,6 @@ it refuses new requests, waits `--drain` seconds for running ones, and exits wit
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import signal
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from kodolly import logs
 from kodolly.credentials import check_secret
+from kodolly.engines.model_files import CONFIG, check_model_files, read_object
 from kodolly.engines.transformers.engine import Engine
 from kodolly.engines.transformers.hub import model_directory
 from kodolly.engines.transformers.model import ModelOptions, context_length
@@ -84,15 +84,14 @@ def main(argv: Sequence[str]) -> int:
 def _check_files(directory: Path, flags: argparse.Namespace) -> str | None:
     """Finds bad files before the slow import of torch; returns the chat template's text.
 
-    Raises EngineStartError.
+    Raises EngineStartError or SettingsError.
     """
-    path = directory / "config.json"
+    check_model_files(directory)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
         template = flags.chat_template and flags.chat_template.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise EngineStartError(f"cannot read what the engine needs: {error}") from error
-    context_length(config, flags.max_model_len)
+    context_length(read_object(directory / CONFIG), flags.max_model_len)
     return template or None
 
 

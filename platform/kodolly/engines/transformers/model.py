@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from typing import Any
 
 from kodolly.engines.transformers.cache import CacheShape, SlotCache
 from kodolly.errors import EngineStartError
+
+log = logging.getLogger(__name__)
 
 FAST_BF16 = ("amx_bf16", "avx512_bf16")  # CPU features that compute in bfloat16
 
@@ -104,8 +107,12 @@ def load(options: ModelOptions) -> Model:
             **local,
         )
         network = network.eval().to(_device(options.device))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise EngineStartError(f"cannot load {options.directory}: {error}") from error
+    except EngineStartError:
+        raise
+    except Exception as error:  # files that are not what they say raise anything
+        log.debug("cannot load %s", options.directory, exc_info=error)
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise EngineStartError(f"cannot load {options.directory}: {reason}") from error
     return Model(
         network, options.max_num_seqs, context_length(config.to_dict(), options.max_model_len)
     )
