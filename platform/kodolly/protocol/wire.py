@@ -50,6 +50,7 @@ class Extension(BaseModel):
     engine_key: str | None = None
     heart_beat_interval: float = Field(default=5.0, gt=0)  # seconds
     context_length: int | None = None  # tokens of prompt and answer together
+    token_bytes: int | None = None  # of text, that one token stands for at most
     template: str | None = None  # name of the conversation template
     stop: list[str] = Field(default_factory=list)  # strings that end every answer
     guard: list[str] = Field(default_factory=list)  # strings a user may not put into a prompt

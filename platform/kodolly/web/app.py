@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from kodolly.http import server
 from kodolly.http.bounds import Bounds
+from kodolly.web.body_check import BodyCheck
 from kodolly.web.guard import Guard
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class WebOptions(Protocol):
 
 def serve(settings: WebOptions) -> None:
     """Serves the page until SIGTERM or Ctrl-C, then returns."""
-    app = Guard(create_app(settings))
+    app = Guard(BodyCheck(create_app(settings)))
     server.run(
         app,
         settings.host,

@@ -129,6 +129,7 @@ class Worker:
             template=model.template.name if model.template else None,
             stop=model.stop,
             guard=model.guard,
+            token_bytes=model.token_bytes,
             parents={adapter.name: model.name for adapter in model.adapters},
             version=__version__,
         )

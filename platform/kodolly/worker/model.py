@@ -10,6 +10,7 @@ from typing import Any
 
 import kodolly_templates
 from kodolly.engines.lora import LoraAdapter
+from kodolly.engines.token_bytes import longest_token_of
 from kodolly.errors import SettingsError
 from kodolly_templates import Template, TemplateError, TokenizerTemplate
 
@@ -25,7 +26,8 @@ class ServedModel:
     """A model and the adapters that are served with it, each under its own name.
 
     `template`: shared by all of them; None if no template is known. `special_tokens`: the
-    tokenizer's, such as `<|end|>`.
+    tokenizer's, such as `<|end|>`. `token_bytes`: of text, that one token stands for at most; None if that
+    is not known.
     """
 
     name: str
@@ -33,6 +35,7 @@ class ServedModel:
     template: ChatTemplate | None
     special_tokens: tuple[str, ...] = ()
     adapters: tuple[LoraAdapter, ...] = ()
+    token_bytes: int | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,6 +84,7 @@ def describe(model: str, name: str | None, conv_template: str | None) -> ServedM
         str(path.resolve()),
         _template(path, conv_template),
         _special_tokens(path),
+        token_bytes=longest_token_of(path),
     )
 
 
