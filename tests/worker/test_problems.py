@@ -19,6 +19,7 @@ from kodolly.controller.app import create_app as create_controller
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import Registry
 from kodolly.engines.command import EngineCommand
+from kodolly.engines.openai import Offer
 from kodolly.settings import WorkerSettings
 from kodolly.worker.agent import FAILURES_TO_END, Agent
 from kodolly.worker.app import Worker, create_app
@@ -40,7 +41,7 @@ async def worker(
     """A client of a worker's HTTP endpoints, and its agent."""
     settings = WorkerSettings(engine="openai", drain_timeout=0, **options)
     parts = Worker(settings, directory)
-    app = create_app(parts, parts.describe(["demo"]), command)
+    app = create_app(parts, parts.describe([Offer("demo")]), command)
     app.state.agent._first_wait = 0.01
     async with serving(app) as url, httpx.AsyncClient(base_url=url) as client:
         yield client, app.state.agent

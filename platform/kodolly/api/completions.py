@@ -25,6 +25,7 @@ from kodolly.api.pings import Pings
 from kodolly.api.relay.relay import ClientStream, Relay
 from kodolly.api.relay.retry import RetryBudget, RetryState
 from kodolly.api.request import ApiRequest
+from kodolly.api.routing.context import check_fits
 from kodolly.api.routing.router import Booking, Router
 from kodolly.api.routing.table import Worker, WorkerTable
 from kodolly.api.sse import LOST, error_event
@@ -113,7 +114,9 @@ class Completions:
         body = await server.read_object(http_request, self._services.max_body)
         check(self._kind, body)  # type: ignore[type-var]
         check_bounds(body)
-        return ApiRequest(self._path, body, request_id, chat=self._kind is ChatRequest)
+        stated = http_request.headers.get("content-length", "")
+        size = int(stated) if stated.isdigit() else self._services.max_body
+        return ApiRequest(self._path, body, request_id, self._kind is ChatRequest, size)
 
     async def _whole(self, request: ApiRequest, key: str) -> Response:
         async def attempt(worker: Worker) -> bytes:
@@ -184,6 +187,7 @@ class Completions:
         while True:
             if (booking := self._book(request, state)) is not None:
                 with booking as worker:
+                    check_fits(request, worker, services.table)
                     try:
                         return await attempt(worker)
                     except ContextOverflow as error:

@@ -8,12 +8,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ApiRequest:
-    """One client's request. `path` is the engine's own, such as /v1/chat/completions."""
+    """One client's request. `path` is the engine's own, such as /v1/chat/completions.
+
+    `size`: bytes of the body as it came, so that its texts have no more; 0 if it was not counted.
+    """
 
     path: str
     body: dict[str, Any]
     request_id: str
     chat: bool
+    size: int = 0
 
     @property
     def model(self) -> str:

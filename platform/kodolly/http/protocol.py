@@ -18,6 +18,7 @@ from http import HTTPStatus
 from typing import Any, cast
 
 import orjson
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from kodolly.errors import (
@@ -66,6 +67,7 @@ class HttpProtocol(HttpToolsProtocol):
         """A slow client has room again at a quarter of what is too much: uvloop's own mark is 16 bytes."""
         transport.set_write_buffer_limits(HIGH_WATER, HIGH_WATER // 4)
         super().connection_made(transport)
+        self.flow = OpenFlow(transport)
         sock = transport.get_extra_info("socket")
         if sock is not None and self.reserve.is_reached(sock.fileno()):
             self._write_and_close(OutOfDescriptors())
@@ -193,6 +195,15 @@ class HttpProtocol(HttpToolsProtocol):
     def _end_unasked(self) -> None:
         if self.cycle is None and not self.transport.is_closing():
             self.transport.close()
+
+
+class OpenFlow(FlowControl):
+    """Does not try to go on reading from a connection that is closed, at which uvloop raises."""
+
+    def resume_reading(self) -> None:
+        """Reads again if there is anything to read from."""
+        if not self._transport.is_closing():
+            super().resume_reading()
 
 
 def bounded(bounds: Bounds) -> type[HttpProtocol]:

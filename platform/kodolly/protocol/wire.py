@@ -104,6 +104,8 @@ class Extension(BaseModel):
     context_lengths: dict[ModelName, Annotated[int, Field(ge=1, le=2**31 - 1)]] = Field(
         default_factory=dict, max_length=256
     )
+    # Bytes of text that one token stands for at most.
+    token_bytes: int | None = Field(default=None, ge=1, le=2**20)
     chat_only: bool = False  # the engine has no /v1/completions
     template: str | None = Field(default=None, max_length=256)  # name of the template
     stop: Markers = Field(default_factory=list)  # strings that end every answer

@@ -15,6 +15,7 @@ from kodolly.http.bounds import Bounds
 from kodolly.http.hosts import AllowedHosts
 from kodolly.http.site_guard import GuardedApp, SiteGuard
 from kodolly.http.tls import client_context, pinned_context, server_context
+from kodolly.web.body_check import BodyCheck
 from kodolly.web.guard import Guard
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def serve(settings: WebOptions) -> None:
 def create_guarded_app(settings: WebOptions) -> Guard:
     """The page with everything around it: hosts and origins, bounds, headers. Raises SettingsError."""
     sites = SiteGuard(AllowedHosts(settings.allowed_hosts, settings.host), refusal=text_refusal)
-    return Guard(GuardedApp(create_app(settings), sites))
+    return Guard(GuardedApp(BodyCheck(create_app(settings)), sites))
 
 
 def text_refusal(error: ApiError) -> Response:

@@ -146,6 +146,7 @@ class Worker:
             template=model.template.name if model.template else None,
             stop=model.stop,
             guard=model.guard,
+            token_bytes=model.token_bytes,
             parents=model.parents,
             version=__version__,
         )

@@ -10,6 +10,7 @@ import kodolly_templates
 from kodolly.engines.lora import LoraAdapter
 from kodolly.engines.model_files import check_model_files, read_object
 from kodolly.engines.openai import Offer
+from kodolly.engines.token_bytes import longest_token_of
 from kodolly.errors import SettingsError
 from kodolly.worker.tokenizer_files import tokenizer_directory
 from kodolly_templates import Template, TemplateError, TokenizerTemplate
@@ -26,7 +27,8 @@ class ServedModel:
     """A model and the adapters that are served with it, each under its own name.
 
     `template`: shared by all of them; None if no template is known. `special_tokens`: the
-    tokenizer's, such as `<|end|>`.
+    tokenizer's, such as `<|end|>`. `token_bytes`: of text, that one token stands for at most; None if that
+    is not known.
     """
 
     name: str
@@ -35,6 +37,7 @@ class ServedModel:
     special_tokens: tuple[str, ...] = ()
     adapters: tuple[LoraAdapter, ...] = ()
     others: tuple[Offer, ...] = ()  # further models of an attached engine
+    token_bytes: int | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -92,6 +95,7 @@ def describe(model: str, name: str | None, conv_template: str | None) -> ServedM
         str(path.resolve()),
         _template(path, conv_template),
         _special_tokens(path),
+        token_bytes=longest_token_of(path),
     )
 
 

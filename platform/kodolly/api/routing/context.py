@@ -1,0 +1,59 @@
+"""Whether a request can fit a model's context, by its bytes: no engine need tokenize megabytes to refuse them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from kodolly.api.request import ApiRequest
+from kodolly.api.routing.table import Worker, WorkerTable
+from kodolly.errors import ContextOverflow
+
+
+def check_fits(request: ApiRequest, worker: Worker, table: WorkerTable) -> None:
+    """Raises ContextOverflow for a text that fits neither at `worker` nor at another one of its model."""
+    most = longest_text(worker, request.model)
+    if request.size <= most or request.body.get("truncate_prompt_tokens"):  # nearly every request
+        return
+    size = max(map(_size, _prompts(request.body)), default=0)
+    if size <= most or any(
+        size <= longest_text(each, request.model) for each in table.trusted(request.model)
+    ):
+        return
+    assert worker.extension is not None
+    assert worker.extension.token_bytes is not None
+    context = worker.extension.context_of(request.model)
+    raise ContextOverflow(
+        f"This model's maximum context length is {context} tokens, but the "
+        f"text has at least {size // worker.extension.token_bytes}.",
+        param="messages" if request.chat else "prompt",
+    )
+
+
+def longest_text(worker: Worker, model: str) -> float:
+    """Bytes of text beyond which no prompt fits the model's context; infinite if that is not known."""
+    extension = worker.extension
+    if extension is None or not extension.token_bytes:
+        return math.inf
+    return extension.token_bytes * (extension.context_of(model) or math.inf)
+
+
+def _prompts(body: dict[str, Any]) -> Iterator[list[str]]:
+    """The texts of each prompt of a request."""
+    if "messages" not in body:
+        prompt = body.get("prompt")
+        texts = prompt if isinstance(prompt, list) else [prompt]
+        yield from ([text] for text in texts if isinstance(text, str))
+        return
+    chat: list[str] = []
+    for message in body["messages"]:
+        value = message.get("content") or ""
+        parts = [value] if isinstance(value, str) else [part.get("text") for part in value]
+        chat += [part for part in parts if isinstance(part, str)]
+    yield chat
+
+
+def _size(texts: list[str]) -> int:
+    # Templates drop white space around a text.
+    return sum(len(text.strip().encode("utf-8", "surrogatepass")) for text in texts)

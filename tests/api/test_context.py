@@ -1,0 +1,87 @@
+"""A prompt that cannot fit by its bytes is refused before any engine has it."""
+
+from typing import Any
+
+import pytest
+from support.clock import Clock
+
+from kodolly.api.request import ApiRequest
+from kodolly.api.routing.context import check_fits
+from kodolly.api.routing.table import Worker, WorkerTable
+from kodolly.errors import ContextOverflow
+from kodolly.protocol.wire import Extension, Snapshot, WorkerRow, WorkerState
+
+
+def table_of(*contexts: tuple[int | None, int | None]) -> WorkerTable:
+    """A worker for each pair of context length in tokens and bytes of the longest token."""
+    rows = [
+        WorkerRow(
+            name=f"http://w{number}",
+            model_names=["m"],
+            speed=1,
+            queue_length=0,
+            state=WorkerState.READY,
+            kodolly=Extension(context_length=context, token_bytes=token_bytes),
+        )
+        for number, (context, token_bytes) in enumerate(contexts)
+    ]
+    table = WorkerTable(Clock())
+    table.apply(Snapshot(epoch="e", version=1, workers=rows))
+    return table
+
+
+def request(body: dict[str, Any], size: int = 10**6) -> ApiRequest:
+    return ApiRequest("/p", {"model": "m", **body}, "id", chat="messages" in body, size=size)
+
+
+def first(table: WorkerTable) -> Worker:
+    return next(worker for worker in table.all() if worker.row.name == "http://w0")
+
+
+LONG = "가" * 34  # 102 bytes
+PARTS = [{"type": "text", "text": LONG}, {"type": "image_url", "image_url": {"url": "x" * 999}}]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"prompt": LONG}, "prompt"),
+        ({"prompt": ["a", LONG]}, "prompt"),
+        ({"messages": [{"content": LONG}]}, "messages"),
+        (
+            {"messages": [{"content": LONG[:17]}, {"content": None}, {"content": LONG[17:]}]},
+            "messages",
+        ),
+        ({"messages": [{"content": PARTS}]}, "messages"),
+    ],
+)
+def test_more_bytes_than_the_context_can_hold_are_refused(body: dict[str, Any], field: str) -> None:
+    """With one more token of room it is left to the engine, which counts exactly."""
+    table = table_of((10, 10))
+    with pytest.raises(ContextOverflow) as refusal:
+        check_fits(request(body), first(table), table)
+    assert (refusal.value.param, refusal.value.code) == (field, "context_length_exceeded")
+    table = table_of((11, 10))
+    check_fits(request(body), first(table), table)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": [5] * 1000},
+        {"prompt": ["가" * 30, "가" * 30]},
+        {"prompt": "a", "messages_or_not": LONG},
+        {"messages": [{"content": PARTS[1:]}]},
+    ],
+)
+def test_what_is_no_text_of_one_prompt_does_not_count(body: dict[str, Any]) -> None:
+    """Token ids, other prompts of the list, fields that engines do not read, and pictures."""
+    table = table_of((10, 10))
+    check_fits(request(body), first(table), table)
+
+
+def test_nothing_is_refused_that_another_worker_may_take() -> None:
+    """One with a longer context, or of which it is not known."""
+    for other in ((1000, 10), (None, None), (10, None)):
+        table = table_of((10, 10), other)
+        check_fits(request({"prompt": LONG}), first(table), table)
