@@ -121,7 +121,9 @@ class Bench:
         return made
 
     async def _hits(self, clients: aiohttp.ClientSession) -> int:
-        async with clients.get(self.doors.engine.url + "/metrics") as answer:
+        engine = self.doors.engine
+        key = {"Authorization": f"Bearer {engine.key}"}
+        async with clients.get(engine.url + "/metrics", headers=key) as answer:
             return int(totals(await answer.text()).get(HITS, 0.0))
 
 

@@ -23,6 +23,7 @@ from kodolly.settings import ApiSettings
 
 from .conftest import Stack
 
+JSON = {"Content-Type": "application/json"}
 CHAT: dict[str, Any] = {"model": "demo", "messages": [{"role": "user", "content": "안녕"}]}
 KEY = "engine-key-that-nobody-may-read"
 
@@ -30,7 +31,7 @@ KEY = "engine-key-that-nobody-may-read"
 async def post(stack: Stack, body: Any) -> tuple[int, Any]:
     data = body if isinstance(body, bytes) else orjson.dumps(body)
     url = f"{stack.url}/v1/chat/completions"
-    async with aiohttp.ClientSession() as http, http.post(url, data=data) as answer:
+    async with aiohttp.ClientSession() as http, http.post(url, data=data, headers=JSON) as answer:
         return answer.status, await answer.json(content_type=None)
 
 

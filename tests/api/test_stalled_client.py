@@ -34,7 +34,10 @@ def asks_and_does_not_read(url: str) -> socket.socket:
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
     client.connect((to.hostname, to.port))
     body = json.dumps(CHAT | {"stream": True}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     client.sendall(head.encode() + body)
     return client
 

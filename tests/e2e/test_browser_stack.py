@@ -7,6 +7,7 @@ Screenshots go where KODOLLY_SCREENSHOTS points.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -50,14 +51,23 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
         yield ports | {"engine": ports["worker"] + 1000}
 
 
-def read(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+def read(url: str, key: str = "") -> str:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
+    with urllib.request.urlopen(request, timeout=10) as answer:
         return str(answer.read().decode())
+
+
+def engine_key(ports: dict[str, int]) -> str:
+    """The key of the engine, as the controller tells the API."""
+    watch = f"http://127.0.0.1:{ports['controller']}/watch"
+    with urllib.request.urlopen(watch, timeout=10) as lines:
+        snapshot = next(line for line in lines if line.strip())
+    return str(json.loads(snapshot)["workers"][0]["kodolly"]["engine_key"])
 
 
 def metric(ports: dict[str, int], name: str) -> float:
     """A number out of the engine's own metrics."""
-    text = read(f"http://127.0.0.1:{ports['engine']}/metrics")
+    text = read(f"http://127.0.0.1:{ports['engine']}/metrics", engine_key(ports))
     found = re.search(rf"^kodolly_engine_{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE)
     assert found, text
     return float(found[1])

@@ -285,7 +285,7 @@ async def errors_have_one_shape(base_url: str, model: str, api_key: str | None =
 
 async def load_and_metrics_answer(base_url: str, model: str, api_key: str | None = None) -> None:
     """/load is a number of requests; /metrics is Prometheus text."""
-    async with _client(base_url, None) as client:
+    async with _client(base_url, api_key) as client:
         async with client.get("/load") as response:
             assert isinstance((await response.json())["server_load"], int)
         async with client.get("/metrics") as response:

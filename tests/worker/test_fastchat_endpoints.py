@@ -324,6 +324,8 @@ async def test_a_body_that_is_no_object_is_400(worker: Worker, path: str) -> Non
     for body in (b"{", b"[]", b"\xff"):
         async with (
             aiohttp.ClientSession() as http,
-            http.post(f"{worker.url}/{path}", data=body) as answer,
+            http.post(
+                f"{worker.url}/{path}", data=body, headers={"Content-Type": "application/json"}
+            ) as answer,
         ):
             assert answer.status == 400

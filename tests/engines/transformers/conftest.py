@@ -60,6 +60,7 @@ def status(url: str) -> int | None:
         return None
 
 
+HOSTS = ("--allowed-hosts", "engine.box")
 Start = Callable[..., EngineProcess]
 
 
@@ -111,7 +112,7 @@ def healths_until_ready(engine: EngineProcess) -> list[int]:
 @pytest.fixture(scope="session")
 def engine(start: Start, llama: Path) -> EngineProcess:
     """A ready engine with the tiny LLaMA."""
-    engine = start(llama, "--max-num-seqs", "4", "--max-waiting", "4", key="secret")
+    engine = start(llama, "--max-num-seqs", "4", "--max-waiting", "4", *HOSTS, key="secret")
     healths_until_ready(engine)
     return engine
 

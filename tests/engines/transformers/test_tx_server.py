@@ -12,6 +12,9 @@ import aiohttp
 import openai
 import pytest
 from support.engine_contract import CHECKS, Check, a_key_is_asked_for
+from yarl import URL
+
+from kodolly.engines.transformers.__main__ import main as start_engine
 
 from .conftest import NAME, EngineProcess, Start, get, healths_until_ready, status
 
@@ -45,6 +48,78 @@ async def test_the_engine_keeps_the_contract(check: Check, engine: EngineProcess
 async def test_a_key_is_asked_for(engine: EngineProcess) -> None:
     """With a key set, /v1 is 401 without it."""
     await a_key_is_asked_for(engine.url, NAME, KEY)
+
+
+EVERY_PATH = [
+    *("/load", "/metrics", "/tokenize", "/detokenize", "/v1/models", "/v1/completions"),
+    *(
+        "/v1/chat/completions",
+        "/",
+        "/nowhere",
+        "/health/",
+        "//health",
+        "/Health",
+        "/health/../load",
+    ),
+]
+
+
+@pytest.mark.parametrize("path", EVERY_PATH)
+async def test_nothing_but_health_is_told_without_the_key(engine: EngineProcess, path: str) -> None:
+    """Not how much it has to do, not what a text's tokens are, and not which paths there are."""
+    async with aiohttp.ClientSession() as session:
+        for method in ("GET", "POST", "OPTIONS", "DELETE"):
+            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}):
+                url = URL(engine.url + path, encoded=True)
+                async with session.request(method, url, json={}, headers=headers) as answer:
+                    assert answer.status == 401, (method, path)
+        async with session.get(engine.url + "/health") as answer:
+            assert answer.status == 200
+
+
+async def test_the_engine_admits_its_own_hosts_alone(engine: EngineProcess) -> None:
+    """Under a name that was rebound not even its health is told; nor to a page of another site."""
+    for headers, expected in (
+        ({"Host": "evil.example"}, 421),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Host": "localhost"}, 200),
+        ({"Host": "engine.box:22002"}, 200),
+    ):
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(engine.url + "/health", headers=headers) as answer,
+        ):
+            assert answer.status == expected, headers
+
+
+async def test_only_a_body_of_json_is_read(engine: EngineProcess) -> None:
+    """A form and a plain text are what any page may send."""
+    for kind in (
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=b",
+    ):
+        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": kind}
+        for path in ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"):
+            async with (
+                aiohttp.ClientSession() as session,
+                session.post(engine.url + path, data=b"{}", headers=headers) as answer,
+            ):
+                assert answer.status == 415
+                assert "application/json" in await answer.text()
+
+
+def test_an_engine_that_others_reach_needs_a_key(
+    llama: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without one it starts beyond loopback only if told to."""
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    monkeypatch.setattr("kodolly.logs.configure", lambda *_: None)
+    assert start_engine(["--model", str(llama), "--host", "0.0.0.0"]) == 1
+    assert "VLLM_API_KEY" in caplog.text
+    monkeypatch.setattr("kodolly.engines.transformers.__main__._serve", lambda *_: 7)
+    assert start_engine(["--model", str(llama), "--host", "0.0.0.0", "--open"]) == 7
 
 
 async def test_the_real_client_streams_what_it_gets_whole(client: openai.AsyncOpenAI) -> None:
