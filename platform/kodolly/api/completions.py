@@ -29,7 +29,7 @@ from kodolly.api.routing.table import Worker, WorkerTable
 from kodolly.api.sse import LOST, error_event
 from kodolly.errors import ApiError, EngineFailed, NoWorker
 from kodolly.http import server
-from kodolly.protocol.openai import ChatRequest, CompletionRequest, check
+from kodolly.protocol.openai import ChatRequest, CompletionRequest, check, without_nulls
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Completions:
         return await server.unless_gone(streaming, http_request.receive)
 
     async def _read(self, http_request: Request, request_id: str) -> ApiRequest:
-        body = await server.read_object(http_request, self._services.max_body)
+        body = without_nulls(await server.read_object(http_request, self._services.max_body))
         check(self._kind, body)  # type: ignore[type-var]
         return ApiRequest(self._path, body, request_id, chat=self._kind is ChatRequest)
 

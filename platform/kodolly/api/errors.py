@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
@@ -18,7 +19,13 @@ from kodolly.errors import (
 from kodolly.http import descriptors
 
 RETRY_AFTER = {"Retry-After": "2"}
-OVERFLOW_WORDS = ("maximum context length", "context_length_exceeded", "longer than the maximum")
+OVERFLOW_WORDS = (
+    "maximum context length",
+    "context_length_exceeded",
+    "longer than the maximum",
+    "cannot be greater than max_model_len",
+)
+NO_FAULT = frozenset({"model", "stream", "user", "input"})  # words that name no field in a message
 # Statuses that another worker may not answer with; 401 and 403 mean our own key, 500 a broken engine.
 RETRIED = (401, 403, 408, 429, 500, 502, 503, 504)
 
@@ -63,6 +70,31 @@ def error_of_status(status: int, body: bytes) -> WorkerFailed | ApiError:
     return WorkerFailed(f"answered {status}", client_error, engine_crashed=status == 500)
 
 
+def named(
+    error: WorkerFailed | ApiError, body: dict[str, Any], *, chat: bool
+) -> WorkerFailed | ApiError:
+    """The error with the field of the client's `body` that is at fault, where an engine names none.
+
+    vLLM names some only in its message ("top_k must be ..."), or as it calls them itself.
+    """
+    if not isinstance(error, BadRequest) or _field(error.param) in body:
+        return error
+    prompt = "messages" if chat else "prompt"
+    if isinstance(error, ContextOverflow):
+        limited = error.param == "max_tokens" and "max_completion_tokens" in body
+        error.param = "max_completion_tokens" if limited else prompt
+        return error
+    words = re.findall(r"[a-z_]+", error.message)
+    aliases = {"prompt": prompt, "multimodal": prompt, "vocabulary": prompt, "tool": "tools"}
+    fields = [word if word in body else aliases.get(word) for word in words]
+    error.param = next((f for f in fields if f in body and f not in NO_FAULT), error.param)
+    return error
+
+
+def _field(param: str | None) -> str:
+    return re.split(r"[.\[]", param or "", maxsplit=1)[0]
+
+
 def error_of_event(data: bytes) -> WorkerFailed | ApiError:
     """What an error event within an engine's stream means, by the status in its `code`."""
     code = _error_object(data).get("code")
@@ -84,7 +116,7 @@ def api_error(status: int, body: bytes) -> ApiError:
     if status in (400, 404, 422):
         overflow = any(words in message for words in OVERFLOW_WORDS)
         if overflow or error.get("code") == ContextOverflow.code:
-            return ContextOverflow(message, param=param or "messages")
+            return ContextOverflow(message, param=param)
         return BadRequest(message, param=param)
     # 401 and 403 mean that our own key was refused: nothing a client could mend.
     return EngineFailed(f"the engine answered {status}: {message}")

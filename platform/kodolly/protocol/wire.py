@@ -53,6 +53,10 @@ class Extension(BaseModel):
     template: str | None = None  # name of the conversation template
     stop: list[str] = Field(default_factory=list)  # strings that end every answer
     guard: list[str] = Field(default_factory=list)  # strings a user may not put into a prompt
+    # What the conversation template has a place for, of "developer", "tools" and "documents"; None:
+    # the template is not known.
+    template_knows: list[str] | None = None
+    engine: str | None = None  # the kind that the worker started; None: one it is attached to
     # Adapter name -> name of the base model that it is served on.
     parents: dict[str, str] = Field(default_factory=dict)
     version: str = ""

@@ -129,6 +129,8 @@ class Worker:
             template=model.template.name if model.template else None,
             stop=model.stop,
             guard=model.guard,
+            template_knows=model.template_knows,
+            engine=None if settings.engine == "openai" else settings.engine,
             parents={adapter.name: model.name for adapter in model.adapters},
             version=__version__,
         )

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from kodolly.api.engine_io.stall_watch import StallWatch, WatchedCall
-from kodolly.api.errors import WorkerFailed, error_of_status, out_of_descriptors
+from kodolly.api.errors import WorkerFailed, error_of_status, named, out_of_descriptors
 from kodolly.api.request import ApiRequest
 from kodolly.api.routing.table import Worker
 from kodolly.api.sse import data_of, end_of_events
@@ -69,7 +69,8 @@ class EngineCalls:
             try:
                 response = EngineResponse(connection, call)
                 if connection.status != 200:
-                    raise error_of_status(connection.status, await self.read_all(response))
+                    error = error_of_status(connection.status, await self.read_all(response))
+                    raise named(error, request.body, chat=request.chat)
                 if stream:
                     call.limit = limit, WorkerFailed(f"sent nothing for {limit:g} s")
                 yield response

@@ -83,7 +83,7 @@ class Endpoints:
         """POST /v1/chat/completions."""
         body = check(ChatRequest, await read_object(request, MAX_BODY))
         name = self._model_name(body.model)
-        messages = [message.plain() for message in body.messages]
+        messages = [message.plain(index) for index, message in enumerate(body.messages)]
         prompt = await self._engine.text(
             lambda text: text.encode_chat(
                 messages,
@@ -224,7 +224,7 @@ def _encode_all(text: Text, body: CompletionRequest) -> list[list[int]]:
 def _encode(text: Text, body: TokenizeRequest) -> list[int]:
     if body.messages is None:
         return text.encode(body.prompt or "", special=body.add_special_tokens is not False)
-    messages = [message.plain() for message in body.messages]
+    messages = [message.plain(index) for index, message in enumerate(body.messages)]
     continue_final = body.continue_final_message
     return text.encode_chat(
         messages,
