@@ -213,6 +213,11 @@ class UpSettings(CommonSettings):
         (), "NAME=DIR: LoRA adapter served beside the model as NAME (vLLM); may be repeated"
     )
     engine_python: str | None = option(None, "interpreter of the engine's own environment (vLLM)")
+    engine_args: tuple[str, ...] = option(
+        (),
+        "further argument for every worker's engine, written --engine-args=--flag; may be repeated",
+        shell=True,
+    )
     workers: int = option(1, "how many workers of the model", minimum=1, maximum=64)
     host: str = option(LOCAL, "address web and API listen on")
     web_port: int = option(WEB_PORT, "port of the page", minimum=1, maximum=65535)

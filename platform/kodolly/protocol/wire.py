@@ -56,7 +56,9 @@ class Extension(BaseModel):
     # What the conversation template has a place for, of "developer", "tools" and "documents"; None:
     # the template is not known.
     template_knows: list[str] | None = None
-    engine: str | None = None  # the kind that the worker started; None: one it is attached to
+    engine: str | None = (
+        None  # its kind, such as "vllm"; of an attached one what its /v1/models says
+    )
     # Adapter name -> name of the base model that it is served on.
     parents: dict[str, str] = Field(default_factory=dict)
     version: str = ""

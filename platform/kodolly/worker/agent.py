@@ -70,6 +70,7 @@ class Agent:
         self.announcement = announcement
         self.engine = engine
         self.context_length: int | None = None
+        self.engine_kind = announcement.extension.engine
         self._command = command
         self._start_timeout = start_timeout
         self._drain_timeout = drain_timeout
@@ -153,7 +154,11 @@ class Agent:
 
     def extension(self) -> Extension:
         """KoDolly's additions to a registration or heartbeat, with the current state."""
-        update = {"state": self.state, "context_length": self.context_length}
+        update = {
+            "state": self.state,
+            "context_length": self.context_length,
+            "engine": self.engine_kind,
+        }
         return self.announcement.extension.model_copy(update=update)
 
     # the engine
@@ -270,6 +275,7 @@ class Agent:
                 if await self.engine.healthy():
                     await self.engine.canary(model)
                     self.context_length = await self.engine.context_length(model)
+                    self.engine_kind = self.engine_kind or await self.engine.owner(model)
                     return
             except EngineCallError as error:
                 log.info("no token yet: %s", error)
