@@ -27,6 +27,11 @@ class Dialect:
     bos_token: str = ""  # what the model's tokenizer puts before a text; only Jinja writes it
 
     @property
+    def knows(self) -> tuple[str, ...]:
+        """What it has a place for beside plain messages: the role `developer`, but no tools."""
+        return ("developer",)
+
+    @property
     def guard(self) -> tuple[str, ...]:
         """Strings that inserted text may never hold: the keys that make or end a turn, then extras."""
         own = (self.instruction_key, self.response_key, self.end)

@@ -45,14 +45,9 @@ class TokenizerTemplate:
         return cls(source, named_tokens(directory), tuple(special_tokens_of(directory)))
 
     @property
-    def has_developer(self) -> bool:
-        """Whether the template has a role `developer`; to one without, such a message is `system`."""
-        return "developer" in self.source
-
-    @property
-    def has_tools(self) -> bool:
-        """Whether the template writes tools into the prompt."""
-        return "tools" in self.source
+    def knows(self) -> tuple[str, ...]:
+        """What it has a place for: of the role `developer`, `tools` and `documents`, those it names."""
+        return tuple(name for name in ("developer", "tools", "documents") if name in self.source)
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -138,7 +133,7 @@ class TokenizerTemplate:
         return len(before), len(after)
 
     def _role_known(self, message: dict[str, Any]) -> dict[str, Any]:
-        if message.get("role") != "developer" or self.has_developer:
+        if message.get("role") != "developer" or "developer" in self.knows:
             return message
         return message | {"role": "system"}
 

@@ -338,6 +338,11 @@ class UpSettings(HttpSettings):
     engine_python: str | None = option(
         None, "Python interpreter of the environment that vLLM is installed in"
     )
+    engine_args: tuple[str, ...] = option(
+        (),
+        "one more argument for every worker's engine, written --engine-args=--flag; may be repeated",
+        shell=True,
+    )
     workers: int = option(1, "number of workers", minimum=1, maximum=64)
     host: str = option(LOCAL, "address that page and API listen on")
     open: bool = option(False, OPEN)

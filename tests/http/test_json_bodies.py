@@ -40,14 +40,14 @@ def declared(kind: str | None) -> Request:
 def test_other_types_are_refused_with_what_to_send(kind: str | None) -> None:
     """The message says what to write, with curl too."""
     with pytest.raises(NotJson, match=r"Content-Type: application/json.*--json") as refusal:
-        require_json(declared(kind))
+        require_json(declared(kind).scope["headers"])
     assert refusal.value.message.isascii()
 
 
 @pytest.mark.parametrize("kind", READ)
 def test_json_is_read_however_it_is_written(kind: str) -> None:
     """Parameters, capitals and +json types are JSON."""
-    require_json(declared(kind))
+    require_json(declared(kind).scope["headers"])
 
 
 @pytest.mark.parametrize("face", ["api", "controller"])

@@ -78,6 +78,18 @@ def test_each_worker_and_engine_has_a_port() -> None:
     assert sorted(listener.port for listener in taken) == [8000, 21001, 21002, 21003, 22002, 22003]
 
 
+def test_every_worker_gets_the_engines_arguments() -> None:
+    """An argument that begins with a dash stays one word."""
+    given = ("--enable-auto-tool-choice", "--tool-call-parser=hermes")
+    specs = plan.services(UpSettings(workers=2, engine="vllm", engine_args=given))
+    workers = [spec for spec in specs if spec.name.startswith("worker")]
+    assert len(workers) == 2
+    for spec in workers:
+        assert [f"--engine-args={argument}" for argument in given] == [
+            word for word in spec.argv if word.startswith("--engine-args")
+        ]
+
+
 def test_every_worker_gets_the_adapters() -> None:
     """Each adapter reaches each worker as a flag of its own."""
     specs = plan.services(UpSettings(workers=2, engine="vllm", adapters=("a=x", "b=y")))

@@ -31,7 +31,7 @@ from kodolly.api.routing.table import Worker, WorkerTable
 from kodolly.api.sse import LOST, error_event
 from kodolly.errors import ApiError, ContextOverflow, EngineFailed, NoWorker
 from kodolly.http import server
-from kodolly.protocol.openai import ChatRequest, CompletionRequest, check
+from kodolly.protocol.openai import ChatRequest, CompletionRequest, check, without_nulls
 from kodolly.protocol.request_bounds import check_bounds, has_grammar
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class Completions:
         return await server.unless_gone(streaming, http_request.receive)
 
     async def _read(self, http_request: Request, request_id: str) -> ApiRequest:
-        body = await server.read_object(http_request, self._services.max_body)
+        body = without_nulls(await server.read_object(http_request, self._services.max_body))
         check(self._kind, body)  # type: ignore[type-var]
         check_bounds(body)
         stated = http_request.headers.get("content-length", "")

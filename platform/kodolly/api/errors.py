@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from kodolly.errors import (
     ApiError,
     BadRequest,
@@ -24,9 +27,11 @@ OVERFLOW_WORDS = (
     "available context size",
     "longer than the model's context",
     "`max_new_tokens` must be <=",
+    "cannot be greater than max_model_len",
 )
 # The same as an error's `code` or `type`.
 OVERFLOW_CODES = (ContextOverflow.code, "exceed_context_size_error")
+NO_FAULT = frozenset({"model", "stream", "user", "input"})  # words that name no field in a message
 # Statuses that another worker may not answer with; 401 and 403 mean our own key, 500 a broken engine.
 RETRIED = (401, 403, 408, 429, 500, 502, 503, 504)
 
@@ -81,6 +86,31 @@ def error_of_status(status: int, body: bytes, retry: bytes = b"") -> WorkerFaile
     )
 
 
+def named(
+    error: WorkerFailed | ApiError, body: dict[str, Any], *, chat: bool
+) -> WorkerFailed | ApiError:
+    """The error with the field of the client's `body` that is at fault, where an engine names none.
+
+    vLLM names some only in its message ("top_k must be ..."), or as it calls them itself.
+    """
+    if not isinstance(error, BadRequest) or _field(error.param) in body:
+        return error
+    prompt = "messages" if chat else "prompt"
+    if isinstance(error, ContextOverflow):
+        limited = error.param == "max_tokens" and "max_completion_tokens" in body
+        error.param = "max_completion_tokens" if limited else prompt
+        return error
+    words = re.findall(r"[a-z_]+", error.message)
+    aliases = {"prompt": prompt, "multimodal": prompt, "vocabulary": prompt, "tool": "tools"}
+    fields = [word if word in body else aliases.get(word) for word in words]
+    error.param = next((f for f in fields if f in body and f not in NO_FAULT), error.param)
+    return error
+
+
+def _field(param: str | None) -> str:
+    return re.split(r"[.\[]", param or "", maxsplit=1)[0]
+
+
 def error_of_event(data: bytes) -> WorkerFailed | ApiError:
     """What an error event within an engine's stream means, by the status in its `code`."""
     code = error_object(data).get("code")
@@ -106,7 +136,7 @@ def api_error(status: int, body: bytes, retry: bytes = b"") -> ApiError:
     if status in (400, 404, 422):
         overflow = any(words in message for words in OVERFLOW_WORDS)
         if overflow or error.get("code") in OVERFLOW_CODES or error.get("type") in OVERFLOW_CODES:
-            return ContextOverflow(message, param=param or "messages")
+            return ContextOverflow(message, param=param)
         return BadRequest(message, param=param)
     # 401 and 403 mean that our own key was refused: nothing a client could mend.
     return EngineFailed(f"the engine answered {status}: {message}")

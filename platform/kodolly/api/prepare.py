@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from kodolly.errors import BadRequest
+from kodolly.protocol import parameters
 from kodolly.protocol.wire import Extension
 from kodolly_templates import TemplateError, get_template, list_templates, neutralise
+from kodolly_templates.tokenizer import TOKENIZER
 
 # Characters of text from which preparing a request may hold the event loop for too long.
 LONG_TEXT = 2**16
 PART_OVERHEAD = 64
+# Fields beside the messages that a chat template writes into the prompt.
+TEMPLATE_FIELDS = frozenset({"tools", "documents", "chat_template_kwargs"})
 
 
 def is_long(body: dict[str, Any]) -> bool:
@@ -26,26 +30,44 @@ def is_long(body: dict[str, Any]) -> bool:
 
 
 def for_engine(body: dict[str, Any], extension: Extension, *, chat: bool) -> dict[str, Any]:
-    """The body an engine gets: as the client sent it, but for what the template demands.
+    """The body an engine gets: as the client sent it, but for what template and engine demand.
 
-    Only a chat is touched: a plain completion is the client's own prompt, keys and all.
+    Only a chat is changed: a plain completion is the client's own prompt, keys and all. Raises
+    BadRequest for a field that the engine would drop, and for tools that no prompt would hold.
     """
+    if extension.engine == "vllm":
+        table = parameters.VLLM_DROPS_CHAT if chat else parameters.VLLM_DROPS_COMPLETION
+        parameters.refuse_unhonoured(body, table, "vLLM")
     if not chat:
         return body
+    knows = extension.template_knows
+    if knows is not None:
+        _refuse_unsaid(body, knows, extension.template)
     changes: dict[str, Any] = {}
     if extension.stop:
-        changes["stop"] = merged_stop(body.get("stop"), extension.stop)
+        changes["stop"] = stops_of(body, extension)
     messages = body["messages"]
     if any(message.get("context") for message in messages):
         messages = changes["messages"] = _with_contexts(messages, extension.template)
+    if "developer" not in (knows or ()) and any(m["role"] == "developer" for m in messages):
+        messages = changes["messages"] = [_as_system(message) for message in messages]
     if extension.guard:
-        changes["messages"] = [_guard(m, extension.guard) for m in messages]
+        try:
+            changes["messages"] = [_guard(m, extension.guard) for m in messages]
+            for name in TEMPLATE_FIELDS & body.keys():
+                changes[name] = _guard_value(body[name], extension.guard)
+        except RecursionError:
+            raise BadRequest("the request body is nested too deeply") from None
     return body | changes
 
 
 def stops_of(body: dict[str, Any], extension: Extension) -> list[str]:
-    """The stop strings under which an answer is made: the client's and, in a chat, the template's."""
-    return merged_stop(body.get("stop"), extension.stop if "messages" in body else [])
+    """The stop strings under which an answer is made: the client's and, in a chat, the template's.
+
+    A client that wants no end of the model's own (`ignore_eos`) does not get the template's either.
+    """
+    own = "messages" in body and not body.get("ignore_eos")
+    return merged_stop(body.get("stop"), extension.stop if own else [])
 
 
 def _with_contexts(messages: list[dict[str, Any]], template: str | None) -> list[dict[str, Any]]:
@@ -74,7 +96,8 @@ def append_context(message: dict[str, Any]) -> dict[str, Any]:
         raise BadRequest("messages: a context needs a content beside it", param="messages")
     if isinstance(content, str):
         return plain | {"content": f"{content}\n\n{context}"}
-    return plain | {"content": [*content, {"type": "text", "text": f"\n\n{context}"}]}
+    # Engines put a line break between parts.
+    return plain | {"content": [*content, {"type": "text", "text": f"\n{context}"}]}
 
 
 def merged_stop(stop: str | list[str] | None, template_stops: list[str]) -> list[str]:
@@ -83,17 +106,37 @@ def merged_stop(stop: str | list[str] | None, template_stops: list[str]) -> list
     return list(dict.fromkeys([*stops, *template_stops]))
 
 
+def _refuse_unsaid(body: dict[str, Any], knows: list[str], template: str | None) -> None:
+    """Raises BadRequest for tools or documents that the prompt would not hold."""
+    for name in ("tools", "documents"):
+        wanted = body.get(name) and not (name == "tools" and body.get("tool_choice") == "none")
+        if wanted and name not in knows:
+            which = "its own" if template == TOKENIZER else template
+            raise BadRequest(
+                f"{name}: the model's conversation template ({which}) has no place for them",
+                param=name,
+            )
+
+
+def _as_system(message: dict[str, Any]) -> dict[str, Any]:
+    return message | {"role": "system"} if message["role"] == "developer" else message
+
+
 def _guard(message: dict[str, Any], keys: list[str]) -> dict[str, Any]:
     """A message whose text holds no template key or special token as an engine would read it."""
     content = message.get("content")
-    if isinstance(content, str):
+    if isinstance(content, str) and len(message) == 2:
         safe = neutralise(content, keys)
         return message if safe is content else message | {"content": safe}
-    if isinstance(content, list):
-        return message | {"content": [_guard_part(part, keys) for part in content]}
-    return message
+    return {name: _guard_value(value, keys) for name, value in message.items()}
 
 
-def _guard_part(part: dict[str, Any], keys: list[str]) -> dict[str, Any]:
-    text = part.get("text")
-    return part | {"text": neutralise(text, keys)} if isinstance(text, str) else part
+def _guard_value(value: Any, keys: list[str]) -> Any:
+    """Every text within a value, such as the arguments of a tool call, but not the names of fields."""
+    if isinstance(value, str):
+        return neutralise(value, keys)
+    if isinstance(value, list):
+        return [_guard_value(item, keys) for item in value]
+    if isinstance(value, dict):
+        return {name: _guard_value(item, keys) for name, item in value.items()}
+    return value

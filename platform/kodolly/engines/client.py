@@ -195,6 +195,16 @@ class EngineClient:
                 return length
         return None
 
+    async def owner(self, model: str) -> str | None:
+        """Who the engine says owns the model, "vllm" in vLLM; None if it says nothing."""
+        try:
+            owners = [
+                card.get("owned_by") for card in await self.cards() if card.get("id") == model
+            ]
+        except EngineCallError:
+            return None
+        return owners[0] if owners and isinstance(owners[0], str) else None
+
     async def complete(
         self,
         body: Mapping[str, Any],

@@ -1,7 +1,7 @@
 """Requests of OpenAI's API that a client may send. Unknown fields go to the engine unchanged.
 
 The bounds are those of OpenAI's reference. They are checked here where the engine would fail late,
-or with an unclear message.
+or with an unclear message. A null means that a field is not given, on every engine.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from kodolly.errors import BadRequest
+from kodolly.protocol.faults import bad_request
 
-MAX_CHOICES = 16
+MAX_CHOICES = 128  # answers to one prompt, as in OpenAI's API
+MAX_ANSWERS = 2048  # of all prompts of a request together
 MAX_MESSAGES = 2048
 MAX_PARTS = 2048
 MAX_PROMPTS = 2048
@@ -23,6 +25,7 @@ StopText = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 # one error each, and building those blocks the event loop.
 Stop = StopText | Annotated[list[StopText], Field(max_length=16, fail_fast=True)]
 Parts = Annotated[list[dict[str, Any]], Field(max_length=MAX_PARTS, fail_fast=True)]
+Tools = Annotated[list[dict[str, Any]], Field(max_length=MAX_PARTS, fail_fast=True)]
 Texts = Annotated[list[str], Field(max_length=MAX_PROMPTS, fail_fast=True)]
 TokenIds = Annotated[list[int], Field(max_length=MAX_TOKENS, fail_fast=True)]
 TokenLists = Annotated[list[TokenIds], Field(max_length=MAX_PROMPTS, fail_fast=True)]
@@ -52,6 +55,12 @@ class _Sampling(BaseModel):
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
     stop: Stop | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    logit_bias: dict[str, float] | None = None
+    ignore_eos: bool | None = None
+    prompt_logprobs: int | None = None
+    cache_salt: str | None = None
 
 
 class Message(BaseModel):
@@ -69,12 +78,20 @@ class ChatRequest(_Sampling):
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     max_completion_tokens: int | None = Field(default=None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=-1)
+    tools: Tools | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
 class CompletionRequest(_Sampling):
     """Body of POST /v1/completions. `prompt`: one or several prompts, as text or as token ids."""
 
     prompt: str | Texts | TokenIds | TokenLists
+    max_tokens: int | None = Field(default=None, ge=0)
+    echo: bool | None = None
+    logprobs: int | None = Field(default=None, ge=-1)
 
 
 R = TypeVar("R", ChatRequest, CompletionRequest)
@@ -85,28 +102,28 @@ def check(cls: type[R], data: dict[str, Any]) -> R:
     try:
         request = cls.model_validate(data)
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        # Pydantic also puts names of union members into `loc`. They mean nothing to a client.
-        path = [p for p in fault["loc"] if isinstance(p, int) or p in data or str(p).islower()]
-        field = _field_name(path, data)
-        raise BadRequest(f"{field}: {fault['msg']}", param=field) from error
+        raise bad_request(error, data) from error
     if request.stream_options is not None and not request.stream:
         raise BadRequest("stream_options: only allowed when stream is true", param="stream_options")
+    if isinstance(request, CompletionRequest):
+        _check_completion(request)
     return request
 
 
-def _field_name(path: list[int | str], data: Any) -> str:
-    """The path of a field such as `messages[0].role`, as far as it exists in the request."""
-    name, here = "", data
-    for depth, part in enumerate(path):
-        if isinstance(part, int):
-            if not isinstance(here, list):
-                break
-            name += f"[{part}]"
-            here = here[part] if part < len(here) else None
-        elif depth == 0 or isinstance(here, dict):
-            name += f".{part}" if name else part
-            here = here.get(part) if isinstance(here, dict) else None
-        else:
-            break
-    return name
+def without_nulls(body: dict[str, Any]) -> dict[str, Any]:
+    """The body without the fields that are null, which engines take for one thing or another."""
+    if None not in body.values():
+        return body
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _check_completion(request: CompletionRequest) -> None:
+    if request.max_tokens == 0 and not request.echo:
+        raise BadRequest("max_tokens: 0 is allowed only with echo", param="max_tokens")
+    prompt = request.prompt
+    if isinstance(prompt, list) and not (prompt and isinstance(prompt[0], int)):
+        if not prompt or [] in prompt:
+            raise BadRequest("prompt: holds no text or token", param="prompt")
+        if (request.n or 1) * len(prompt) > MAX_ANSWERS:
+            limit = f"n times the number of prompts may be at most {MAX_ANSWERS}"
+            raise BadRequest(f"n: {limit}", param="n")

@@ -110,6 +110,13 @@ class Extension(BaseModel):
     template: str | None = Field(default=None, max_length=256)  # name of the template
     stop: Markers = Field(default_factory=list)  # strings that end every answer
     guard: Markers = Field(default_factory=list)  # strings a user may not put into a prompt
+    # What the conversation template has a place for, of "developer", "tools" and "documents"; None:
+    # the template is not known.
+    template_knows: list[Annotated[str, Field(max_length=64)]] | None = Field(
+        default=None, max_length=16
+    )
+    # The engine's kind, such as "vllm"; of an attached one what its /v1/models says.
+    engine: str | None = Field(default=None, max_length=256)
     # Adapter name -> name of the base model that it is served on.
     parents: dict[ModelName, ModelName] = Field(default_factory=dict, max_length=256)
     version: str = Field(default="", max_length=64)

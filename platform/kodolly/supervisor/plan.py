@@ -143,6 +143,7 @@ def _worker(settings: UpSettings, index: int) -> ServiceSpec:
     ]
     for adapter in settings.adapters:
         flags += ["--adapters", adapter]
+    flags += [f"--engine-args={argument}" for argument in settings.engine_args]
     if settings.conv_template:
         flags += ["--conv-template", settings.conv_template]
     if settings.engine_python:

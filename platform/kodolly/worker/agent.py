@@ -81,6 +81,7 @@ class Agent:
         self.failure: str | None = None
         self.is_loading = True  # the first engine has not made its first token yet
         self._engine_problem: str | None = None
+        self.engine_kind = announcement.extension.engine
         self._command = command
         self._start_timeout = start_timeout
         self._drain_timeout = drain_timeout
@@ -181,6 +182,7 @@ class Agent:
             "context_length": self.context_length,
             "context_lengths": self._context_lengths,
             "chat_only": self.engine.chat_only,
+            "engine": self.engine_kind,
         }
         return self.announcement.extension.model_copy(update=update)
 
@@ -316,6 +318,7 @@ class Agent:
                 await self.engine.require_health()
                 await self.engine.canary(model)
                 await self._learn_contexts()
+                self.engine_kind = self.engine_kind or await self.engine.owner(model)
                 return
             except EngineCallError as error:
                 if str(error) != cause:  # one line for one cause, not two a second

@@ -147,6 +147,8 @@ class Worker:
             stop=model.stop,
             guard=model.guard,
             token_bytes=model.token_bytes,
+            template_knows=model.template_knows,
+            engine=None if settings.engine == "openai" else settings.engine,
             parents=model.parents,
             version=__version__,
         )

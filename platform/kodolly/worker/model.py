@@ -62,6 +62,11 @@ class ServedModel:
         markers = self.template.guard if self.template else ()
         return list(dict.fromkeys([*markers, *self.special_tokens]))
 
+    @property
+    def template_knows(self) -> list[str] | None:
+        """What the template has a place for beside plain messages; None if no template is known."""
+        return None if self.template is None else list(self.template.knows)
+
     def write_chat_template(self, directory: Path) -> Path | None:
         """Writes the template as a Jinja file for the engine; None if the engine uses the model's."""
         if isinstance(self.template, Template):

@@ -57,6 +57,18 @@ def test_half_a_character_at_the_end_is_flushed() -> None:
 
 
 @settings(deadline=None)  # a loaded machine is no failure
+@given(KOREAN)
+def test_a_length_cut_ends_with_a_whole_character(text: str) -> None:
+    """Cut after any token, the text is a beginning of the whole text."""
+    ids = TOKENIZER.encode(text)
+    for length in range(len(ids) + 1):
+        detokenizer = Detokenizer(decode)
+        cut = "".join(detokenizer.push(token) for token in ids[:length])
+        cut += detokenizer.flush(cut=True)
+        assert text.startswith(cut)
+
+
+@settings(deadline=None)  # a loaded machine is no failure
 @given(st.text("ab#", max_size=20), st.lists(st.text("ab#", min_size=1, max_size=4), max_size=3))
 def test_stops_cut_where_the_whole_text_would_be_cut(text: str, stops: list[str]) -> None:
     """Fed one character at a time, the text ends before the stop string that completes first."""

@@ -16,6 +16,7 @@ from kodolly.api.errors import (
     WorkerFailed,
     error_of_event,
     error_of_status,
+    named,
     out_of_descriptors,
 )
 from kodolly.api.request import ApiRequest
@@ -82,7 +83,8 @@ class EngineCalls:
                 response = EngineResponse(connection, call)
                 if connection.status != 200:
                     body = await self.read_all(response, MAX_SHORT_ANSWER)
-                    raise error_of_status(connection.status, body, connection.retry_after)
+                    error = error_of_status(connection.status, body, connection.retry_after)
+                    raise named(error, request.body, chat=request.chat)
                 if stream:
                     call.limit = limit, WorkerFailed(f"sent nothing for {limit:g} s")
                 yield response

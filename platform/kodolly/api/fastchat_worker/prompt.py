@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from kodolly.api.prepare import append_context
 from kodolly.errors import BadRequest
-from kodolly_templates import neutralise
+from kodolly_templates import TemplateError, neutralise
 from kodolly_templates.guard import is_key
+from kodolly_templates.messages import read_dialogue
 
 if TYPE_CHECKING:
     from fastchat.conversation import Conversation
 
+KNOWN_ROLES = ("system", "developer", "user", "assistant")
 # A string of a template with one of these and a letter is no everyday text, as "USER:" is.
 KEY_MARKS = frozenset("#<>[]{}|")
 
@@ -35,19 +37,24 @@ def chat_prompt(conv: dict[str, Any], messages: list[dict[str, Any]]) -> str:
     template of FastChat's can hold.
     """
     conversation, keys = conversation_of(conv), template_keys(conv)
-    user, assistant = conversation.roles
+    texts = []
     for index, message in enumerate(messages):
         text = neutralise(_text_of(append_context(message), index), keys)
-        if message["role"] in ("system", "developer"):
-            conversation.set_system_message(text)
-        elif message["role"] in ("user", "assistant"):
-            conversation.append_message(user if message["role"] == "user" else assistant, text)
-        else:
+        if message["role"] not in KNOWN_ROLES:
             raise BadRequest(
                 f"messages[{index}].role: this model knows no {message['role']!r}",
                 param=f"messages[{index}].role",
             )
-    conversation.append_message(assistant, None)
+        texts.append({"role": message["role"], "content": text})
+    try:
+        dialogue = read_dialogue(texts, strip=False)
+    except TemplateError as error:
+        raise BadRequest(f"messages: {error}", param="messages") from error
+    if dialogue.system:
+        conversation.set_system_message(dialogue.system)
+    for turn in dialogue.turns:
+        conversation.append_message(conversation.roles[turn.is_answer], turn.text)
+    conversation.append_message(conversation.roles[1], None)
     return str(conversation.get_prompt())
 
 

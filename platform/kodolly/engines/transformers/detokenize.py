@@ -42,8 +42,13 @@ class Detokenizer:
             self._sent = len(self._decode(self._window))
         return new
 
-    def flush(self) -> str:
-        """The rest of the text; bytes that make no character are U+FFFD."""
-        new = self._decode(self._window)[self._sent :]
+    def flush(self, *, cut: bool = False) -> str:
+        """The rest of the text; bytes that make no character are U+FFFD.
+
+        `cut`: the answer was cut by its length, and a character whose tokens are not all there is
+        left out.
+        """
+        text = self._decode(self._window)
+        new = (text.rstrip(REPLACEMENT) if cut else text)[self._sent :]
         self._sent += len(new)
         return new

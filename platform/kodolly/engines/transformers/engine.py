@@ -162,6 +162,14 @@ class Engine:
 
         Raises ContextOverflow or BadRequest for an impossible request, NoWorker when too many wait.
         """
+        most = self._options.max_num_seqs + self._max_waiting
+        if len(prompts) * sampling.n > most:
+            field = "n" if sampling.n > 1 else "prompt"
+            raise BadRequest(
+                f"{field}: asks for {len(prompts) * sampling.n} answers, and this engine holds at "
+                f"most {most} at once, running and waiting",
+                param=field,
+            )
         answers = Answers(self.scheduler, [prompt for prompt in prompts for _ in range(sampling.n)])
         for index, prompt in enumerate(answers.prompts):
             params = sampling.params(
@@ -201,6 +209,9 @@ class Engine:
             raise BadRequest(f"{field} holds a token outside the vocabulary", param=field)
         room, limit = self.longest - len(prompt), sampling.limit or 1
         if room < limit:
+            if limit > self.longest:
+                chat = isinstance(sampling, ChatRequest) and sampling.max_completion_tokens
+                field = "max_completion_tokens" if chat else "max_tokens"
             raise ContextOverflow(
                 f"This model's maximum context length is {self.longest} tokens, but the prompt "
                 f"has {len(prompt)} and the answer asks for {limit}.",

@@ -1,18 +1,26 @@
 """The requests of the transformers engine. A bad value is a 400 that names the field.
 
-Unknown fields are ignored. Fields that ask for something this engine cannot do are refused.
+A null means that a field is not given. What this engine cannot do is refused by the field's name, as
+`kodolly.protocol.parameters` lists it; a field that nobody knows is ignored, as by vLLM.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self, TypeVar
+import contextlib
+import json
+from collections.abc import Container, Mapping
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from kodolly.engines.transformers.sampling import SamplingParams
 from kodolly.errors import BadRequest
+from kodolly.protocol import parameters
+from kodolly.protocol.faults import bad_request
+from kodolly.protocol.openai import MAX_CHOICES, MAX_MESSAGES, MAX_PROMPTS
+from kodolly_templates import TemplateError
+from kodolly_templates.messages import plain_text
 
-MAX_CHOICES = 16
 MIN_TEMPERATURE = 0.01  # a smaller one above 0 is raised to this, as in vLLM
 
 Stops = Annotated[
@@ -26,11 +34,17 @@ Ids = list[Annotated[int, Field(ge=0, lt=2**31)]]
 class StreamOptions(BaseModel):
     """The field `stream_options`."""
 
-    include_usage: bool = False
-    continuous_usage_stats: bool = False
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
-class Sampling(BaseModel):
+class EngineRequest(BaseModel):
+    """A body of this engine. `unhonoured`: fields that it has no use for (see parameters.py)."""
+
+    unhonoured: ClassVar[Mapping[str, Container[object]]] = {}
+
+
+class Sampling(EngineRequest):
     """Fields that chat and text completions share."""
 
     model: str | None = None
@@ -62,6 +76,8 @@ class Sampling(BaseModel):
         # logprobs=0 asks for those of the chosen tokens.
         if self.logprobs is not None and self.logprobs is not False:
             refuse("logprobs", "is not supported by the transformers engine")
+        if self.top_logprobs:
+            refuse("top_logprobs", "is not supported by the transformers engine")
         return self
 
     @property
@@ -111,21 +127,52 @@ class Message(BaseModel):
 
     role: str = Field(min_length=1, max_length=32)
     content: str | list[dict[str, Any]] | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
 
-    def plain(self) -> dict[str, str]:
-        """Role and text, as chat templates expect them. Raises BadRequest for other parts than text."""
-        if not isinstance(self.content, list):
-            return {"role": self.role, "content": self.content or ""}
-        texts = [part.get("text") for part in self.content if part.get("type") == "text"]
-        if len(texts) != len(self.content) or not all(isinstance(text, str) for text in texts):
-            refuse("messages", "content parts must be text: this model reads nothing else")
-        return {"role": self.role, "content": "".join(map(str, texts))}
+    def plain(self, index: int) -> dict[str, Any]:
+        """The message as chat templates expect it: its parts one text, arguments of calls as objects.
+
+        Raises BadRequest for a part that is no text and for arguments that are no JSON object.
+        """
+        try:
+            content = plain_text(self.content, index)
+        except TemplateError as error:
+            raise BadRequest(
+                f"messages[{index}].content: parts must be text: this model reads nothing else",
+                param="messages",
+            ) from error
+        message: dict[str, Any] = {"role": self.role, "content": content}
+        for name in ("name", "tool_call_id"):
+            if (value := getattr(self, name)) is not None:
+                message[name] = value
+        if self.tool_calls:
+            message["tool_calls"] = [_call(call, index) for call in self.tool_calls]
+        return message
+
+
+def _call(call: dict[str, Any], index: int) -> dict[str, Any]:
+    """A tool call with its arguments as an object, which vLLM gives to templates too."""
+    function = call.get("function")
+    arguments: Any = None
+    if isinstance(function, dict):
+        with contextlib.suppress(TypeError, ValueError, RecursionError):
+            arguments = json.loads(function.get("arguments") or "{}")
+    if not isinstance(function, dict) or not isinstance(arguments, dict):
+        raise BadRequest(
+            f"messages[{index}].tool_calls: function.arguments must be a JSON object as text",
+            param="messages",
+        )
+    return call | {"function": function | {"arguments": arguments}}
 
 
 class ChatRequest(Sampling):
     """POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1, max_length=4096)
+    unhonoured = parameters.CHAT
+
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = Field(None, ge=1)
     add_generation_prompt: bool = True
     continue_final_message: bool = False
@@ -142,6 +189,8 @@ class ChatRequest(Sampling):
     def _refuse_unsupported_in_chat(self) -> Self:
         if self.tools and self.tool_choice != "none":
             refuse("tools", "are not supported by the transformers engine")
+        if self.tool_choice not in (None, "none", "auto"):
+            refuse("tool_choice", "is not supported by the transformers engine")
         if self.response_format and self.response_format.get("type") != "text":
             refuse("response_format", "other than text is not supported by this engine")
         if self.continue_final_message and self.add_generation_prompt:
@@ -151,6 +200,8 @@ class ChatRequest(Sampling):
 
 class CompletionRequest(Sampling):
     """POST /v1/completions. `prompt`: one or several prompts, as text or as token ids."""
+
+    unhonoured = parameters.COMPLETION
 
     prompt: str | Ids | list[str] | list[Ids]
     max_tokens: int | None = Field(16, ge=1)
@@ -164,8 +215,8 @@ class CompletionRequest(Sampling):
             refuse("echo", "is not supported by the transformers engine")
         if self.suffix:
             refuse("suffix", "is not supported by the transformers engine")
-        if isinstance(self.prompt, list) and len(self.prompts()) > MAX_CHOICES:
-            refuse("prompt", f"may be a list of at most {MAX_CHOICES} prompts")
+        if isinstance(self.prompt, list) and len(self.prompts()) > MAX_PROMPTS:
+            refuse("prompt", f"may be a list of at most {MAX_PROMPTS} prompts")
         return self
 
     def prompts(self) -> list[str | list[int]]:
@@ -177,7 +228,7 @@ class CompletionRequest(Sampling):
         return [each for each in self.prompt if not isinstance(each, int)]
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(EngineRequest):
     """POST /tokenize: a prompt, or the messages of a chat."""
 
     model: str | None = None
@@ -194,25 +245,24 @@ class TokenizeRequest(BaseModel):
         return self
 
 
-class DetokenizeRequest(BaseModel):
+class DetokenizeRequest(EngineRequest):
     """POST /detokenize."""
 
     model: str | None = None
     tokens: Ids
 
 
-R = TypeVar("R", bound=BaseModel)
+R = TypeVar("R", bound=EngineRequest)
 
 
 def check(kind: type[R], data: dict[str, Any]) -> R:
     """`data` as a request of this kind. Raises BadRequest, which names the first wrong field."""
+    given = {name: value for name, value in data.items() if value is not None}
+    parameters.refuse_unhonoured(given, kind.unhonoured, "transformers")
     try:
-        return kind.model_validate(data)
+        return kind.model_validate(given)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else None
-        reason = first["msg"]
-        raise BadRequest(f"{name}: {reason}" if name else reason, param=name) from error
+        raise bad_request(error, given) from error
 
 
 def refuse(field: str, reason: str) -> None:

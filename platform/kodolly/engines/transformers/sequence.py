@@ -95,12 +95,12 @@ class Sequence:
             return Delta(text, ids, "stop", stop)
         if len(self.output) < self.params.max_tokens:
             return Delta(text, ids)
-        rest, stop = self._close()
+        rest, stop = self._close(cut=True)
         return Delta(text + rest, ids, "length" if stop is None else "stop", stop)
 
-    def _close(self) -> tuple[str, str | None]:
+    def _close(self, *, cut: bool = False) -> tuple[str, str | None]:
         """The answer ends: the rest of its text, and a stop string if the rest completes one."""
-        text, stop = self._stops.push(self._detokenizer.flush())
+        text, stop = self._stops.push(self._detokenizer.flush(cut=cut))
         return (text, stop) if stop is not None else (text + self._stops.flush(), None)
 
     def _random(self, logits: Any) -> Any:

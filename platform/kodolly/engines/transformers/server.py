@@ -84,7 +84,7 @@ class Endpoints:
         """POST /v1/chat/completions."""
         body = check(ChatRequest, await read_object(request, MAX_BODY))
         name = self._model_name(body.model)
-        messages = [message.plain() for message in body.messages]
+        messages = [message.plain(index) for index, message in enumerate(body.messages)]
         encoding = self._engine.encode_chat(
             messages,
             add_generation_prompt=body.add_generation_prompt,
@@ -127,7 +127,7 @@ class Endpoints:
             prompts: list[str | list[int]] = [body.prompt or ""]
             encoded = await self._engine.encode(prompts, special=special, contexts=MAX_CONTEXTS)
             return encoded[0]
-        messages = [message.plain() for message in body.messages]
+        messages = [message.plain(index) for index, message in enumerate(body.messages)]
         continue_final = body.continue_final_message
         return await self._engine.encode_chat(
             messages,

@@ -1,0 +1,146 @@
+"""What becomes of each field of a request that an engine has no use for: it is refused by name, or
+what it asks for is so already.
+
+The fields are those of OpenAI's reference and of vLLM 0.32. A field that neither of them lists is
+ignored, where OpenAI refuses it: vLLM ignores it too, clients send fields of other servers along,
+and a request that one engine takes must not fail on the other. The API passes it on, since an
+engine may be newer than this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from typing import Any
+
+from kodolly.errors import BadRequest
+
+
+class Everything(Container[object]):
+    """Contains every value: the field changes no answer, whatever it holds."""
+
+    def __contains__(self, value: object) -> bool:
+        return True
+
+
+ANY = Everything()
+UNSET: tuple[object, ...] = ()
+
+# Whom a request is for, and how it is counted, kept or made faster: no answer depends on it.
+# An id is given by the header X-Request-Id. Nothing is ever stored (`store`).
+BOOKKEEPING = (
+    "user",
+    "metadata",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "prediction",
+    "store",
+    "request_id",
+    "session_id",
+    "cache_salt",
+    "include_reasoning",
+    "parallel_tool_calls",
+    "truncation_side",
+    "mm_payload",
+    "return_mm_kwargs",
+    "return_token_offsets",
+    "spaces_between_special_tokens",
+)
+# Field -> the values that ask for nothing. Every other value is refused.
+_BOTH: dict[str, Container[object]] = {
+    **dict.fromkeys(BOOKKEEPING, ANY),
+    "use_beam_search": (False,),
+    "length_penalty": (1,),
+    "skip_special_tokens": (True,),
+    "truncate_prompt_tokens": UNSET,
+    "prompt_logprobs": UNSET,
+    "logprob_token_ids": ([],),
+    "allowed_token_ids": UNSET,
+    "bad_words": ([],),
+    "thinking_token_budget": UNSET,
+    "watermarking": (False,),
+    "structured_outputs": UNSET,
+    "guided_json": UNSET,
+    "guided_regex": UNSET,
+    "guided_choice": UNSET,
+    "guided_grammar": UNSET,
+    "guided_decoding_backend": UNSET,
+    "guided_whitespace_pattern": UNSET,
+    "structural_tag": UNSET,
+    "logits_processors": ([],),
+    "priority": (0,),
+    "return_tokens_as_token_ids": (False,),
+    "routed_experts_prompt_start": (0,),
+    "return_prompt_text": (False,),
+    "kv_transfer_params": UNSET,
+    "ec_transfer_params": UNSET,
+    "vllm_xargs": ({},),
+    "repetition_detection": UNSET,
+}
+CHAT: Mapping[str, Container[object]] = {
+    **_BOTH,
+    "echo": (False,),
+    "add_special_tokens": (False,),
+    "documents": ([],),
+    "chat_template": UNSET,
+    "chat_template_kwargs": ({},),
+    "media_io_kwargs": ({},),
+    "mm_processor_kwargs": ({},),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "audio": UNSET,
+    "web_search_options": UNSET,
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+}
+COMPLETION: Mapping[str, Container[object]] = {
+    **_BOTH,
+    "response_format": ({"type": "text"},),
+    "best_of": (1,),
+    "prompt_embeds": UNSET,
+}
+
+# What vLLM 0.32 takes for a field that it does not know, and drops with a line in its own log.
+_VLLM_DROPS_BOTH: dict[str, Container[object]] = {
+    name: _BOTH[name]
+    for name in (
+        "guided_json",
+        "guided_regex",
+        "guided_choice",
+        "guided_grammar",
+        "structural_tag",
+        "logits_processors",
+    )
+}
+VLLM_DROPS_CHAT: Mapping[str, Container[object]] = {
+    **_VLLM_DROPS_BOTH,
+    **{
+        name: CHAT[name]
+        for name in ("functions", "function_call", "modalities", "audio", "web_search_options")
+    },
+}
+VLLM_DROPS_COMPLETION: Mapping[str, Container[object]] = {
+    **_VLLM_DROPS_BOTH,
+    "best_of": COMPLETION["best_of"],
+}
+INSTEAD = {
+    "functions": "use tools",
+    "function_call": "use tool_choice",
+    "guided_json": 'use structured_outputs: {"json": ...}',
+    "guided_regex": 'use structured_outputs: {"regex": ...}',
+    "guided_choice": 'use structured_outputs: {"choice": [...]}',
+    "guided_grammar": 'use structured_outputs: {"grammar": ...}',
+}
+
+
+def refuse_unhonoured(
+    body: Mapping[str, Any], table: Mapping[str, Container[object]], engine: str
+) -> None:
+    """Raises BadRequest for the first field of `table` that asks for something. Null never does."""
+    for name in table.keys() & body.keys():
+        value = body[name]
+        if value is not None and value not in table[name]:
+            instead = f"; {INSTEAD[name]}" if name in INSTEAD and engine == "vLLM" else ""
+            raise BadRequest(f"{name} is not supported by the {engine} engine{instead}", param=name)
