@@ -34,9 +34,18 @@ def test_every_option_reaches_its_container_and_no_other(
 
 @pytest.mark.parametrize("service", SERVICE_CLASSES)
 def test_a_value_is_passed_on_as_it_is(service: str, services: dict[str, Any]) -> None:
-    """Without a default of its own an entry is empty: unset where nobody sets it. With one, it yields."""
+    """Without a default of its own an entry is empty: unset where nobody sets it. With one, it yields.
+
+    Compose adds the containers' names to the allowed hosts, and says where it publishes a port.
+    """
     for name, value in services[service]["environment"].items():
-        assert value is None or value.startswith(f"${{{name}:-"), f"{service}: {name}: {value}"
+        if name == "KODOLLY_ALLOWED_HOSTS":
+            assert value.endswith(f",${{{name}:-}}")
+        elif name.endswith("_PUBLISHED_ADDRESS"):
+            bind = name.replace("PUBLISHED_ADDRESS", "BIND")
+            assert value == f"${{{bind}:-${{KODOLLY_BIND:-127.0.0.1}}}}"
+        else:
+            assert value is None or value.startswith(f"${{{name}:-"), f"{service}: {name}: {value}"
 
 
 @pytest.mark.parametrize("service", SERVICE_CLASSES)
