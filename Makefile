@@ -11,9 +11,11 @@ TEST_MODEL := .kodolly/models/smollm2-135m-instruct
 # uv installs, in a fraction of pip's time; KODOLLY_INSTALLER=pip has pip do it.
 INSTALL := $(PYTHON) deploy/setup/install_packages.py $(BIN)/python -c constraints.txt
 PYTEST := $(BIN)/python -m pytest
-RUN_TESTS = $(PYTEST) -m "not vllm and not compose and not browser and not ray and not wheel" --dist loadfile
+# In the order of their folders: xdist's own order, most tests first, ends with a few long files and an idle core.
+RUN_TESTS = $(PYTEST) -m "not vllm and not compose and not browser and not ray and not wheel" \
+	--dist loadfile --no-loadscope-reorder
 # These wait for sockets more than they compute, so more of them than cores run at once.
-SOCKET_TESTS := tests/api tests/worker
+SOCKET_TESTS := $(addprefix tests/,api controller http processes supervisor web worker)
 # Tests that need a model of real size find it here; `make run` makes its own.
 export KODOLLY_TEST_MODEL ?= $(CURDIR)/$(TEST_MODEL)
 # Tests and benchmarks run several engines at once; `make run` has the machine to itself.

@@ -70,22 +70,40 @@ def test_an_unknown_command_is_bad_usage() -> None:
         (("up", "--web-port", "8000"), "--api-port and --web-port both take port 8000"),
     ],
 )
-def test_bad_input_is_one_clear_line(args: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_bad_input_is_one_clear_line(
+    args: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """A wrong option exits 1 with one line that names it, and no traceback."""
-    done = kodolly(*args, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    assert cli.main(args) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_process_ends_as_its_command_does(tmp_path: Path) -> None:
+    """`python -m kodolly` exits with the command's code and writes nothing but its line."""
+    done = kodolly("worker", "--model", "./nowhere", cwd=tmp_path)
 
     assert done.returncode == 1
-    assert said in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr == "kodolly worker: --model: no directory ./nowhere\n"
 
 
-def test_config_shows_values_and_sources(tmp_path: Path) -> None:
+def test_config_shows_values_and_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`kodolly config` tells each option's value and where it came from."""
     (tmp_path / "kodolly.toml").write_text("[api]\nport = 8123\n")
+    monkeypatch.chdir(tmp_path)
 
-    done = kodolly("config", "api", cwd=tmp_path)
+    assert cli.main(["config", "api"]) == 0
 
-    line = next(row for row in done.stdout.splitlines() if "--port" in row)
+    line = next(row for row in capsys.readouterr().out.splitlines() if "--port" in row)
     assert "8123" in line
     assert "kodolly.toml:2" in line
 
@@ -93,14 +111,21 @@ def test_config_shows_values_and_sources(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "args", [("--config", "k.toml"), ("api", "--config=k.toml"), ("--config", "k.toml", "api")]
 )
-def test_config_takes_a_file(args: tuple[str, ...], tmp_path: Path) -> None:
+def test_config_takes_a_file(
+    args: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """`kodolly config --config FILE` shows what that file sets, of all sections or a named one."""
     (tmp_path / "k.toml").write_text("[api]\nport = 8123\n")
+    monkeypatch.chdir(tmp_path)
 
-    done = kodolly("config", *args, cwd=tmp_path)
+    assert cli.main(["config", *args]) == 0
 
-    assert "k.toml:2" in done.stdout
-    assert ("[web]" in done.stdout) == ("api" not in args)
+    output = capsys.readouterr().out
+    assert "k.toml:2" in output
+    assert ("[web]" in output) == ("api" not in args)
 
 
 def test_doctor_misses_the_engine_that_is_asked_for() -> None:
@@ -194,12 +219,14 @@ def test_a_missing_extra_is_one_line_that_names_it(
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_up_without_vllm_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_up_without_vllm_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`kodolly up --engine vllm` without a vLLM says so in one line; it starts no process."""
     if find_spec("vllm"):
         pytest.skip("vLLM is installed here")
-    done = kodolly("up", "--engine", "vllm", "--model", "some/model", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
 
-    assert done.returncode == 1
-    assert "there is no vLLM" in done.stderr
+    assert cli.main(["up", "--engine", "vllm", "--model", "some/model"]) == 1
+    assert "there is no vLLM" in capsys.readouterr().err
     assert not (tmp_path / ".kodolly").exists()

@@ -14,7 +14,8 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[2] / "deploy" / "setup" / "install_packages.py"
 
 # Notes each call's arguments and UV_* variables; behaves as UV_STUB says.
-UV = f"""#!{sys.executable}
+# -S: without the packages of the environment, whose paths take longer to read than the rest.
+UV = f"""#!{sys.executable} -S
 import json, os, sys
 call = {{"arguments": sys.argv[1:]}}
 call |= {{k: v for k, v in os.environ.items() if k.startswith("UV_") and k != "UV_STUB"}}
@@ -48,7 +49,7 @@ class Machine:
         settings = {"PIP_CONFIG_FILE": str(self.pip_file), "UV_STUB": stub}
         env = clean | settings | {"PATH": str(self.folder)} | variables
         done = subprocess.run(
-            [sys.executable, SCRIPT, sys.executable, *arguments],
+            [sys.executable, "-S", SCRIPT, sys.executable, *arguments],
             env=env, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         calls = self.folder / "calls"

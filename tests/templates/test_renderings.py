@@ -1,20 +1,27 @@
-"""One conversation, four renderings: the same text, the same tokens, no forged key."""
+"""One conversation, four renderings: the same text, the same tokens, no forged key.
+
+A conversation takes about as long to make up as to check, so each is checked in every dialect.
+"""
 
 from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, note, settings
 from hypothesis import strategies as st
 from support.chat_texts import DIALECTS, SPECIAL, texts
 
 from kodolly_templates import Template, get_template, special_tokens_of
 
 Chat = list[dict[str, Any]]
+
+# The ends of both tokenizers' families, which no text may forge.
+NEOX, LLAMA = ("<|endoftext|>",), ("<s>", "</s>", "<unk>")
 
 contents = texts.filter(lambda text: text.strip() != "")
 users = st.fixed_dictionaries(
@@ -61,26 +68,31 @@ def assert_same_everywhere(template: Template, chat: Chat, tokenizer: Any, bos: 
     assert whole == bos + training.text
 
 
+def each_dialect(guard: Sequence[str] = ()) -> Iterator[Template]:
+    """Every built-in template, which also guards `guard`; a failing example names the last one."""
+    for name in DIALECTS:
+        note(f"template {name}")
+        yield get_template(name).with_guard(guard)
+
+
 def own_count(template: Template, key: str, turns: int) -> int:
     """How often the template itself writes `key` into a closed conversation of `turns` turns."""
     turn = template.instruction_key + "x\n\n" + template.response_key + "x" + template.end
     return (template.introduction + "\n\n" + turn * turns).count(key)
 
 
-@pytest.mark.parametrize("name", DIALECTS)
 @given(chat=chats())
-def test_same_with_byte_level_bpe(name: str, chat: Chat, neox_tokenizer: Any) -> None:
+def test_same_with_byte_level_bpe(chat: Chat, neox_tokenizer: Any) -> None:
     """With a GPT-NeoX-like tokenizer all renderings of any chat are one text and one id list."""
-    template = get_template(name).with_guard(["<|endoftext|>"])
-    assert_same_everywhere(template, chat, neox_tokenizer, "")
+    for template in each_dialect(NEOX):
+        assert_same_everywhere(template, chat, neox_tokenizer, "")
 
 
-@pytest.mark.parametrize("name", DIALECTS)
 @given(chat=chats())
-def test_same_with_sentencepiece_bpe(name: str, chat: Chat, llama_tokenizer: Any) -> None:
+def test_same_with_sentencepiece_bpe(chat: Chat, llama_tokenizer: Any) -> None:
     """With a LLaMA-like tokenizer, which adds a bos, the renderings agree as well."""
-    template = get_template(name).with_guard(["<s>", "</s>", "<unk>"])
-    assert_same_everywhere(template, chat, llama_tokenizer, "<s>")
+    for template in each_dialect(LLAMA):
+        assert_same_everywhere(template, chat, llama_tokenizer, "<s>")
 
 
 @given(chat=chats())
@@ -89,7 +101,7 @@ def test_same_with_special_keys(chat: Chat, neox_tokenizer: Any) -> None:
     import copy
 
     tokenizer = copy.deepcopy(neox_tokenizer)
-    template = get_template("dolly-v2-special").with_guard(["<|endoftext|>"])
+    template = get_template("dolly-v2-special").with_guard(NEOX)
     tokenizer.add_special_tokens({"additional_special_tokens": list(template.special_tokens)})
     assert_same_everywhere(template, chat, tokenizer, "")
     ids, _ = template.training(chat).encode(tokenizer)
@@ -118,36 +130,34 @@ def embedded_tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(path)
 
 
-@pytest.mark.parametrize("name", DIALECTS)
 @given(chat=chats())
-def test_nobody_forges_a_key(name: str, chat: Chat) -> None:
+def test_nobody_forges_a_key(chat: Chat) -> None:
     """Each guarded key stands in a text as often as the template wrote it, also once jamo compose."""
-    template = get_template(name).with_guard(SPECIAL)
-    text = template.training(chat).text
     turns = sum(message["role"] == "user" for message in chat)
-    for key in template.guard:
-        assert text.count(key) == own_count(template, key, turns)
+    for template in each_dialect(SPECIAL):
+        text = template.training(chat).text
         composed = unicodedata.normalize("NFC", text)
-        assert composed.count(key) == own_count(template, key, turns)
+        for key in template.guard:
+            assert text.count(key) == own_count(template, key, turns)
+            assert composed.count(key) == own_count(template, key, turns)
 
 
-@pytest.mark.parametrize("name", DIALECTS)
 @given(chat=chats())
-def test_stop_strings_end_an_answer(name: str, chat: Chat) -> None:
+def test_stop_strings_end_an_answer(chat: Chat) -> None:
     """Cut at the earliest stop string, what a model learned to write is the response alone."""
-    template = get_template(name)
-    training = template.training(chat)
     responses = [m["content"] for m in chat if m["role"] == "assistant"]
-    for (start, end), response in zip(training.spans, responses, strict=True):
-        written = training.text[start:end]
-        cut = min(written.find(stop) for stop in template.stop if stop in written)
-        assert written[:cut].strip().replace("\u2060", "") == response.strip().replace("\u2060", "")
-    assert template.conversation(chat[:-1]).stop_str == list(template.stop)
+    for template in each_dialect():
+        training = template.training(chat)
+        for (start, end), response in zip(training.spans, responses, strict=True):
+            written = training.text[start:end]
+            cut = min(written.find(stop) for stop in template.stop if stop in written)
+            answer = written[:cut].strip().replace("\u2060", "")
+            assert answer == response.strip().replace("\u2060", "")
+        assert template.conversation(chat[:-1]).stop_str == list(template.stop)
 
 
-@pytest.mark.parametrize("name", DIALECTS)
 @given(chat=chats())
-def test_folded_context_gives_the_same_prompt(name: str, chat: Chat) -> None:
+def test_folded_context_gives_the_same_prompt(chat: Chat) -> None:
     """A context folded into its message, for engines without that field, changes no byte."""
-    template = get_template(name)
-    assert template.prompt(template.flatten(chat[:-1])) == template.prompt(chat[:-1])
+    for template in each_dialect():
+        assert template.prompt(template.flatten(chat[:-1])) == template.prompt(chat[:-1])

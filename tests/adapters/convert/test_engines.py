@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from support.convert_files import alpaca, korquad2, kovicuna, write_json
 
+from kodolly import cli
 from kodolly_adapters.convert.run import convert
 from kodolly_adapters.convert.schema import SUMMARY_FILE
 from kodolly_adapters.errors import InputError
@@ -136,8 +137,53 @@ def test_ctrl_c_says_how_to_go_on(raw: Path, tmp_path: Path, sign: str) -> None:
     raise AssertionError("eight runs ended before they could be interrupted")
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--rule", "empty=keep"], "--rule: rule empty has no mode 'keep'"),
+        (["--rule", "nonsense"], "--rule nonsense: write NAME=MODE"),
+        (["--validation", "2"], "--validation 2.0"),
+        (["--source", "x"], "--source x: there is no such source"),
+        (["--jobs", "0"], "--jobs"),
+        (["--tokenizer", "./none"], "--tokenizer"),
+    ],
+)
+def test_a_wrong_flag_is_named(
+    flags: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its exit status is 2, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    write_json(tmp_path / "ko_alpaca_data.json", alpaca(3))
+    assert exit_status("ko_alpaca_data.json", "--out", "wrong", *flags) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "wrong" / SUMMARY_FILE).exists()
+
+
+def test_convert_asks_for_a_folder_and_lists_its_rules(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without --out the exit status is 2; --list-rules needs none."""
+    write_json(tmp_path / "ko_alpaca_data.json", alpaca(3))
+    assert exit_status(str(tmp_path / "ko_alpaca_data.json")) == 2
+    assert "--out" in capsys.readouterr().err
+    assert exit_status(str(tmp_path / "ko_alpaca_data.json"), "--list-rules") == 0
+    assert "near-duplicate" in capsys.readouterr().out
+
+
+def exit_status(*words: str) -> int:
+    """That of `kodolly convert WORDS`, run in this process."""
+    try:
+        return cli.main(["convert", *words])
+    except SystemExit as end:  # argparse's own way to refuse
+        return int(end.code or 0)
+
+
 def test_the_command_line(tmp_path: Path) -> None:
-    """The folder is all that standard output says; a wrong flag exits with 2 and names itself."""
+    """The folder is all that standard output says, also where the rows come from standard input."""
     write_json(tmp_path / "ko_alpaca_data.json", alpaca(3))
     command = [KODOLLY, "convert", str(tmp_path / "ko_alpaca_data.json")]
 
@@ -148,23 +194,9 @@ def test_the_command_line(tmp_path: Path) -> None:
 
     process = run("--out", str(tmp_path / "out"), "--jobs", "1")
     assert (process.returncode, process.stdout.decode().strip()) == (0, str(tmp_path / "out"))
-    for flags, message in [
-        (["--rule", "empty=keep"], "--rule: rule empty has no mode 'keep'"),
-        (["--rule", "nonsense"], "--rule nonsense: write NAME=MODE"),
-        (["--validation", "2"], "--validation 2.0"),
-        (["--source", "x"], "--source x: there is no such source"),
-        (["--jobs", "0"], "--jobs"),
-        (["--tokenizer", str(tmp_path / "none")], "--tokenizer"),
-    ]:
-        result = run("--out", str(tmp_path / "wrong"), *flags)
-        assert result.returncode == 2, flags
-        assert message in result.stderr.decode()
-        assert not (tmp_path / "wrong" / SUMMARY_FILE).exists()
-    result = run()
-    assert result.returncode == 2
-    assert b"--out" in result.stderr
-    result = run("--list-rules")
-    assert b"near-duplicate" in result.stdout
+    wrong = run("--out", str(tmp_path / "wrong"), "--jobs", "0")
+    assert (wrong.returncode, wrong.stdout) == (2, b"")
+    assert b"--jobs" in wrong.stderr
 
     command[-1] = "-"
     result = run("--out", str(tmp_path / "piped"), stdin=json.dumps(alpaca(3)).encode())

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 from backports import zstd
 
+from kodolly import cli
 from kodolly_adapters.convert.reading.inputs import Member, Stream, members, open_member
 from kodolly_adapters.convert.reading.plan import Plan
 from kodolly_adapters.convert.sources import BY_NAME, SOURCES
@@ -89,11 +90,24 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, zstd.compress], ids=["plain", "gz", "zst"])
-def test_standard_input_is_a_source(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+@pytest.mark.usefixtures("no_pictures")
+def test_standard_input_is_a_source(
+    tmp_path: Path,
+    pack: Callable[[bytes], bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """`kodolly convert -` reads standard input, and unpacks it where it is compressed."""
     record = {"instruction": "가?", "output": "나."}
-    result = convert_stdin(tmp_path / "out", pack(json.dumps([record] * 3).encode()))
-    assert (result.returncode, result.stdout) == (0, f"{tmp_path / 'out'}\n".encode())
+    read, write = os.pipe()
+    with os.fdopen(write, "wb") as pipe:  # few enough bytes for the pipe to take at once
+        pipe.write(pack(json.dumps([record] * 3).encode()))
+    with os.fdopen(read, encoding="utf-8") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        status = cli.main(
+            ["convert", "-", "--out", str(tmp_path / "out"), "--validation=0", "--jobs=1"]
+        )
+    assert (status, capsys.readouterr().out) == (0, f"{tmp_path / 'out'}\n")
     lines = (tmp_path / "out" / "train.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["response"] for line in lines] == ["나."] * 3
 

@@ -17,6 +17,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.fixture
+def no_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of a test draw no curve.png, which takes longer than their steps; it has tests of its own."""
+    monkeypatch.setattr("kodolly_adapters.train.callbacks.draw_curve", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A file of rows that can be learned by heart."""

@@ -17,6 +17,8 @@ from support.tuning_rows import dolly, tokenizer, write_lines
 from kodolly_adapters.train.recipe import built_in, load
 from kodolly_adapters.train.shapes import table
 
+pytestmark = pytest.mark.usefixtures("no_curve")
+
 # The recipes for a CPU have no base of their own.
 STAND_INS = {
     "./models/tiny-neox": "EleutherAI/polyglot-ko-1.3b",
