@@ -105,10 +105,8 @@ class Completions:
         return await server.unless_gone(streaming, http_request.receive)
 
     async def _read(self, http_request: Request, request_id: str) -> ApiRequest:
-        body = await server.read_object(http_request, self._services.max_body)
+        body, size = await server.read_sized_object(http_request, self._services.max_body)
         check(self._kind, body)  # type: ignore[type-var]
-        stated = http_request.headers.get("content-length", "")
-        size = int(stated) if stated.isdigit() else self._services.max_body
         return ApiRequest(self._path, body, request_id, self._kind is ChatRequest, size)
 
     async def _whole(self, request: ApiRequest, key: str) -> Response:

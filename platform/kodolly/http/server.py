@@ -74,10 +74,17 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 async def read_object(request: Request, limit: int) -> dict[str, Any]:
     """The request's body as a JSON object. Raises BadRequest or TooLarge."""
-    data = load_json(await read_body(request, limit))
+    data, _ = await read_sized_object(request, limit)
+    return data
+
+
+async def read_sized_object(request: Request, limit: int) -> tuple[dict[str, Any], int]:
+    """As `read_object`, with the number of bytes of the body."""
+    body = await read_body(request, limit)
+    data = load_json(body)
     if not isinstance(data, dict):
         raise BadRequest("the request body must be a JSON object")
-    return data
+    return data, len(body)
 
 
 def presented_token(authorization: str) -> str:

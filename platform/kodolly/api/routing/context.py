@@ -10,9 +10,13 @@ from kodolly.api.request import ApiRequest
 from kodolly.api.routing.table import Worker, WorkerTable
 from kodolly.errors import ContextOverflow
 
+SMALL = 4096  # bytes of a request that are left to the engine whatever its context
+
 
 def check_fits(request: ApiRequest, worker: Worker, table: WorkerTable) -> None:
     """Raises ContextOverflow for a text that fits neither at `worker` nor at another one of its model."""
+    if request.size <= SMALL:
+        return
     most = longest_text(worker)
     if request.size <= most:  # nearly every request
         return
