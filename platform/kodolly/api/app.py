@@ -89,6 +89,7 @@ def create_app(settings: ApiSettings) -> ApiApp:
         fastchat_relay=FastChatRelay(client, pool, token, settings.read_timeout),
         max_body=settings.max_body,
         client_timeout=settings.client_timeout,
+        body_turns=server.BodyTurns(),
     )
 
     @contextlib.asynccontextmanager

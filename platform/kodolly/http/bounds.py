@@ -74,7 +74,7 @@ class ConnectionLimit:
         return True
 
 
-def load_json(body: bytes) -> Any:
+def load_json(body: bytes | bytearray) -> Any:
     """The value of a JSON body. Raises BadRequest, also for more than MAX_NESTING levels."""
     try:
         value = orjson.loads(body)

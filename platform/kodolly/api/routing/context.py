@@ -13,21 +13,23 @@ from kodolly.errors import ContextOverflow
 SMALL = 4096  # bytes of a request that are left to the engine whatever its context
 
 
-def check_fits(request: ApiRequest, worker: Worker, table: WorkerTable) -> None:
-    """Raises ContextOverflow for a text that fits neither at `worker` nor at another one of its model."""
+def check_fits(request: ApiRequest, table: WorkerTable) -> None:
+    """Raises ContextOverflow for a text that fits at no worker of the model that is ready."""
     if request.size <= SMALL:
         return
-    most = longest_text(worker)
+    workers = table.ready(request.model)
+    most = max(map(longest_text, workers), default=math.inf)
     if request.size <= most:  # nearly every request
         return
     size = max(map(_size, _prompts(request.body)), default=0)
-    if size <= most or any(size <= longest_text(each) for each in table.trusted(request.model)):
+    if size <= most:
         return
-    assert worker.extension is not None
-    assert worker.extension.token_bytes is not None
+    extension = max(workers, key=longest_text).extension
+    assert extension is not None
+    assert extension.token_bytes is not None
     raise ContextOverflow(
-        f"This model's maximum context length is {worker.extension.context_length} tokens, but the "
-        f"text has at least {size // worker.extension.token_bytes}.",
+        f"This model's maximum context length is {extension.context_length} tokens, but the text has at "
+        f"least {size // extension.token_bytes}.",
         param="messages" if request.chat else "prompt",
     )
 
