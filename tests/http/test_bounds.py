@@ -1,5 +1,6 @@
 """What a client may take before any key is asked: connections, time for each step, nesting of JSON."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import uvicorn
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 from support.wire import START, Wire, connected, turns
+from support.wire import turns as loop_turns
 from uvicorn.server import ServerState
 
 from kodolly.errors import BadRequest
@@ -191,6 +193,63 @@ async def test_the_server_looks_at_its_connections() -> None:
         if wire.closed:
             break
     assert 30 * server.SWEEP_TICKS < counter <= 32 * server.SWEEP_TICKS
+
+
+class Sender:
+    """A client's body that comes in pieces, each when `go` is set."""
+
+    def __init__(self, pieces: int, *, is_quick: bool = True) -> None:
+        self.sent = self.asked = 0
+        self.go = asyncio.Event()
+        self._pieces = pieces
+        if is_quick:
+            self.go.set()
+
+    async def receive(self) -> dict[str, Any]:
+        self.asked += 1
+        await asyncio.sleep(0)
+        if self.sent > server.LARGE_BODY:
+            await self.go.wait()
+        self.sent += len(PIECE)
+        more = self.sent < self._pieces * len(PIECE)
+        return {"type": "http.request", "body": PIECE, "more_body": more}
+
+    async def read(self, turns: server.BodyTurns) -> int:
+        request = Request({"type": "http", "headers": []}, self.receive)
+        return len(await server.read_body(request, 10**9, turns))
+
+
+PIECE = b"x" * 2**16
+
+
+async def test_large_bodies_are_read_in_turn() -> None:
+    """Two at a time; the others wait with little of them in memory, and small ones never wait."""
+    turns = server.BodyTurns(2, seconds=60)
+    slow = [Sender(10, is_quick=False) for _ in range(5)]
+    reading = [asyncio.create_task(sender.read(turns)) for sender in slow]
+    await loop_turns(50)
+    assert await Sender(2).read(turns) == 2 * len(PIECE)
+    large = -(-server.LARGE_BODY // len(PIECE)) + 1  # pieces until a body counts as large
+    assert [sender.asked for sender in slow] == [large + 1] * 2 + [large] * 3
+    for sender in slow[:2]:
+        sender.go.set()
+    await asyncio.gather(*reading[:2])
+    assert not any(task.done() for task in reading[2:])
+    for sender in slow:
+        sender.go.set()
+    assert await asyncio.gather(*reading) == [10 * len(PIECE)] * 5
+
+
+async def test_a_slow_body_keeps_its_turn_for_a_moment_only() -> None:
+    """Quick ones behind it are read meanwhile, and it comes to its end as well."""
+    turns = server.BodyTurns(1, seconds=0.01)
+    slow = Sender(10, is_quick=False)
+    reading = asyncio.create_task(slow.read(turns))
+    await loop_turns(20)
+    assert await Sender(10).read(turns) == 10 * len(PIECE)
+    slow.go.set()
+    assert await reading == 10 * len(PIECE)
+    assert await Sender(10).read(turns) == 10 * len(PIECE)
 
 
 def nested(levels: int) -> bytes:

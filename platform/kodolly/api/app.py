@@ -99,6 +99,7 @@ def create_app(settings: ApiSettings) -> ApiApp:
         max_body=settings.max_body,
         client_timeout=settings.client_timeout,
         pings=pings,
+        body_turns=server.BodyTurns(),
     )
 
     @contextlib.asynccontextmanager

@@ -57,6 +57,7 @@ class CompletionServices:
     max_body: int
     client_timeout: float
     pings: Pings
+    body_turns: server.BodyTurns
 
     def relay_for(self, worker: Worker) -> Relay | FastChatRelay:
         """The relay that speaks this worker's protocol."""
@@ -103,6 +104,7 @@ class Completions:
         """The answer to be sent; None once it was streamed, or when its client has gone."""
         key = self._services.keys.admit(http_request.headers.get("authorization", ""))
         request = await self._read(http_request, output.request_id)
+        check_fits(request, self._services.table)
         if not request.body.get("stream"):
             return await server.unless_gone(self._whole(request, key), http_request.receive)
         wants_position = http_request.headers.get("x-kodolly-queue") == "events"
@@ -111,11 +113,13 @@ class Completions:
         return await server.unless_gone(streaming, http_request.receive)
 
     async def _read(self, http_request: Request, request_id: str) -> ApiRequest:
-        body = without_nulls(await server.read_object(http_request, self._services.max_body))
+        services = self._services
+        body, size = await server.read_sized_object(
+            http_request, services.max_body, services.body_turns
+        )
+        body = without_nulls(body)
         check(self._kind, body)  # type: ignore[type-var]
         check_bounds(body)
-        stated = http_request.headers.get("content-length", "")
-        size = int(stated) if stated.isdigit() else self._services.max_body
         return ApiRequest(self._path, body, request_id, self._kind is ChatRequest, size)
 
     async def _whole(self, request: ApiRequest, key: str) -> Response:
@@ -187,7 +191,6 @@ class Completions:
         while True:
             if (booking := self._book(request, state)) is not None:
                 with booking as worker:
-                    check_fits(request, worker, services.table)
                     try:
                         return await attempt(worker)
                     except ContextOverflow as error:

@@ -202,7 +202,7 @@ class OpenFlow(FlowControl):
 
     def resume_reading(self) -> None:
         """Reads again if there is anything to read from."""
-        if not self._transport.is_closing():
+        if self.read_paused and not self._transport.is_closing():
             super().resume_reading()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import gc
 import hmac
 import logging
@@ -12,7 +13,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import Any, Protocol, TypeVar
@@ -32,8 +33,10 @@ from kodolly.http.tls import scheme
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Body = TypeVar("Body", bytes, bytearray)
 
 JSON = b"application/json"
+LARGE_BODY = 128 * 1024  # bytes of a request that come before it has to wait for its turn
 TICK = 0.1  # seconds between two calls of uvicorn's `on_tick`
 SWEEP_TICKS = 10  # of them between two looks for late clients
 CLIENT_GONE = "the client went before its request was whole"
@@ -56,34 +59,91 @@ async def error_response(_: Request, error: Exception) -> Response:
     return JsonResponse(error.envelope(), status_code=error.status, headers=error.headers)
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The request's body; TooLarge beyond `limit` bytes, before the rest is read."""
+class BodyTurns:
+    """Lets few large bodies be read at a time, so that megabytes from many clients do not pile up in memory.
+
+    A client that is slow keeps its turn for a moment only, and goes on without one.
+    """
+
+    def __init__(self, at_once: int = 2, seconds: float = 0.5) -> None:
+        self._places = asyncio.Semaphore(at_once)
+        self._seconds = seconds
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Waits for a turn, in order of arrival; it ends with the block, or after its seconds."""
+        await self._places.acquire()
+        is_over = False
+
+        def end() -> None:
+            nonlocal is_over
+            if not is_over:
+                is_over = True
+                self._places.release()
+
+        timer = asyncio.get_running_loop().call_later(self._seconds, end)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            end()
+
+
+async def read_body(
+    request: Request, limit: int, turns: BodyTurns | None = None
+) -> bytes | bytearray:
+    """The request's body; TooLarge beyond `limit` bytes, before the rest is read.
+
+    `turns`: what a body of more than LARGE_BODY bytes has to wait for.
+    """
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > limit:
         raise TooLarge(f"the request body has {declared} bytes; at most {limit} are accepted")
-    parts: list[bytes] = []
-    size = 0
-    more = True
-    while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise TooLarge(f"the request body has more than {limit} bytes")
-        parts.append(part)
-        more = message.get("more_body", False)
-    return b"".join(parts)
+    body, more = await _next_part(request)
+    if not more:
+        return _bounded(body, limit)
+    whole = bytearray(body)
+    async with contextlib.AsyncExitStack() as stack:
+        while more:
+            if turns is not None and len(whole) > LARGE_BODY:
+                await stack.enter_async_context(turns.turn())
+                turns = None
+            body, more = await _next_part(request)
+            whole += body
+            _bounded(whole, limit)
+    return whole
+
+
+async def _next_part(request: Request) -> tuple[bytes, bool]:
+    """The next bytes of a body, and whether there are more. Raises ClientDisconnect."""
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message.get("body", b""), message.get("more_body", False)
+
+
+def _bounded(body: Body, limit: int) -> Body:
+    if len(body) > limit:
+        raise TooLarge(f"the request body has more than {limit} bytes")
+    return body
 
 
 async def read_object(request: Request, limit: int) -> dict[str, Any]:
     """The request's body as a JSON object. Raises NotJson, BadRequest or TooLarge."""
+    data, _ = await read_sized_object(request, limit)
+    return data
+
+
+async def read_sized_object(
+    request: Request, limit: int, turns: BodyTurns | None = None
+) -> tuple[dict[str, Any], int]:
+    """As `read_object`, with the number of bytes of the body. `turns`: see `read_body`."""
     require_json(request.scope["headers"])
-    return decode_object(await read_body(request, limit))
+    body = await read_body(request, limit, turns)
+    return decode_object(body), len(body)
 
 
-def decode_object(body: bytes) -> dict[str, Any]:
+def decode_object(body: bytes | bytearray) -> dict[str, Any]:
     """The JSON object in a request's body. Raises BadRequest for anything else."""
     data = load_json(body)
     if not isinstance(data, dict):

@@ -10,23 +10,26 @@ from kodolly.api.request import ApiRequest
 from kodolly.api.routing.table import Worker, WorkerTable
 from kodolly.errors import ContextOverflow
 
+SMALL = 4096  # bytes of a request that are left to the engine whatever its context
 
-def check_fits(request: ApiRequest, worker: Worker, table: WorkerTable) -> None:
-    """Raises ContextOverflow for a text that fits neither at `worker` nor at another one of its model."""
-    most = longest_text(worker, request.model)
+
+def check_fits(request: ApiRequest, table: WorkerTable) -> None:
+    """Raises ContextOverflow for a text that fits at no worker of the model that is ready."""
+    if request.size <= SMALL:
+        return
+    workers = table.ready(request.model)
+    most = max((longest_text(worker, request.model) for worker in workers), default=math.inf)
     if request.size <= most or request.body.get("truncate_prompt_tokens"):  # nearly every request
         return
     size = max(map(_size, _prompts(request.body)), default=0)
-    if size <= most or any(
-        size <= longest_text(each, request.model) for each in table.trusted(request.model)
-    ):
+    if size <= most:
         return
-    assert worker.extension is not None
-    assert worker.extension.token_bytes is not None
-    context = worker.extension.context_of(request.model)
+    extension = max(workers, key=lambda worker: longest_text(worker, request.model)).extension
+    assert extension is not None
+    assert extension.token_bytes is not None
     raise ContextOverflow(
-        f"This model's maximum context length is {context} tokens, but the "
-        f"text has at least {size // worker.extension.token_bytes}.",
+        f"This model's maximum context length is {extension.context_of(request.model)} tokens, but "
+        f"the text has at least {size // extension.token_bytes}.",
         param="messages" if request.chat else "prompt",
     )
 
