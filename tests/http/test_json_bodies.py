@@ -60,7 +60,12 @@ async def test_only_json_is_read(face: str) -> None:
         paths = ["/v1/chat/completions", "/v1/completions"]
     else:
         app = create_controller(controller)
-        paths = ["/register_worker", "/receive_heart_beat", "/drain_worker", "/worker_generate_stream"]
+        paths = [
+            "/register_worker",
+            "/receive_heart_beat",
+            "/drain_worker",
+            "/worker_generate_stream",
+        ]
     body = b'{"worker_name": "http://a:1", "worker_status": {"model_names": ["m"]}, "model": "m"}'
     async with (
         serving(app) as url,
