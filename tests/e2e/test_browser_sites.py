@@ -31,6 +31,7 @@ pytestmark = [
     ),
 ]
 
+START = 300.0  # seconds for a model on a busy machine
 # What a page tries on each face: a path to read, and a POST that would do something.
 REGISTER = {"worker_name": "http://127.0.0.1:9", "worker_status": {"model_names": ["theirs"]}}
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
@@ -98,7 +99,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
             ("engine", [*engine, "--served-model-name", "demo", "--port", str(ports["engine"])]),
         ):
             process = exits.enter_context(start(argv, log=stack.logs / f"{name}.log"))
-            wait_http(f"http://127.0.0.1:{ports[name]}/health", timeout=SLOW, process=process)
+            wait_http(f"http://127.0.0.1:{ports[name]}/health", timeout=START, process=process)
         yield ports
 
 

@@ -51,7 +51,7 @@ async def test_without_the_token_no_path_tells_a_secret(name: str, tmp_path: Pat
     app = face(name, tmp_path, TOKEN)
     async with serving(app) as url, httpx.AsyncClient(base_url=url, trust_env=False) as client:
         for method, path in paths_of(app):
-            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer "}):
+            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer"}):
                 answer = await client.request(method, path, headers=headers)
                 assert path in OPEN or answer.status_code == 401, (method, path)
                 said = answer.text + repr(answer.headers)
