@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -84,8 +84,6 @@ class Completions:
         output = ClientOutput(send, request_id, self._services.client_timeout, chunk)
         try:
             response = await self._respond(http_request, output)
-        except ClientDisconnect:  # it went before its request was whole
-            return log.debug("%s: %s", request_id, server.CLIENT_GONE)
         except ClientStalled as error:
             log.warning("%s: %s: it is given up", request_id, error)
             return await hang_up(http_request)
