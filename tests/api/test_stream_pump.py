@@ -212,3 +212,15 @@ async def test_a_fault_of_ours_ends_the_stream() -> None:
         bench.engine.says(event(1))
         with pytest.raises(TypeError):
             await bench.running
+
+
+async def test_a_comment_is_no_sign_of_life() -> None:
+    """A frozen engine may go on sending them; an event in any form is one."""
+    async with Bench() as bench:
+        before = bench.call._last_data
+        await asyncio.sleep(0.01)
+        bench.engine.says(b": ping\n\n")
+        assert bench.call._last_data == before
+        bench.engine.says(event(1).replace(b"data: ", b"data:"))
+        assert (bench.call._last_data or 0) > (before or 0)
+    assert b"ping" not in bench.client.got

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from kodolly.errors import BadRequest
-from kodolly.protocol.request_bounds import MAX_COUNT, check_bounds, has_grammar
+from kodolly.protocol.request_bounds import MAX_COUNT, check_bounds, may_break_engine
 
 Json = dict[str, Any]
 # Each of these took vLLM 0.32 down, held up its other requests, or was answered with a 500.
 POISON: list[tuple[Json, str]] = [
     ({"top_k": 1.1805916207174113e21}, "top_k"),  # 2**70 as our JSON parser reads it
     ({"priority": 2**63}, "priority"),
+    ({"use_beam_search": True, "length_penalty": -1e308}, "length_penalty"),
     (
         {"structured_outputs": {"json": {"type": "array", "minItems": 10**9}}},
         "structured_outputs.json.minItems",
@@ -118,15 +119,17 @@ def test_what_people_ask_for_is_not(body: Json) -> None:
 
 
 def test_a_grammar_is_told_from_what_engines_do_by_themselves() -> None:
-    """Only the client's own words can make a grammar that breaks."""
+    """Only what the client words itself, or what rules out tokens, can break."""
     for body in (
         {"structured_outputs": {"regex": "a"}},
         {"guided_choice": ["a"]},
+        {"use_beam_search": True},
+        {"response_format": {"type": "json_object"}, "bad_words": ["a"]},
         {"response_format": {"type": "json_schema", "json_schema": {}}},
         {"tools": [{}], "tool_choice": "required"},
         {"tools": [{}], "tool_choice": {"type": "function"}},
     ):
-        assert has_grammar(body)
+        assert may_break_engine(body)
     others: list[Json] = [
         {},
         {"response_format": {"type": "json_object"}},
@@ -135,4 +138,4 @@ def test_a_grammar_is_told_from_what_engines_do_by_themselves() -> None:
         {"tools": [{}], "tool_choice": "none"},
     ]
     for other in others:
-        assert not has_grammar(other)
+        assert not may_break_engine(other)

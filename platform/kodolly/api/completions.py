@@ -32,7 +32,7 @@ from kodolly.api.sse import LOST, error_event
 from kodolly.errors import ApiError, ContextOverflow, EngineFailed, NoWorker
 from kodolly.http import server
 from kodolly.protocol.openai import ChatRequest, CompletionRequest, check, without_nulls
-from kodolly.protocol.request_bounds import check_bounds, has_grammar
+from kodolly.protocol.request_bounds import check_bounds, may_break_engine
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ class Completions:
                     except WorkerFailed as error:
                         log.warning("%s: %s %s", request.request_id, worker.row.name, error)
                         # An engine that says by a 500 that it cannot do a grammar is well.
-                        own = error.client_error is not None and has_grammar(request.body)
+                        own = error.client_error is not None and may_break_engine(request.body)
                         if not (error.our_fault or own):
                             services.table.suspect(worker)
                         delivered = stream.delivered() if stream else 0

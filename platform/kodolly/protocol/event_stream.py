@@ -45,11 +45,11 @@ class EventParser:
     """Finds the events in a stream of bytes, whose chunks may end anywhere.
 
     Comments are skipped, and fields other than `data`, `event` and `error`. `between_events`: no
-    field of the next event has been read; at most the beginning of its first line has.
+    field of the next event has been read; `is_idle`: nor has the beginning of a line.
     """
 
     def __init__(self) -> None:
-        self.between_events = True
+        self.between_events = self.is_idle = True
         self._line: list[bytes] = []  # the parts of a line whose end has not come yet
         self._size = 0  # bytes of this event
         self._data: list[bytes] = []
@@ -73,6 +73,7 @@ class EventParser:
             first = line
         if first:
             self._add_to_line(first)
+        self.is_idle = self.between_events and not first
         return events
 
     def take_partial_line(self) -> bytes:
@@ -80,6 +81,7 @@ class EventParser:
         line = b"".join(self._line)
         self._line.clear()
         self._size -= len(line)
+        self.is_idle = self.between_events
         return line
 
     def finish(self) -> list[Event]:

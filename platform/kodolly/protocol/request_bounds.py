@@ -20,6 +20,7 @@ MAX_COUNT = 1_000_000  # items, characters or repetitions that a schema or an ex
 # Optional properties of one object, or of several so that the sum of their squares is the same: the
 # time to compile a grammar grows faster than their number.
 MAX_OPTIONAL = 500
+MAX_LENGTH_PENALTY = 100  # of a beam search, which raises lengths to this power
 MAX_BRANCHES = 50_000  # objects and lists of one schema
 
 COUNTS = frozenset(
@@ -31,6 +32,7 @@ GUIDED = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
 GRAMMARS = ("structured_outputs", "response_format", "tools", *GUIDED)
 # Grammars that are the engine's own, so that a request cannot make them wrong.
 SAFE_FORMATS = ("text", "json_object")
+TOKEN_RULES = ("allowed_token_ids", "bad_words", "stop_token_ids")
 TOO_LARGE = "must be a number of at most 64 bits"
 
 
@@ -39,18 +41,24 @@ def check_bounds(body: dict[str, Any]) -> None:
     for name, value in body.items():
         if isinstance(value, int | float) and not _has_64_bits(value):
             _refuse(name, TOO_LARGE)
+    penalty = body.get("length_penalty")
+    if isinstance(penalty, int | float) and abs(penalty) > MAX_LENGTH_PENALTY:
+        _refuse("length_penalty", f"must be from -{MAX_LENGTH_PENALTY} to {MAX_LENGTH_PENALTY}")
     for name in GRAMMARS:
         if value := body.get(name):
             _check_grammar(name, value)
 
 
-def has_grammar(body: dict[str, Any]) -> bool:
-    """Whether an engine makes a grammar of the client's own words, which may make it break down."""
-    if body.get("structured_outputs") or any(body.get(name) for name in GUIDED):
+def may_break_engine(body: dict[str, Any]) -> bool:
+    """Whether an engine makes a grammar of the client's own words, or a search: both may fail it."""
+    if any(body.get(name) for name in ("structured_outputs", "use_beam_search", *GUIDED)):
         return True
     response_format = body.get("response_format")
-    if isinstance(response_format, dict) and response_format.get("type") not in SAFE_FORMATS:
-        return True
+    if isinstance(response_format, dict):
+        is_safe = response_format.get("type") in SAFE_FORMATS
+        # A grammar under which no token is allowed any more.
+        if not is_safe or any(body.get(name) for name in TOKEN_RULES):
+            return True
     return bool(body.get("tools")) and body.get("tool_choice") not in (None, "auto", "none")
 
 

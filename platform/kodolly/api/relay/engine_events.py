@@ -11,7 +11,7 @@ from typing import Any
 
 from kodolly.api.errors import WorkerFailed, error_of_event
 from kodolly.api.resume.journal import Journal
-from kodolly.api.sse import LAST, event, event_of_data, without_token_ids
+from kodolly.api.sse import EVENT_END, LAST, event, event_of_data, without_token_ids
 from kodolly.errors import ApiError
 from kodolly.protocol.event_stream import (
     Event,
@@ -31,7 +31,9 @@ ONLY_CHOICE = b'{"index":0,'
 # Inside a JSON string these quotes would be escaped.
 FINISH_REASON = b'"finish_reason"'
 UNFINISHED = FINISH_REASON + b":null"
+UNFINISHED_LENGTH = len(UNFINISHED)
 ERROR = b'"error"'
+NO_HEAD = b"\0"
 
 
 class EngineEvents:
@@ -50,20 +52,20 @@ class EngineEvents:
         self._parser = EventParser()
         self._finished = FinishedChoices(expected)
         self._has_begun = False
-        self._head: bytes | None = None  # how every event of vLLM's form begins in this stream
+        self._head = NO_HEAD  # how every event of vLLM's form begins in this stream
 
     def feed(self, chunk: bytes) -> bytes:
         """What the client gets of the engine's next bytes. Raises EventTooLarge."""
+        if chunk.endswith(EVENT_END) and self._parser.is_idle and self._is_plain(chunk[:-2]):
+            return self._pass_on(chunk)
         if not self._has_begun:
             self._choose_form(chunk)
-        if self._head is not None and self._parser.between_events:
-            # Most chunks hold one whole event that changes nothing.
+        if self._parser.between_events:
             chunk = self._parser.take_partial_line() + chunk
-            if self._is_plain(chunk):
-                return self._pass_on(chunk)
-            end = chunk.rfind(b"\n\n") + 2
-            if 1 < end < len(chunk) and self._is_plain(chunk[:end]):
-                return self._pass_on(chunk[:end]) + self._read(self._parser.feed(chunk[end:]))
+            end = chunk.rfind(EVENT_END)
+            if end > 0 and all(map(self._is_plain, chunk[:end].split(EVENT_END))):
+                rest = chunk[end + 2 :]
+                return self._pass_on(chunk[: end + 2]) + self._read(self._parser.feed(rest))
         return self._read(self._parser.feed(chunk))
 
     def finish(self) -> bytes:
@@ -82,24 +84,22 @@ class EngineEvents:
         if head := FAST_HEAD.match(chunk):
             self._head = head[0] + (ONLY_CHOICE if self._expected == 1 else b"")
 
-    def _is_plain(self, events: bytes) -> bool:
-        """Whether these are whole events of vLLM's form that neither end an answer nor tell of a failure."""
+    def _is_plain(self, event: bytes) -> bool:
+        """Whether an event, without its blank line, has vLLM's form and neither ends an answer nor tells of a failure.
+
+        Most events do: this is asked for every token.
+        """
         head = self._head
-        if head is None or not events.startswith(head) or not events.endswith(b"\n\n"):
+        if not event.startswith(head):
             return False
-        at = events.find(UNFINISHED)
-        if at < 0 or b"\r" in events:
-            return False
-        if events.find(b"\n") == len(events) - 2:
-            # What may tell of a failure stands behind the choice.
-            rest = at + len(UNFINISHED)
-            return events.find(FINISH_REASON, rest) < 0 and events.find(ERROR, rest) < 0
-        count = events.count(b"\n\n")
+        begin = len(head)
+        rest = event.find(UNFINISHED, begin) + UNFINISHED_LENGTH
+        # What may tell of a failure stands behind the choice.
         return (
-            events.count(b"\n") == 2 * count
-            and events.count(b"\n\n" + head) == count - 1
-            and events.count(UNFINISHED) == events.count(FINISH_REASON) == count
-            and ERROR not in events
+            rest > begin
+            and event.find(b"\n", begin) < 0
+            and event.find(FINISH_REASON, rest) < 0
+            and event.find(ERROR, rest) < 0
         )
 
     def _pass_on(self, events: bytes) -> bytes:

@@ -16,7 +16,7 @@ from kodolly.api.errors import RETRY_AFTER, WorkerFailed
 from kodolly.api.request import ApiRequest
 from kodolly.api.sse import LOST
 from kodolly.errors import ApiError, ContextOverflow, EngineFailed, NoWorker
-from kodolly.protocol.request_bounds import has_grammar
+from kodolly.protocol.request_bounds import may_break_engine
 
 # Attempts in a row that cost an engine's work, gave the client nothing, and ended early.
 MAX_FRUITLESS = 3
@@ -102,7 +102,7 @@ class RetryState:
                 f"{MAX_CRASHES} engines broke down on this request: it is not given to a third.",
                 headers=NO_RETRY,
             )
-        if len(self._crashes) >= MAX_CRASHES_OF_GRAMMAR and has_grammar(self._request.body):
+        if len(self._crashes) >= MAX_CRASHES_OF_GRAMMAR and may_break_engine(self._request.body):
             raise self._grammar_error()
         too_many = self._fruitless >= MAX_FRUITLESS or self._lost_workers >= MAX_LOST_WORKERS
         if over_budget or too_many:
