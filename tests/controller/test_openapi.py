@@ -14,6 +14,7 @@ from support.apps import serving
 from kodolly.controller.app import Controller, create_app
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import Registry
+from kodolly.engines.openai import Offer
 from kodolly.http.client import new_client
 from kodolly.settings import WorkerSettings
 from kodolly.worker.app import Worker
