@@ -187,6 +187,9 @@ def test_the_guard_needs_tokens(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert unguarded.guard == []
     assert caplog.text.count("forged turns are not guarded against") == 1
     caplog.clear()
+    attached_model(settings(conv_template="dolly-ko"), "http://e", [Offer("a")])
+    assert "its special tokens are not known here" in caplog.text  # its template's keys alone are
+    caplog.clear()
     files = model_directory(tmp_path / "m")
     guarded = attached_model(settings(tokenizer=str(files)), "http://e", [Offer("a")])
     assert guarded.guard == ["<|im_end|>"]

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kodolly.errors import ApiError, BadRequest, TooLarge
 from kodolly.http import descriptors
 from kodolly.http.protocol import HttpProtocol
+from kodolly.protocol.addresses import base_url
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +209,7 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
     if listener is None:  # who made it has said so
-        log.info("listening on http://%s:%d", host, port)
+        log.info("listening on %s", base_url(host, port))
     server.run([listener] if listener else None)
 
 
