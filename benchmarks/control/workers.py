@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 INTERVAL = 1.0  # seconds between two heartbeats of one worker
-START = 5.0  # seconds in which the workers come, one after the other
+START = 0.005  # seconds between one worker's registration and the next one's
 LONGEST_QUEUE = 64
 # What a worker of ours says of itself: nine stop strings and guards, as a Korean Dolly model has.
 EXTENSION = {
@@ -93,8 +93,8 @@ async def main(url: str, count: int) -> None:
             await worker.beat()
             await asyncio.sleep(INTERVAL)
 
-    lives = [asyncio.create_task(live(w, n / count * START)) for n, w in enumerate(workers)]
-    await asyncio.sleep(START + INTERVAL)
+    lives = [asyncio.create_task(live(w, n * START)) for n, w in enumerate(workers)]
+    await asyncio.sleep(count * START + INTERVAL)
     print("ready", flush=True)
     began, before = time.monotonic(), sum(worker.beats for worker in workers)
     await stop.wait()

@@ -13,6 +13,7 @@ from kodolly.errors import SettingsError
 from kodolly.http.bounds import Bounds
 from kodolly.logs import configure
 from kodolly.options import Resolution, Section, environment_name, option, resolve
+from kodolly.protocol.addresses import AddressError, canonical_url
 from kodolly.server_options import tls_cert, tls_key
 
 LOCAL = "127.0.0.1"
@@ -446,12 +447,23 @@ def require_keys(settings: ApiSettings) -> None:
 
 
 def _urls(flag: str, text: str) -> tuple[str, ...]:
-    urls = tuple(part.strip().rstrip("/") for part in text.split(",") if part.strip())
-    for url in urls:
-        if not url.startswith(("http://", "https://")):
-            raise SettingsError(f"{flag}: {url!r} is not of the form http://host:port")
+    urls = tuple(_checked_url(flag, part.strip()) for part in text.split(",") if part.strip())
     if not urls or len(set(urls)) < len(urls):
         raise SettingsError(
             f"{flag}: give one URL, or several different ones with commas between them, not {text!r}"
         )
     return urls
+
+
+def _checked_url(flag: str, url: str) -> str:
+    """A controller's URL, each address in one spelling. It may have a path, and a user and password."""
+    head, at, rest = url.partition("://")
+    user, at_sign, host = rest.rpartition("@")
+    try:
+        plain = canonical_url(f"{head}{at}{host}", with_path=True)
+    except AddressError as error:
+        shown = url if not at_sign else f"{head}://...@{host}"
+        raise SettingsError(
+            f"{flag}: {shown!r} is not of the form http://host:port: {error}"
+        ) from None
+    return plain.replace("://", f"://{user}@", 1) if at_sign else plain

@@ -195,9 +195,9 @@ async def test_nobody_alive_is_503_with_retry_after(stack: Stack) -> None:
     assert int(headers["Retry-After"]) > 0
 
 
-@pytest.mark.parametrize("state", ["starting", "draining", "lost"])
+@pytest.mark.parametrize("state", ["draining", "lost", "stalled"])
 async def test_a_model_out_of_rotation_is_503(stack: Stack, state: str) -> None:
-    """A model whose workers are starting, draining or lost is not unknown."""
+    """A model whose workers are draining, lost or stalled is not unknown. A starting one is waited for."""
     await stack.add(Script(model="other"))
     engine = await stack.add(Script(model="demo"))
     stack.register(engine, state=state)

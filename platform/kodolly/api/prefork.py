@@ -21,6 +21,7 @@ from typing import Any
 from kodolly.errors import KodollyError, SettingsError
 from kodolly.http import descriptors
 from kodolly.processes.restarts import RestartBackoff
+from kodolly.protocol.addresses import base_url, host_in_url
 from kodolly.settings import ApiSettings, foreign_secrets
 
 log = logging.getLogger(__name__)
@@ -207,7 +208,8 @@ def serve(argv: Sequence[str], host: str, port: int, count: int, scheme: str = "
     try:
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise SettingsError(f"--port: cannot listen on {host}:{port}: {error.strerror}") from error
+        where = f"{host_in_url(host)}:{port}"
+        raise SettingsError(f"--port: cannot listen on {where}: {error.strerror}") from error
     with listener:
-        log.info("listening on %s://%s:%d (%d)", scheme, host, listener.getsockname()[1], count)
+        log.info("listening on %s (%d)", base_url(host, listener.getsockname()[1], scheme), count)
         asyncio.run(Processes(argv, listener, count).run())

@@ -29,6 +29,7 @@ from kodolly.http import descriptors
 from kodolly.http.bounds import Bounds, load_json
 from kodolly.http.protocol import HttpProtocol, bounded
 from kodolly.http.tls import scheme
+from kodolly.protocol.addresses import base_url
 
 log = logging.getLogger(__name__)
 
@@ -335,7 +336,7 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
     if listener is None:  # who made it has said so
-        log.info("listening on %s://%s:%d", scheme(tls), host, port)
+        log.info("listening on %s", base_url(host, port, scheme(tls)))
     server.run([listener] if listener else None)
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from kodolly.errors import SettingsError
 from kodolly.options import environment_name
+from kodolly.protocol.addresses import host_in_url
 from kodolly.settings import (
     ENGINE_PORT,
     LOCAL,
@@ -91,12 +92,12 @@ def listeners(settings: UpSettings) -> list[Listener]:
 
 def page_url(settings: UpSettings) -> str:
     """The chat page's URL."""
-    return f"{_scheme(settings)}://{_url_host(settings.host)}:{settings.web_port}"
+    return f"{_scheme(settings)}://{host_in_url(settings.host)}:{settings.web_port}"
 
 
 def api_url(settings: UpSettings) -> str:
     """The API's URL: an OpenAI client's base URL without the /v1."""
-    return f"{_scheme(settings)}://{_url_host(settings.host)}:{settings.api_port}"
+    return f"{_scheme(settings)}://{host_in_url(settings.host)}:{settings.api_port}"
 
 
 def reachable_api_url(settings: UpSettings) -> str:
@@ -208,12 +209,7 @@ def _model_temperature(model: Path) -> float | None:
 
 def _reachable(host: str) -> str:
     """A host, ready for a URL, at which this machine reaches a server that listens on `host`."""
-    return {"0.0.0.0": LOCAL, "": LOCAL, "::": "[::1]"}.get(host) or _url_host(host)
-
-
-def _url_host(host: str) -> str:
-    """IPv6 addresses stand in brackets in a URL."""
-    return f"[{host}]" if ":" in host else host
+    return {"0.0.0.0": LOCAL, "": LOCAL, "::": "[::1]"}.get(host) or host_in_url(host)
 
 
 def _threads(workers: int) -> dict[str, str]:

@@ -312,8 +312,8 @@ class Agent:
         """Returns once the engine has made a token. Raises EngineStartError after `timeout`."""
         deadline = time.monotonic() + timeout
         model, cause = self.announcement.model_names[0], ""
-        self.engine.forget()
         while time.monotonic() < deadline:
+            self.engine.forget()
             try:
                 await self.engine.require_health()
                 await self.engine.canary(model)

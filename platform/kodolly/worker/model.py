@@ -107,8 +107,8 @@ def describe(model: str, name: str | None, conv_template: str | None) -> ServedM
 def with_tokenizer(model: ServedModel, tokenizer: str | None) -> ServedModel:
     """The model guarded by the special tokens of `tokenizer`, a directory or a hub id.
 
-    Only the guard changes. Without any string to guard by, one line of the log says that users can
-    write turns of their own. Raises SettingsError if the tokenizer cannot be read.
+    Only the guard changes. Where special tokens are not known, one line of the log says that users
+    can write turns of their own. Raises SettingsError if the tokenizer cannot be read.
     """
     if tokenizer is not None:
         directory = tokenizer_directory(tokenizer)
@@ -121,7 +121,7 @@ def with_tokenizer(model: ServedModel, tokenizer: str | None) -> ServedModel:
         model = replace(
             model, special_tokens=tuple(dict.fromkeys([*model.special_tokens, *tokens]))
         )
-    if not model.guard:
+    if not model.guard or not (model.special_tokens or Path(model.path).is_dir()):
         log.warning(
             "%s: forged turns are not guarded against, since its special tokens are not known here:"
             " a user's text may pass for another speaker's. Name its files by --tokenizer DIR",
