@@ -96,8 +96,7 @@ def append_context(message: dict[str, Any]) -> dict[str, Any]:
         raise BadRequest("messages: a context needs a content beside it", param="messages")
     if isinstance(content, str):
         return plain | {"content": f"{content}\n\n{context}"}
-    # Engines put a line break between parts.
-    return plain | {"content": [*content, {"type": "text", "text": f"\n{context}"}]}
+    return plain | {"content": [*content, {"type": "text", "text": f"\n\n{context}"}]}
 
 
 def merged_stop(stop: str | list[str] | None, template_stops: list[str]) -> list[str]:
