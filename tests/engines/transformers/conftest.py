@@ -28,6 +28,7 @@ class EngineProcess:
     url: str
     process: subprocess.Popen[bytes]
     log: Path
+    key: str = ""
 
     def stop(self) -> int:
         """SIGTERM, and the exit status."""
@@ -36,15 +37,16 @@ class EngineProcess:
 
     async def metric(self, name: str) -> float:
         """One number of /metrics."""
-        text = await asyncio.to_thread(get, self.url + "/metrics")
+        text = await asyncio.to_thread(get, self.url + "/metrics", self.key)
         row = next(
             line for line in text.splitlines() if line.startswith(f"kodolly_engine_{name}{{")
         )
         return float(row.rsplit(" ", 1)[1])
 
 
-def get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=30) as answer:
+def get(url: str, key: str) -> str:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
         return str(answer.read().decode())
 
 
@@ -87,7 +89,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
         env = os.environ | {"OMP_NUM_THREADS": "1"} | ({"VLLM_API_KEY": key} if key else {})
         with log.open("wb") as out:
             process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
-        started.append(EngineProcess(f"http://127.0.0.1:{port}", process, log))
+        started.append(EngineProcess(f"http://127.0.0.1:{port}", process, log, key))
         return started[-1]
 
     yield begin

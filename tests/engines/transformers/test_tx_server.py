@@ -215,7 +215,7 @@ async def test_a_full_engine_refuses_and_recovers(engine: EngineProcess) -> None
     """Over four rows and four waiting, a request is 503 with Retry-After; those in are served."""
     body = {"model": NAME, "prompt": "가", "max_tokens": 300, "n": 8, "ignore_eos": True}
     first = asyncio.ensure_future(post(engine, "/v1/completions", body))
-    while json.loads(await asyncio.to_thread(get, engine.url + "/load"))["server_load"] < 8:
+    while json.loads(await asyncio.to_thread(get, engine.url + "/load", KEY))["server_load"] < 8:
         assert not first.done()
         await asyncio.sleep(0.01)
     headers = {"Authorization": f"Bearer {KEY}"}
