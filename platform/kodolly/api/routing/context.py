@@ -21,7 +21,11 @@ def check_fits(request: ApiRequest, table: WorkerTable) -> None:
     most = max((longest_text(worker, request.model) for worker in workers), default=math.inf)
     if request.size <= most or request.body.get("truncate_prompt_tokens"):  # nearly every request
         return
-    size = max(map(_size, _prompts(request.body)), default=0)
+    prompts = list(_prompts(request.body))
+    # A character is a byte or more, so that megabytes need not be encoded to be counted.
+    size = max((sum(map(len, texts)) for texts in prompts), default=0)
+    if size <= most:
+        size = max(map(_size, prompts), default=0)
     if size <= most:
         return
     extension = max(workers, key=lambda worker: longest_text(worker, request.model)).extension
