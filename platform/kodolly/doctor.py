@@ -27,6 +27,7 @@ from kodolly.supervisor.app import check_ports
 GIB = 2**30
 NEEDED_DISK, NEEDED_MEMORY = 3 * GIB, 3 * GIB
 PROBE_TIMEOUT = 20.0  # seconds for nvidia-smi, docker or another Python
+NO_ENGINE = "not needed: no engine runs in this container"
 MIN_DOCKER, MIN_COMPOSE = (25,), (2, 20)
 
 
@@ -62,6 +63,8 @@ def place(_: UpSettings) -> Finding:
 
 def gpu(settings: UpSettings) -> Finding:
     """NVIDIA's driver, for vLLM on a GPU, and whether a container sees the devices."""
+    if not _runs_engine():
+        return Finding("ok", "gpu", NO_ENGINE)
     tool = shutil.which("nvidia-smi")
     if tool is None:
         cure = "the CPU is used: small models only"
@@ -112,6 +115,9 @@ def docker(_: UpSettings) -> Finding:
 
 def token(settings: UpSettings) -> Finding:
     """The shared secret: there, readable, and read by nobody else."""
+    file = Path(settings.token_file or "/nowhere")
+    if surroundings.is_own_image() and settings.token is None and not file.exists():
+        return Finding("ok", "token", "none in this container: the page needs none")
     try:
         secret = settings.secret()
     except SettingsError as error:
@@ -121,7 +127,6 @@ def token(settings: UpSettings) -> Finding:
         return Finding("note", "token", "none: this machine alone is served", cure)
     if settings.token is not None:
         return Finding("ok", "token", "set")
-    file = Path(settings.token_file or "")
     if file.stat().st_mode & 0o077:
         return Finding("note", "token", f"{file} can be read by others", f"chmod 600 {file}")
     return Finding("ok", "token", f"in {file}, for its owner alone")
@@ -129,6 +134,8 @@ def token(settings: UpSettings) -> Finding:
 
 def vllm(settings: UpSettings) -> Finding:
     """vLLM, in the environment of the engine or in this one."""
+    if not _runs_engine():
+        return Finding("ok", "vllm", NO_ENGINE)
     interpreter = settings.engine_python or _local_vllm() or sys.executable
     probe = "import importlib.util as u, sys; sys.exit(u.find_spec('vllm') is None)"
     try:
@@ -181,7 +188,7 @@ def memory(_: UpSettings) -> Finding:
     text = f"{total / GIB:.1f} GiB"
     if (limit := surroundings.memory_limit()) is not None and limit < total:
         total, text = limit, f"{limit / GIB:.1f} of {text}, by the container's limit"
-    if total >= NEEDED_MEMORY:
+    if total >= NEEDED_MEMORY or not _runs_engine():
         return Finding("ok", "memory", text)
     return Finding("note", "memory", text, "the embedded model needs about 2 GiB for itself")
 
@@ -203,10 +210,9 @@ def model(settings: UpSettings) -> Finding:
     """The model `kodolly up` would serve; in an image, the worker's."""
     directory = settings.model_directory()
     if surroundings.is_own_image():
-        worker = resolve(WorkerSettings, [], prog="kodolly worker", sections=SECTIONS).settings
-        directory = Path(worker.model or directory)
-        if not directory.is_dir():
-            return Finding("ok", "model", "none: only a worker's image has one")
+        if not _runs_engine():
+            return Finding("ok", "model", NO_ENGINE)
+        directory = _image_model() or directory
     if directory.is_dir():
         try:
             check_model_files(directory)
@@ -235,6 +241,18 @@ CHECKS: Sequence[Callable[[UpSettings], Finding]] = (
     free_ports,
     model,
 )
+
+
+def _image_model() -> Path | None:
+    """The model of a worker's image, or the operator's in its place."""
+    worker = resolve(WorkerSettings, [], prog="kodolly worker", sections=SECTIONS).settings
+    return Path(worker.model) if worker.model else None
+
+
+def _runs_engine() -> bool:
+    """Whether an engine may run here: anywhere but in the images of the other processes."""
+    directory = _image_model() if surroundings.is_own_image() else None
+    return not surroundings.is_own_image() or (directory is not None and directory.is_dir())
 
 
 def _output(command: Sequence[str]) -> tuple[int, str]:
