@@ -85,6 +85,9 @@ def stack(place: Path, engine: str) -> Iterator[Stack]:
     }
     with contextlib.ExitStack() as ends:
         for one in services.values():
+            one.log.unlink(
+                missing_ok=True
+            )  # an earlier run's, whose tracebacks would be counted again
             ends.callback(one.close)
             one.start()
         wait_http(api_url + "/ready", START, process=services["api"].process)
