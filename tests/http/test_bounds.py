@@ -16,7 +16,7 @@ from support.wire import turns as loop_turns
 from uvicorn.server import ServerState
 
 from kodolly.errors import BadRequest
-from kodolly.http import server
+from kodolly.http import bodies, server
 from kodolly.http.bounds import MAX_NESTING, Bounds, load_json
 from kodolly.http.protocol import HttpProtocol, bounded
 from kodolly.settings import ApiSettings, WebSettings, load
@@ -208,15 +208,15 @@ class Sender:
     async def receive(self) -> dict[str, Any]:
         self.asked += 1
         await asyncio.sleep(0)
-        if self.sent > server.LARGE_BODY:
+        if self.sent > bodies.LARGE_BODY:
             await self.go.wait()
         self.sent += len(PIECE)
         more = self.sent < self._pieces * len(PIECE)
         return {"type": "http.request", "body": PIECE, "more_body": more}
 
-    async def read(self, turns: server.BodyTurns) -> int:
+    async def read(self, turns: bodies.BodyTurns) -> int:
         request = Request({"type": "http", "headers": []}, self.receive)
-        return len(await server.read_body(request, 10**9, turns))
+        return len(await bodies.read_body(request, 10**9, turns))
 
 
 PIECE = b"x" * 2**16
@@ -224,12 +224,12 @@ PIECE = b"x" * 2**16
 
 async def test_large_bodies_are_read_in_turn() -> None:
     """Two at a time; the others wait with little of them in memory, and small ones never wait."""
-    turns = server.BodyTurns(2, seconds=60)
+    turns = bodies.BodyTurns(2, seconds=60)
     slow = [Sender(10, is_quick=False) for _ in range(5)]
     reading = [asyncio.create_task(sender.read(turns)) for sender in slow]
     await loop_turns(50)
     assert await Sender(2).read(turns) == 2 * len(PIECE)
-    large = -(-server.LARGE_BODY // len(PIECE)) + 1  # pieces until a body counts as large
+    large = -(-bodies.LARGE_BODY // len(PIECE)) + 1  # pieces until a body counts as large
     assert [sender.asked for sender in slow] == [large + 1] * 2 + [large] * 3
     for sender in slow[:2]:
         sender.go.set()
@@ -242,7 +242,7 @@ async def test_large_bodies_are_read_in_turn() -> None:
 
 async def test_a_slow_body_keeps_its_turn_for_a_moment_only() -> None:
     """Quick ones behind it are read meanwhile, and it comes to its end as well."""
-    turns = server.BodyTurns(1, seconds=0.01)
+    turns = bodies.BodyTurns(1, seconds=0.01)
     slow = Sender(10, is_quick=False)
     reading = asyncio.create_task(slow.read(turns))
     await loop_turns(20)

@@ -12,7 +12,7 @@ from kodolly.controller.app import create_app as create_controller
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import Registry
 from kodolly.errors import NotJson
-from kodolly.http.server import require_json
+from kodolly.http.bodies import require_json
 from kodolly.settings import ApiSettings
 
 REFUSED = [

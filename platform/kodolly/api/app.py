@@ -28,7 +28,7 @@ from kodolly.api.routing.follower import Follower
 from kodolly.api.routing.router import Router
 from kodolly.api.routing.table import WorkerTable
 from kodolly.errors import ApiError, BadRequest
-from kodolly.http import server
+from kodolly.http import bodies, server
 from kodolly.http.client import new_client
 from kodolly.http.draining import Draining
 from kodolly.http.fastapi_app import DirectApp
@@ -99,7 +99,7 @@ def create_app(settings: ApiSettings) -> ApiApp:
         max_body=settings.max_body,
         client_timeout=settings.client_timeout,
         pings=pings,
-        body_turns=server.BodyTurns(),
+        body_turns=bodies.BodyTurns(),
     )
 
     @contextlib.asynccontextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from kodolly.errors import Unauthorized
-from kodolly.http.server import presented_token, same_secret
+from kodolly.http.token_guard import presented_token, same_secret
 
 
 class KeyRing:

@@ -30,7 +30,7 @@ from kodolly.api.routing.router import Booking, Router
 from kodolly.api.routing.table import Worker, WorkerTable
 from kodolly.api.sse import LOST, error_event
 from kodolly.errors import ApiError, ContextOverflow, EngineFailed, NoWorker
-from kodolly.http import server
+from kodolly.http import bodies, server
 from kodolly.protocol.openai import ChatRequest, CompletionRequest, check, without_nulls
 from kodolly.protocol.request_bounds import check_bounds, may_break_engine
 
@@ -57,7 +57,7 @@ class CompletionServices:
     max_body: int
     client_timeout: float
     pings: Pings
-    body_turns: server.BodyTurns
+    body_turns: bodies.BodyTurns
 
     def relay_for(self, worker: Worker) -> Relay | FastChatRelay:
         """The relay that speaks this worker's protocol."""
@@ -112,7 +112,7 @@ class Completions:
 
     async def _read(self, http_request: Request, request_id: str) -> ApiRequest:
         services = self._services
-        body, size = await server.read_sized_object(
+        body, size = await bodies.read_sized_object(
             http_request, services.max_body, services.body_turns
         )
         body = without_nulls(body)

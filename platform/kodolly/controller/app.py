@@ -26,7 +26,7 @@ from kodolly.controller.probe import Prober
 from kodolly.controller.registry import Registry
 from kodolly.controller.relay import StreamRelay
 from kodolly.errors import BadRequest
-from kodolly.http import server
+from kodolly.http import bodies, server, token_guard
 from kodolly.http.client import CALL_ERRORS, describe_call_error, new_client, request_bounded
 from kodolly.http.fastapi_app import JsonApp, JsonRoute, add_routes
 from kodolly.http.hosts import AllowedHosts
@@ -180,7 +180,7 @@ class Controller:
 
     async def worker_generate_stream(self, request: Request) -> Response:
         """Relays a worker's stream: JSON objects, each ended by a NUL byte."""
-        params = await server.read_object(request, MAX_PROMPT_BODY)
+        params = await bodies.read_object(request, MAX_PROMPT_BODY)
         model = parse(ModelQuery, params).model
         address = self.dispatcher.choose(self.registry.ready(), model)
         headers = self._headers(self.registry.owner(address))
@@ -257,7 +257,7 @@ class Controller:
 
 def _group_of(request: Request) -> Group | None:
     """The group whose token a request presented; None for the controller's own token."""
-    group: Group | None = request.scope.get(server.GROUP)
+    group: Group | None = request.scope.get(token_guard.GROUP)
     return group
 
 
@@ -324,7 +324,7 @@ def create_app(
     add_routes(app, "GET", [controller.health], response_class=PlainTextResponse)
     app.serve_directly("/worker_generate_stream")
     heartbeats = HeartbeatEndpoint(controller.registry, controller.dispatcher)
-    guarded = server.TokenGuard(
+    guarded = token_guard.TokenGuard(
         heartbeats, token=token, open_paths=frozenset(), limited=controller.groups
     )
     app.add_direct_route("POST", "/receive_heart_beat", guarded)

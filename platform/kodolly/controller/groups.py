@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from kodolly.credentials import check_secret, read_secret
 from kodolly.errors import Forbidden, SettingsError
-from kodolly.http.server import presented_token, same_secret
+from kodolly.http.token_guard import presented_token, same_secret
 from kodolly.protocol.wire import Extension
 from kodolly.toml_file import TomlFile, read_toml
 

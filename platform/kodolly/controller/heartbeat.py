@@ -9,7 +9,7 @@ from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.groups import Group
 from kodolly.controller.registry import Registry
 from kodolly.errors import ApiError, TooLarge
-from kodolly.http import server
+from kodolly.http import bodies, server, token_guard
 from kodolly.protocol.wire import HeartbeatRequest, parse
 
 MAX_BODY = 2**20  # bytes
@@ -35,8 +35,8 @@ class HeartbeatEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         try:
-            server.require_json(scope["headers"])
-            exists = self.take(await _read_body(receive), scope.get(server.GROUP))
+            bodies.require_json(scope["headers"])
+            exists = self.take(await _read_body(receive), scope.get(token_guard.GROUP))
             body = EXISTS if exists else UNKNOWN
         except ClientDisconnect:
             return
@@ -52,7 +52,7 @@ class HeartbeatEndpoint:
         `group`: whose token it came with; None for the controller's own. Raises BadRequest, and
         Forbidden for a worker of somebody else.
         """
-        data = server.decode_object(body)
+        data = bodies.decode_object(body)
         if group is not None:
             self._check_owner(group, data.get("worker_name"))
         if self._registry.load_only_heartbeat(data):
@@ -75,7 +75,7 @@ class HeartbeatEndpoint:
 
 
 async def _read_body(receive: Receive) -> bytes:
-    """A request's body. Cheaper than `server.read_body`, which looks at the headers first."""
+    """A request's body. Cheaper than `bodies.read_body`, which looks at the headers first."""
     parts: list[bytes] = []
     size, more = 0, True
     while more:

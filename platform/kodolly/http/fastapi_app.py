@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kodolly import __version__
 from kodolly.errors import ApiError
-from kodolly.http import server
+from kodolly.http import bodies, server, token_guard
 from kodolly.http.server import JsonResponse
 from kodolly.http.site_guard import SiteGuard
 from kodolly.protocol.wire import parse
@@ -73,7 +73,7 @@ class JsonRoute(APIRoute):
     async def _argument(self, kind: Any, request: Request) -> Any:
         if kind is Request:
             return request
-        data = await server.read_object(request, self.max_body)
+        data = await bodies.read_object(request, self.max_body)
         is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
         return parse(kind, data) if is_model else data
 
@@ -133,7 +133,7 @@ class JsonApp(DirectApp):
         token: str | None,
         open_paths: frozenset[str] = frozenset(),
         guard: SiteGuard | None = None,
-        limited: server.LimitedTokens | None = None,
+        limited: token_guard.LimitedTokens | None = None,
     ) -> None:
         """`token`, `open_paths`, `limited`: as for `TokenGuard`."""
         super().__init__(
@@ -146,7 +146,7 @@ class JsonApp(DirectApp):
         )
         self.router.route_class = route_class
         self._token_guard = partial(
-            server.TokenGuard, token=token, open_paths=open_paths, limited=limited
+            token_guard.TokenGuard, token=token, open_paths=open_paths, limited=limited
         )
         self.add_middleware(self._token_guard)
 

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import contextlib
 import gc
-import hmac
 import logging
 import math
 import signal
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 import uvicorn
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive
 
-from kodolly.errors import ApiError, BadRequest, NotJson, TooLarge
+from kodolly.errors import ApiError
 from kodolly.http import descriptors
-from kodolly.http.bounds import Bounds, load_json
+from kodolly.http.bounds import Bounds
 from kodolly.http.protocol import HttpProtocol, bounded
 from kodolly.http.tls import scheme
 from kodolly.protocol.addresses import base_url
@@ -34,10 +31,7 @@ from kodolly.protocol.addresses import base_url
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Body = TypeVar("Body", bytes, bytearray)
 
-JSON = b"application/json"
-LARGE_BODY = 128 * 1024  # bytes of a request that come before it has to wait for its turn
 TICK = 0.1  # seconds between two calls of uvicorn's `on_tick`
 SWEEP_TICKS = 10  # of them between two looks for late clients
 CLIENT_GONE = "the client went before its request was whole"
@@ -58,189 +52,6 @@ async def error_response(_: Request, error: Exception) -> Response:
     if not isinstance(error, ApiError):
         raise error
     return JsonResponse(error.envelope(), status_code=error.status, headers=error.headers)
-
-
-class BodyTurns:
-    """Lets few large bodies be read at a time, so that megabytes from many clients do not pile up in memory.
-
-    A client that is slow keeps its turn for a moment only, and goes on without one.
-    """
-
-    def __init__(self, at_once: int = 2, seconds: float = 0.5) -> None:
-        self._places = asyncio.Semaphore(at_once)
-        self._seconds = seconds
-
-    @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Waits for a turn, in order of arrival; it ends with the block, or after its seconds."""
-        await self._places.acquire()
-        is_over = False
-
-        def end() -> None:
-            nonlocal is_over
-            if not is_over:
-                is_over = True
-                self._places.release()
-
-        timer = asyncio.get_running_loop().call_later(self._seconds, end)
-        try:
-            yield
-        finally:
-            timer.cancel()
-            end()
-
-
-async def read_body(
-    request: Request, limit: int, turns: BodyTurns | None = None
-) -> bytes | bytearray:
-    """The request's body; TooLarge beyond `limit` bytes, before the rest is read.
-
-    `turns`: what a body of more than LARGE_BODY bytes has to wait for.
-    """
-    declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > limit:
-        raise TooLarge(f"the request body has {declared} bytes; at most {limit} are accepted")
-    body, more = await _next_part(request)
-    if not more:
-        return _bounded(body, limit)
-    whole = bytearray(body)
-    async with contextlib.AsyncExitStack() as stack:
-        while more:
-            if turns is not None and len(whole) > LARGE_BODY:
-                await stack.enter_async_context(turns.turn())
-                turns = None
-            body, more = await _next_part(request)
-            whole += body
-            _bounded(whole, limit)
-    return whole
-
-
-async def _next_part(request: Request) -> tuple[bytes, bool]:
-    """The next bytes of a body, and whether there are more. Raises ClientDisconnect."""
-    message = await request.receive()
-    if message["type"] == "http.disconnect":
-        raise ClientDisconnect
-    return message.get("body", b""), message.get("more_body", False)
-
-
-def _bounded(body: Body, limit: int) -> Body:
-    if len(body) > limit:
-        raise TooLarge(f"the request body has more than {limit} bytes")
-    return body
-
-
-async def read_object(request: Request, limit: int) -> dict[str, Any]:
-    """The request's body as a JSON object. Raises NotJson, BadRequest or TooLarge."""
-    data, _ = await read_sized_object(request, limit)
-    return data
-
-
-async def read_sized_object(
-    request: Request, limit: int, turns: BodyTurns | None = None
-) -> tuple[dict[str, Any], int]:
-    """As `read_object`, with the number of bytes of the body. `turns`: see `read_body`."""
-    require_json(request.scope["headers"])
-    body = await read_body(request, limit, turns)
-    return decode_object(body), len(body)
-
-
-def decode_object(body: bytes | bytearray) -> dict[str, Any]:
-    """The JSON object in a request's body. Raises BadRequest for anything else."""
-    data = load_json(body)
-    if not isinstance(data, dict):
-        raise BadRequest("the request body must be a JSON object")
-    return data
-
-
-def require_json(headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """Raises NotJson for a body that is not declared as JSON.
-
-    A page of any site may send a form or plain text anywhere; JSON only after a preflight.
-    """
-    kind = next((v for name, v in headers if name == b"content-type"), b"")
-    if kind == JSON:
-        return
-    kind = kind.partition(b";")[0].strip().lower()
-    if kind != JSON and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
-        given = ascii(kind.decode("latin-1")[:100])[1:-1]
-        raise NotJson(
-            f"The body is declared as {given or 'nothing'}: send it with the header `Content-Type:"
-            " application/json` (with curl: -H 'Content-Type: application/json', or --json in place"
-            " of -d)."
-        )
-
-
-def presented_token(authorization: str) -> str:
-    """The secret in an Authorization header: a Bearer token, or the password of Basic.
-
-    Basic is what a FastChat worker sends for http://name:TOKEN@controller:21001.
-    """
-    scheme, _, value = authorization.partition(" ")
-    if scheme.lower() == "bearer":
-        return value.strip()
-    if scheme.lower() == "basic":
-        try:
-            return base64.b64decode(value).decode().partition(":")[2]
-        except ValueError:  # no base64, or no UTF-8 in it
-            return ""
-    return ""
-
-
-def same_secret(given: str, wanted: str) -> bool:
-    """Constant-time comparison of two secrets of any characters."""
-    return hmac.compare_digest(given.encode(), wanted.encode())
-
-
-GROUP = "kodolly.group"  # in the scope of a request that was let in by a limited token
-
-
-class LimitedTokens(Protocol):
-    """Tokens beside the guard's own. Each belongs to a group, and opens only `paths`."""
-
-    paths: frozenset[str]
-
-    def of(self, headers: Mapping[bytes, bytes]) -> object | None:
-        """The group whose token a request presents; None for any other."""
-
-
-class TokenGuard:
-    """ASGI middleware: 401 for every path but `open_paths` unless the token is presented.
-
-    A request with an Origin header comes from a web page and is refused: no process of ours sends
-    one, and a page open in the operator's browser could otherwise register a worker of its own.
-    """
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        token: str | None,
-        open_paths: frozenset[str],
-        limited: LimitedTokens | None = None,
-    ) -> None:
-        self.app = app
-        self.token = token
-        self.open_paths = open_paths
-        self.limited = limited
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        guarded = scope["type"] == "http" and scope["path"] not in self.open_paths
-        if guarded and (refusal := self._refusal(dict(scope["headers"]), scope)) is not None:
-            return await refusal(scope, receive, send)
-        await self.app(scope, receive, send)
-
-    def _refusal(self, headers: dict[bytes, bytes], scope: Scope) -> Response | None:
-        if b"origin" in headers:
-            return JsonResponse({"error": "web pages may not call this"}, status_code=403)
-        if self.limited is not None and (group := self.limited.of(headers)) is not None:
-            if scope["path"] not in self.limited.paths:
-                sentence = "this token registers workers of its group, and may do nothing else"
-                return JsonResponse({"error": sentence}, status_code=403)
-            scope[GROUP] = group
-            return None
-        given = presented_token(headers.get(b"authorization", b"").decode("latin-1"))
-        if self.token is not None and not (self.token and same_secret(given, self.token)):
-            return JsonResponse({"error": "missing or wrong token"}, status_code=401)
-        return None
 
 
 class Server(uvicorn.Server):

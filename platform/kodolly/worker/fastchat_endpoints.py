@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from kodolly.engines.stream import StreamClient
 from kodolly.errors import BadRequest, EngineCallError
-from kodolly.http import server
+from kodolly.http import bodies, server
 from kodolly.http.fastapi_app import JsonApp, JsonRoute, add_routes
 from kodolly.http.server import JsonResponse
 from kodolly.protocol.wire import WorkerStatus, frame
@@ -103,7 +103,7 @@ class FastChatEndpoints:
 
     async def worker_generate(self, request: Request) -> dict[str, Any]:
         """Only the last frame of the stream."""
-        params = await server.read_object(request, WorkerRoute.max_body)
+        params = await bodies.read_object(request, WorkerRoute.max_body)
         last = await server.unless_gone(self._last_frame(params), request.receive)
         return last or {}  # nothing if the client has gone: nobody reads it
 

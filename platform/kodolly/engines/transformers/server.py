@@ -23,17 +23,16 @@ from kodolly.engines.transformers.schema import (
     check,
 )
 from kodolly.errors import ApiError, ModelNotFound, Unauthorized
+from kodolly.http.bodies import read_object
 from kodolly.http.server import (
     CLIENT_CLOSED,
     JsonResponse,
     cancel_and_wait,
-    presented_token,
-    read_object,
-    same_secret,
     unless_gone,
     until_disconnect,
 )
 from kodolly.http.site_guard import GuardedApp, SiteGuard
+from kodolly.http.token_guard import presented_token, same_secret
 
 MAX_BODY = 16 << 20  # bytes of a request
 MAX_CONTEXTS = 16  # of the model, that a text may fill whose tokens are only counted
