@@ -18,10 +18,11 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from kodolly.errors import KodollyError, SettingsError
+from kodolly.errors import KodollyError
 from kodolly.http import descriptors
+from kodolly.http.listener import bind
 from kodolly.processes.restarts import RestartBackoff
-from kodolly.protocol.addresses import base_url, host_in_url
+from kodolly.protocol.addresses import base_url
 from kodolly.settings import ApiSettings, foreign_secrets
 
 log = logging.getLogger(__name__)
@@ -201,15 +202,13 @@ async def _readable(descriptor: int) -> None:
 def serve(argv: Sequence[str], host: str, port: int, count: int, scheme: str = "http") -> None:
     """Run `count` processes of `kodolly api ARGV` on one port until SIGTERM or Ctrl-C.
 
-    Raises SettingsError when the port cannot be had, KodollyError when no process can be started.
+    Raises SettingsError when host or port cannot be had, KodollyError when no process can be started.
     """
     descriptors.raise_limit()
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        where = f"{host_in_url(host)}:{port}"
-        raise SettingsError(f"--port: cannot listen on {where}: {error.strerror}") from error
+    listener, *others = bind(host, port)
+    for other in others:  # the processes inherit one socket
+        other.close()
+    listener.listen(BACKLOG)
     with listener:
         log.info("listening on %s (%d)", base_url(host, listener.getsockname()[1], scheme), count)
         asyncio.run(Processes(argv, listener, count).run())

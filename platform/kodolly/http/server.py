@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Receive
 from kodolly.errors import ApiError
 from kodolly.http import descriptors
 from kodolly.http.bounds import Bounds
+from kodolly.http.listener import bind
 from kodolly.http.protocol import HttpProtocol, bounded
 from kodolly.http.tls import scheme
 from kodolly.protocol.addresses import base_url
@@ -121,7 +122,7 @@ def run(
     Before that it still takes requests for `linger` seconds. With a `listener`, a socket that is
     bound already, host and port are only named in the log. `proxy_headers`: the app asks which
     scheme and client a proxy on this machine tells of. `bounds`: of what strangers may take.
-    `tls`: None for plain HTTP.
+    `tls`: None for plain HTTP. Raises SettingsError when host or port cannot be had.
     """
     descriptors.raise_limit()
     bounds = bounds or Bounds()
@@ -146,9 +147,10 @@ def run(
     server.on_exit, server.on_start, server.linger = on_exit, on_start, linger
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
+    sockets = [listener] if listener else bind(host, port)
     if listener is None:  # who made it has said so
         log.info("listening on %s", base_url(host, port, scheme(tls)))
-    server.run([listener] if listener else None)
+    server.run(sockets)
 
 
 async def until_disconnect(receive: Receive) -> None:
