@@ -292,3 +292,15 @@ async def test_one_choice_of_two_that_has_not_ended_is_no_answer(
     _, body = await raw(stack, n=2)
     assert "worker_lost" in body
     assert "[DONE]" not in body
+
+
+async def test_what_cannot_be_read_is_not_begun_anew(
+    stack: Stack, engines: Callable[..., Any]
+) -> None:
+    """An answer that breaks off after an odd event ends in an error, beside a worker that is well."""
+    odd = plain(dumps(chunk({"index": 0, "delta": "가", "finish_reason": None})))
+    for _ in range(2):
+        await engines(odd.encode())
+    _, body = await raw(stack)
+    assert body.count("가") == 1
+    assert "worker_lost" in body
