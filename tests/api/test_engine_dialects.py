@@ -298,7 +298,7 @@ async def test_what_cannot_be_read_is_not_begun_anew(
     stack: Stack, engines: Callable[..., Any]
 ) -> None:
     """An answer that breaks off after an odd event ends in an error, beside a worker that is well."""
-    odd = plain(dumps(chunk({"index": 0, "delta": "가", "finish_reason": None})))
+    odd = plain('{"choices":[],"odd":NaN,"text":"가"}')
     for _ in range(2):
         await engines(odd.encode())
     _, body = await raw(stack)
