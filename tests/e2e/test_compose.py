@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -439,7 +440,9 @@ def failure_of_up(spare: Stack, *flags: str) -> tuple[float, str]:
     failed = datetime.now(UTC)
     assert done.returncode != 0, done.stderr
     logs = spare.compose("logs", "--no-log-prefix", "--timestamps", "worker")
-    first = datetime.fromisoformat(logs[:19]).replace(tzinfo=UTC)
+    stamp = re.search(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", logs)
+    assert stamp, logs
+    first = datetime.fromisoformat(stamp[0]).replace(tzinfo=UTC)
     return (failed - first).total_seconds(), logs
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 
+from kodolly.engines.model_files import check_model_files
 from kodolly.errors import KodollyError, SettingsError
 from kodolly.http.client import new_client
 from kodolly.http.server import cancel_and_wait
@@ -30,7 +31,7 @@ from kodolly.supervisor.packages import check_extras, check_vllm
 from kodolly.supervisor.reachability import check_exposure
 from kodolly.supervisor.service import Service, is_ready
 from kodolly.worker.adapters import read_adapters
-from kodolly.worker.model import describe
+from kodolly.worker.model import named_template
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +200,9 @@ def main(argv: Sequence[str]) -> int:
     check_exposure(settings, resolution.file)
     ensure_model(settings)
     # Checked here as well: a worker that refuses these says so only in its log.
-    describe(settings.model or str(settings.model_directory()), None, settings.conv_template)
+    if settings.model_directory().is_dir():  # else a name on the hub, or the worker's own error
+        check_model_files(settings.model_directory())
+    named_template(settings.conv_template)
     read_adapters(settings.adapters, settings.engine, str(settings.model_directory()))
     check_vllm(settings, resolution.file)
     asyncio.run(Supervisor(settings, resolution.file).run())
