@@ -18,7 +18,7 @@ KEEPALIVE = 0.5
 COALESCE = 0.01
 # Least time (seconds) between two lines that bring nothing but loads: a thousand busy workers
 # change theirs a thousand times a second.
-LOAD_INTERVAL = 0.1
+LOAD_INTERVAL = 0.25
 # Lines that may wait for a follower which reads slowly. It gets the whole table instead of more.
 MAX_BACKLOG = 64
 
