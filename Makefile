@@ -20,7 +20,7 @@ export KODOLLY_TEST_MODEL ?= $(CURDIR)/$(TEST_MODEL)
 test test-vllm test-ray test-wheel test-browser bench-gateway bench-chaos bench-soak bench-vllm: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run data train-env test lint test-vllm vllm-env test-ray test-wheel test-compose test-browser fuzz bench-gateway bench-chaos bench-soak bench-affinity bench-vllm bench-convert bench-train bench-merge model clean
+.PHONY: help run data train-env test lint test-vllm vllm-env test-ray test-wheel test-compose test-browser fuzz bench-gateway bench-chaos bench-soak bench-affinity bench-compatibility bench-vllm bench-convert bench-train bench-merge model clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -71,6 +71,9 @@ bench-affinity: $(DEV_STAMP) ## multi-turn chats over four workers: what their c
 
 bench-soak: $(DEV_STAMP) ## 200 streams for 20 minutes: whether memory stays flat
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.soak.run $(ARGS)
+
+bench-compatibility: $(DEV_STAMP) model vllm-env ## the same requests to every engine; writes docs/compatibility.md
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.compatibility.run --write docs/compatibility.md $(ARGS)
 
 bench-vllm: $(DEV_STAMP) model vllm-env ## tokens a second through the whole stack by the bare vLLM's
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.endtoend.run --model $(TEST_MODEL) --tokens 48 $(ARGS)
