@@ -22,7 +22,7 @@ export KODOLLY_TEST_MODEL ?= $(CURDIR)/$(TEST_MODEL)
 test test-vllm test-ray test-wheel test-browser bench-gateway bench-chaos bench-soak bench-hostile bench-vllm: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run data train-env test lint test-vllm vllm-env test-ray test-wheel test-compose test-browser fuzz bench-gateway bench-chaos bench-soak bench-hostile bench-affinity bench-control bench-vllm bench-convert bench-train bench-merge model clean
+.PHONY: help run data train-env test lint test-vllm vllm-env test-ray test-wheel test-compose test-browser fuzz bench-gateway bench-chaos bench-soak bench-hostile bench-affinity bench-compatibility bench-control bench-vllm bench-convert bench-train bench-merge model clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -76,6 +76,9 @@ bench-control: $(DEV_STAMP) ## 1,000 busy workers and ten API processes: the con
 
 bench-soak: $(DEV_STAMP) ## 200 streams for 20 minutes: whether memory stays flat
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.soak.run $(ARGS)
+
+bench-compatibility: $(DEV_STAMP) model vllm-env ## the same requests to every engine; writes docs/compatibility.md
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.compatibility.run --write docs/compatibility.md $(ARGS)
 
 bench-hostile: $(DEV_STAMP) ## what strangers can do without a key, beside honest streams
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.hostile.run $(ARGS)

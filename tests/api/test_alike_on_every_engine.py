@@ -178,6 +178,8 @@ def refused_by_vllm(message: str, param: str | None = None, **change: Any) -> Ap
         ),
         ("vl is not a multimodal model", {}, "messages"),
         ("'auto' tool choice requires a parser", {"tools": [TOOL]}, "tools"),
+        ("Chat template is passed with request", {"chat_template": "x"}, "chat_template"),
+        ("1 validation error: 0.ChatCompletionContentPartTextParam.text", {}, "messages"),
         ("something else", {}, None),
     ],
 )

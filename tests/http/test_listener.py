@@ -19,7 +19,7 @@ def test_a_taken_port_names_its_flag() -> None:
 @pytest.mark.parametrize("host", ["203.0.113.7", "no such host"])
 def test_a_host_that_is_not_this_machines_names_its_flag(host: str) -> None:
     """An address of another machine, and a text that is none."""
-    with pytest.raises(SettingsError, match="^--host: "):
+    with pytest.raises(SettingsError, match=r"^--host: "):
         bind(host, 0)
 
 

@@ -100,7 +100,11 @@ def named(
         limited = error.param == "max_tokens" and "max_completion_tokens" in body
         error.param = "max_completion_tokens" if limited else prompt
         return error
-    words = re.findall(r"[a-z_]+", error.message)
+    spaced = {name.replace("_", " "): name for name in body if "_" in name}
+    if named_so := [name for text, name in spaced.items() if text in error.message.lower()]:
+        error.param = named_so[0]
+        return error
+    words = re.findall(r"[a-z_]+", error.message.replace("ContentPart", " prompt "))
     aliases = {"prompt": prompt, "multimodal": prompt, "vocabulary": prompt, "tool": "tools"}
     fields = [word if word in body else aliases.get(word) for word in words]
     error.param = next((f for f in fields if f in body and f not in NO_FAULT), error.param)

@@ -112,6 +112,14 @@ def test_a_null_is_not_given(kind: type[Sampling], base: dict[str, Any]) -> None
     assert nulls == check(kind, base)
 
 
+@pytest.mark.parametrize(("change", "field"), [({}, "max_tokens"), ({"echo": True}, "echo")])
+def test_no_token_at_all_is_refused(change: dict[str, Any], field: str) -> None:
+    """What scores a prompt is its echo, which this engine does not have."""
+    with pytest.raises(BadRequest) as refusal:
+        check(CompletionRequest, TEXT | {"max_tokens": 0} | change)
+    assert refusal.value.param == field
+
+
 def test_no_field_is_both_honoured_and_refused() -> None:
     """Each field has one fate."""
     for kind, table in ((ChatRequest, parameters.CHAT), (CompletionRequest, parameters.COMPLETION)):

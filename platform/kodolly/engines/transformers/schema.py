@@ -204,7 +204,7 @@ class CompletionRequest(Sampling):
     unhonoured = parameters.COMPLETION
 
     prompt: str | Ids | list[str] | list[Ids]
-    max_tokens: int | None = Field(16, ge=1)
+    max_tokens: int | None = Field(16, ge=0)
     add_special_tokens: bool = True
     echo: bool = False
     suffix: str | None = None
@@ -213,6 +213,8 @@ class CompletionRequest(Sampling):
     def _refuse_unsupported_in_completions(self) -> Self:
         if self.echo:
             refuse("echo", "is not supported by the transformers engine")
+        if self.max_tokens == 0:
+            refuse("max_tokens", "must be at least 1 without echo")
         if self.suffix:
             refuse("suffix", "is not supported by the transformers engine")
         if isinstance(self.prompt, list) and len(self.prompts()) > MAX_PROMPTS:
