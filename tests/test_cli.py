@@ -230,3 +230,9 @@ def test_up_without_vllm_is_refused_before_anything_starts(
     assert cli.main(["up", "--engine", "vllm", "--model", "some/model"]) == 1
     assert "there is no vLLM" in capsys.readouterr().err
     assert not (tmp_path / ".kodolly").exists()
+
+
+def test_the_pages_api_is_checked_at_start(capsys: pytest.CaptureFixture[str]) -> None:
+    """A URL without its scheme would fail at the first chat."""
+    assert cli.main(["web", "--api", "localhost:8000"]) == 1
+    assert "--api: 'localhost:8000' is not of the form http://host:port" in capsys.readouterr().err

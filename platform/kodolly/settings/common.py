@@ -85,7 +85,7 @@ def tls_key() -> Any:
 def controller_urls(text: str) -> tuple[str, ...]:
     """The controllers' URLs in `--controller`, the primary's first. Raises SettingsError."""
     flag = "--controller"
-    urls = tuple(_checked_url(flag, part.strip()) for part in text.split(",") if part.strip())
+    urls = tuple(checked_url(flag, part.strip()) for part in text.split(",") if part.strip())
     if not urls or len(set(urls)) < len(urls):
         raise SettingsError(
             f"{flag}: give one URL, or several different ones with commas between them, not {text!r}"
@@ -93,8 +93,11 @@ def controller_urls(text: str) -> tuple[str, ...]:
     return urls
 
 
-def _checked_url(flag: str, url: str) -> str:
-    """A controller's URL, each address in one spelling. It may have a path, and a user and password."""
+def checked_url(flag: str, url: str) -> str:
+    """A base URL in the one spelling of its address. It may have a path, and a user and password.
+
+    Raises SettingsError, which names `flag`.
+    """
     head, at, rest = url.partition("://")
     user, at_sign, host = rest.rpartition("@")
     try:
