@@ -21,7 +21,7 @@ from kodolly.controller.registry import Registry
 from kodolly.engines.command import EngineCommand
 from kodolly.engines.openai import Offer
 from kodolly.settings import WorkerSettings
-from kodolly.worker.agent import FAILURES_TO_END, Agent
+from kodolly.worker.agent import Agent
 from kodolly.worker.app import Worker, create_app
 
 TOKEN = "right"
@@ -88,7 +88,8 @@ async def test_one_controller_that_takes_it_is_enough(tmp_path: Path) -> None:
 async def test_an_engine_that_ends_again_and_again_is_told_and_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """/ready and /health say it after the second time; after the fifth the worker itself ends."""
+    """/ready and /health say it after the second time; in the end the worker itself ends."""
+    monkeypatch.setattr("kodolly.worker.agent.FAILURES_TO_END", 4)
     signals: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda *signal: signals.append(cast(tuple[int, int], signal)))
     count = tmp_path / "count"
@@ -104,4 +105,4 @@ async def test_an_engine_that_ends_again_and_again_is_told_and_given_up(
         await eventually(lambda: signals)
         assert signals == [(os.getpid(), signal.SIGTERM)]
         assert agent.failure
-        assert count.read_text() == "x" * FAILURES_TO_END
+        assert count.read_text() == "x" * 4

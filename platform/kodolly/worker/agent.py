@@ -35,7 +35,8 @@ ENGINE_GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 IDLE_BEFORE_STOP = 1.0
 # Engines that ended one after the other without a token: after so many the worker says that it does not
 # work, and after so many it ends, since the next engine would end as well.
-FAILURES_TO_REPORT, FAILURES_TO_END = 2, 5
+# The second comes late: Docker counts anew after it, and must have called the worker unhealthy before.
+FAILURES_TO_REPORT, FAILURES_TO_END = 2, 10
 
 
 @dataclass(frozen=True)
