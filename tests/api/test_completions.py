@@ -23,11 +23,14 @@ def client(stack: Stack, key: str = "none") -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=f"{stack.url}/v1", api_key=key, max_retries=0, timeout=20)
 
 
+JSON = {"Content-Type": "application/json"}
+
+
 async def post(stack: Stack, body: Any, path: str = "/v1/chat/completions") -> Any:
     data = body if isinstance(body, (bytes, str)) else None
     async with (
         aiohttp.ClientSession() as http,
-        http.post(stack.url + path, json=None if data else body, data=data) as answer,
+        http.post(stack.url + path, json=None if data else body, data=data, headers=JSON) as answer,
     ):
         return answer.status, answer.headers, await answer.json()
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import uvicorn
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
+from support.processes import free_port
 from support.wire import START, Wire, connected, turns
 from support.wire import turns as loop_turns
 from uvicorn.server import ServerState
@@ -299,8 +301,10 @@ def test_every_process_has_the_bounds_of_its_options(
     """What the flags say is what its server is started with."""
     started: list[Any] = []
 
-    def start(self: server.Server, _: Any = None) -> None:
+    def start(self: server.Server, sockets: list[socket.socket]) -> None:
         started.append(self.config.http)
+        for sock in sockets:
+            sock.close()
 
     monkeypatch.setattr(server.Server, "run", start)
     monkeypatch.setattr("signal.signal", lambda *_: None)
@@ -308,7 +312,7 @@ def test_every_process_has_the_bounds_of_its_options(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     flags = ["--max-connections", "7", "--head-timeout", "3", "--body-timeout", "4"]
-    run([*flags, "--idle-timeout", "5"], tmp_path)
+    run([*flags, "--idle-timeout", "5", "--port", str(free_port())], tmp_path)
     assert [kind.bounds for kind in started] == [
         Bounds(max_connections=7, head_timeout=3, body_timeout=4, idle_timeout=5)
     ]

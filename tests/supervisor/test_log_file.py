@@ -15,7 +15,12 @@ from kodolly.supervisor.app import Supervisor
 from kodolly.supervisor.log_file import LogFile, private_directory, write_private
 from kodolly.supervisor.service import Service, ServiceSpec
 
-SHOUT = "for n in range({count}):\n    print('{name}', n, 'x' * 40, flush=True)\n"
+# Each line in one write, as a log handler's.
+SHOUT = """
+import os
+for n in range({count}):
+    os.write(1, f"{name} {{n}} {{'x' * 40}}\\n".encode())
+"""
 
 
 def mode(path: Path) -> int:

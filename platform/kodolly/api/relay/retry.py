@@ -22,7 +22,7 @@ from kodolly.protocol.request_bounds import may_break_engine
 MAX_FRUITLESS = 3
 # Engines that may crash in such attempts: a request that crashed two is not given to a third. One
 # with a grammar of the client's own is the likely cause, and not even given to a second.
-MAX_CRASHES, MAX_CRASHES_OF_GRAMMAR = 2, 1
+MAX_CRASHES = 2
 # What kills an engine does so early: a failure after more seconds is not blamed on the request.
 EARLY_FAILURE_S = 5.0
 # Workers that may fail at work on one request in all, so that it cannot kill every engine.
@@ -102,7 +102,9 @@ class RetryState:
                 f"{MAX_CRASHES} engines broke down on this request: it is not given to a third.",
                 headers=NO_RETRY,
             )
-        if len(self._crashes) >= MAX_CRASHES_OF_GRAMMAR and may_break_engine(self._request.body):
+        # An engine that answers is well and blames the request; one that breaks off may have been killed.
+        is_blamed = error.engine_crashed and error.client_error is not None
+        if is_blamed and may_break_engine(self._request.body):
             raise self._grammar_error()
         too_many = self._fruitless >= MAX_FRUITLESS or self._lost_workers >= MAX_LOST_WORKERS
         if over_budget or too_many:
