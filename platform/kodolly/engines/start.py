@@ -37,14 +37,19 @@ def transformers_command(options: EngineOptions) -> EngineCommand:
 
     Raises KodollyError when that is this interpreter and it has no torch.
     """
-    if options.python is None:
-        require("transformers")
+    require_engine("transformers", options.python)
     python = options.python or sys.executable
     argv = (python, "-m", "kodolly.engines.transformers", "--model", options.model)
     hosts = ("--allowed-hosts", *options.allowed_hosts) if options.allowed_hosts else ()
     words = (*argv, *common_flags(options), *hosts, *options.extra_args)
     # NVIDIA's driver makes this file. Importing torch to ask it for a GPU would be slow.
     return EngineCommand(words, common_env(options), on_cpu=not os.path.exists("/dev/nvidiactl"))
+
+
+def require_engine(kind: str, python: str | None) -> None:
+    """Raises KodollyError for KoDolly's own engine in this interpreter, if it has no torch."""
+    if kind == "transformers" and python is None:
+        require("transformers")
 
 
 def refuse_reserved(extra_args: tuple[str, ...]) -> None:

@@ -26,7 +26,7 @@ from kodolly.engines import openai
 from kodolly.engines.client import ABSENT, CONNECT, EngineClient
 from kodolly.engines.command import EngineCommand, EngineOptions
 from kodolly.engines.openai import Offer
-from kodolly.engines.start import engine_command
+from kodolly.engines.start import engine_command, require_engine
 from kodolly.engines.stream import StreamClient
 from kodolly.errors import EngineCallError, EngineStartError, SettingsError
 from kodolly.http import server
@@ -295,6 +295,7 @@ def main(argv: Sequence[str]) -> int:
     settings = load(
         WorkerSettings, argv, "Start a worker: one engine, and the agent that watches it."
     )
+    require_engine(settings.engine, settings.engine_python)
     with tempfile.TemporaryDirectory(prefix="kodolly-worker-") as scratch:
         worker = Worker(settings, Path(scratch))
         model = worker.describe(asyncio.run(worker.discover()))
