@@ -12,17 +12,17 @@ TEST_MODEL := .kodolly/models/smollm2-135m-instruct
 INSTALL := $(PYTHON) deploy/setup/install_packages.py $(BIN)/python -c constraints.txt
 PYTEST := $(BIN)/python -m pytest
 # In the order of their folders: xdist's own order, most tests first, ends with a few long files and an idle core.
-RUN_TESTS = $(PYTEST) -m "not vllm and not compose and not browser and not ray and not wheel" \
+RUN_TESTS = $(PYTEST) -m "not vllm and not compose and not browser and not ray and not stack and not wheel" \
 	--dist loadfile --no-loadscope-reorder
 # These wait for sockets more than they compute, so more of them than cores run at once.
 SOCKET_TESTS := $(addprefix tests/,api controller http processes supervisor web worker)
 # Tests that need a model of real size find it here; `make run` makes its own.
 export KODOLLY_TEST_MODEL ?= $(CURDIR)/$(TEST_MODEL)
 # Tests and benchmarks run several engines at once; `make run` has the machine to itself.
-test test-vllm test-ray test-wheel test-browser bench-gateway bench-chaos bench-soak bench-hostile bench-vllm: export OMP_NUM_THREADS ?= 1
+test test-stack test-vllm test-ray test-wheel test-browser bench-gateway bench-chaos bench-soak bench-hostile bench-vllm: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run data train-env test lint test-vllm vllm-env test-ray test-wheel test-compose test-browser fuzz bench-gateway bench-chaos bench-soak bench-hostile bench-affinity bench-compatibility bench-control bench-vllm bench-convert bench-train bench-merge model clean
+.PHONY: help run data train-env test lint test-stack test-vllm vllm-env test-ray test-wheel test-compose test-browser fuzz bench-gateway bench-chaos bench-soak bench-hostile bench-affinity bench-compatibility bench-control bench-vllm bench-convert bench-train bench-merge model clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,9 @@ lint: $(DEV_STAMP) ## style, types, and which way imports flow
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+test-stack: $(DEV_STAMP) model ## the commands from outside: up, what is killed, TLS; train, merge, serve
+	$(PYTEST) -m stack tests/e2e -n 2 --dist loadfile $(ARGS)
 
 test-vllm: $(DEV_STAMP) model vllm-env ## real vLLM on the CPU behind the whole stack
 	$(PYTEST) -m vllm $(ARGS)

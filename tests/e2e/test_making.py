@@ -10,7 +10,7 @@ import json
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -63,10 +63,23 @@ report_to = []
 """
 
 
-def _kodolly(*words: str | Path) -> None:
-    argv = [sys.executable, "-m", "kodolly", *map(str, words)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=280, check=False)
-    assert done.returncode == 0, f"{' '.join(argv[2:])}\n{done.stdout}\n{done.stderr}"
+# Command lines one after another in one process, which imports the training packages once.
+pytestmark = pytest.mark.stack
+
+COMMANDS = """
+import json, sys
+from kodolly.cli import main
+for line in json.loads(sys.argv[1]):
+    if main(line):
+        sys.exit(f"kodolly {' '.join(line)}")
+"""
+
+
+def _kodolly(*lines: Sequence[str | Path]) -> None:
+    """Runs `kodolly` with each line of arguments, in order, until one fails."""
+    argv = [sys.executable, "-c", COMMANDS, json.dumps([[*map(str, line)] for line in lines])]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=840, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 
 def _base(name: str, place: Path) -> None:
@@ -86,27 +99,33 @@ def _base(name: str, place: Path) -> None:
 def _made(base_name: str, place: Path) -> dict[str, Path]:
     """The model directories of one architecture, by name."""
     full, lora = f"{base_name}-full", f"{base_name}-lora"
-    base = _trained(full, place / f"base-{base_name}", place, steps=80, rate=3e-3) / "model"
-    adapter = _trained(lora, base, place, steps=60, rate=4e-3) / "adapter"
-    _kodolly("merge", base, adapter, "--out", place / lora)
+    base, adapter = place / f"{full}-run" / "model", place / f"{lora}-run" / "adapter"
+    _kodolly(
+        _training(full, place / f"base-{base_name}", place, steps=80, rate=3e-3),
+        _training(lora, base, place, steps=60, rate=4e-3),
+        ("merge", base, adapter, "--out", place / lora),
+    )
     return {full: base, lora: place / lora}
 
 
-def _trained(name: str, base: Path, place: Path, *, steps: int, rate: float) -> Path:
+def _training(
+    name: str, base: Path, place: Path, *, steps: int, rate: float
+) -> tuple[str | Path, ...]:
+    """Writes a recipe; returns the command line that trains by it."""
     method = name.rpartition("-")[2]
     rows, recipe = place / f"rows-{method}", place / f"{name}.toml"
     text = RECIPE.format(name=name, base=base, method=method, rows=rows, steps=steps, rate=rate)
     recipe.write_text(text, encoding="utf-8")
-    _kodolly("train", recipe, "--out", place / f"{name}-run")
-    return place / f"{name}-run"
+    return "train", recipe, "--out", place / f"{name}-run"
 
 
-def _converted(method: str, place: Path) -> None:
+def _conversion(method: str, place: Path) -> tuple[str | Path, ...]:
+    """Writes a raw file; returns the command line that converts it."""
     raw = [{"instruction": q, "input": "", "output": a} for q, a in ANSWERS[method].items()]
     source = place / method / "ko_alpaca_data.json"
     source.parent.mkdir()
     source.write_text(json.dumps(raw, ensure_ascii=False), encoding="utf-8")
-    _kodolly("convert", source, "--out", place / f"rows-{method}", "--validation", "0")
+    return "convert", source, "--out", place / f"rows-{method}", "--validation", "0"
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +136,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def api(place: Path) -> Iterator[openai.OpenAI]:
-    for method in ANSWERS:
-        _converted(method, place)
+    _kodolly(*(_conversion(method, place) for method in ANSWERS))
     for name in MAKERS:
         _base(name, place)
     models: dict[str, Path] = {}

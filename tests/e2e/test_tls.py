@@ -14,6 +14,8 @@ from support.certificates import Certificate, make_certificate
 from support.processes import ENGINE_OFFSET, Process, free_port, start, wait_until
 from support.tiny_models import make_tiny_llama
 
+pytestmark = pytest.mark.stack
+
 KODOLLY = (sys.executable, "-m", "kodolly")
 START = 180.0
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "안녕하세요?"}], "max_tokens": 4}
