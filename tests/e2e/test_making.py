@@ -22,6 +22,8 @@ import pytest
 from support.processes import free_port, start, wait_http, wait_until
 from support.tiny_models import make_tiny_llama, make_tiny_neox
 
+pytestmark = pytest.mark.stack
+
 MAKERS = {"neox": make_tiny_neox, "llama": make_tiny_llama}
 MODELS = [f"{base}-{method}" for base in MAKERS for method in ("full", "lora")]
 LESSONS = {
@@ -64,8 +66,6 @@ report_to = []
 
 
 # Command lines one after another in one process, which imports the training packages once.
-pytestmark = pytest.mark.stack
-
 COMMANDS = """
 import json, sys
 from kodolly.cli import main
