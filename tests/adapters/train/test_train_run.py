@@ -24,7 +24,7 @@ from kodolly_adapters.train.run import train
 from kodolly_adapters.train.run_folder import CHECKPOINTS, finished_checkpoints, step_of
 from kodolly_templates import load
 
-pytestmark = pytest.mark.usefixtures("no_curve")
+pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("no_curve")]
 
 FAMILIES = tuple(MAKERS)
 
