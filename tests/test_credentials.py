@@ -73,7 +73,7 @@ def test_a_bad_line_of_a_key_file_is_named(line: str, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"# keys\nsk-zero\n{line}\n")
 
-    with pytest.raises(SettingsError, match=rf"client_keys_file: {file}:3 holds a space"):
+    with pytest.raises(SettingsError, match=rf"--client-keys-file: {file}:3 holds a space"):
         ApiSettings(client_keys_file=str(file)).keys()
 
 

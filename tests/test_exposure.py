@@ -47,7 +47,7 @@ def nothing_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("kodolly.supervisor.app.check_extras", lambda *_: None)
     monkeypatch.setattr("kodolly.supervisor.app.check_ports", lambda *_: None)
     monkeypatch.setattr("kodolly.supervisor.app.ensure_model", stop)
-    monkeypatch.setattr("kodolly.settings.configure", lambda *_: None)
+    monkeypatch.setattr("kodolly.settings.loading.configure", lambda *_: None)
 
 
 @pytest.mark.parametrize("host", ELSEWHERE)

@@ -27,6 +27,7 @@ from .conftest import NAME, EngineProcess
 
 LIMIT = 1000
 HEADERS = {"Authorization": "Bearer secret"}
+JSON = {"Content-Type": "application/json"}
 EMBEDDED = Path(__file__).parents[3] / "adapters/kodolly_adapters/embedded/kodolly-ko-8m"
 
 
@@ -182,7 +183,7 @@ async def test_huge_prompts_stall_nobody(engine: EngineProcess) -> None:
 
         async def refused(path: str, body: dict[str, Any]) -> None:
             data = io.BytesIO(json.dumps(body, ensure_ascii=False).encode())
-            async with session.post(path, data=data) as answer:
+            async with session.post(path, data=data, headers=JSON) as answer:
                 error = (await answer.json())["error"]
             length = f"maximum context length is {CONTEXT}"
             assert (answer.status, length in error["message"]) == (400, True)
