@@ -38,6 +38,11 @@ EVERY = 0.1  # seconds between two looks at memory
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--quick", action="store_true", help="fewer raw cases")
+    parser.add_argument(
+        "--counts-only",
+        action="store_true",
+        help="judge failures and statuses, not time and memory",
+    )
     parser.add_argument("--engine", choices=("scripted", "transformers"), default="scripted")
     parser.add_argument("--raw", type=int, help="number of raw cases")
     parser.add_argument("--attacks", default=",".join(ATTACKS), help="some of: %(default)s")
@@ -74,6 +79,7 @@ def main() -> int:
         except (AssertionError, RuntimeError, OSError) as failure:
             print(f"error: {failure}", file=sys.stderr)
             return 2
+    run.counts_only = options.counts_only
     kind = "quick" if options.quick else "full"
     name = kind if options.engine == "scripted" else options.engine
     return _write(run, options.out, name)
