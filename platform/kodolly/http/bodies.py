@@ -115,9 +115,13 @@ def require_json(headers: Iterable[tuple[bytes, bytes]]) -> None:
 
     A page of any site may send a form or plain text anywhere; JSON only after a preflight.
     """
-    kind = next((v for name, v in headers if name == b"content-type"), b"")
-    if kind == JSON:
-        return
+    kind = b""
+    for name, value in headers:
+        if name == b"content-type":
+            if value == JSON:  # nearly every request
+                return
+            kind = value
+            break
     kind = kind.partition(b";")[0].strip().lower()
     if kind != JSON and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
         given = ascii(kind.decode("latin-1")[:100])[1:-1]

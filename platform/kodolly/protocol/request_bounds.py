@@ -29,7 +29,7 @@ COUNTS = frozenset(
 REPETITION = re.compile(r"\{\s*(\d*)\s*(?:,\s*(\d*)\s*)?\}")
 # Fields of a request that an engine makes a grammar of.
 GUIDED = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
-GRAMMARS = ("structured_outputs", "response_format", "tools", *GUIDED)
+GRAMMARS = frozenset({"structured_outputs", "response_format", "tools", *GUIDED})
 # Grammars that are the engine's own, so that a request cannot make them wrong.
 SAFE_FORMATS = ("text", "json_object")
 TOKEN_RULES = ("allowed_token_ids", "bad_words", "stop_token_ids")
@@ -39,14 +39,16 @@ TOO_LARGE = "must be a number of at most 64 bits"
 def check_bounds(body: dict[str, Any]) -> None:
     """Raises BadRequest, which names the field, for what might break an engine."""
     for name, value in body.items():
-        if isinstance(value, int | float) and not _has_64_bits(value):
+        kind = type(value)
+        if (kind is int or kind is float) and not _has_64_bits(value):
             _refuse(name, TOO_LARGE)
     penalty = body.get("length_penalty")
     if isinstance(penalty, int | float) and abs(penalty) > MAX_LENGTH_PENALTY:
         _refuse("length_penalty", f"must be from -{MAX_LENGTH_PENALTY} to {MAX_LENGTH_PENALTY}")
-    for name in GRAMMARS:
-        if value := body.get(name):
-            _check_grammar(name, value)
+    if not GRAMMARS.isdisjoint(body):
+        for name in sorted(GRAMMARS & body.keys()):
+            if value := body[name]:
+                _check_grammar(name, value)
 
 
 def may_break_engine(body: dict[str, Any]) -> bool:

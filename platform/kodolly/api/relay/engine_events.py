@@ -31,7 +31,6 @@ ONLY_CHOICE = b'{"index":0,'
 # Inside a JSON string these quotes would be escaped.
 FINISH_REASON = b'"finish_reason"'
 UNFINISHED = FINISH_REASON + b":null"
-UNFINISHED_LENGTH = len(UNFINISHED)
 ERROR = b'"error"'
 NO_HEAD = b"\0"
 
@@ -52,20 +51,20 @@ class EngineEvents:
         self._parser = EventParser()
         self._finished = FinishedChoices(expected)
         self._has_begun = False
-        self._head = NO_HEAD  # how every event of vLLM's form begins in this stream
+        # How every event of vLLM's form begins in this stream, and how the next one follows.
+        self._head = self._next_head = NO_HEAD
 
     def feed(self, chunk: bytes) -> bytes:
         """What the client gets of the engine's next bytes. Raises EventTooLarge."""
-        if chunk.endswith(EVENT_END) and self._parser.is_idle and self._is_plain(chunk[:-2]):
+        if chunk.endswith(EVENT_END) and self._parser.is_idle and self._are_plain(chunk):
             return self._pass_on(chunk)
         if not self._has_begun:
             self._choose_form(chunk)
         if self._parser.between_events:
             chunk = self._parser.take_partial_line() + chunk
-            end = chunk.rfind(EVENT_END)
-            if end > 0 and all(map(self._is_plain, chunk[:end].split(EVENT_END))):
-                rest = chunk[end + 2 :]
-                return self._pass_on(chunk[: end + 2]) + self._read(self._parser.feed(rest))
+            end = chunk.rfind(EVENT_END) + 2
+            if end > 2 and self._are_plain(chunk[:end]):
+                return self._pass_on(chunk[:end]) + self._read(self._parser.feed(chunk[end:]))
         return self._read(self._parser.feed(chunk))
 
     def finish(self) -> bytes:
@@ -83,23 +82,22 @@ class EngineEvents:
     def _choose_form(self, chunk: bytes) -> None:
         if head := FAST_HEAD.match(chunk):
             self._head = head[0] + (ONLY_CHOICE if self._expected == 1 else b"")
+            self._next_head = EVENT_END + self._head
 
-    def _is_plain(self, event: bytes) -> bool:
-        """Whether an event, without its blank line, has vLLM's form and neither ends an answer nor tells of a failure.
+    def _are_plain(self, events: bytes) -> bool:
+        """Whether whole events all have vLLM's form, and none ends an answer or may tell of a failure.
 
-        Most events do: this is asked for every token.
+        Most do: this is asked for every chunk. So it counts in all of them at once.
         """
-        head = self._head
-        if not event.startswith(head):
+        if not events.startswith(self._head):
             return False
-        begin = len(head)
-        rest = event.find(UNFINISHED, begin) + UNFINISHED_LENGTH
-        # What may tell of a failure stands behind the choice.
+        number = events.count(EVENT_END)
         return (
-            rest > begin
-            and event.find(b"\n", begin) < 0
-            and event.find(FINISH_REASON, rest) < 0
-            and event.find(ERROR, rest) < 0
+            events.count(UNFINISHED) == number
+            and events.count(FINISH_REASON) == number
+            and (number == 1 or events.count(self._next_head) == number - 1)
+            and events.count(b"\n") == 2 * number
+            and ERROR not in events
         )
 
     def _pass_on(self, events: bytes) -> bytes:
