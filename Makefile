@@ -47,8 +47,8 @@ lint: $(DEV_STAMP) ## style, types, and which way imports flow
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-test-stack: $(DEV_STAMP) model ## the commands from outside: up, what is killed, TLS; trainings; train, merge, serve
-	$(PYTEST) -m stack tests/e2e tests/adapters/train -n 2 --dist loadfile $(ARGS)
+test-stack: $(DEV_STAMP) model ## the commands from outside: up, kills, TLS, real FastChat; trainings
+	$(PYTEST) -m stack tests/e2e tests/interop tests/adapters/train -n 2 --dist loadfile $(ARGS)
 
 test-vllm: $(DEV_STAMP) model vllm-env ## real vLLM on the CPU behind the whole stack
 	$(PYTEST) -m vllm $(ARGS)

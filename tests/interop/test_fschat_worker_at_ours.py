@@ -12,6 +12,8 @@ from interop.conftest import Town
 from interop.fschat_worker import ANSWER, CONTEXT_LENGTH, steps
 from support.processes import Process, free_port, wait_http, wait_until
 
+pytestmark = pytest.mark.stack
+
 MODEL = "stock-dolly"
 TOKEN = "interop-secret"
 UNFINISHED = "\ufffd"

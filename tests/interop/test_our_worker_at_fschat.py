@@ -12,6 +12,8 @@ from support.scripted_engine import Script
 
 from kodolly_templates import get_template
 
+pytestmark = pytest.mark.stack
+
 MODEL = "ko-demo"  # FastChat would ask OpenAI's moderation for a name with "gpt" in it
 QUESTION = [
     {"role": "user", "content": "대한민국의 수도는 어디인가요? 꿈 🙂"},

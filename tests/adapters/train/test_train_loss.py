@@ -25,7 +25,7 @@ from kodolly_adapters.train.recipe import Recipe
 from kodolly_adapters.train.run import Run, make_trainer, train
 from kodolly_adapters.train.trainer import arguments
 
-pytestmark = pytest.mark.usefixtures("no_curve")
+pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("no_curve")]
 
 RATE = 0.1  # of SGD: weights before a step less those after it, divided by this, are the gradient
 Sequences = Sequence[dict[str, list[int]]]
