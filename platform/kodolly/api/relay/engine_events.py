@@ -31,6 +31,7 @@ ONLY_CHOICE = b'{"index":0,'
 # Inside a JSON string these quotes would be escaped.
 FINISH_REASON = b'"finish_reason"'
 UNFINISHED = FINISH_REASON + b":null"
+UNFINISHED_LENGTH = len(UNFINISHED)
 ERROR = b'"error"'
 NO_HEAD = b"\0"
 
@@ -87,15 +88,22 @@ class EngineEvents:
     def _are_plain(self, events: bytes) -> bool:
         """Whether whole events all have vLLM's form, and none ends an answer or may tell of a failure.
 
-        Most do: this is asked for every chunk. So it counts in all of them at once.
+        Most do: this is asked for every chunk. Nearly every chunk is one event, which is looked
+        through once; several are counted through together.
         """
         if not events.startswith(self._head):
             return False
+        begin = len(self._head)
+        if events.find(b"\n", begin) == len(events) - len(EVENT_END):
+            rest = events.find(UNFINISHED, begin) + UNFINISHED_LENGTH
+            # What may tell of a failure stands behind the choice.
+            is_whole = rest > begin and events.find(FINISH_REASON, rest) < 0
+            return is_whole and events.find(ERROR, rest) < 0
         number = events.count(EVENT_END)
         return (
             events.count(UNFINISHED) == number
             and events.count(FINISH_REASON) == number
-            and (number == 1 or events.count(self._next_head) == number - 1)
+            and events.count(self._next_head) == number - 1
             and events.count(b"\n") == 2 * number
             and ERROR not in events
         )
