@@ -90,12 +90,12 @@ def chat_template_of(model_dir: Path) -> str:
         except ValueError as error:
             raise TemplateError(f"{source}: not UTF-8: {error}") from error
     for name in ("chat_template.json", "tokenizer_config.json"):
-        found = read_json(model_dir / name).get("chat_template")
-        if isinstance(found, list):  # several by name; "default" is the one for chats
-            named = [entry for entry in found if isinstance(entry, Mapping)]
-            found = {entry.get("name"): entry.get("template") for entry in named}.get("default")
-        if isinstance(found, str) and found:
-            return found
+        template = read_json(model_dir / name).get("chat_template")
+        if isinstance(template, list):  # several by name; "default" is the one for chats
+            named = [entry for entry in template if isinstance(entry, Mapping)]
+            template = {entry.get("name"): entry.get("template") for entry in named}.get("default")
+        if isinstance(template, str) and template:
+            return template
     raise TemplateError(
         f"{model_dir} has no chat template: add chat_template.jinja, or name a dialect as "
         f'"template" in its model_card.json'

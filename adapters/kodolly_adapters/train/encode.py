@@ -166,9 +166,11 @@ class Fitter:
             outcome = "turns-dropped" if dropped else "context-cut"
             return outcome, self._encoder.encode_dialogue(self._widened(rest(dropped)))
         last = self._least_contexts(rest(len(starts) - 1))
-        asked = [index for index, message in enumerate(last) if message["role"] == "user"]
+        user_turns = [index for index, message in enumerate(last) if message["role"] == "user"]
         shorter = (
-            self._shortened(last, asked[-1], "content", self._without_middle) if asked else None
+            self._shortened(last, user_turns[-1], "content", self._without_middle)
+            if user_turns
+            else None
         )
         if shorter is None:
             return "too-long", None

@@ -51,9 +51,9 @@ class Row(NamedTuple):
         Other messages without text, such as an assistant's that only called a tool, are left out
         of the text by the template.
         """
-        asked = (one["content"] for one in self.messages if one["role"] == "user")
+        questions = (one["content"] for one in self.messages if one["role"] == "user")
         last = (one["content"] for one in self.messages[-1:])
-        return any(not text.strip() for text in (*asked, *last))
+        return any(not text.strip() for text in (*questions, *last))
 
     @property
     def content(self) -> str:
