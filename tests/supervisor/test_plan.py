@@ -138,8 +138,11 @@ def test_a_taken_port_is_found_on_the_host_it_is_meant_for(host: str) -> None:
 
 def test_a_host_that_is_none_is_one_clear_line() -> None:
     """A name that does not resolve is the flag's fault, not a port's."""
+    settings = UpSettings(
+        host="no-such-host.invalid", controller_port=free_port(), worker_port=free_port()
+    )
     with pytest.raises(SettingsError, match=r"--host no-such-host\.invalid"):
-        check_ports(UpSettings(host="no-such-host.invalid"))
+        check_ports(settings)
 
 
 @pytest.mark.parametrize(
