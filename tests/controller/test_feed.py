@@ -102,6 +102,19 @@ async def test_changes_make_the_same_table(registry: Registry) -> None:
             assert copies.seen() == [own, own]
 
 
+async def test_a_table_is_not_told_twice(registry: Registry) -> None:
+    """Who joins while a change waits to be sent has it in the table, and hears the next one only."""
+    async with running(registry) as feed:
+        register(registry, "http://a")
+        stream = feed.lines()
+        (table,) = await next_lines(stream)
+        assert b"http://a" in table
+        await asyncio.sleep(0.1)  # the change that waited is sent to whoever lacks it
+        registry.drain("http://a")
+        (line,) = await next_lines(stream)
+    assert [row.state for row in Change.model_validate_json(line).rows] == [WorkerState.DRAINING]
+
+
 async def test_a_load_is_no_row(registry: Registry) -> None:
     """A heartbeat that changes the queue alone costs its row's number and the queue's length."""
     register(registry, "http://a")

@@ -25,14 +25,17 @@ MAX_BACKLOG = 64
 
 @dataclass(eq=False)
 class Follower:
-    """One open watch stream. `needs_table`: it has missed changes, or has nothing yet."""
+    """One open watch stream."""
 
     backlog: deque[bytes] = field(default_factory=deque)
-    needs_table: bool = True
+    needs_table: bool = True  # it has missed changes, or has nothing yet
+    table_version: int = -1  # version of the last whole table it was given
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def add(self, line: bytes) -> None:
-        """Takes a line to be sent."""
+    def add(self, line: bytes, version: int) -> None:
+        """Takes a change to be sent, unless the whole table has brought it already."""
+        if version <= self.table_version:
+            return
         if len(self.backlog) >= MAX_BACKLOG:
             self.backlog.clear()
             self.needs_table = True
@@ -68,7 +71,7 @@ class Feed:
             if self._followers:
                 line = change.model_dump_json(exclude_defaults=True).encode() + b"\n"
                 for follower in self._followers:
-                    follower.add(line)
+                    follower.add(line, change.version)
 
     async def end_at_stop(self) -> None:
         """Ends all watch streams when the controller stops."""
@@ -85,7 +88,9 @@ class Feed:
                 follower.wake.clear()
                 if follower.needs_table:
                     follower.needs_table = False
-                    yield self._whole_table()
+                    version, line = self._whole_table()
+                    follower.table_version = version
+                    yield line
                 elif follower.backlog:
                     lines = b"".join(follower.backlog)
                     follower.backlog.clear()
@@ -108,9 +113,10 @@ class Feed:
                     await self._registry.wait_for_urgent_change()
         await asyncio.sleep(COALESCE)
 
-    def _whole_table(self) -> bytes:
+    def _whole_table(self) -> tuple[int, bytes]:
+        """Its version and its line."""
         version = self._registry.version
         if self._table[0] != version:
             line = self._registry.snapshot().model_dump_json().encode() + b"\n"
             self._table = (version, line)
-        return self._table[1]
+        return self._table
