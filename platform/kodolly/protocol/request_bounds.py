@@ -15,6 +15,7 @@ import orjson
 
 from kodolly.errors import BadRequest
 
+NUMBERS = frozenset({int, float})  # bool, a kind of int, is never too large
 SMALLEST_INTEGER, LARGEST_INTEGER = -(2**63), 2**63 - 1
 MAX_COUNT = 1_000_000  # items, characters or repetitions that a schema or an expression may name
 # Optional properties of one object, or of several so that the sum of their squares is the same: the
@@ -39,8 +40,7 @@ TOO_LARGE = "must be a number of at most 64 bits"
 def check_bounds(body: dict[str, Any]) -> None:
     """Raises BadRequest, which names the field, for what might break an engine."""
     for name, value in body.items():
-        kind = type(value)
-        if (kind is int or kind is float) and not _has_64_bits(value):
+        if type(value) in NUMBERS and not SMALLEST_INTEGER <= value <= LARGEST_INTEGER:
             _refuse(name, TOO_LARGE)
     penalty = body.get("length_penalty")
     if isinstance(penalty, int | float) and abs(penalty) > MAX_LENGTH_PENALTY:
@@ -64,10 +64,6 @@ def may_break_engine(body: dict[str, Any]) -> bool:
     return bool(body.get("tools")) and body.get("tool_choice") not in (None, "auto", "none")
 
 
-def _has_64_bits(number: float) -> bool:
-    return SMALLEST_INTEGER <= number <= LARGEST_INTEGER
-
-
 def _check_grammar(field: str, grammar: Any) -> None:
     branches = effort = 0
     for path, value in _parts(field, grammar):
@@ -82,7 +78,7 @@ def _check_grammar(field: str, grammar: Any) -> None:
                 _refuse(path, f"more optional properties than an engine compiles ({MAX_OPTIONAL})")
         elif isinstance(value, str):
             _check_text(path, value)
-        elif isinstance(value, int | float) and not _has_64_bits(value):
+        elif type(value) in NUMBERS and not SMALLEST_INTEGER <= value <= LARGEST_INTEGER:
             _refuse(path, TOO_LARGE)
 
 

@@ -30,7 +30,7 @@ FAST_HEAD = re.compile(
 ONLY_CHOICE = b'{"index":0,'
 # Inside a JSON string these quotes would be escaped.
 FINISH_REASON = b'"finish_reason"'
-UNFINISHED = FINISH_REASON + b":null"
+UNFINISHED, FINISHED = FINISH_REASON + b":null", FINISH_REASON + b':"'
 UNFINISHED_LENGTH = len(UNFINISHED)
 ERROR = b'"error"'
 NO_HEAD = b"\0"
@@ -63,8 +63,8 @@ class EngineEvents:
             self._choose_form(chunk)
         if self._parser.between_events:
             chunk = self._parser.take_partial_line() + chunk
-            end = chunk.rfind(EVENT_END) + 2
-            if end > 2 and self._are_plain(chunk[:end]):
+            end = _end_of_unfinished(chunk)
+            if end and self._are_plain(chunk[:end]):
                 return self._pass_on(chunk[:end]) + self._read(self._parser.feed(chunk[end:]))
         return self._read(self._parser.feed(chunk))
 
@@ -157,6 +157,13 @@ class EngineEvents:
             return False
         choices[0]["index"] = 0
         return True
+
+
+def _end_of_unfinished(chunk: bytes) -> int:
+    """Where the whole events end, or those before the first that ends an answer; 0: there are none."""
+    finished = chunk.find(FINISHED)
+    end = chunk.rfind(EVENT_END, 0, finished if finished >= 0 else len(chunk))
+    return end + len(EVENT_END) if end >= 0 else 0
 
 
 def _is_readable(last: Event) -> bool:

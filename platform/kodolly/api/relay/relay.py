@@ -131,9 +131,12 @@ def fault_of(body: bytes) -> WorkerFailed | ApiError | None:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
         return WorkerFailed("answered 200 with what is no JSON")
+    has_choices = isinstance(answer, dict) and answer.get("choices")
+    if has_choices and b'"error"' not in body and b'"abort"' not in body:
+        return None  # nearly every answer
     if isinstance(answer, dict) and is_failure(answer):
         return error_of_event(body)
-    if not isinstance(answer, dict) or not answer.get("choices"):
+    if not has_choices:
         return WorkerFailed("answered 200 without an answer")
     return WorkerFailed("aborted its answer") if is_aborted(answer) else None
 
