@@ -6,7 +6,7 @@ import weakref
 from typing import Any, cast
 
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from support.processes import eventually
 from support.wire import START, connected, turns
 
@@ -30,6 +30,74 @@ async def test_the_head_goes_out_with_the_first_of_the_body() -> None:
         assert wire.writes[0].startswith(b"HTTP/1.1 200 OK\r\n")
         assert wire.writes[0].endswith(b"\r\n\r\nab")
         assert wire.writes[1] == b"cd"
+
+
+def whole(headers: list[tuple[bytes, bytes]], body: bytes = b"abcd") -> ASGIApp:
+    """An application that sends a response with these headers beside its length, 4 bytes."""
+
+    async def app(_: Scope, __: Receive, send: Send) -> None:
+        headers_sent = [(b"content-length", b"4"), *headers]
+        await send({"type": "http.response.start", "status": 200, "headers": headers_sent})
+        await send({"type": "http.response.body", "body": body})
+
+    return app
+
+
+async def test_a_whole_response_is_one_write() -> None:
+    """Head and body go out together, and the connection takes the next request."""
+    protocol, wire = connected(whole([(b"x-a", b"1")]))
+    for _ in range(2):
+        wire.writes.clear()
+        protocol.data_received(GET)
+        await turns()
+        (response,) = wire.writes
+        head, _, body = response.partition(b"\r\n\r\n")
+        assert head.splitlines()[0] == b"HTTP/1.1 200 OK"
+        assert {b"content-length: 4", b"x-a: 1"} <= set(head.splitlines())
+        assert body == b"abcd"
+        assert not wire.closed
+
+
+@pytest.mark.parametrize("value", [b"1\r\nset-cookie: a=b", b"1\nb: 2", b"1\rb: 2", b"1\0"])
+async def test_a_header_cannot_hold_another_one(value: bytes) -> None:
+    """A line end in a header's value ends the response, and what follows it is never sent."""
+    protocol, wire = connected(whole([(b"x-a", value)]))
+    protocol.data_received(GET)
+    await turns()
+    assert wire.closed or wire.writes
+    assert not any(value in write for write in wire.writes)
+
+
+@pytest.mark.parametrize("body", [b"abc", b"abcde"])
+async def test_a_wrong_length_breaks_the_connection(body: bytes) -> None:
+    """A body that is not as long as its head says would be mixed up with the next response."""
+    protocol, wire = connected(whole([], body))
+    protocol.data_received(GET)
+    await turns()
+    assert wire.closed
+
+
+async def test_a_closing_connection_says_so() -> None:
+    """The app's `connection: close`, and the client's, end the connection after a whole response."""
+    for app, request in (
+        (whole([(b"Connection", b"close")]), GET),
+        (whole([]), GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")),
+    ):
+        protocol, wire = connected(app)
+        protocol.data_received(request)
+        await turns()
+        assert b"connection: close" in wire.writes[0].lower()
+        assert b"".join(wire.writes).endswith(b"abcd")
+        assert wire.closed
+
+
+async def test_a_head_request_gets_no_body() -> None:
+    """HEAD is answered with the length of the body, and without it."""
+    protocol, wire = connected(whole([]))
+    protocol.data_received(GET.replace(b"GET", b"HEAD"))
+    await turns()
+    assert b"content-length: 4" in b"".join(wire.writes)
+    assert b"abcd" not in b"".join(wire.writes)
 
 
 async def test_a_head_does_not_wait_for_a_body_that_takes_its_time() -> None:
