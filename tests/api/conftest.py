@@ -101,7 +101,9 @@ async def engines(stack: Stack) -> AsyncIterator[Callable[..., Any]]:
     """Adds an engine that sends given bytes in pieces, as a worker of the model `demo`."""
     async with AsyncExitStack() as servers:
 
-        async def add(wire: bytes, size: int = 10**6, extension: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        async def add(
+            wire: bytes, size: int = 10**6, extension: dict[str, Any] | None = None
+        ) -> list[dict[str, Any]]:
             requests: list[dict[str, Any]] = []
 
             async def stream(request: web.Request) -> web.StreamResponse:

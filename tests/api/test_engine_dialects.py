@@ -108,7 +108,7 @@ FAILURES: dict[str, str] = {
     "spaces": 'data: { "error" : { "message" : "boom" } }\n\n',
     "error is text": 'data: {"error":"boom","error_type":"generation"}\n\n',
     "object": 'data: {"object":"error","message":"boom","code":50001}\n\ndata: [DONE]\n\n',
-    "event field is last": 'data: boom\nevent: error\n\n',
+    "event field is last": "data: boom\nevent: error\n\n",
     "fastapi": 'data: {"detail":"boom"}\n\ndata: [DONE]\n\n',
     "bare error object": 'data: {"code":500,"message":"boom"}\n\ndata: [DONE]\n\n',
     "fastchat": 'data: {"text":"boom","error_code":50001}\n\ndata: [DONE]\n\n',

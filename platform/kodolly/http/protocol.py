@@ -110,6 +110,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse_head()
         else:
             super().send_400_response(msg)
+            self._disconnect()
 
     def _refuse_head(self) -> None:
         cycle = self.cycle
@@ -127,6 +128,13 @@ class HttpProtocol(HttpToolsProtocol):
         head = f"HTTP/1.1 {status} {phrase}\r\n{lines}Content-Length: {len(body)}\r\n\r\n"
         self.transport.write(head.encode() + body)
         self.transport.close()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        """The connection is closed: what the application still writes is for nobody, and no failure."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
     def on_headers_complete(self) -> None:
         """A request begins; its response is written to the transport through a `BufferedHead`."""
@@ -254,7 +262,8 @@ class BufferedHead(asyncio.Transport):
         else:
             self._soon.cancel()
             self._cycle.transport = self._transport
-            self._transport.write(self._head + data)
+            if not self._transport.is_closing():
+                self._transport.write(self._head + data)
 
     def is_closing(self) -> bool:
         """Whether nothing more can be written."""
