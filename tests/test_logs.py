@@ -71,3 +71,17 @@ def test_an_error_at_the_terminal_is_escaped(
 
     assert cli.main(["up"]) == 1
     assert capsys.readouterr().err == "kodolly up: bad \\x1b]0;title\\x07\n"
+
+
+def test_what_clients_bring_about_at_will_is_logged_now_and_then(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty-one faults in ten seconds are two lines, and the second one counts the others."""
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    log = logging.getLogger("seldom")
+    log.addFilter(logs.Seldom(10))
+    for _ in range(21):
+        log.warning("odd %s", "call")
+        now += 0.5
+    assert caplog.messages == ["odd call", "odd call (19 lines like it were left out)"]

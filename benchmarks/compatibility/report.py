@@ -72,7 +72,7 @@ def page(engines: Sequence[str], rows: Sequence[Row]) -> str:
 def _cell(row: Row, index: int) -> str:
     verdict, answer = row.results[index]
     if verdict in (REFUSED, UNCLEAR, BROKEN):
-        return f"{MEANING[verdict]}: {_escaped(str(answer.error.get('message')))[:110]}"
+        return f"{MEANING[verdict]}: {_escaped(str(answer.error.get('message') or answer.status))[:110]}"
     return f"other text: {_escaped(answer.text)[:50]}" if row.differs else MEANING[verdict]
 
 

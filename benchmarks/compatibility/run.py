@@ -125,11 +125,12 @@ def main() -> int:
     parser.add_argument("--write", type=Path, help="the page to write")
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--engine-python", type=Path, default=PYTHON)
+    parser.add_argument("--logs", type=Path, help="keep the logs here")
     options = parser.parse_args()
     cases = selected(options.every)
     with (
-        tempfile.TemporaryDirectory() as logs,
-        stack(Path(logs), options.model, options.engine_python) as api,
+        tempfile.TemporaryDirectory() as scratch,
+        stack(options.logs or Path(scratch), options.model, options.engine_python) as api,
         ThreadPoolExecutor(len(ENGINES)) as pool,
     ):
         columns = list(pool.map(lambda engine: compare(api, cases, engine), ENGINES))

@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import sys
+import time
 
 TIME = "%Y-%m-%d %H:%M:%S"
 TRACEBACK_INDENT = "    "  # no line of a traceback looks like one of the log
@@ -71,17 +72,34 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(row, ensure_ascii=False)
 
 
+class Seldom(logging.Filter):
+    """For a logger whose lines clients bring about at will: one in so many seconds, and how many were left out."""
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._next = 0.0  # time of the next line, by the monotonic clock
+        self._left_out = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is logged."""
+        now = time.monotonic()
+        if now < self._next:
+            self._left_out += 1
+            return False
+        if self._left_out:
+            record.msg = f"{record.getMessage()} ({self._left_out} lines like it were left out)"
+            record.args = None
+        self._next, self._left_out = now + self._seconds, 0
+        return True
+
+
 def configure(level: str, style: str) -> None:
     """Sets up all logging. `level`: debug, info or warning. `style`: text or json."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in (
-        "uvicorn.error",
-        "uvicorn.access",
-        "httpx",
-        "httpx2",
-        "httpcore",
-        "asyncio",
-    ):
+    for noisy in ("uvicorn.access", "httpx", "httpx2", "httpcore", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Its warnings are about bytes that are no HTTP: one line for each would let strangers fill the log.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)

@@ -1,11 +1,14 @@
 """A real API before scripted engines, with a real controller to tell it of them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import aiohttp
 import pytest
-from support.apps import serving
+from aiohttp import web
+from support.apps import serving, serving_aiohttp
 from support.processes import eventually
 from support.scripted_engine import Script, ScriptedEngine
 
@@ -91,3 +94,38 @@ async def stack(settings: ApiSettings, send_buffer: int | None) -> AsyncIterator
             async with stack.stack:
                 yield stack
         controller.stopping.set()
+
+
+@pytest.fixture
+async def engines(stack: Stack) -> AsyncIterator[Callable[..., Any]]:
+    """Adds an engine that sends given bytes in pieces, as a worker of the model `demo`."""
+    async with AsyncExitStack() as servers:
+
+        async def add(
+            wire: bytes, size: int = 10**6, extension: dict[str, Any] | None = None
+        ) -> list[dict[str, Any]]:
+            requests: list[dict[str, Any]] = []
+
+            async def stream(request: web.Request) -> web.StreamResponse:
+                requests.append(await request.json())
+                response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+                await response.prepare(request)
+                for at in range(0, len(wire), size):
+                    await response.write(wire[at : at + size])
+                    await asyncio.sleep(0)
+                return response
+
+            app = web.Application()
+            app.router.add_post("/v1/chat/completions", stream)
+            url = await servers.enter_async_context(serving_aiohttp(app))
+            fields = {"engine_url": url, "heart_beat_interval": 600, "context_length": 4096}
+            stack.controller.registry.register(
+                Registration(
+                    worker_name=url, kodolly=Extension.model_validate(fields | (extension or {}))
+                ),
+                WorkerStatus(model_names=["demo"]),
+            )
+            await eventually(stack.is_followed)
+            return requests
+
+        yield add

@@ -1,19 +1,12 @@
 """Streams of engines that write server-sent events in their own ways, as a client gets them."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
 import openai
 import pytest
-from aiohttp import web
-from support.apps import serving_aiohttp
-from support.processes import eventually
-
-from kodolly.protocol.wire import Extension, Registration, WorkerStatus
 
 from .conftest import Stack
 
@@ -95,6 +88,12 @@ DRESSES: dict[str, bytes] = {
     "index counts tokens, no done": answer(index=lambda n: n + 1, done=False),
     "done twice": answer() + b"data: [DONE]\n\n",
     "error is null": answer(encode=lambda body: dumps(body | {"error": None})),
+    "empty events": answer(lambda data: f"data:\n\ndata\n\ndata:\t{data}\n\n"),
+    "no index": answer(encode=lambda body: dumps(body).replace('"index":0,', "")),
+    "empty finish reasons": answer(encode=lambda body: dumps(body).replace(":null", ':""')),
+    "usage is last": answer(done=False) + b'data: {"choices":[],"usage":{"total_tokens":5}}\n\n',
+    "spaces around done": answer(done=False) + b"data:  [DONE] \r",
+    "more after done": answer() + b"data: junk\n\n",
     "text speaks of errors": answer(
         encode=lambda body: dumps(body | {"note": 'data: {"error":"finish_reason":"abort"}'})
     ),
@@ -109,6 +108,12 @@ FAILURES: dict[str, str] = {
     "spaces": 'data: { "error" : { "message" : "boom" } }\n\n',
     "error is text": 'data: {"error":"boom","error_type":"generation"}\n\n',
     "object": 'data: {"object":"error","message":"boom","code":50001}\n\ndata: [DONE]\n\n',
+    "event field is last": "data: boom\nevent: error\n\n",
+    "fastapi": 'data: {"detail":"boom"}\n\ndata: [DONE]\n\n',
+    "bare error object": 'data: {"code":500,"message":"boom"}\n\ndata: [DONE]\n\n',
+    "fastchat": 'data: {"text":"boom","error_code":50001}\n\ndata: [DONE]\n\n',
+    "finish reason": plain(dumps(chunk(piece("", reason="error")))) + "data: [DONE]\n\n",
+    "html": "<html><title>502 Bad Gateway</title></html>\n",
     "last of the keys": plain(dumps(chunk(piece("x"), error={"message": "boom"}))),
     "abort": plain(dumps(chunk(piece("", reason="abort")))) + "data: [DONE]\n\n",
     "abort, spaces": plain(json.dumps(chunk(piece("", reason="abort")))),
@@ -116,39 +121,6 @@ FAILURES: dict[str, str] = {
     "body ends": "",
     "body ends within an event": 'data: {"id":"x1","choices":[{"index":0,"delta":{"con',
 }
-
-
-@pytest.fixture
-async def engines(stack: Stack) -> AsyncIterator[Callable[..., Any]]:
-    """Adds an engine that sends given bytes in pieces, as a worker of the model `demo`."""
-    async with AsyncExitStack() as servers:
-
-        async def add(wire: bytes, size: int = 10**6, extension: Json | None = None) -> list[Json]:
-            requests: list[Json] = []
-
-            async def stream(request: web.Request) -> web.StreamResponse:
-                requests.append(await request.json())
-                response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-                await response.prepare(request)
-                for at in range(0, len(wire), size):
-                    await response.write(wire[at : at + size])
-                    await asyncio.sleep(0)
-                return response
-
-            app = web.Application()
-            app.router.add_post("/v1/chat/completions", stream)
-            url = await servers.enter_async_context(serving_aiohttp(app))
-            fields = {"engine_url": url, "heart_beat_interval": 600, "context_length": 4096}
-            stack.controller.registry.register(
-                Registration(
-                    worker_name=url, kodolly=Extension.model_validate(fields | (extension or {}))
-                ),
-                WorkerStatus(model_names=["demo"]),
-            )
-            await eventually(stack.is_followed)
-            return requests
-
-        yield add
 
 
 async def raw(stack: Stack, **more: Any) -> tuple[int, str]:
@@ -183,6 +155,17 @@ async def test_an_answer_in_any_dress_comes_out_once(
     assert [c["finish_reason"] for c in choices if c["finish_reason"]] == ["stop"]
     assert {choice["index"] for choice in choices} == {0}
     assert len(requests) == 1
+
+
+async def test_events_that_come_all_at_once_are_read_to_their_end(
+    stack: Stack, engines: Callable[..., Any]
+) -> None:
+    """More bytes than are kept for a reader, there before one has come: the stream goes on."""
+    padded = answer(encode=lambda body: dumps(body | {"pad": "x" * 70_000}))
+    await engines(padded)
+    status, body = await raw(stack)
+    assert status == 200
+    assert len(events_of(body)) == len(WORDS) + 1
 
 
 @pytest.mark.parametrize("size", [10**6, 11])

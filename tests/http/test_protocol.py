@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 from support.processes import eventually
-from support.wire import START, connected, turns
+from support.wire import START, Wire, connected, turns
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -116,6 +116,29 @@ async def test_a_head_does_not_wait_for_a_body_that_takes_its_time() -> None:
     more.set()
     await turns()
     assert wire.writes[1:] == [b"abcd"]
+
+
+async def test_what_follows_a_request_and_is_no_http_is_no_failure_of_ours(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The connection is closed while the application answers: what it still writes is dropped."""
+    more = asyncio.Event()
+    wire: Wire
+
+    async def slow(_: Scope, __: Receive, send: Send) -> None:
+        await more.wait()
+        await send(START)
+        await send({"type": "http.response.body", "body": b"abcd"})
+        assert wire.closed
+
+    protocol, wire = connected(slow)
+    protocol.data_received(GET)
+    await turns()
+    protocol.data_received(b"no HTTP\r\n\r\n")
+    more.set()
+    await turns()
+    assert [write[:12] for write in wire.writes] == [b"HTTP/1.1 400"]
+    assert "Exception" not in caplog.text
 
 
 async def test_a_head_alone_is_sent_before_the_connection_closes() -> None:

@@ -1,14 +1,16 @@
 """Requests to Gradio's API that nobody's page sends are a 400, with a reason."""
 
+import logging
 from typing import Any
 
 import aiohttp
 import pytest
+from gradio import queueing, routes
 from starlette.types import Receive, Scope, Send
 from support.apps import serving
 
 from kodolly.http.bounds import MAX_NESTING
-from kodolly.web.body_check import BodyCheck
+from kodolly.web.body_check import BodyCheck, shorten_tracebacks
 
 JOIN = "/gradio_api/queue/join"
 
@@ -73,3 +75,18 @@ async def test_an_upload_is_not_read_as_json() -> None:
         http.post("/gradio_api/upload", data=b"--x--") as answer,
     ):
         assert (answer.status, await answer.read()) == (200, b"--x--")
+
+
+def test_what_gradio_fails_on_is_one_line(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where Gradio prints a traceback, the log has the error's name, and standard error nothing."""
+    shorten_tracebacks()
+    for module in (queueing, routes):
+        logging.getLogger("kodolly.web.body_check").filters.clear()
+        try:
+            raise KeyError("odd")
+        except KeyError:
+            module.traceback.print_exc()
+    assert caplog.messages == ["a call to the page failed: KeyError: 'odd'"] * 2
+    assert capsys.readouterr().err == ""

@@ -116,6 +116,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse_head()
         else:
             super().send_400_response(msg)
+            self._disconnect()
 
     def _refuse_head(self) -> None:
         cycle = self.cycle
@@ -133,6 +134,13 @@ class HttpProtocol(HttpToolsProtocol):
         head = f"HTTP/1.1 {status} {phrase}\r\n{lines}Content-Length: {len(body)}\r\n\r\n"
         self.transport.write(head.encode() + body)
         self.transport.close()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        """The connection is closed: what the application still writes is for nobody, and no failure."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
     def on_headers_complete(self) -> None:
         """A request begins; its response is written to the transport through a `BufferedHead`."""
@@ -324,7 +332,8 @@ class BufferedHead(asyncio.Transport):
         else:
             self._soon.cancel()
             self._cycle.transport = self._transport
-            self._transport.write(self._head + data)
+            if not self._transport.is_closing():
+                self._transport.write(self._head + data)
 
     def step_aside(self) -> None:
         """The first write is the whole response: it need not wait."""

@@ -14,6 +14,10 @@ import orjson
 LINE_END = re.compile(rb"\r\n|\n|\r")
 BOM = b"\xef\xbb\xbf"
 MAX_EVENT = 16 * 2**20  # bytes
+# With one of these an engine says that it gave an answer up.
+BROKEN_OFF = ("abort", "error", "cancelled")
+# Where there is no `choices` beside them, they tell of a failure (FastAPI, llama.cpp, FastChat).
+FAILURE_FIELDS = ("detail", "message", "error_code")
 
 
 class EventTooLarge(ValueError):
@@ -164,10 +168,12 @@ def is_failure(body: dict[str, Any]) -> bool:
     """Whether an engine says by this body that it failed, in any of the forms that engines have."""
     if body.get("object") == "error":
         return True
-    error = body.get("error")
-    return bool(error) or (error is not None and not body.get("choices"))
+    error, has_choices = body.get("error"), bool(body.get("choices"))
+    if error or has_choices:
+        return bool(error)
+    return error is not None or any(body.get(name) for name in FAILURE_FIELDS)
 
 
 def is_aborted(body: dict[str, Any]) -> bool:
-    """Whether an answer was broken off: how vLLM ends one when it is stopped."""
-    return any(choice.get("finish_reason") == "abort" for choice in choices_of(body))
+    """Whether an answer was broken off: vLLM says "abort" when it is stopped."""
+    return any(choice.get("finish_reason") in BROKEN_OFF for choice in choices_of(body))

@@ -15,7 +15,7 @@ from kodolly.http.bounds import Bounds
 from kodolly.http.hosts import AllowedHosts
 from kodolly.http.site_guard import GuardedApp, SiteGuard
 from kodolly.http.tls import client_context, pinned_context, server_context
-from kodolly.web.body_check import BodyCheck
+from kodolly.web.body_check import BodyCheck, shorten_tracebacks
 from kodolly.web.guard import Guard
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def create_app(settings: WebOptions) -> FastAPI:
     from kodolly.web.client import api_client
     from kodolly.web.page import asset, build_page, head_html, theme, translations
 
+    shorten_tracebacks()
     if settings.api_certificate:
         trust = pinned_context(settings.api_certificate, "--api-certificate")
     else:

@@ -1,8 +1,13 @@
-"""JSON that the page's own code cannot have sent is refused before Gradio fails on it."""
+"""JSON that the page's own code cannot have sent is refused before Gradio fails on it.
+
+What Gradio fails on all the same is logged in one line, and not more often than now and then.
+"""
 
 from __future__ import annotations
 
 import logging
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -13,11 +18,27 @@ from kodolly.errors import ApiError, BadRequest
 from kodolly.http.bounds import load_json
 from kodolly.http.log_safe import describe_error
 from kodolly.http.server import JsonResponse
+from kodolly.logs import Seldom
 
 log = logging.getLogger(__name__)
 
 API = "/gradio_api/"
 MISFIT = "The page's server cannot use this request."
+
+
+def shorten_tracebacks() -> None:
+    """Has Gradio log a line where it prints a traceback, which anybody's odd call may cause."""
+    from gradio import queueing, routes
+
+    if not log.filters:
+        log.addFilter(Seldom())
+    for module in (queueing, routes):
+        setattr(module, "traceback", SimpleNamespace(print_exc=_log_failure))  # noqa: B010
+
+
+def _log_failure() -> None:
+    if (error := sys.exc_info()[1]) is not None:
+        log.warning("a call to the page failed: %s", describe_error(error))
 
 
 class BodyCheck:

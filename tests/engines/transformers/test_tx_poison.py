@@ -84,7 +84,13 @@ def test_any_values_draw_a_token_that_may_be_drawn(
     params = SamplingParams(
         max_tokens=1, repetition_penalty=penalty, logit_bias={1: 100.0}, **values
     )
-    adjusted = adjust(torch.tensor(logits), params, [0, 1, 2], [3, 3], forbidden)
+    adjusted = adjust(
+        torch.tensor(logits),
+        params,
+        [0, 1, 2],
+        [3, 3],
+        torch.tensor([*forbidden], dtype=torch.long),
+    )
     assert not any(map(math.isnan, adjusted.tolist()))
     assert draw(adjusted, params, torch.Generator().manual_seed(1)) in set(range(8)) - forbidden
 

@@ -6,14 +6,15 @@ the largest float; NaN becomes the smallest.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 SHORTLIST = 512  # top-p first tries only so many tokens, the most likely; sorting all is slow
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SamplingParams:
     """The sampling parameters of an answer; names and meanings are vLLM's."""
 
@@ -42,23 +43,31 @@ class SamplingParams:
             and not (self.presence_penalty or self.frequency_penalty or self.logit_bias)
         )
 
+    @cached_property
+    def bias(self) -> tuple[Any, Any]:
+        """`logit_bias` as two tensors, made once since it may name the whole vocabulary: ids, values."""
+        import torch
+
+        return torch.tensor([*self.logit_bias]), torch.tensor([*self.logit_bias.values()])
+
 
 def adjust(
     logits: Any,
     params: SamplingParams,
     prompt: Sequence[int],
     output: Sequence[int],
-    forbidden: Collection[int],
+    forbidden: Any = None,
 ) -> Any:
     """A new tensor with the logits (V,) after bias and penalties: finite, but -inf for `forbidden`.
 
-    `prompt`, `output`: token ids so far. `forbidden`: token ids, not the whole vocabulary.
+    `prompt`, `output`: token ids so far. `forbidden`: a tensor of token ids, not the whole vocabulary.
     """
     import torch
 
     logits = logits.clone()
-    for token, bias in params.logit_bias.items():
-        logits[token] += bias
+    if params.logit_bias:
+        token_ids, values = (part.to(logits.device) for part in params.bias)
+        logits[token_ids] += values
     if params.repetition_penalty != 1:
         token_ids = torch.tensor(sorted({*prompt, *output}), device=logits.device)
         values = logits[token_ids]
@@ -74,8 +83,8 @@ def adjust(
     logits = torch.nan_to_num(
         logits, nan=lowest
     )  # infinities become the largest and smallest float
-    if forbidden:
-        logits[torch.tensor(sorted(forbidden), device=logits.device)] = float("-inf")
+    if forbidden is not None:
+        logits[forbidden.to(logits.device)] = float("-inf")
     return logits
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from kodolly.engines.transformers.detokenize import Decode, Detokenizer
@@ -65,13 +66,19 @@ class Sequence:
 
     def choose(self, logits: Any) -> int:
         """The next token's id, chosen by the logits (V,)."""
-        forbidden: frozenset[int] = frozenset()
-        if len(self.output) < self.params.min_tokens:
-            forbidden = self._eos | self.params.stop_token_ids
-        if self.params.plain and not forbidden:
+        forbidden = self._ends if len(self.output) < self.params.min_tokens else None
+        if self.params.plain and forbidden is None:
             return int(logits.argmax())
         logits = adjust(logits, self.params, self.prompt, self.output, forbidden)
         return draw(logits, self.params, self._random(logits))
+
+    @cached_property
+    def _ends(self) -> Any:
+        """The ids of all tokens that end the answer, as a tensor; None if there is none."""
+        import torch
+
+        ends = self._eos | self.params.stop_token_ids
+        return torch.tensor([*ends]) if ends else None
 
     def accept(self, token: int) -> bool:
         """Adds a token and passes it to the sink; returns whether the answer is finished."""

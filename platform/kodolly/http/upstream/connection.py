@@ -98,6 +98,7 @@ class Connection(asyncio.Protocol):
     def pour(self, sink: Sink) -> None:
         """From now on the body goes to `sink`, what has come already first."""
         self._sink = sink
+        self.resume()  # what came before may have been too much without a reader
         self._deliver()
         if self._error is not None or self._complete:
             sink.end(self._error)
