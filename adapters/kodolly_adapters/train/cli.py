@@ -79,7 +79,7 @@ def _train(args: argparse.Namespace) -> int:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         with Progress("train", unit="row", show=_is_main() and not args.quiet) as progress:
             progress.say("loading torch, transformers and TRL")
-            _quiet_libraries()
+            quiet_libraries()
             from .run import Run, train
 
             if args.dry_run:
@@ -120,7 +120,7 @@ def _summary(metrics: dict[str, Any]) -> str:
     )
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Let libraries report errors only: what a person should know is said here."""
     import logging
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -32,12 +33,15 @@ from kodolly_templates.tokenizer import TOKENIZER
 from . import model, run_folder
 from .callbacks import Checkpoints, Metrics, StepProgress, Stop, peak_memory
 from .dataset import pack, prepare
-from .recipe import Recipe
+from .plan import Sample
+from .recipe import Distributed, Recipe
 from .run_folder import CHECKPOINTS, RECORD
 from .shapes import load_config
 from .tokenizer import add_template_tokens, load_tokenizer
-from .trainer import Trainer, arguments, choose_validation, make_schedule
+from .trainer import Trainer, arguments, choose_validation, evaluation_size, make_schedule
 
+MEASURED_STEPS = 20
+WARM_UP = 3  # steps that are not counted: memory is still being taken, and threads start
 CACHE = ".cache"  # prepared rows, in the run's folder until it is finished
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers")
 
@@ -93,6 +97,7 @@ class Run:
         self.schedule = make_schedule(
             recipe, len(self.train), validation=self.validation is not None, hardware=self.hardware
         )
+        self.held_out = len(self.validation or ())  # sequences, before some are chosen
         self.evaluation = {"rows": 0, "left_out": 0}
         if self.validation is not None:
             self.validation, self.evaluation = choose_validation(
@@ -178,6 +183,82 @@ def train(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[s
         write_json(out / RECORD, record | end | {"finished_at": run_folder.now()})
         shutil.rmtree(out / CACHE)
     return metrics
+
+
+def measure(
+    recipe: Recipe, taken: Mapping[str, Sample], progress: Progress | None = None
+) -> dict[str, Any]:
+    """Twenty steps, an evaluation and a checkpoint of `recipe` in this process, on samples of its rows by split; thrown away.
+
+    Returns the whole run's "steps", "step_seconds", "tokens_per_second", "seconds" (steps, evaluations, checkpoints) and
+    "memory" (bytes: of the GPU, or of this process), with "device", "precision" and "peak" (FLOP/s of a plain product).
+    """
+    progress = progress or Progress("plan", show=False)
+    stop = Stop()
+    with TemporaryDirectory() as name, _with_libraries(), stop.listening():
+        folder = Path(name)
+        data: dict[str, Any] = {"max_rows": None, "repeat": 1}
+        for split, one in taken.items():
+            path = folder / f"{split}.jsonl"
+            path.write_bytes(b"".join(one.lines))
+            data |= {split: [str(path)]}
+        every = dict.fromkeys(("max_steps", "eval_steps", "save_steps"), MEASURED_STEPS)
+        small = recipe.model_copy(
+            update={
+                "data": recipe.data.model_copy(update=data),
+                "train": recipe.train.model_copy(
+                    update={**every, "report_to": [], "early_stopping": None}
+                ),
+                "distributed": Distributed(),
+            }
+        )
+        run = Run(small, folder / CACHE, progress)
+        args = arguments(small, run.schedule, run.precision, run.hardware, folder / CHECKPOINTS)
+        set_seed(recipe.train.seed)
+        progress.say(f"measuring {MEASURED_STEPS} steps on {run.hardware.names[0]}")
+        trainer = make_trainer(run, args, folder, stop, show=False)
+        trainer.remove_callback(Metrics)
+        trainer.train()
+    if stop.requested:
+        raise KeyboardInterrupt
+    clock, steps = trainer.clock, trainer.clock.step_seconds[WARM_UP:]
+    rows = min(taken["train"].rows, recipe.data.max_rows or taken["train"].rows)
+    times = rows / len(taken["train"].lines)
+    sequences = round(len(run.train) * times * recipe.data.repeat)
+    held_out = len(run.validation or ())
+    whole = make_schedule(recipe, sequences, validation=held_out > 0, hardware=run.hardware)
+    step = sum(steps) / len(steps)
+    tokens = clock.tokens / len(clock.step_seconds)
+    seconds = whole.steps * step + math.ceil(whole.steps / whole.save) * clock.seconds["save"]
+    if held_out:
+        if own := taken.get("validation"):
+            times = own.rows / len(own.lines)
+        size = evaluation_size(round(run.held_out * times), recipe, whole, 1)
+        seconds += whole.evaluations * size * clock.seconds["eval"] / held_out
+    peak = peak_memory()
+    return {
+        "device": run.hardware.names[0],
+        "precision": run.precision,
+        "peak": _product_rate(run.hardware.device, run.precision),
+        "steps": whole.steps,
+        "step_seconds": step,
+        "tokens_per_second": tokens / step,
+        "seconds": seconds,
+        "memory": peak.get("peak_gpu_bytes", peak["peak_memory_bytes"]),
+    }
+
+
+def _product_rate(device: str, precision: str) -> float:
+    """FLOP/s that the device reaches in a large matrix product."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    size = 8192 if device == "cuda" else 1024
+    matrix = torch.randn(size, size, device=device, dtype=dtype)
+    seconds = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        (matrix @ matrix)[0, 0].item()  # which waits for the GPU
+        seconds.append(time.perf_counter() - begun)
+    return float(2 * size**3 / min(seconds))
 
 
 def make_trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> Any:

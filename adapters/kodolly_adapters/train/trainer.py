@@ -206,21 +206,24 @@ def make_schedule(
     return Schedule(steps, evaluate if validation else None, save, batch, accumulation)
 
 
+def evaluation_size(sequences: int, recipe: Recipe, schedule: Schedule, world: int) -> int:
+    """How many of the held-out `sequences` an evaluation reads, so that all of them together take train.eval_share of
+    the run at most; one batch at least."""
+    share, size = recipe.train.eval_share, schedule.batch * world
+    if share == 1 or not schedule.evaluations:
+        return sequences
+    trained = schedule.steps * size * schedule.accumulation
+    budget = trained * FORWARD_PASSES * share / (1 - share) / schedule.evaluations
+    return min(sequences, max(size, int(budget) // size * size))
+
+
 def choose_validation(
     dataset: Any, recipe: Recipe, schedule: Schedule, world: int
 ) -> tuple[Any, dict[str, int]]:
-    """(the sequences that every evaluation reads, {"rows", "left_out"} of them).
-
-    So many that all evaluations together take at most train.eval_share of the run, drawn once; one batch at least.
-    """
-    share, size = recipe.train.eval_share, schedule.batch * world
-    most = len(dataset)
-    if share < 1 and schedule.evaluations:
-        trained = schedule.steps * size * schedule.accumulation
-        budget = trained * FORWARD_PASSES * share / (1 - share) / schedule.evaluations
-        most = min(most, max(size, int(budget) // size * size))
-    drawn = sorted(random.Random(recipe.train.seed).sample(range(len(dataset)), most))
-    chosen = dataset.select(drawn) if most < len(dataset) else dataset
+    """(the sequences that every evaluation reads, drawn once; {"rows", "left_out"} of them)."""
+    size = evaluation_size(len(dataset), recipe, schedule, world)
+    drawn = sorted(random.Random(recipe.train.seed).sample(range(len(dataset)), size))
+    chosen = dataset.select(drawn) if size < len(dataset) else dataset
     rows = _rows(chosen)
     return chosen, {"rows": rows, "left_out": _rows(dataset) - rows}
 
