@@ -219,15 +219,19 @@ def test_a_missing_extra_is_one_line_that_names_it(
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("model", [["--model", "some/model"], []], ids=["a model", "the embedded"])
 def test_up_without_vllm_is_refused_before_anything_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    model: list[str],
 ) -> None:
-    """`kodolly up --engine vllm` without a vLLM says so in one line; it starts no process."""
+    """`kodolly up --engine vllm` without a vLLM says so in one line; it starts no process and copies no model."""
     if find_spec("vllm"):
         pytest.skip("vLLM is installed here")
     monkeypatch.chdir(tmp_path)
 
-    assert cli.main(["up", "--engine", "vllm", "--model", "some/model"]) == 1
+    assert cli.main(["up", "--engine", "vllm", *model]) == 1
     assert "there is no vLLM" in capsys.readouterr().err
     assert not (tmp_path / ".kodolly").exists()
 

@@ -332,8 +332,11 @@ def test_an_unknown_template_is_told_by_its_card(base: Path, tmp_path: Path) -> 
         served(base, f"a={directory}")
 
 
-def test_a_hub_base_is_not_looked_at(tmp_path: Path) -> None:
-    """A base that the engine finds itself is taken as it is; the adapter's template is known."""
+def test_a_hub_base_out_of_reach_is_left_to_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A base that only the engine finds is taken as it is; the adapter's template is known."""
+    monkeypatch.setattr("kodolly.worker.model.small_files", lambda _: None)
     directory = write_adapter(tmp_path / "a", template="dolly-ko")
     model = describe("org/base", None, None)
     model = with_adapters(model, read(Path("org/base"), f"a={directory}"), template_is_chosen=False)

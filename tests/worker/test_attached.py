@@ -197,10 +197,15 @@ def test_the_guard_needs_tokens(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert "guarded" not in caplog.text
 
 
-def test_a_hub_id_is_not_guarded_either(tmp_path: Path, caplog: Any) -> None:
-    """For an engine of ours, too: nothing of a hub id is read here."""
+def test_a_hub_id_out_of_reach_is_not_guarded_either(
+    tmp_path: Path, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For an engine of ours, too: its small files cannot be read, which the log says."""
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     worker = Worker(WorkerSettings(model="org/name"), tmp_path)
     assert worker.describe([]).guard == []
+    assert "org/name: its small files cannot be fetched" in caplog.text
     assert "--tokenizer DIR" in caplog.text
     files = str(model_directory(tmp_path / "m"))
     worker = Worker(WorkerSettings(model="org/name", tokenizer=files), tmp_path)

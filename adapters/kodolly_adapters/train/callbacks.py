@@ -1,14 +1,15 @@
-"""What happens around the steps: progress, metrics.jsonl and its curve, marked checkpoints, and an early end."""
+"""What happens around the steps: time and memory, progress, metrics.jsonl, marked checkpoints, and an early end."""
 
 from __future__ import annotations
 
 import io
 import json
 import math
+import resource
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,20 +27,79 @@ from . import run_folder
 
 DRAW_INTERVAL = 60.0  # seconds between pictures of the curve
 SMOOTHING = 0.9  # weight of the past in the smoothed loss
+GIB = 2**30
+
+
+class Clock:
+    """Where the time of this process goes: `seconds` of "step", "eval" and "save", apart from one another.
+
+    A step is timed from the reading of its batches until its loss is known, when a GPU has done all of it. `tokens`
+    are real ones, without padding, of all processes together.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = {"step": 0.0, "eval": 0.0, "save": 0.0}
+        self.step_seconds: list[float] = []
+        self.tokens = 0
+        self._begun, self._tokens_before = 0.0, 0
+
+    @contextmanager
+    def time(self, kind: str) -> Iterator[None]:
+        """Adds the block's seconds to `kind`."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[kind] += time.perf_counter() - begun
+
+    def begin_step(self, tokens: int) -> None:
+        """A step begins; the run has trained on `tokens` so far."""
+        self._begun, self._tokens_before = time.perf_counter(), tokens
+
+    def end_step(self, tokens: int) -> dict[str, float]:
+        """The step has ended: its figures for metrics.jsonl."""
+        seconds, trained = time.perf_counter() - self._begun, tokens - self._tokens_before
+        self.step_seconds.append(seconds)
+        self.seconds["step"] += seconds
+        self.tokens += trained
+        return {
+            "step_seconds": round(seconds, 6),
+            "tokens_per_second": round(trained / max(seconds, 1e-9), 2),
+        }
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second of all steps so far."""
+        return self.tokens / max(self.seconds["step"], 1e-9)
+
+
+def peak_memory() -> dict[str, int]:
+    """Bytes that this process held at most: "peak_memory_bytes", and on a GPU "peak_gpu_bytes" of its own memory."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    with suppress(
+        OSError, StopIteration
+    ):  # Linux tells it without the memory of the process that started this one
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        peak = int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    figures = {"peak_memory_bytes": peak}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        figures["peak_gpu_bytes"] = torch.cuda.max_memory_reserved()
+    return figures
 
 
 class StepProgress(TrainerCallback):  # type: ignore[misc]
-    """A bar or lines: steps of this process, loss, tokens a second (`tokens` gives the run's so far), time left."""
+    """A bar or lines: steps of this process, loss, tokens a second, memory, time left; another for an evaluation."""
 
-    def __init__(self, tokens: Callable[[], int], *, show: bool) -> None:
-        self._tokens = tokens
+    def __init__(self, clock: Clock, *, show: bool) -> None:
+        self._clock = clock
         self._progress = Progress("train", unit="step", show=show)
-        self._first_tokens = 0
+        self._evaluation = Progress("train: evaluation", unit="sequence", show=show)
         self._loss = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._progress.restart(state.max_steps - state.global_step)
-        self._first_tokens = self._tokens()
+        steps = state.max_steps - state.global_step
+        self._progress.say(f"training begins: {steps:,} steps")
+        self._progress.restart(steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> None:
         if "loss" in logs:
@@ -49,12 +109,31 @@ class StepProgress(TrainerCallback):  # type: ignore[misc]
             self._progress.say(f"{step}, held-out loss {logs['eval_loss']:.4f}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        rate = (self._tokens() - self._first_tokens) / max(self._progress.seconds, 1e-9)
-        self._progress.note(f"{self._loss}, {rate:,.0f} tokens/s")
+        self._progress.note(self._figures())
         self._progress.add(1)
+
+    def on_prediction_step(
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        if not self._evaluation.done:  # the first batch of an evaluation
+            self._progress.close()
+            self._evaluation.restart(len(eval_dataloader.dataset))
+            self._evaluation.note(self._figures())
+        left = (self._evaluation.total or 0) - self._evaluation.done
+        self._evaluation.add(min(args.eval_batch_size * args.world_size, left))
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._evaluation.close()
+        self._evaluation.restart(None)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._progress.close()
+
+    def _figures(self) -> str:
+        peak = peak_memory()
+        gpu = f", {peak['peak_gpu_bytes'] / GIB:.1f} GiB of the GPU" if len(peak) > 1 else ""
+        memory = f"{peak['peak_memory_bytes'] / GIB:.1f} GiB{gpu}"
+        return ", ".join(filter(None, [self._loss, f"{self._clock.rate:,.0f} tokens/s", memory]))
 
 
 class Metrics(TrainerCallback):  # type: ignore[misc]

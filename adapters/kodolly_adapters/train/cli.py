@@ -14,10 +14,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from kodolly_adapters.bases import is_hub_id, locate
 from kodolly_adapters.command import GOES_ON, require, run
 from kodolly_adapters.terminal import Progress
 
-from .recipe import built_in, load, overrides
+from .recipe import Recipe, built_in, load, naming, overrides
 
 
 def main(argv: Sequence[str]) -> int:
@@ -70,22 +71,37 @@ def render(page: str, values: Mapping[str, Any], **filters: Callable[..., str]) 
 
 
 def _train(args: argparse.Namespace) -> int:
-    recipe = load(args.recipe, overrides(args.set))
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    require("torch", "trl")
-    _quiet_libraries()
-    from .run import Run, train
+    changes = overrides(args.set)
+    recipe = load(args.recipe, changes)
+    with naming(args.recipe, changes):
+        require("torch", "trl")
+        check_inputs(recipe)
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        with Progress("train", unit="row", show=_is_main() and not args.quiet) as progress:
+            progress.say("loading torch, transformers and TRL")
+            quiet_libraries()
+            from .run import Run, train
 
-    if args.dry_run:
-        with tempfile.TemporaryDirectory() as cache:
-            sys.stdout.write(render("dry_run.txt.jinja", {"run": Run(recipe, Path(cache))}))
-        return 0
-    show = _is_main() and not args.quiet
-    with Progress("train", unit="row", show=show) as progress:
-        progress.say(_summary(train(recipe, args.out, progress)))
+            if args.dry_run:
+                with tempfile.TemporaryDirectory() as cache:
+                    run = Run(recipe, Path(cache), progress)
+                    sys.stdout.write(render("dry_run.txt.jinja", {"run": run}))
+                return 0
+            progress.say(_summary(train(recipe, args.out, progress)))
     if _is_main():
         sys.stdout.write(f"{args.out}\n")
     return 0
+
+
+def check_inputs(recipe: Recipe) -> None:
+    """Raise a UserError for a template, a file of rows or a base's folder that is not there, before any slow import."""
+    from .rows import check_start
+
+    recipe.dialect()
+    for split in ("train", "validation"):
+        check_start(getattr(recipe.data, split), split, recipe.data.format)
+    if not is_hub_id(recipe.base):
+        locate(recipe.base)
 
 
 def _is_main() -> bool:
@@ -98,11 +114,13 @@ def _summary(metrics: dict[str, Any]) -> str:
     best = f" (step {metrics['best_step']})" if metrics.get("best_step") else ""
     return (
         f"{metrics['steps']:,} steps, {metrics['tokens']:,} tokens, "
-        f"loss {metrics.get('train_loss', float('nan')):.4f}{evaluation}{best}, {metrics['seconds']:,.0f} s"
+        f"loss {metrics.get('train_loss', float('nan')):.4f}{evaluation}{best}, {metrics['seconds']:,.0f} s: "
+        f"{metrics['step_seconds']:,.0f} in steps ({metrics['tokens_per_second']:,.0f} tokens/s), "
+        f"{metrics['eval_seconds']:,.0f} in evaluations"
     )
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Let libraries report errors only: what a person should know is said here."""
     import logging
 

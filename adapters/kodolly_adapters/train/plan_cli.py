@@ -7,17 +7,31 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from math import inf
+from pathlib import Path
 
-from kodolly_adapters.command import run
+from kodolly_adapters.command import require, run, say
 from kodolly_adapters.errors import OptionError
+from kodolly_adapters.terminal import Progress
 
-from .cli import recipe_parser, render, write_list
-from .estimate import GIB, setup_of
-from .plan import FILLED, LARGEST_BATCH, SPEED_LEFT, gpus, plan, row_characters
-from .recipe import load, overrides
+from .cli import check_inputs, quiet_libraries, recipe_parser, render, write_list
+from .estimate import GIB, Values, setup_of
+from .plan import (
+    FILLED,
+    LARGE,
+    LARGEST_BATCH,
+    SPEED_LEFT,
+    Sample,
+    compare,
+    gpus,
+    plan,
+    row_characters,
+    sample,
+)
+from .recipe import Recipe, load, naming, overrides
 
 # The flags that hold a number, as plan() takes them: type, name of the value, lowest, highest, help.
 NUMBERS: dict[str, tuple[type, str, float, float, str]] = {
@@ -45,6 +59,11 @@ def main(argv: Sequence[str]) -> int:
         help=f"kinds of GPU: {', '.join(gpus())} (default: %(default)s)")  # fmt: skip
     for name, (kind, value, _, _, text) in NUMBERS.items():
         add(_flag(name), type=kind, metavar=value, help=text)
+    add(
+        "--measure",
+        action="store_true",
+        help="run twenty steps on this machine, and print what they took beside what is planned",
+    )
     add(
         "--json", action="store_true", help="print everything as JSON, for programs; sizes in bytes"
     )
@@ -84,16 +103,26 @@ def _plan(args: argparse.Namespace) -> None:
         if value is not None and not lowest <= value <= highest:
             bounds = f"at least {lowest}" if highest == inf else f"from {lowest} to {highest}"
             raise OptionError(f"{_flag(name)} {value:g}: give {bounds}")
-    recipe = load(args.recipe, overrides(args.set))
-    answer = plan(
-        recipe, list(dict.fromkeys(map(int, counts))), list(dict.fromkeys(kinds)), **numbers
-    )
+    changes = overrides(args.set)
+    recipe = load(args.recipe, changes)
+    with naming(args.recipe, changes):
+        taken = _sample(recipe.data.train)
+        answer = plan(
+            recipe,
+            list(dict.fromkeys(map(int, counts))),
+            list(dict.fromkeys(kinds)),
+            taken=taken,
+            **numbers,
+        )
+        if args.measure:
+            answer["this_machine"] = compare(recipe, answer, _measure(recipe, taken), args.mfu)
     if args.json:
         sys.stdout.write(json.dumps(answer, ensure_ascii=False, indent=2) + "\n")
         return
     setup = setup_of(recipe)
     values = answer | {
         "setup": setup,
+        "here": answer.get("this_machine"),
         "gib": GIB,
         "numbers": numbers,
         "characters": row_characters(recipe, answer["rows"]["measured"]),
@@ -102,6 +131,37 @@ def _plan(args: argparse.Namespace) -> None:
         "filled": FILLED[setup["packing"]],
     }
     sys.stdout.write(render("plan.txt.jinja", values, duration=duration, table=_table))
+
+
+def _sample(paths: Sequence[str]) -> Sample | None:
+    """The sample of the recipe's files; says so where reading them takes a while."""
+    size = sum(Path(path).stat().st_size for path in paths if Path(path).is_file())
+    if size > LARGE:
+        say("plan", f"reading {', '.join(paths)} ({size / 1e9:,.1f} GB)")
+    return sample(paths)
+
+
+def _measure(recipe: Recipe, taken: Sample | None) -> Values:
+    """Twenty steps of the recipe. Raises OptionError where its rows are not here."""
+    samples = {"train": taken}
+    if recipe.data.validation:
+        samples["validation"] = _sample(recipe.data.validation)
+    for split, rows in samples.items():
+        if rows is None or not rows.lines:
+            raise OptionError(
+                f"--measure needs rows to train on: data.{split} is {', '.join(getattr(recipe.data, split))}, and "
+                "not all of these are JSON Lines or Parquet files that are here"
+            )
+    require("torch", "trl")
+    check_inputs(recipe)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one process takes one GPU
+    say("plan", "loading torch, transformers and TRL")
+    quiet_libraries()
+    from .run import measure
+
+    with Progress("plan", unit="row") as progress:
+        return measure(recipe, {key: rows for key, rows in samples.items() if rows}, progress)
 
 
 def _flag(name: str) -> str:

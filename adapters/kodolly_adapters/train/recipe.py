@@ -5,19 +5,35 @@ docs/train.md explains every key. Unknown keys and values out of range are refus
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from kodolly_adapters.errors import OptionError, RecipeError
 from kodolly_templates import Template, TemplateError, get_template
 from kodolly_templates.tokenizer import TOKENIZER
 
 Method = Literal["full", "lora", "qlora"]
+# A list of names, for which one name alone may be written.
+AsList = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+Names = Annotated[list[str], AsList]
+# Values that --set shows as an example where a key has no default to show, by the start of pydantic's error types.
+EXAMPLES = {"list": '["one", "two"]', "int": "8", "float": "0.5", "string": "name"}
+LINE = re.compile(r"""\s*(?:\[\s*([\w.-]+)\s*\]|["']?([\w.-]+)["']?\s*=)""")  # a table, or a key
 
 
 class _Strict(BaseModel):
@@ -31,8 +47,8 @@ class Data(_Strict):
     plain .txt), every token of which is learned. `validation` files win over `validation_share`.
     """
 
-    train: list[str] = Field(min_length=1)
-    validation: list[str] = []
+    train: Names = Field(min_length=1)
+    validation: Names = []
     validation_share: float = Field(default=0.01, ge=0, lt=0.5)
     format: Literal["rows", "text"] = "rows"
     max_length: int = Field(default=2048, ge=16)  # tokens of a sequence
@@ -47,7 +63,7 @@ class Lora(_Strict):
     r: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)
     dropout: float = Field(default=0.05, ge=0, lt=1)
-    targets: list[str] = []
+    targets: Names = []
     rslora: bool = False
     dora: bool = False
     train_new_tokens: bool = True  # rows of keys that the template adds to the vocabulary
@@ -71,9 +87,10 @@ class Train(_Strict):
     seed: int = 42
     eval_steps: int | None = Field(default=None, ge=1)  # None: ten times a run
     save_steps: int | None = Field(default=None, ge=1)  # None: with every evaluation
+    eval_share: float = Field(default=0.1, gt=0, le=1)  # of the run's time at most; 1: no bound
     keep: int = Field(default=2, ge=1)  # checkpoints
     early_stopping: int | None = Field(default=None, ge=1)  # evaluations without a better loss
-    report_to: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
+    report_to: Annotated[list[Literal["tensorboard", "wandb"]], AsList] = ["tensorboard"]
 
 
 class Distributed(_Strict):
@@ -125,12 +142,10 @@ def load(name: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
 
     Paths in it are left as written: relative to where the command runs. Raises RecipeError naming file and key.
     """
-    place: Any = resources.files("kodolly_adapters.recipes").joinpath(f"{name}.toml")
-    origin = f"recipe {name}"
-    if "/" in str(name) or not place.is_file():
-        place, origin = Path(name), str(name)
+    place, origin = _place(name)
     try:
-        values = tomllib.loads(place.read_text(encoding="utf-8"))
+        text = place.read_text(encoding="utf-8")
+        values = tomllib.loads(text)
         for key, value in (changes or {}).items():
             _put(values, key, value)
         return Recipe.model_validate(values)
@@ -140,14 +155,72 @@ def load(name: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
             f"{name}: neither a file nor a built-in recipe; the built-in recipes are {names}"
         ) from None
     except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: "
-            + ("there is no such key" if fault["type"] == "extra_forbidden" else fault["msg"])
-            for fault in error.errors()
-        ]
-        raise RecipeError(f"{origin}: {'; '.join(faults)}") from None
-    except (OSError, ValueError) as error:  # no TOML, or no text
+        faults = [_fault(dict(fault), origin, text, changes or {}) for fault in error.errors()]
+        raise RecipeError("; ".join(faults)) from None
+    except tomllib.TOMLDecodeError as error:  # "... (at line 3, column 9)"
+        line = re.search(r"at line (\d+)", str(error))
+        raise RecipeError(f"{origin}{f':{line[1]}' if line else ''}: {error}") from None
+    except (OSError, ValueError) as error:  # no text
         raise RecipeError(f"{origin}: {error}") from None
+
+
+@contextmanager
+def naming(name: str, changes: Mapping[str, Any]) -> Iterator[None]:
+    """Puts the recipe's file and line before a RecipeError about a key of it, or `--set` where that gave the key."""
+    try:
+        yield
+    except RecipeError as error:
+        place, origin = _place(name)
+        key = str(error).partition(":")[0].partition(" ")[0]
+        line = _line_of(key, place.read_text(encoding="utf-8")) if place.is_file() else None
+        if key in changes or line is None:
+            raise
+        raise RecipeError(f"{origin}:{line}: {error}") from None
+
+
+def _place(name: str | Path) -> tuple[Any, str]:
+    """(the recipe's file, what errors call it) of a built-in name or a path."""
+    place: Any = resources.files("kodolly_adapters.recipes").joinpath(f"{name}.toml")
+    if "/" in str(name) or not place.is_file():
+        return Path(name), str(name)
+    return place, f"recipe {name}"
+
+
+def _fault(fault: dict[str, Any], origin: str, text: str, changes: Mapping[str, Any]) -> str:
+    """One of pydantic's errors in a line: where the value is from, what is wrong, and for --set an example."""
+    parts = [str(part) for part in fault["loc"] if not isinstance(part, int)]
+    key = ".".join(parts) or "recipe"
+    message = "there is no such key" if fault["type"] == "extra_forbidden" else fault["msg"]
+    if key in changes:
+        example = "" if fault["type"] == "extra_forbidden" else _example(parts, fault["type"])
+        return f"--set {key}: {message}{example}"
+    line = _line_of(key, text)
+    return f"{origin}{f':{line}' if line else ''}: {key}: {message}"
+
+
+def _example(parts: Sequence[str], kind: str) -> str:
+    """How --set is written for a key: with the key's default, else with a value of its kind."""
+    fields: Any = Recipe
+    for part in parts[:-1]:
+        fields = fields.model_fields[part].annotation
+    default = fields.model_fields[parts[-1]].default
+    value = next((text for name, text in EXAMPLES.items() if kind.startswith(name)), "8")
+    if isinstance(default, (int, float, str)) and default != -1:
+        value = json.dumps(default).strip('"')
+    quote = "'" if '"' in value else ""
+    return f"; for example --set {quote}{'.'.join(parts)}={value}{quote}"
+
+
+def _line_of(key: str, text: str) -> int | None:
+    """The line of a dotted key in a TOML text; None where it is not written there by its own line."""
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if match := LINE.match(line):
+            if match[1]:
+                table = f"{match[1]}."
+            if key == (match[1] or table + match[2]):
+                return number
+    return None
 
 
 def overrides(pairs: Sequence[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
@@ -95,6 +96,18 @@ class _Record(msgspec.Struct, gc=False):
     text: str | UnsetType | None = UNSET
 
 
+def check_start(paths: Sequence[str], key: str, kind: str) -> None:
+    """Raise DataError unless each file can be opened and begins as data.format `kind` says; takes no time.
+
+    `key` is the recipe's ("train").
+    """
+    for path in paths:
+        try:
+            next(read_text(path) if kind == "text" else read_rows(path), None)
+        except OSError as error:
+            raise DataError(f"data.{key}: {path}: {error.strerror or error}") from None
+
+
 def survey(paths: Sequence[str], key: str) -> list[DataFile]:
     """Size, hash and number of rows of every file. `key` is the recipe's ("train"), for DataError."""
     files = []
@@ -137,7 +150,7 @@ def read_rows(path: str) -> Iterator[Row]:
         else:
             raise DataError(
                 f'{path}:{line}: neither a Dolly row ("instruction", "response") nor a dialogue '
-                '("messages")'
+                f'("messages"){_conversion(path)}'
             )
         yield Row(messages, path, line)
 
@@ -180,10 +193,19 @@ def _records(path: str) -> Iterator[tuple[int, _Record]]:
                 if text and not text.isspace():
                     yield number, decode(text)
     except msgspec.DecodeError as error:  # no JSON, or of another type
-        raise DataError(f"{path}:{number}: {error}") from None
+        hint = _conversion(path) if number <= 1 else ""  # later it is one bad row
+        raise DataError(f"{path}:{number}: {error}{hint}") from None
     except UnicodeDecodeError as error:
         place = f" rows {number + 1} and on" if path.endswith(".parquet") else str(number)
         raise DataError(f"{path}:{place}: {error}") from None
+
+
+def _conversion(path: str) -> str:
+    """What to do with a file that holds no rows: most often it is a data set as it was downloaded."""
+    return (
+        f". Data sets as they are published become rows by `kodolly convert {shlex.quote(path)} --out rows`; "
+        "train on rows/train.jsonl then"
+    )
 
 
 def _parquet(path: str) -> Any:

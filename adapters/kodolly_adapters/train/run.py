@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from transformers import EarlyStoppingCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.training_args import OptimizerNames
 
+from kodolly_adapters.bases import FILES, SMALL_FILES, locate
 from kodolly_adapters.card import config_sha256, read_card
 from kodolly_adapters.errors import RecipeError, first_line
 from kodolly_adapters.files import write_json
@@ -29,14 +31,17 @@ from kodolly_templates import Template, TemplateError, TokenizerTemplate, load
 from kodolly_templates.tokenizer import TOKENIZER
 
 from . import model, run_folder
-from .callbacks import Checkpoints, Metrics, StepProgress, Stop
+from .callbacks import Checkpoints, Metrics, StepProgress, Stop, peak_memory
 from .dataset import pack, prepare
-from .recipe import Recipe
+from .plan import Sample
+from .recipe import Distributed, Recipe
 from .run_folder import CHECKPOINTS, RECORD
-from .shapes import base_folder, load_config
+from .shapes import load_config
 from .tokenizer import add_template_tokens, load_tokenizer
-from .trainer import Trainer, arguments, make_schedule
+from .trainer import Trainer, arguments, choose_validation, evaluation_size, make_schedule
 
+MEASURED_STEPS = 20
+WARM_UP = 3  # steps that are not counted: memory is still being taken, and threads start
 CACHE = ".cache"  # prepared rows, in the run's folder until it is finished
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers")
 
@@ -48,7 +53,15 @@ class Run:
     kept in `cache`. Raises a UserError.
     """
 
-    def __init__(self, recipe: Recipe, cache: Path, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        cache: Path,
+        progress: Progress | None = None,
+        revision: str | None = None,
+    ) -> None:
+        """`revision`: of a base on the hub, where the recipe does not say; None is the newest."""
+        progress = progress or Progress("train", show=False)
         self.recipe = recipe
         self.hardware = model.find_hardware()
         self.precision = model.choose_precision(recipe.train.precision, self.hardware)
@@ -59,16 +72,22 @@ class Run:
                 f"train.optimizer: transformers has no {recipe.train.optimizer!r}; it has {', '.join(optimizers)}"
             )
         dialect = recipe.dialect()
-        if recipe.start == "weights" and (folder := base_folder(recipe.base)):
-            checkpoint(folder)  # missing, pickled or cut short: refused before anything is loaded
-        self.config = load_config(recipe.base, recipe.revision)
+        files = FILES if recipe.start == "weights" else SMALL_FILES
+        revision = recipe.revision or revision
+        self.base = locate(recipe.base, revision, files=files, say=progress.say)
+        # What is read is the base's folder; what is written down is the name that others can use too.
+        local = recipe.model_copy(update={"base": str(self.base.folder), "revision": None})
+        self.local = local
+        if recipe.start == "weights":
+            checkpoint(self.base.folder)  # missing, pickled or cut short: refused early
+        self.config = load_config(local.base, None)
         self.use_cache = bool(getattr(self.config, "use_cache", True))  # training turns it off
         context = getattr(self.config, "max_position_embeddings", None)
         if context and recipe.data.max_length > context:
             raise RecipeError(
                 f"data.max_length: {recipe.data.max_length} tokens are more than the base's context of {context}"
             )
-        self.tokenizer, self.repairs = load_tokenizer(recipe)
+        self.tokenizer, self.repairs = load_tokenizer(local)
         template = dialect or _own_template(recipe, self.tokenizer)
         self.new_ids = add_template_tokens(self.tokenizer, template, recipe)
         self.prepared = prepare(recipe, self.tokenizer, template, cache, progress)
@@ -78,6 +97,12 @@ class Run:
         self.schedule = make_schedule(
             recipe, len(self.train), validation=self.validation is not None, hardware=self.hardware
         )
+        self.held_out = len(self.validation or ())  # sequences, before some are chosen
+        self.evaluation = {"rows": 0, "left_out": 0}
+        if self.validation is not None:
+            self.validation, self.evaluation = choose_validation(
+                self.validation, recipe, self.schedule, self.hardware.world
+            )
 
     def record(self, started_at: str) -> dict[str, Any]:
         """run.json but for its state. Two calls that share what is "decisive" are one run."""
@@ -85,6 +110,7 @@ class Run:
         return {
             "decisive": {
                 "recipe": self.recipe.model_dump(mode="json", exclude={"study", "notes"}),
+                "base_revision": self.base.revision,
                 "base_config_sha256": config_sha256(self.config),
                 "data": [{"sha256": file.sha256, "bytes": file.size} for file in files],
                 "tokenizer_repairs": list(self.repairs),
@@ -97,6 +123,7 @@ class Run:
             "outcomes": msgspec.to_builtins(self.prepared.outcomes),
             "sequences": {"train": len(self.train), "held_out": len(self.validation or ())},
             "schedule": asdict(self.schedule),
+            "evaluation": self.evaluation,
             "precision": self.precision,
             "hardware": asdict(self.hardware) | {"machine": platform.machine()},
             "versions": {"python": platform.python_version()} | {n: version(n) for n in PACKAGES},
@@ -113,7 +140,8 @@ def train(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[s
     progress = progress or Progress("train", show=False)
     started = time.monotonic()
     before = run_folder.unfinished(out)
-    run = Run(recipe, out / CACHE, progress)
+    begun = before.get("decisive", {}).get("base_revision")  # an unfinished run keeps its base
+    run = Run(recipe, out / CACHE, progress, begun)
     main, folder = run.hardware.main, out.resolve() / CHECKPOINTS
     args = arguments(recipe, run.schedule, run.precision, run.hardware, folder)
     record = run.record(before.get("started_at") or run_folder.now())
@@ -123,6 +151,12 @@ def train(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[s
                 progress.say(f"tokenizer: {repair}")
             table = run.prepared.outcomes.table()
             progress.say(f"{len(run.train):,} sequences of these rows\n{table}")
+            if left_out := run.evaluation["left_out"]:
+                progress.say(
+                    f"an evaluation reads {run.evaluation['rows']:,} held-out rows; {left_out:,} are left out, or it "
+                    f"would take more than {recipe.train.eval_share:.0%} of the time (train.eval_share)"
+                )
+            progress.say(f"loading {recipe.base}")
             run_folder.check_same_run(out, before, record)
             folder.mkdir(parents=True, exist_ok=True)
             run_folder.sweep_checkpoints(folder)
@@ -151,14 +185,91 @@ def train(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[s
     return metrics
 
 
+def measure(
+    recipe: Recipe, taken: Mapping[str, Sample], progress: Progress | None = None
+) -> dict[str, Any]:
+    """Twenty steps, an evaluation and a checkpoint of `recipe` in this process, on samples of its rows by split; thrown away.
+
+    Returns the whole run's "steps", "step_seconds", "tokens_per_second", "seconds" (steps, evaluations, checkpoints) and
+    "memory" (bytes: of the GPU, or of this process), with "device", "precision" and "peak" (FLOP/s of a plain product).
+    """
+    progress = progress or Progress("plan", show=False)
+    stop = Stop()
+    with TemporaryDirectory() as name, _with_libraries(), stop.listening():
+        folder = Path(name)
+        data: dict[str, Any] = {"max_rows": None, "repeat": 1}
+        for split, one in taken.items():
+            path = folder / f"{split}.jsonl"
+            path.write_bytes(b"".join(one.lines))
+            data |= {split: [str(path)]}
+        every = dict.fromkeys(("max_steps", "eval_steps", "save_steps"), MEASURED_STEPS)
+        small = recipe.model_copy(
+            update={
+                "data": recipe.data.model_copy(update=data),
+                "train": recipe.train.model_copy(
+                    update={**every, "report_to": [], "early_stopping": None}
+                ),
+                "distributed": Distributed(),
+            }
+        )
+        run = Run(small, folder / CACHE, progress)
+        args = arguments(small, run.schedule, run.precision, run.hardware, folder / CHECKPOINTS)
+        set_seed(recipe.train.seed)
+        progress.say(f"measuring {MEASURED_STEPS} steps on {run.hardware.names[0]}")
+        trainer = make_trainer(run, args, folder, stop, show=False)
+        trainer.remove_callback(Metrics)
+        trainer.train()
+    if stop.requested:
+        raise KeyboardInterrupt
+    clock, steps = trainer.clock, trainer.clock.step_seconds[WARM_UP:]
+    rows = min(taken["train"].rows, recipe.data.max_rows or taken["train"].rows)
+    times = rows / len(taken["train"].lines)
+    sequences = round(len(run.train) * times * recipe.data.repeat)
+    held_out = len(run.validation or ())
+    whole = make_schedule(recipe, sequences, validation=held_out > 0, hardware=run.hardware)
+    step = sum(steps) / len(steps)
+    tokens = clock.tokens / len(clock.step_seconds)
+    seconds = whole.steps * step + math.ceil(whole.steps / whole.save) * clock.seconds["save"]
+    if held_out:
+        if own := taken.get("validation"):
+            times = own.rows / len(own.lines)
+        size = evaluation_size(round(run.held_out * times), recipe, whole, 1)
+        seconds += whole.evaluations * size * clock.seconds["eval"] / held_out
+    peak = peak_memory()
+    return {
+        "device": run.hardware.names[0],
+        "precision": run.precision,
+        "peak": _product_rate(run.hardware.device, run.precision),
+        "steps": whole.steps,
+        "step_seconds": step,
+        "tokens_per_second": tokens / step,
+        "seconds": seconds,
+        "memory": peak.get("peak_gpu_bytes", peak["peak_memory_bytes"]),
+    }
+
+
+def _product_rate(device: str, precision: str) -> float:
+    """FLOP/s that the device reaches in a large matrix product."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    size = 8192 if device == "cuda" else 1024
+    matrix = torch.randn(size, size, device=device, dtype=dtype)
+    seconds = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        (matrix @ matrix)[0, 0].item()  # which waits for the GPU
+        seconds.append(time.perf_counter() - begun)
+    return float(2 * size**3 / min(seconds))
+
+
 def make_trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> Any:
     """The trainer of a run before its first step: weights loaded, adapter and callbacks in place."""
 
     recipe = run.recipe
-    net = model.load_model(recipe, run.config, run.precision, run.hardware)
+    net = model.load_model(run.local, run.config, run.precision, run.hardware)
     model.grow(net, run.tokenizer, run.new_ids, recipe.train.seed)
     if recipe.method != "full":
-        net = model.wrap(net, recipe, run.new_ids)
+        revision = run.base.revision or recipe.revision
+        net = model.wrap(net, recipe.model_copy(update={"revision": revision}), run.new_ids)
     trainer = Trainer(
         model=net,
         args=args,
@@ -174,7 +285,7 @@ def make_trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> An
     if recipe.train.early_stopping and run.validation is not None:
         trainer.add_callback(EarlyStoppingCallback(recipe.train.early_stopping))
     trainer.add_callback(stop)
-    trainer.add_callback(StepProgress(lambda: trainer.tokens, show=show))
+    trainer.add_callback(StepProgress(trainer.clock, show=show))
     trainer.add_callback(Metrics(out / "metrics.jsonl", recipe.name))
     trainer.add_callback(Checkpoints(recipe.train.keep))
     if "tensorboard" in recipe.train.report_to and run.hardware.main:
@@ -213,8 +324,8 @@ def _with_libraries() -> Iterator[None]:
 
 
 def _metrics(trainer: Any, seconds: float) -> dict[str, Any]:
-    """Figures of the whole run, but `seconds` and `train_seconds`, which are this process's."""
-    state = trainer.state
+    """Figures of the whole run; those in seconds, a second and bytes are this process's."""
+    state, clock = trainer.state, trainer.clock
     losses = [record["loss"] for record in state.log_history if "loss" in record]
     last = losses[-max(1, len(losses) // 10) :]
     values = {
@@ -225,13 +336,16 @@ def _metrics(trainer: Any, seconds: float) -> dict[str, Any]:
         "best_step": state.best_global_step,
         "seconds": round(seconds, 1),
         "train_seconds": state.log_history[-1].get("train_runtime"),
+        "tokens_per_second": round(clock.rate, 1),
+        **{f"{kind}_seconds": round(spent, 2) for kind, spent in clock.seconds.items()},
+        **peak_memory(),
     }
     return {key: value for key, value in values.items() if value is not None}
 
 
 def _card(run: Run, decisive: dict[str, Any], net: Any, metrics: dict[str, Any]) -> dict[str, Any]:
     """model_card.json, as the workers read it."""
-    recipe, base = run.recipe, read_card(Path(run.recipe.base))
+    recipe, base = run.recipe, read_card(run.base.folder)
     stored = str(getattr(run.config, "dtype", None) or "float32")  # "float16" for Polyglot
     return {
         "name": recipe.name,
@@ -245,6 +359,7 @@ def _card(run: Run, decisive: dict[str, Any], net: Any, metrics: dict[str, Any])
             "recipe": recipe.name,
             "method": recipe.method,
             "start": recipe.start,
+            "base_revision": run.base.revision,
             "base_config_sha256": decisive["base_config_sha256"],
             "data_sha256": [file.sha256 for file in run.prepared.files],
         },

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from kodolly_adapters.bases import is_hub_id, locate
 from kodolly_adapters.card import read_object
 from kodolly_adapters.errors import BaseError, RecipeError, first_line
 from kodolly_adapters.families import GPT_NEOX, LLAMA, Family, of, on_meta
@@ -89,11 +90,9 @@ def table(name: str) -> dict[str, dict[str, Any]]:
 
 def base_folder(name: str) -> Path | None:
     """The folder of a base; None for a name on the hub. Raises BaseError where there is no such folder, or no config in it."""
-    folder = Path(name)
-    if not folder.is_dir():
-        if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-            raise BaseError(f"base {name}: no such folder; give one that holds its config.json")
+    if is_hub_id(name) and not Path(name).is_dir():
         return None
+    folder = locate(name).folder
     if not (folder / CONFIG).is_file():
         raise BaseError(f"{folder / CONFIG}: not there; a base's folder holds a config.json")
     return folder

@@ -3,6 +3,7 @@
 - Logits are computed for learned tokens only. On a CPU TRL computes all of them, twice.
 - A GPT-NeoX checkpoint is read back with its head, whose name on disk is another.
 - The loss on validation rows is a mean over tokens, not over batches.
+- Steps, evaluations and checkpoints are timed apart, so that tokens a second are those of training.
 - No telemetry, and no model card in every checkpoint.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from trl import SFTConfig, SFTTrainer
 
 from kodolly_adapters.errors import BaseError, RecipeError
 
+from .callbacks import Clock, peak_memory
 from .encode import IGNORED
 from .model import Hardware
 from .recipe import Distributed, Recipe
@@ -29,6 +32,8 @@ OLD_HEAD, HEAD = "embed_out.weight", "lm_head.weight"  # GPT-NeoX's head on disk
 # Keys of a recipe's [train] that SFTConfig has under the same name.
 SAME_NAMES = {"max_steps", "learning_rate", "weight_decay", "max_grad_norm", "seed"}
 EVALUATIONS = 10  # a run, where the recipe does not say
+# Training on a sequence takes at least as long as evaluating two: a pass forward, and one backward.
+FORWARD_PASSES = 2
 # On scaled-dot-product attention a packed micro-batch is one sequence whose cost grows with its square.
 DENSE_TOKENS = 2048
 # DeepSpeed's optimiser states and gradients in shards; "auto" is filled in from the arguments below.
@@ -45,6 +50,11 @@ class Schedule:
     batch: int  # sequences a forward pass and device
     accumulation: int  # passes a step
 
+    @property
+    def evaluations(self) -> int:
+        """How many there are; transformers adds one after the last step."""
+        return math.ceil(self.steps / self.evaluate) if self.evaluate else 0
+
 
 class Trainer(SFTTrainer):  # type: ignore[misc]
     """SFTTrainer over sequences that have their labels already."""
@@ -55,6 +65,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         # TRL's fused head needs Triton, and a plain layer: PEFT's trained rows have no bias attribute.
         self._fused = self.accelerator.device.type == "cuda" and hasattr(head, "bias")
         self._eval_sums = [0.0, 0.0]  # (loss summed over tokens, tokens) of an evaluation
+        self.clock = Clock()
         self.model.register_load_state_dict_pre_hook(_rename_head)
 
     @property
@@ -103,6 +114,28 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         metrics = self._metrics["train" if self.model.training else "eval"]
         metrics["num_tokens"] = [self._total_train_tokens]
         metrics["mean_token_accuracy"].append(right / max(learned, 1))
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The batches of one step, which begins here."""
+        self.clock.begin_step(self.tokens)
+        return super().get_batch_samples(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add time and memory to what is logged after a step ("loss") or an evaluation ("eval_loss")."""
+        if "loss" in logs:
+            logs |= self.clock.end_step(self.tokens)
+        if logs.keys() & {"loss", "eval_loss"}:
+            logs |= peak_memory()
+        super().log(logs, start_time)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' evaluation, timed."""
+        with self.clock.time("eval"):
+            return super().evaluate(*args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with self.clock.time("save"):
+            super()._save_checkpoint(*args, **kwargs)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """transformers' loop; its loss, a mean over batches, becomes one over tokens."""
@@ -171,6 +204,34 @@ def make_schedule(
             "evaluated states could not be kept"
         )
     return Schedule(steps, evaluate if validation else None, save, batch, accumulation)
+
+
+def evaluation_size(sequences: int, recipe: Recipe, schedule: Schedule, world: int) -> int:
+    """How many of the held-out `sequences` an evaluation reads, so that all of them together take train.eval_share of
+    the run at most; one batch at least."""
+    share, size = recipe.train.eval_share, schedule.batch * world
+    if share == 1 or not schedule.evaluations:
+        return sequences
+    trained = schedule.steps * size * schedule.accumulation
+    budget = trained * FORWARD_PASSES * share / (1 - share) / schedule.evaluations
+    return min(sequences, max(size, int(budget) // size * size))
+
+
+def choose_validation(
+    dataset: Any, recipe: Recipe, schedule: Schedule, world: int
+) -> tuple[Any, dict[str, int]]:
+    """(the sequences that every evaluation reads, drawn once; {"rows", "left_out"} of them)."""
+    size = evaluation_size(len(dataset), recipe, schedule, world)
+    drawn = sorted(random.Random(recipe.train.seed).sample(range(len(dataset)), size))
+    chosen = dataset.select(drawn) if size < len(dataset) else dataset
+    rows = _rows(chosen)
+    return chosen, {"rows": rows, "left_out": _rows(dataset) - rows}
+
+
+def _rows(dataset: Any) -> int:
+    """The rows of a dataset, of which a packed sequence holds several."""
+    packed = "seq_lengths" in dataset.column_names
+    return sum(map(len, dataset["seq_lengths"])) if packed else len(dataset)
 
 
 def arguments(

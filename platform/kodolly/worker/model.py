@@ -12,7 +12,7 @@ from kodolly.engines.model_files import check_model_files, read_object
 from kodolly.engines.openai import Offer
 from kodolly.engines.token_bytes import longest_token_of
 from kodolly.errors import SettingsError
-from kodolly.worker.tokenizer_files import tokenizer_directory
+from kodolly.worker.tokenizer_files import small_files, tokenizer_directory
 from kodolly_templates import Template, TemplateError, TokenizerTemplate
 
 log = logging.getLogger(__name__)
@@ -83,21 +83,28 @@ class ServedModel:
 def describe(model: str, name: str | None, conv_template: str | None) -> ServedModel:
     """Reads a model directory. Raises SettingsError when it cannot be served.
 
-    `model` may also be a hub id, which only the engine can load; nothing is read then.
+    `model` may also be a hub id, whose small files are fetched to be read; the engine fetches the weights.
     """
-    path = Path(model)
-    if not path.is_dir():
-        if model.startswith((".", "/")):
-            raise SettingsError(f"--model: no directory {model}")
-        return ServedModel(name or model, model, named_template(conv_template))
-    try:
-        check_model_files(path)
-    except SettingsError as error:
-        raise SettingsError(f"--model: {error}") from error
-    card = read_object(path / CARD)
+    directory = Path(model)
+    path: Path | None = directory
+    if directory.is_dir():
+        try:
+            check_model_files(directory)
+        except SettingsError as error:
+            raise SettingsError(f"--model: {error}") from error
+        card = read_object(directory / CARD)
+        name = name or str(card.get("name") or directory.resolve().name)
+        served = str(directory.resolve())
+    elif model.startswith((".", "/")):
+        raise SettingsError(f"--model: no directory {model}")
+    else:
+        path = small_files(model) if model.count("/") == 1 else None
+        name, served = name or model, model
+    if path is None:
+        return ServedModel(name, served, named_template(conv_template))
     return ServedModel(
-        name or str(card.get("name") or path.resolve().name),
-        str(path.resolve()),
+        name,
+        served,
         _template(path, conv_template),
         _special_tokens(path),
         token_bytes=longest_token_of(path),

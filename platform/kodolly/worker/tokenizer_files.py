@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from kodolly.errors import SettingsError
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+# What a worker reads of a model on the hub: all but its weights.
+SMALL_FILES = ("*.json", "*.jinja", "*.model")
+
+log = logging.getLogger(__name__)
+
+
+def small_files(model: str) -> Path | None:
+    """The folder with a hub id's configs, tokenizer and chat template; None, and a line in the log, if there is none.
+
+    The engine fetches the weights, and says it if there are none.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+
+        folder = Path(
+            snapshot_download(model, allow_patterns=list(SMALL_FILES), ignore_patterns=["*/*"])
+        )
+    except Exception as error:  # noqa: BLE001 - no such package; or the hub's own errors, httpx's
+        reason = str(error).strip().splitlines()[0][:200] if str(error) else type(error).__name__
+        log.warning("%s: its small files cannot be fetched from the hub: %s", model, reason)
+        return None
+    log.info("%s: revision %s of the hub", model, folder.name)
+    return folder
 
 
 def tokenizer_directory(tokenizer: str) -> Path:

@@ -176,7 +176,50 @@ def test_rows_at_hand_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[
     answer = _answer(capsys, LORA, "--set", f'data.train=["{rows}"]')
     # 100 characters and 100 of the template, at half a token each; the broken line is a row still
     assert (answer["rows"]["rows"], answer["rows"]["per_row"]) == (3, 100)
-    assert answer["rows"]["measured"] == {"rows": 3, "characters": 100}
+    assert answer["rows"]["measured"] == {"rows": 3, "sampled": 2, "characters": 100}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_rows_are_sampled_from_all_of_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """A head of short rows does not decide: the mean is that of all rows, and the page says of how many it is."""
+    rows = [
+        {"instruction": "가", "response": "나" * (9 if n < 9_000 else 999)} for n in range(18_000)
+    ]
+    path = tmp_path / f"train.{kind}"
+    if kind == "parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    flags = ["--set", f"data.train={path}"]
+    measured = _answer(capsys, LORA, *flags)["rows"]["measured"]
+    assert measured["rows"] == 18_000
+    assert 2_000 <= measured["sampled"] <= 4_000
+    assert measured["characters"] == pytest.approx(505, rel=0.01)
+    assert main([LORA, *flags]) == 0
+    said = f"mean of {measured['sampled']:,} of 18,000 rows, spread over the files"
+    assert said in capsys.readouterr().out
+
+
+def test_tokens_are_counted_where_the_tokenizer_is_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the embedded model's tokenizer, not of an assumption about one."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"instruction": "안녕하세요?", "response": "반갑습니다."}\n', encoding="utf-8")
+    answer = _answer(capsys, "tiny-neox-lora", "--set", f"data.train={rows}")
+    assert 0.2 < answer["base"]["tokens_per_character"] < 0.9
+
+
+def test_measuring_needs_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    """--measure without the recipe's files is refused with what is missing, before torch is loaded."""
+    assert main([LORA, "--measure"]) == 2
+    error = capsys.readouterr().err
+    assert "--measure needs rows to train on: data.train is rows/train.jsonl" in error
 
 
 def test_too_large_a_model_is_said_not_to_fit(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -274,7 +276,19 @@ def test_processes_that_do_not_fit_are_refused(
         (["{recipe}", "--out", "o", "--set", "template=tokenizer"], 1, "has no chat template"),
         (["{recipe}", "--out", "o", "--set", "data.max_length=4096"], 1, "data.max_length: 4096"),
         (["{recipe}", "--out", "o", "--set", "base=/nowhere"], 1, "base /nowhere: no such"),
-        (["{recipe}", "--out", "o", "--set", "data.train=['{bad}']"], 1, "bad.jsonl:2"),
+        (["{recipe}", "--out", "o", "--set", "data.train={bad}"], 1, "bad.jsonl:2"),
+        (["{recipe}", "--out", "o", "--set", "data.train=3"], 1,
+         """--set data.train: Input should be a valid list; for example --set 'data.train=["one", "two"]'"""),
+        (["{recipe}", "--out", "o", "--set", "train.batch_size=x"], 1, "for example --set train.batch_size=4"),
+        (["{recipe}", "--out", "o", "--set", "train.eval_steps=x"], 1, "for example --set train.eval_steps=8"),
+        (["{recipe}", "--out", "o", "--set", "data.train={raw}"], 1,
+         "raw.json:1: neither a Dolly row"),
+        (["{recipe}", "--out", "o", "--set", "data.train={raw}"], 1, "`kodolly convert {raw} --out rows`"),
+        (["{recipe}", "--out", "o", "--set", "data.train={array}"], 1, "`kodolly convert {array} --out rows`"),
+        (["{faulty}", "--out", "o"], 1, "faulty.toml:4: train.epochs: Input should be greater than 0"),
+        (["{faulty}", "--out", "o"], 1, "faulty.toml:5: train.epoch: there is no such key"),
+        (["{cut}", "--out", "o"], 1, "cut.toml:2: "),
+        (["{long}", "--out", "o"], 1, "long.toml:5: data.max_length: 4096 tokens are more"),
     ],
 )  # fmt: skip
 def test_bad_input_names_its_place(
@@ -290,7 +304,24 @@ def test_bad_input_names_its_place(
     base = tmp_path / "base"
     shutil.copytree(llama, base, ignore=shutil.ignore_patterns("chat_template.jinja"))
     recipe.write_text(f'name = "my"\nbase = "{base}"\n[data]\ntrain = ["{rows}"]\n')
-    argv = [word.format(recipe=recipe, bad=bad) for word in words]
+    (tmp_path / "raw.json").write_text('{"version": "KorQuAD_v1.0_dev", "data": []}\n')
+    (tmp_path / "array.json").write_text(
+        '[\n  {"instruction": "a", "input": "", "output": "b"}\n]\n'
+    )
+    (tmp_path / "faulty.toml").write_text(
+        'name = "my"\nbase = "b"\n[train]\nepochs = -1\nepoch = 2\n'
+    )
+    (tmp_path / "cut.toml").write_text('name = "my"\nbase = \n')
+    (tmp_path / "long.toml").write_text(recipe.read_text() + "max_length = 4096\n")
+    files = {
+        name: tmp_path / f"{name}{suffix}"
+        for name, suffix in {
+            "raw": ".json", "array": ".json", "faulty": ".toml", "cut": ".toml", "long": ".toml",
+        }.items()
+    }  # fmt: skip
+    files |= {"recipe": recipe, "bad": bad}
+    argv, said = [word.format(**files) for word in words], said.replace("{raw}", str(files["raw"]))
+    said = said.replace("{array}", str(files["array"]))
     if words == ["{recipe}"]:  # argparse's
         with pytest.raises(SystemExit, match="2"):
             cli.main(argv)
@@ -299,6 +330,21 @@ def test_bad_input_names_its_place(
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["data.train=no.jsonl", "base=./nowhere", "base=.kodolly/models/tiny-llama", "template=none"],
+)
+def test_what_is_missing_is_noticed_before_the_slow_start(tmp_path: Path, fault: str) -> None:
+    """A file of rows, a base or a template that is not there ends the command before torch is imported."""
+    code = (
+        "import sys; from kodolly_adapters.train.cli import main; assert main(sys.argv[1:]) == 1; "
+        "assert not {'torch', 'transformers', 'trl'} & set(sys.modules)"
+    )
+    rows = rows_file(tmp_path)
+    words = ["tiny-neox-lora", "--out", "o", "--set", f"data.train={rows}", "--set", fault]
+    subprocess.run([sys.executable, "-c", code, *words], check=True, timeout=300, cwd=tmp_path)
 
 
 def test_a_dry_run_says_what_would_happen(

@@ -1,0 +1,67 @@
+"""docs/walkthrough.md, run as it is written: from a raw file to a Korean answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from support.processes import free_port
+from support.shared_data import ROOT, SHARED_DATA, needs_shared_data
+
+pytestmark = [pytest.mark.stack, needs_shared_data]
+
+PAGE = ROOT / "docs" / "walkthrough.md"
+PORTS = ("api", "controller", "worker")
+
+
+def commands() -> list[str]:
+    """The page's shell blocks, in their order."""
+    return re.findall(
+        r"^```sh\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+
+
+def test_every_command_of_the_page_works(tmp_path: Path) -> None:
+    """In an empty folder with the raw file, each block succeeds, and the last one gets the first row's answer."""
+    data = tmp_path / "downloads"
+    data.mkdir()
+    shutil.copy(SHARED_DATA / "chatbot_data" / "ChatbotData.csv", data)
+    ports = {f"KODOLLY_UP_{name.upper()}_PORT": str(free_port()) for name in PORTS}
+    script = "\n".join(["set -euo pipefail", *commands()])
+    script = script.replace(":8000", f":{ports['KODOLLY_UP_API_PORT']}")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    log = tmp_path / "log"
+    with log.open("wb") as errors:
+        walk = subprocess.Popen(
+            ["bash", "-c", script],
+            cwd=tmp_path, env=os.environ | ports | {"PATH": path, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE, stderr=errors, start_new_session=True,
+        )  # fmt: skip
+        try:
+            # `up` keeps the pipe open, so the end of the output is not waited for.
+            assert walk.wait(900) == 0, log.read_text()[-3000:]
+            os.killpg(walk.pid, signal.SIGTERM)
+            output = walk.stdout.read().decode()  # type: ignore[union-attr]
+        finally:
+            with suppress(ProcessLookupError):  # all have ended
+                os.killpg(walk.pid, signal.SIGKILL)
+            walk.wait()
+    answer = json.loads(output[output.rindex('{"id"') :].splitlines()[0])
+    assert answer["choices"][0]["message"]["content"] == "하루가 또 가네요."
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert '"instruction":"12시 땡!"' in output  # of `head`
+    assert "measured in 20 steps" in output
+
+
+def test_the_page_has_about_ten_commands() -> None:
+    """A walk that grows is no longer one; the recipe's lines are not counted."""
+    text = re.sub(r"<<'TOML'\n.*?^TOML$", "", "".join(commands()), flags=re.MULTILINE | re.DOTALL)
+    assert len([line for line in text.splitlines() if line.strip()]) <= 10
