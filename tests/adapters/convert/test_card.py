@@ -41,7 +41,7 @@ def a_source(name: str, licence: Licence, rows: int = 10, rejected: int = 2) -> 
         name=name,
         title=name.upper(),
         unit="questions",
-        licence=licence,
+        licences=(licence,),
         counts=Counts(
             records=5,
             units=rows + rejected,
@@ -55,7 +55,7 @@ def a_source(name: str, licence: Licence, rows: int = 10, rejected: int = 2) -> 
             RuleCount(name="near-duplicate", mode="off", hits=0),
         ),
         lengths={field: Lengths.of(np.full(rows, 9)) for field in FIELDS},
-        samples=(Sample.of(ROW, licence),),
+        samples=(Sample.of(ROW, [licence]),),
     )
 
 
@@ -72,7 +72,7 @@ def a_summary(*sources: SourceSummary, prefix: str = "") -> Summary:
                 source=s.name,
                 bytes=100,
                 sha256="ab" * 32,
-                licence=s.licence.name,
+                licence=s.licences[0].name,
                 counts=s.counts,
             )
             for s in sources
@@ -108,7 +108,7 @@ def test_no_derivatives_means_no_text() -> None:
 def test_text_handed_in_by_mistake_stays_out() -> None:
     """Even a sample that carries its text is not shown under a no-derivatives licence."""
     source = a_source("closed", NO_DERIVATIVES)
-    source = msgspec.structs.replace(source, samples=(Sample.of(ROW, FREE),))
+    source = msgspec.structs.replace(source, samples=(Sample.of(ROW, [FREE]),))
 
     assert ROW.response not in card(a_summary(source))
 
@@ -116,7 +116,7 @@ def test_text_handed_in_by_mistake_stays_out() -> None:
 def test_free_samples_are_shown_and_cut() -> None:
     """A free source's sample is shown, a long field cut to 300 characters."""
     long = Row("물음", "", "가" * 400, "open_qa")
-    source = msgspec.structs.replace(a_source("free", FREE), samples=(Sample.of(long, FREE),))
+    source = msgspec.structs.replace(a_source("free", FREE), samples=(Sample.of(long, [FREE]),))
     text = card(a_summary(source))
 
     assert "가" * 300 + "…" in text
@@ -279,7 +279,7 @@ def test_the_command_names_what_differs() -> None:
         provenance=True,
         tokenizer=Path("/models/a/tokenizer.json"),
     )
-    words = command_line(options, ["-"], source="kovicuna")
+    words = command_line(options, ["-"], ["--source", "kovicuna"])
 
     assert " ".join(words) == (
         "kodolly convert - --out OUT --source kovicuna --rule nfc=off --tokenizer tokenizer.json "
