@@ -12,6 +12,7 @@ import pytest
 from kodolly_adapters.convert.options import Options, command_line, plain_options
 from kodolly_adapters.convert.output.dataset_card import card
 from kodolly_adapters.convert.output.pictures import draw
+from kodolly_adapters.convert.output.report import LINES
 from kodolly_adapters.convert.output.summary import (
     EDGES,
     FIELDS,
@@ -19,13 +20,14 @@ from kodolly_adapters.convert.output.summary import (
     Lengths,
     RuleCount,
     Sample,
+    SkippedFile,
     SourceSummary,
     SplitSummary,
     Summary,
     write_summary,
 )
 from kodolly_adapters.convert.part import Counts
-from kodolly_adapters.convert.reading.source import Licence
+from kodolly_adapters.convert.reading.source import UNKNOWN, Licence
 from kodolly_adapters.convert.schema import Row
 from kodolly_adapters.markdown_text import code, table, text
 
@@ -293,3 +295,29 @@ def test_rules_say_what_they_did() -> None:
 
     assert re.search(r"\| `nfc` \| fixed \| 1,234,567 \| .+ \|", text)
     assert "Switched off: `near-duplicate`." in text
+
+
+def test_the_last_lines_name_what_was_not_taken() -> None:
+    """The card ends with sources, licences, rows, reasons and files, of which it names so many and counts the rest."""
+    skipped = tuple(SkippedFile(name=f"{n}.png", why="is a picture") for n in range(LINES + 5))
+    source = a_source("free", FREE, rejected=2)
+    summary = msgspec.structs.replace(a_summary(source), skipped=skipped)
+    last = card(summary).partition("## In short")[2]
+
+    assert f"files read: 1 of {LINES + 6}; rows written: 10" in last
+    assert "FREE (free): 10 of 12 questions kept in 10 rows; licence: MIT" in last
+    assert "rejected as empty: 2 questions of free." in last
+    assert last.count("is a picture") == LINES
+    assert "not taken: 5 more files" in last
+
+
+def test_unknown_terms_are_a_warning_and_show_no_text() -> None:
+    """Rows without a known licence are said to be that, and none of their text is shown."""
+    source = msgspec.structs.replace(
+        a_source("own", UNKNOWN), samples=(Sample.of(ROW, [FREE, UNKNOWN]),)
+    )
+    text = card(a_summary(source))
+
+    assert "the terms of some rows are unknown" in before_the_title(text)
+    assert "| OWN | unknown | unknown | unknown |" in text
+    assert ROW.response not in text

@@ -163,3 +163,28 @@ def test_cleaned_windows_still_hold_their_answers(tmp_path: Path) -> None:
     rows = [row for row in read_lines(tmp_path / "out" / "train.jsonl") if row["context"]]
     assert len(rows) == 3581 + 3
     assert [row for row in rows if row["response"] not in row["context"]] == []
+
+
+def counted_units(file: Path) -> int:
+    """Turns, questions or records of one file, by Python's own parsers alone."""
+    if file.suffix == ".csv":
+        with file.open(encoding="utf-8", newline="") as stream:
+            return sum(1 for _ in csv.reader(stream)) - 1
+    text = file.read_text(encoding="utf-8")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return sum(1 for line in text.split("\n") if line.strip())
+    records = value["data"] if isinstance(value, dict) and "data" in value else value
+    records = records if isinstance(records, list) else [records]
+    paragraphs = [p for record in records for p in record.get("paragraphs", [record])]
+    questions = sum(len(paragraph.get("qas", ())) for paragraph in paragraphs)
+    turns = sum(len(record.get("conversations", ())) for record in records)
+    return questions or turns or len(records)
+
+
+def test_kept_and_rejected_make_up_every_file(summary: Summary) -> None:
+    """Of each file, the units in rows and the rejected ones are as many as a count that shares no code finds."""
+    assert {
+        one.name: one.counts.kept_units + one.counts.rejected_units for one in summary.inputs
+    } == {one.name: counted_units(SHARED_DATA / one.name) for one in summary.inputs}

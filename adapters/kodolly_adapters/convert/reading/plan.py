@@ -23,6 +23,7 @@ from .source import MAPPED, UNKNOWN, Licence, Source, border_pattern
 
 HEAD = 1 << 20  # bytes read to recognise a file; more where its first record is longer
 SHARD = 4 << 20  # bytes: a worker needs under 100 MB for it, and there are few tasks
+SKIPS = 20  # files that an error names
 MAX_RECORD = 64 << 20  # bytes of the longest record; a longer one is an error
 
 STRING = rb'"(?:[^"\\]|\\.)*"'
@@ -100,7 +101,17 @@ class Plan:
                     yield shard, source
                 entry.size, entry.sha256 = stream.size, stream.sha256.hexdigest()
         if not self.inputs:
-            raise InputError(", ".join(self.arguments), "has no file of a known source")
+            raise InputError(
+                ", ".join(self.arguments), f"has no file of a known source{self._skips()}"
+            )
+
+    def _skips(self) -> str:
+        """The first files that were skipped, and why."""
+        lines = [f"\n  {name}: {why}" for name, why in self.skipped[:SKIPS]]
+        more = len(self.skipped) - SKIPS
+        return "".join(
+            [":" if lines else "", *lines, f"\n  and {more:,} more files" if more > 0 else ""]
+        )
 
     def _source(self, member: Member, layout: Layout) -> Source | None:
         """The user's source, if the file can belong to it; without one, the recognised source."""
@@ -109,8 +120,6 @@ class Plan:
             source = recognise(member.name, layout, self.sources)
         elif not layout.suits(source) or self._missing(layout):
             return None
-        elif layout.kind == "csv" and not source.looks_like(layout.record or {}):
-            return None  # unlike a first record, a header is that of all records
         return source and _with_first_key(source, layout)
 
     def _missing(self, layout: Layout) -> list[str]:
@@ -177,7 +186,10 @@ class Layout:
 
     def suits(self, source: Source) -> bool:
         """Can a file with this layout belong to the source?"""
-        return source.layout == "any" or self.kind != "csv"
+        if self.kind != "csv":
+            return True
+        # Unlike a first record, a header is that of all records.
+        return self.record is not None and source.looks_like(self.record)
 
 
 def _layout(stream: Stream) -> Layout | None:
@@ -272,7 +284,7 @@ def recognise(name: str, layout: Layout, sources: Sequence[Source]) -> Source | 
     candidates = []
     for source in sources:
         is_named = has_name(name, source)
-        has_shape = record is not None and layout.suits(source) and source.looks_like(record)
+        has_shape = record is not None and source.looks_like(record)
         if has_shape and (is_named or not source.by_name):
             # A source that is recognised by name goes first: its name matched.
             candidates.append(((not source.by_name, not is_named), source))

@@ -320,7 +320,6 @@ DIALOGUE_TEXTS = Source(
     first_keys=frozenset({"text"}),
     looks_like=is_marked_text,
     drafts=text_drafts,
-    layout="any",
     unit="turns",
     units=turn_count,
 )

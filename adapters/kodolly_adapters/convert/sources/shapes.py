@@ -24,7 +24,7 @@ from .dialogues import LICENCE as KOVICUNA_LICENCE
 FIELDS = ("instruction", "context", "response", "category", "id")
 Columns = Mapping[
     str, Sequence[str]
-]  # of FIELDS, the columns each may come from: the first of a record counts
+]  # the columns that each field may come from, the first goes before
 
 
 def shape_sources() -> dict[str, Source]:
@@ -87,7 +87,6 @@ def _flat(
         first_keys=keys,
         looks_like=partial(_has_columns, columns, without),
         drafts=partial(flat_drafts, columns),
-        layout="any",
         columns=columns,
         **more,
     )
