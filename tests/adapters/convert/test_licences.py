@@ -61,6 +61,7 @@ CC_BY_NC = "Creative Commons Attribution-NonCommercial 4.0 International\n\nterm
         ("README.md", HEAD.format("license: unknown"), "unknown"),
         ("dataset_info.json", json.dumps({"license": "cc-by-sa-4.0"}), "CC BY-SA 4.0"),
         ("dataset_info.json", json.dumps({"license": ""}), "unknown"),
+        ("dataset_infos.json", json.dumps({"default": {"license": "mit"}}), "mit"),
         ("LICENSE", "MIT License\n\nCopyright", "mit"),
         ("LICENSE.txt", "   Apache License\n   Version 2.0, January 2004", "apache-2.0"),
         ("DATA_LICENSE", CC_BY_NC, "CC BY-NC 4.0"),

@@ -16,11 +16,11 @@ from .inputs import Member, open_member
 from .source import UNKNOWN, Licence
 
 BYTES = 64 << 10  # read of a file that may state a licence
-README, INFO = "README.md", "dataset_info.json"
+README, INFOS = "README.md", ("dataset_info.json", "dataset_infos.json")
 # A licence of the data goes before one that may be that of the code beside it.
 FILES = (
     README,
-    INFO,
+    *INFOS,
     "DATA_LICENSE",
     "LICENSE",
     "LICENSE.md",
@@ -125,7 +125,7 @@ def _licence_in(place: Member) -> Licence | None:
         head = HEAD.search(text)
         match = HEAD_LICENCE.search(head[1]) if head else None
         slug = match[1] if match else ""
-    elif name == INFO:
+    elif name in INFOS:
         slug = _of_info(text)
     else:
         found = ((re.search(pattern, text[:2000]), name) for pattern, name in TEXTS)
@@ -135,9 +135,11 @@ def _licence_in(place: Member) -> Licence | None:
 
 
 def _of_info(text: str) -> str:
+    """The licence in the description that `datasets` writes, or the first of those of several configurations."""
     try:
         info = json.loads(text)
     except ValueError:
         return ""
-    licence = info.get("license") if isinstance(info, dict) else ""
-    return licence if isinstance(licence, str) else ""
+    entries = [info, *info.values()] if isinstance(info, dict) else []
+    licences = [entry.get("license") for entry in entries if isinstance(entry, dict)]
+    return next((one for one in licences if isinstance(one, str) and one), "")

@@ -107,29 +107,36 @@ def _has_columns(columns: Columns, without: frozenset[str], record: Mapping[str,
 
 def flat_drafts(columns: Columns, record: Mapping[str, Any], options: Options) -> Drafts:
     """One row a record. An answer that is an object, a list or a number becomes JSON text, which is noted."""
-    values = {field: _value(record, names) for field, names in columns.items()}
-    id_ = "" if values.get("id") is None else str(values["id"])
-    missing = [field for field in ("instruction", "response") if values[field] in (None, [], {})]
-    if missing:
-        detail = f"the record has no {' or '.join(columns[missing[0]])}"
-        if missing[0] == "instruction":
-            yield Rejection("no-instruction", detail, id_)
-        else:
-            yield Rejection("no-output", detail, id_)
-        return
-    for field in ("instruction", "context"):
-        if not isinstance(value := values.get(field), str | None):
-            detail = f"its {' or '.join(columns[field])} is no text, but {type(value).__name__}"
-            yield Rejection("wrong-shape", detail, id_)
-            return
-    row = Draft(values["instruction"], values.get("context") or "", values["response"], id=id_)
-    if not isinstance(row.response, str):
-        row.response, row.notes = json.dumps(row.response, ensure_ascii=False), ("json-answer",)
-    if "category" in columns:
-        set_category(row, values["category"])
-    yield row
+    value = {field: _value(record, names) for field, names in columns.items()}
+    question, context, answer = value["instruction"], value.get("context", ""), value["response"]
+    id_ = "" if value.get("id") is None else str(value["id"])
+    if not isinstance(question, str):
+        yield _no_text("instruction", question, columns, id_)
+    elif not isinstance(context, str) and context is not None:
+        yield _no_text("context", context, columns, id_)
+    elif not isinstance(answer, str) and answer in (None, [], {}):
+        names = " or ".join(columns["response"])
+        yield Rejection("no-output", f"the record has no {names}", id_)
+    else:
+        row = Draft(question, context or "", answer, id=id_)
+        if not isinstance(answer, str):
+            row.response, row.notes = json.dumps(answer, ensure_ascii=False), ("json-answer",)
+        if "category" in columns:
+            set_category(row, value["category"])
+        yield row
 
 
 def _value(record: Mapping[str, Any], names: Sequence[str]) -> Any:
     """The value of the first of the columns that has one."""
-    return next((value for name in names if (value := record.get(name)) is not None), None)
+    for name in names:
+        value = record.get(name)
+        if value is not None:
+            return value
+    return None
+
+
+def _no_text(field: str, value: Any, columns: Columns, id_: str) -> Rejection:
+    names = " or ".join(columns[field])
+    if value is None:
+        return Rejection("no-instruction", f"the record has no {names}", id_)
+    return Rejection("wrong-shape", f"its {names} is no text, but {type(value).__name__}", id_)
