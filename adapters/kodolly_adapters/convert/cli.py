@@ -2,6 +2,7 @@
 
     kodolly convert ko_dataset.json KorQuAD_v1.0_train.json KorQuAD_2.1_train_00.zip --out rows
     kodolly convert downloads/ --out rows --format parquet --rule duplicate=drop
+    kodolly convert own.csv --out rows --map instruction=질문,response=답변 --license MIT
 
 docs/convert.md explains every flag, source and rule.
 """
@@ -22,7 +23,10 @@ from kodolly_adapters.errors import OptionError
 from .cleaning.rules import all_rules, modes_of
 from .cleaning.tokens import counter
 from .options import Options
+from .reading.source import Source
+from .schema import REJECTED_FILE
 from .sources import BY_NAME, SOURCES
+from .sources.shapes import mapped_source
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,19 +41,17 @@ def main(argv: Sequence[str]) -> int:
     return command.run("convert", lambda: _convert(flags), repeat=command.GOES_ON)
 
 
-def _convert(flags: argparse.Namespace) -> None:
+def _convert(flags: argparse.Namespace) -> int:
     from kodolly_adapters.terminal import Progress
 
     from .run import convert
 
-    if flags.source and flags.source not in BY_NAME:
-        names = ", ".join(BY_NAME)
-        raise OptionError(f"--source {flags.source}: there is no such source; there are {names}")
-    convert(
+    summary = convert(
         flags.sources,
         flags.out,
         _options(flags),
-        source=BY_NAME[flags.source] if flags.source else None,
+        source=_source(flags),
+        licence=flags.license,
         jobs=flags.jobs,
         engine=flags.engine,
         restart=flags.restart,
@@ -57,6 +59,22 @@ def _convert(flags: argparse.Namespace) -> None:
         progress=Progress("convert", show=not flags.quiet),
     )
     sys.stdout.write(f"{flags.out}\n")
+    if any(split.rows for split in summary.splits):
+        return 0
+    command.say("convert", f"no row was written; {flags.out / REJECTED_FILE} says why")
+    return 1
+
+
+def _source(flags: argparse.Namespace) -> Source | None:
+    """The source that the flags name or describe; None: recognise it. Raises OptionError."""
+    if flags.map:
+        if flags.source:
+            raise OptionError("--map: names the columns itself; leave out --source")
+        return mapped_source(flags.map)
+    if flags.source and flags.source not in BY_NAME:
+        names = ", ".join(BY_NAME)
+        raise OptionError(f"--source {flags.source}: there is no such source; there are {names}")
+    return BY_NAME[flags.source] if flags.source else None
 
 
 def _options(flags: argparse.Namespace) -> Options:
@@ -105,6 +123,19 @@ def _parser() -> argparse.ArgumentParser:
         "--source",
         metavar="NAME",
         help="the data set that all files belong to; default: recognise it by its first record",
+    )
+    add(
+        "--map",
+        action="append",
+        default=[],
+        metavar="FIELD=COLUMN,...",
+        help="the columns that a row's instruction, response, context, category and id are in",
+    )
+    add(
+        "--license",
+        default="",
+        metavar="NAME",
+        help="the licence of files for which neither their name nor a file beside them states one",
     )
     add("--list-sources", action="store_true", help="print the sources and exit")
     add("--list-rules", action="store_true", help="print the cleaning rules and exit")

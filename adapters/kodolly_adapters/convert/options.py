@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -42,16 +42,15 @@ def plain_options(options: Options) -> dict[str, Any]:
 
 
 def command_line(
-    options: Options, inputs: Iterable[str], source: str | None = None
+    options: Options, inputs: Iterable[str], source_flags: Sequence[str] = ()
 ) -> tuple[str, ...]:
     """The shortest command that makes the same bytes again, as a list of words.
 
-    Only options that differ from the defaults are in it; `inputs` are the SOURCE arguments.
+    Only options that differ from the defaults are in it; `inputs` are the SOURCE arguments, `source_flags` say what
+    the files are (--source, --map, --license).
     """
     defaults = plain_options(Options())
-    words = ["kodolly", "convert", *map(_plain_name, inputs), "--out", "OUT"]
-    if source:
-        words += ["--source", source]
+    words = ["kodolly", "convert", *map(_plain_name, inputs), "--out", "OUT", *source_flags]
     for name, value in plain_options(options).items():
         if name == "rules":
             for rule, mode in sorted(value.items()):

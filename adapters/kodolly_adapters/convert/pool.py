@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import chain
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Literal
@@ -56,10 +57,13 @@ def run(
     if engine == "local" and jobs == 1:
         collect(work(shard, source, options, folder) for shard, source in shards)
         return
+    first = next(shards, None)  # looks at the input before workers are started, which is slow
+    if first is None:
+        return
     workers = _ray(options, folder, jobs) if engine == "ray" else _processes(options, folder, jobs)
     with workers as (submit, limit):
         tasks: set[Future[Result]] = set()
-        for shard, source in shards:
+        for shard, source in chain([first], shards):
             tasks.add(submit(shard, source))
             if len(tasks) >= limit:
                 finished, tasks = wait(tasks, return_when=FIRST_COMPLETED)

@@ -19,6 +19,7 @@ from .cleaning.rules import OFF, modes_of
 from .dedupe import PERMUTATIONS, resolve
 from .options import Options, plain_options
 from .output.dataset_card import card
+from .output.report import report
 from .output.summary import Results, Summary, summarise, write_summary
 from .output.writers import write
 from .part import INDEX, Mark, StoredPart, read_mark
@@ -36,6 +37,7 @@ def convert(
     options: Options | None = None,
     *,
     source: Source | None = None,
+    licence: str = "",
     jobs: int | None = None,
     engine: pool.Engine = "local",
     restart: bool = False,
@@ -46,7 +48,8 @@ def convert(
 
     `jobs` is the number of processes (default: one per core); with 1, everything runs in this process and none
     of its global state is changed. A killed run is continued: shards whose bytes are the same are not
-    converted again. Raises UserError, and then has changed nothing but the folder's `.work`.
+    converted again. `source` is the files' own, without which each is recognised, and `licence` that of files whose
+    licence nothing else states. Raises UserError, and then has changed nothing but the folder's `.work`.
     """
     options = options or Options()
     modes_of(options.rules)
@@ -56,11 +59,11 @@ def convert(
         "index": str(INDEX),  # parts of another layout cannot be read
         "options": plain_options(options),
         "tokenizer": str(options.tokenizer),
-        "source": source.name if source else None,
+        "source": [source.name, str(source.columns)] if source else None,
     }
     progress = progress or Progress("convert", show=False)
     with run_folder(out, arguments, settings, restart=restart, force=force) as work, progress:
-        plan = Plan(arguments, SOURCES, source)
+        plan = Plan(arguments, SOURCES, source, licence)
         sizes = [member.size for member in plan.members]
         progress.total = None if None in sizes else sum(filter(None, sizes))
         parts = _convert_all(plan, work / "parts", options, jobs or pool.cores(), engine, progress)
@@ -85,6 +88,8 @@ def convert(
             f"{rows:,} rows, {lines:,} rejected, in {seconds:,.1f} s "
             f"({rows / seconds:,.0f} rows/s, {progress.done / 1e6 / seconds:,.0f} MB/s)"
         )
+        for line in report(summary):
+            progress.say(line)
     return summary
 
 

@@ -73,6 +73,7 @@ class Exchange(NamedTuple):
     response: str
     turn: int = 0
     units: int = 2
+    context: str = ""
 
 
 class Draft(msgspec.Struct, gc=False):
@@ -100,10 +101,11 @@ class Draft(msgspec.Struct, gc=False):
     notes: tuple[str, ...] = ()
 
     def as_dialogue(self) -> Dialogue:
-        """Its messages: system, earlier pairs, its own pair; the context stays with its question."""
+        """Its messages: system, earlier pairs, its own pair; a context stays with its question."""
         messages = [Message("system", self.system)] if self.system else []
         for pair in self.history:
-            messages += [Message("user", pair.instruction), Message("assistant", pair.response)]
+            messages.append(Message("user", pair.instruction, pair.context))
+            messages.append(Message("assistant", pair.response))
         question = Message("user", self.instruction, self.context)
         return Dialogue([*messages, question, Message("assistant", self.response)], self.category)
 

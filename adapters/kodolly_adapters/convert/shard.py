@@ -101,6 +101,7 @@ class _Conversion:
         questions, contexts, answers = len(question), len(draft.system) + len(context), len(answer)
         for pair in draft.history:
             questions += len(pair.instruction)
+            contexts += len(pair.context)
             answers += len(pair.response)
         leak = xxhash.xxh3_64_intdigest(context.encode()) if len(context) >= PASSAGE else 0
         split = self.split_of(draft.group or question)

@@ -12,6 +12,7 @@ import pytest
 from kodolly_adapters.convert.options import Options, command_line, plain_options
 from kodolly_adapters.convert.output.dataset_card import card
 from kodolly_adapters.convert.output.pictures import draw
+from kodolly_adapters.convert.output.report import LINES
 from kodolly_adapters.convert.output.summary import (
     EDGES,
     FIELDS,
@@ -19,13 +20,14 @@ from kodolly_adapters.convert.output.summary import (
     Lengths,
     RuleCount,
     Sample,
+    SkippedFile,
     SourceSummary,
     SplitSummary,
     Summary,
     write_summary,
 )
 from kodolly_adapters.convert.part import Counts
-from kodolly_adapters.convert.reading.source import Licence
+from kodolly_adapters.convert.reading.source import UNKNOWN, Licence
 from kodolly_adapters.convert.schema import Row
 from kodolly_adapters.markdown_text import code, table, text
 
@@ -41,7 +43,7 @@ def a_source(name: str, licence: Licence, rows: int = 10, rejected: int = 2) -> 
         name=name,
         title=name.upper(),
         unit="questions",
-        licence=licence,
+        licences=(licence,),
         counts=Counts(
             records=5,
             units=rows + rejected,
@@ -55,7 +57,7 @@ def a_source(name: str, licence: Licence, rows: int = 10, rejected: int = 2) -> 
             RuleCount(name="near-duplicate", mode="off", hits=0),
         ),
         lengths={field: Lengths.of(np.full(rows, 9)) for field in FIELDS},
-        samples=(Sample.of(ROW, licence),),
+        samples=(Sample.of(ROW, [licence]),),
     )
 
 
@@ -72,7 +74,7 @@ def a_summary(*sources: SourceSummary, prefix: str = "") -> Summary:
                 source=s.name,
                 bytes=100,
                 sha256="ab" * 32,
-                licence=s.licence.name,
+                licence=s.licences[0].name,
                 counts=s.counts,
             )
             for s in sources
@@ -108,7 +110,7 @@ def test_no_derivatives_means_no_text() -> None:
 def test_text_handed_in_by_mistake_stays_out() -> None:
     """Even a sample that carries its text is not shown under a no-derivatives licence."""
     source = a_source("closed", NO_DERIVATIVES)
-    source = msgspec.structs.replace(source, samples=(Sample.of(ROW, FREE),))
+    source = msgspec.structs.replace(source, samples=(Sample.of(ROW, [FREE]),))
 
     assert ROW.response not in card(a_summary(source))
 
@@ -116,7 +118,7 @@ def test_text_handed_in_by_mistake_stays_out() -> None:
 def test_free_samples_are_shown_and_cut() -> None:
     """A free source's sample is shown, a long field cut to 300 characters."""
     long = Row("물음", "", "가" * 400, "open_qa")
-    source = msgspec.structs.replace(a_source("free", FREE), samples=(Sample.of(long, FREE),))
+    source = msgspec.structs.replace(a_source("free", FREE), samples=(Sample.of(long, [FREE]),))
     text = card(a_summary(source))
 
     assert "가" * 300 + "…" in text
@@ -279,7 +281,7 @@ def test_the_command_names_what_differs() -> None:
         provenance=True,
         tokenizer=Path("/models/a/tokenizer.json"),
     )
-    words = command_line(options, ["-"], source="kovicuna")
+    words = command_line(options, ["-"], ["--source", "kovicuna"])
 
     assert " ".join(words) == (
         "kodolly convert - --out OUT --source kovicuna --rule nfc=off --tokenizer tokenizer.json "
@@ -293,3 +295,29 @@ def test_rules_say_what_they_did() -> None:
 
     assert re.search(r"\| `nfc` \| fixed \| 1,234,567 \| .+ \|", text)
     assert "Switched off: `near-duplicate`." in text
+
+
+def test_the_last_lines_name_what_was_not_taken() -> None:
+    """The card ends with sources, licences, rows, reasons and files, of which it names so many and counts the rest."""
+    skipped = tuple(SkippedFile(name=f"{n}.png", why="is a picture") for n in range(LINES + 5))
+    source = a_source("free", FREE, rejected=2)
+    summary = msgspec.structs.replace(a_summary(source), skipped=skipped)
+    last = card(summary).partition("## In short")[2]
+
+    assert f"files read: 1 of {LINES + 6}; rows written: 10" in last
+    assert "FREE (free): 10 of 12 questions kept in 10 rows; licence: MIT" in last
+    assert "rejected as empty: 2 questions of free." in last
+    assert last.count("is a picture") == LINES
+    assert "not taken: 5 more files" in last
+
+
+def test_unknown_terms_are_a_warning_and_show_no_text() -> None:
+    """Rows without a known licence are said to be that, and none of their text is shown."""
+    source = msgspec.structs.replace(
+        a_source("own", UNKNOWN), samples=(Sample.of(ROW, [FREE, UNKNOWN]),)
+    )
+    text = card(a_summary(source))
+
+    assert "the terms of some rows are unknown" in before_the_title(text)
+    assert "| OWN | unknown | unknown | unknown |" in text
+    assert ROW.response not in text

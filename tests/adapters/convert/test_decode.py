@@ -34,13 +34,13 @@ ARRAY = json.dumps(RECORDS, ensure_ascii=False).encode()
 
 
 def test_a_record_of_the_wrong_shape_is_rejected_alone() -> None:
-    """A number where a text belongs refuses that record and says where; its neighbours stay."""
-    records = [*RECORDS[:2], {"instruction": 7, "output": "x"}, *RECORDS[2:]]
-    results = decode_file(json.dumps(records).encode())
+    """A number where a list belongs refuses that record and says where; its neighbours stay."""
+    records = [*korquad1(5)["data"], {"title": "x", "paragraphs": 7}]
+    results = decode_file(json.dumps(records).encode(), "korquad1")
     assert len(results) == 6
-    assert isinstance(results[2], Rejection)
-    assert results[2].reason == "wrong-shape"
-    assert "instruction" in results[2].detail
+    assert isinstance(results[5], Rejection)
+    assert results[5].reason == "wrong-shape"
+    assert "paragraphs" in results[5].detail
 
 
 def test_a_line_that_is_no_json_is_rejected_alone() -> None:
@@ -83,9 +83,9 @@ def test_keep_going_saves_what_is_whole() -> None:
     """With --keep-going the records around the damage are kept and the damage is rejected."""
     data = ARRAY.replace(b'"output"', b'"output', 1)
     results = decode_file(data, keep_going=True)
-    assert [type(one).__name__ for one in results] == ["Rejection", *["AlpacaRecord"] * 4]
+    assert [type(one).__name__ for one in results] == ["Rejection", *["dict"] * 4]
     cut = decode_file(ARRAY[:-30], keep_going=True)
-    assert [type(one).__name__ for one in cut] == [*["AlpacaRecord"] * 4, "Rejection"]
+    assert [type(one).__name__ for one in cut] == [*["dict"] * 4, "Rejection"]
 
 
 def test_half_a_surrogate_pair_does_not_stop_a_file() -> None:
@@ -148,7 +148,7 @@ def test_a_csv_row_with_too_many_fields_is_rejected() -> None:
     assert source is not None
     results = decode(csv_shard(CSV), source)
     assert results[1] == Rejection("wrong-shape", "4 fields where the header has 3")
-    assert [(one.Q, one.A, one.label) for one in (results[0], results[3])] == [
+    assert [(one["Q"], one["A"], one["label"]) for one in (results[0], results[3])] == [
         ("두\n줄", "답", "0"),
         ("짧다", "답", None),
     ]

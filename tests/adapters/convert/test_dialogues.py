@@ -17,7 +17,7 @@ from kodolly_adapters.convert.part import Part
 from kodolly_adapters.convert.reading.records import Shard
 from kodolly_adapters.convert.schema import Draft, Exchange
 from kodolly_adapters.convert.shard import convert_shard
-from kodolly_adapters.convert.sources.kovicuna import KOVICUNA
+from kodolly_adapters.convert.sources.dialogues import KOVICUNA
 from kodolly_templates.messages import read_dialogue
 
 ENGLISH = "The sun is high and the sea is warm, and we are happy."

@@ -219,14 +219,14 @@ def test_a_pipe_is_read_once(tmp_path: Path) -> None:
 
 
 def test_a_source_named_does_not_swallow_text(tmp_path: Path) -> None:
-    """--source goes with files of that source's layout; a text with a comma in its first line is no JSON."""
+    """--source goes with files of that source's layout; a text with a comma in its first line is no table of it."""
     (tmp_path / "LICENSE.txt").write_bytes(b"Dear reader, hello\nthis, too, is no data\n")
     (tmp_path / "rows.json").write_bytes(b'[{"instruction": "?", "output": "!"}]')
     plan = Plan([str(tmp_path)], SOURCES, BY_NAME["koalpaca"])
     assert [shard.file for shard, _ in plan.shards()] == ["rows.json"]
-    assert plan.skipped == [("LICENSE.txt", "is not JSON, as files of koalpaca are")]
-    plan = Plan([str(tmp_path / "rows.json")], SOURCES, BY_NAME["chatbot-data"])
-    with pytest.raises(InputError, match="is not CSV, as files of chatbot-data are"):
+    assert plan.skipped == [("LICENSE.txt", "does not hold what files of koalpaca do")]
+    plan = Plan([str(tmp_path / "LICENSE.txt")], SOURCES, BY_NAME["kovicuna"])
+    with pytest.raises(InputError, match="does not hold what files of kovicuna do"):
         list(plan.shards())
 
 
@@ -236,9 +236,9 @@ BIG = "\uac00" * 500_000  # 1.5 MB
 @pytest.mark.parametrize(
     ("data", "source", "kind"),
     [
-        ([{"id": "a", "conversations": [{"from": "human", "value": BIG}]}], "kovicuna", "array"),
-        ([{"instruction": BIG, "output": "x"}] * 2, "koalpaca", "lines"),
-        ([{"instruction": BIG, "output": "x"}], "koalpaca", "lines"),
+        ([{"id": "a", "conversations": [{"from": "human", "value": BIG}]}], "dialogues", "array"),
+        ([{"instruction": BIG, "output": "x"}] * 2, "alpaca", "lines"),
+        ([{"instruction": BIG, "output": "x"}], "alpaca", "lines"),
         ([{"instruction": BIG, "context": BIG, "response": BIG}] * 2, "dolly", "array"),
     ],
 )
@@ -262,7 +262,7 @@ def test_a_broken_first_line_does_not_hide_a_file(tmp_path: Path) -> None:
     good = b'{"instruction": "?", "output": "!"}\n'
     path.write_bytes(b'{"instruction": "?", "out\n' + good * 3)
     assert [(s.source, s.kind) for s, _ in Plan([str(path)], SOURCES).shards()] == [
-        ("koalpaca", "lines")
+        ("alpaca", "lines")
     ]
 
 

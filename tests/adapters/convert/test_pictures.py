@@ -36,7 +36,7 @@ def a_source(title: str, lengths: dict[str, Lengths]) -> SourceSummary:
         name="some",
         title=title,
         unit="rows",
-        licence=LICENCE,
+        licences=(LICENCE,),
         counts=Counts(
             records=11, units=11, rows=10, kept_units=10, rejections={"empty": 1}, rejected_lines=1
         ),

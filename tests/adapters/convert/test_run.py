@@ -354,7 +354,7 @@ def test_an_unknown_file_is_an_error_only_when_it_was_asked_for(raw: Path, tmp_p
     assert [one.name for one in summary.skipped] == ["empty.json", "notes.txt", "other.json"]
     assert "prompt" in summary.skipped[2].why
     with pytest.raises(
-        InputError, match=r"other\.json: belongs to no known source.*--source.*korquad2"
+        InputError, match=r"other\.json: belongs to no known source.*keys prompt;.*--source.*--map"
     ):
         run([raw / "other.json"], tmp_path / "out2")
     with pytest.raises(InputError, match=r"empty\.json: is empty"):

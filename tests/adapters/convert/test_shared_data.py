@@ -31,14 +31,14 @@ def load(name: str) -> Any:
     return json.loads((SHARED_DATA / name).read_bytes())
 
 
-def alpaca(folder: str) -> Iterator[Read]:
+def alpaca(folder: str, source: str) -> Iterator[Read]:
     for file in sorted((SHARED_DATA / folder).glob("*alpaca*.json")):
         for record in json.loads(file.read_bytes()):
-            yield "koalpaca", record["instruction"], record["input"], record["output"]
+            yield source, record["instruction"], record["input"], record["output"]
 
 
 def korquad1() -> Iterator[Read]:
-    paragraphs = [load("seed_samples/korquad1_paragraph.json")]
+    paragraphs = []
     for file in sorted((SHARED_DATA / "korquad1").glob("*.json")):
         data = json.loads(file.read_bytes())["data"]
         paragraphs += [paragraph for article in data for paragraph in article["paragraphs"]]
@@ -69,7 +69,7 @@ def kovicuna() -> Iterator[Read]:
     for conversation in load("seed_samples/kovicuna_QWJhYvA_0.json"):
         turns = [turn["value"] for turn in conversation["conversations"]]
         for question, answer in zip(turns[::2], turns[1::2], strict=True):
-            yield "kovicuna", question, "", answer
+            yield "dialogues", question, "", answer
 
 
 def korquad2() -> Iterator[Read]:
@@ -96,7 +96,13 @@ def summary(out: Path) -> Summary:
 
 
 def readings() -> dict[str, list[Read]]:
-    every = [*alpaca("koalpaca"), *alpaca("seed_samples"), *korquad1(), *chatbot(), *hrc()]
+    every = [
+        *alpaca("koalpaca", "koalpaca"),
+        *alpaca("seed_samples", "alpaca"),
+        *korquad1(),
+        *chatbot(),
+        *hrc(),
+    ]
     every += [*kovicuna(), *korquad2()]
     by_source: dict[str, list[Read]] = {}
     for one in every:
@@ -110,7 +116,7 @@ def test_every_record_is_a_row_or_rejected_with_a_reason(summary: Summary) -> No
     read = readings()
     questions = (SHARED_DATA / "korquad2" / "korquad2.1_dev_qa.from_yml.jsonl").read_bytes()
     assert counts["korquad2-questions"].units == questions.count(b"\n")
-    assert counts["kovicuna"].units == 2 * len(read["kovicuna"])
+    assert counts["dialogues"].units == 2 * len(read["dialogues"])
     for name, rows in read.items():
         empty = sum(not one[1].strip() or not one[3].strip() for one in rows)
         assert counts[name].rows == len(rows) - empty
@@ -119,7 +125,7 @@ def test_every_record_is_a_row_or_rejected_with_a_reason(summary: Summary) -> No
 
 
 @pytest.mark.parametrize(
-    "source", ["koalpaca", "korquad1", "chatbot-data", "hrc", "kovicuna", "korquad2"]
+    "source", ["koalpaca", "alpaca", "korquad1", "chatbot-data", "hrc", "dialogues", "korquad2"]
 )
 def test_ten_rows_of_each_source_field_by_field(out: Path, source: str) -> None:
     """With the rules off, rows drawn by hash are what the raw file says, in its order."""
@@ -127,11 +133,6 @@ def test_ten_rows_of_each_source_field_by_field(out: Path, source: str) -> None:
     origins = read_lines(out / "train.provenance.jsonl")
     source_rows = [row for row, one in zip(rows, origins, strict=True) if one["source"] == source]
     read = [one for one in readings()[source] if one[1].strip() and one[3].strip()]
-    if source == "korquad1":  # the lone paragraph is of another folder
-        source_rows, read = (
-            sorted(source_rows, key=lambda r: r["context"]),
-            sorted(read, key=lambda r: r[2]),
-        )
     assert len(source_rows) == len(read)
     sample = sorted(
         range(len(source_rows)), key=lambda n: hashlib.sha256(str(n).encode()).digest()
@@ -162,3 +163,28 @@ def test_cleaned_windows_still_hold_their_answers(tmp_path: Path) -> None:
     rows = [row for row in read_lines(tmp_path / "out" / "train.jsonl") if row["context"]]
     assert len(rows) == 3581 + 3
     assert [row for row in rows if row["response"] not in row["context"]] == []
+
+
+def counted_units(file: Path) -> int:
+    """Turns, questions or records of one file, by Python's own parsers alone."""
+    if file.suffix == ".csv":
+        with file.open(encoding="utf-8", newline="") as stream:
+            return sum(1 for _ in csv.reader(stream)) - 1
+    text = file.read_text(encoding="utf-8")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return sum(1 for line in text.split("\n") if line.strip())
+    records = value["data"] if isinstance(value, dict) and "data" in value else value
+    records = records if isinstance(records, list) else [records]
+    paragraphs = [p for record in records for p in record.get("paragraphs", [record])]
+    questions = sum(len(paragraph.get("qas", ())) for paragraph in paragraphs)
+    turns = sum(len(record.get("conversations", ())) for record in records)
+    return questions or turns or len(records)
+
+
+def test_kept_and_rejected_make_up_every_file(summary: Summary) -> None:
+    """Of each file, the units in rows and the rejected ones are as many as a count that shares no code finds."""
+    assert {
+        one.name: one.counts.kept_units + one.counts.rejected_units for one in summary.inputs
+    } == {one.name: counted_units(SHARED_DATA / one.name) for one in summary.inputs}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kodolly_adapters.convert.cleaning.rules import meaning, modes_of
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.reading.plan import layout_of, recognise
-from kodolly_adapters.convert.reading.source import Source
+from kodolly_adapters.convert.reading.source import UNKNOWN, Source
 from kodolly_adapters.convert.schema import Draft, Exchange, Rejection
 from kodolly_adapters.convert.sources import BY_NAME, SOURCES
 from kodolly_adapters.errors import OptionError
@@ -172,8 +172,8 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
             rejection("answer-without-question"),
         ],
     ),
-    ("no turns", "kovicuna", talk(), PLAIN, [rejection("no-turns", units=0)]),
-    ("null turns", "kovicuna", {"conversations": None}, PLAIN, [rejection("no-turns", units=0)]),
+    ("no turns", "kovicuna", talk(), PLAIN, [rejection("no-turns")]),
+    ("null turns", "kovicuna", {"conversations": None}, PLAIN, [rejection("no-turns")]),
     ("only system", "kovicuna", talk(("System", "짧게.")), PLAIN, [rejection("system-turn")]),
     # Alpaca
     (
@@ -243,9 +243,13 @@ TABLE: list[tuple[str, str, dict[str, Any], Options, list[Any]]] = [
         "korquad1",
         article(qa("왜?"), qa("왜?", ("서울", 0), is_impossible=True), qa("왜?", ("", 0))),
         PLAIN,
-        [rejection("no-answer"), rejection("no-answer", turn=1), rejection("no-answer", turn=2)],
+        [
+            rejection("no-answer"),
+            rejection("impossible-question", turn=1),
+            rejection("no-answer", turn=2),
+        ],
     ),
-    ("no questions", "korquad1", article(), PLAIN, [rejection("no-questions", units=0)]),
+    ("no questions", "korquad1", article(), PLAIN, [rejection("no-questions")]),
     # Dolly
     (
         "keeps its category",
@@ -318,17 +322,17 @@ def test_a_record_becomes_its_rows(
 
 
 RECORDS = [
-    (talk(("human", "?"), ("gpt", ".")), "kovicuna"),
-    (talk(), "kovicuna"),
-    (article(), "korquad1"),
-    ({"qas": [qa("?", ("서울", 0))], "context": "서울"}, "korquad1"),
-    ({"instruction": "?", "output": "."}, "koalpaca"),
+    (talk(("human", "?"), ("gpt", ".")), "dialogues"),
+    (talk(), "dialogues"),
+    (article(), "squad"),
+    ({"qas": [qa("?", ("서울", 0))], "context": "서울"}, "squad"),
+    ({"instruction": "?", "output": "."}, "alpaca"),
     ({"instruction": "?", "context": "", "response": ".", "category": "open_qa"}, "dolly"),
-    ({"Q": "?", "A": ".", "label": "0"}, "chatbot-data"),
+    ({"Q": "?", "A": ".", "label": "0"}, "question-answer"),
     ({"상담 내용": "?", "원본 상담 답변": "."}, "hrc"),
     ({"질의": "?", "상담례, 결정례 기반 답변": "."}, "hrc"),
-    ({"prompt": "?", "completion": "."}, None),
-    (article(qa("KLUE-MRC?", is_impossible=True, guid="klue")), None),
+    ({"prompt": "?", "completion": "."}, "prompt-completion"),
+    (article(qa("KLUE-MRC?", is_impossible=True, guid="klue")), "squad"),
     ({"title": "no paragraphs", "paragraphs": []}, None),
     ({"instruction": "only"}, None),
 ]
@@ -341,15 +345,20 @@ def test_a_source_is_known_by_its_records(record: dict[str, Any], name: str | No
     assert next((source.name for source in candidates), None) == name
 
 
+ALPACA = json.dumps([{"instruction": "?", "input": "", "output": "."}])
+ARTICLE = json.dumps({"version": "1", "data": [article(qa("?", ("서울", 0)))]})
 HEADS = {
     "kovicuna": json.dumps([TWO]),
-    "kovicuna-alpaca": json.dumps([{"instruction": "?", "input": "", "output": "."}]),
-    "koalpaca": json.dumps([{"instruction": "?", "input": "", "output": "."}]),
-    "korquad1": json.dumps({"version": "1", "data": [article(qa("?", ("서울", 0)))]}),
+    "kovicuna-alpaca": ALPACA,
+    "koalpaca": ALPACA,
+    "kullm": ALPACA,
+    "korquad1": ARTICLE,
+    "klue-mrc": ARTICLE,
+    "korquad1-flat": json.dumps({"question": "?", "context": "", "answers": {"text": ["."]}}),
     "korquad2": json.dumps({"data": [{"title": "", "context": "", "raw_html": "", "qas": []}]}),
     "korquad2-questions": '{"title": "", "question": "?", "html_answer_text": "."}\n',
     "hrc": '{"질의": "?", "상담례, 결정례 기반 답변": "."}\n',
-    "dolly": '{"instruction": "?", "context": "", "response": ".", "category": "open_qa"}\n',
+    "databricks-dolly-15k": '{"instruction": "?", "context": "", "response": ".", "category": "open_qa"}\n',
     "chatbot-data": "Q,A,label\n안녕,반가워요.,0\n",
 }
 
@@ -373,29 +382,31 @@ def test_a_source_is_known_by_each_of_its_names(name: str, pattern: str) -> None
         assert recognised_source(f"raw/all.zip!deep/{file}", HEADS[name]) == name
 
 
-def test_every_source_has_a_name() -> None:
-    """No source goes without a pattern, so the test above leaves none out."""
-    assert [source.name for source in SOURCES if not source.patterns] == []
+def test_a_licence_goes_with_a_name() -> None:
+    """A shape, which sets of any licence have, has no licence; a set that is known by its files' names has one."""
+    assert all((source.licence == UNKNOWN) == (not source.patterns) for source in SOURCES)
 
 
 def test_a_source_known_by_its_name_alone_needs_it() -> None:
-    """KoVicuna's alpaca-style file is no KoAlpaca, whatever its ending, and any other name is."""
+    """KoVicuna's alpaca-style file is that set whatever its ending; under any other name it is Alpaca rows."""
     head = HEADS["kovicuna-alpaca"]
     for file in ("ko_alpaca_style_dataset.json", "ko_alpaca_style_dataset_v2.json.gz"):
         assert recognised_source(file, head) == "kovicuna-alpaca"
-    assert recognised_source("data.json", head) == "koalpaca"
+    assert recognised_source("data.json", head) == "alpaca"
     assert recognised_source("ko_alpaca_style_dataset.json", json.dumps([{"prompt": "?"}])) is None
 
 
 def test_a_source_known_by_its_name_alone_goes_first() -> None:
     """It wins over a source that stands before it and has a pattern for the same name."""
-    first = dataclasses.replace(SOURCES[0], looks_like=lambda record: True, patterns=("ko_*",))
+    first = dataclasses.replace(
+        SOURCES[0], looks_like=lambda record: True, patterns=("ko_*",), by_name=False
+    )
     sources = (first, *SOURCES[1:])
     assert (
         recognised_source("ko_alpaca_style_dataset.json", HEADS["koalpaca"], sources)
         == "kovicuna-alpaca"
     )
-    assert recognised_source("ko_alpaca_data.json", HEADS["koalpaca"], sources) == "kovicuna"
+    assert recognised_source("ko_alpaca_other.json", HEADS["koalpaca"], sources) == "kovicuna"
 
 
 def test_korquad1_leaves_korquad2_pages() -> None:
@@ -427,7 +438,7 @@ def test_every_turn_is_accounted_for(
     options = Options(rules={"same-role": mode}, history=history, conversations=whole)
     items = list(source.drafts(record, options))
     assert items
-    assert sum(item.units for item in items) == source.units(record) == len(turns)
+    assert sum(item.units for item in items) == source.units(record) == max(len(turns), 1)
 
 
 def test_reasons_are_explained() -> None:

@@ -72,7 +72,7 @@ def test_text_that_looks_like_a_border_is_none(
     except UnicodeEncodeError:  # lone surrogates have no UTF-8
         data = json.dumps(records).encode()
     results = [record for shard in shards(data, source, size) for record in decode(shard, source)]
-    assert [(r.instruction, r.output) for r in results] == [
+    assert [(r["instruction"], r["output"]) for r in results] == [
         (record["instruction"], record["output"]) for record in records
     ]
 
@@ -84,7 +84,7 @@ def test_lines_are_cut_at_line_ends(mark: str, ending: str) -> None:
     source = source_named("koalpaca")
     data = (mark + "".join(json.dumps(r, ensure_ascii=False) + ending for r in alpaca(30))).encode()
     results = [r for shard in shards(data, source, 500) for r in decode(shard, source)]
-    assert [r.output for r in results] == [r["output"] for r in alpaca(30)]
+    assert [r["output"] for r in results] == [r["output"] for r in alpaca(30)]
 
 
 def test_quoted_line_ends_do_not_tear_a_csv_record() -> None:
@@ -98,7 +98,7 @@ def test_quoted_line_ends_do_not_tear_a_csv_record() -> None:
         results = [
             r for shard in shards(text.encode(), source, size) for r in decode(shard, source)
         ]
-        assert [(r.Q, r.A) for r in results] == rows
+        assert [(r["Q"], r["A"]) for r in results] == rows
 
 
 @pytest.mark.parametrize("indent", [None, 1])

@@ -69,7 +69,7 @@ class Cleaner:
             draft.instruction, draft.response = last.instruction, last.response
             draft.context, draft.turn = last.context, last.turn
             draft.history = tuple(
-                Exchange(pair.instruction, pair.response, pair.turn, pair.units)
+                Exchange(pair.instruction, pair.response, pair.turn, pair.units, pair.context)
                 for pair in remaining[:-1]
             )
             draft.units = draft.system_units + sum(pair.units for pair in remaining)
@@ -138,7 +138,14 @@ class Cleaner:
 def _pairs(draft: Draft) -> list[Draft]:
     """Every pair of a dialogue as a draft of its own, oldest first."""
     pairs = [
-        Draft(pair.instruction, "", pair.response, id=draft.id, turn=pair.turn, units=pair.units)
+        Draft(
+            pair.instruction,
+            pair.context,
+            pair.response,
+            id=draft.id,
+            turn=pair.turn,
+            units=pair.units,
+        )
         for pair in draft.history
     ]
     units = draft.units - draft.system_units - sum(pair.units for pair in pairs)

@@ -18,6 +18,7 @@ from kodolly_adapters.markdown_text import code, table, text
 
 from ..cleaning.rules import COUNT, DROP, FIX, JOIN, MASK, OFF, all_rules, meaning
 from ..schema import CARD_FILE, LENGTHS_PICTURE, SOURCES_PICTURE
+from .report import report
 from .summary import FIELDS, SAMPLE_CHARS, RuleCount, Summary
 
 VERBS = {
@@ -52,6 +53,8 @@ def card(summary: Summary, picture_files: Sequence[str] = ()) -> str:
         rows=rows,
         size=next((name for limit, name in SIZES if rows < limit), LARGEST),
         licence=_hub_licence(summary),
+        terms=[(source, one) for source in summary.sources for one in source.licences],
+        report=report(summary),
         faults=summary.faults(),
         reasons=sorted({name for source in summary.sources for name in source.counts.rejections}),
         rules=_rules(summary, active),
@@ -65,14 +68,15 @@ def card(summary: Summary, picture_files: Sequence[str] = ()) -> str:
 
 def _hub_licence(summary: Summary) -> list[str]:
     """The lines of the card's head about the licence; several, or one unknown to the hub, are `other`."""
-    licences = {source.licence.name: source.licence.url for source in summary.sources}
+    licences = {one.name: one.url for source in summary.sources for one in source.licences}
     if len(licences) != 1:
         return ["license: other", "license_name: several", f"license_link: {CARD_FILE}"]
     [(name, url)] = licences.items()
     slug = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
     if slug in HUB_LICENCES:
         return [f"license: {slug}"]
-    return ["license: other", f"license_name: {slug}", f"license_link: {json.dumps(url)}"]
+    link = json.dumps(url) if url else CARD_FILE
+    return ["license: other", f"license_name: {slug}", f"license_link: {link}"]
 
 
 def _rules(summary: Summary, active: set[str]) -> list[list[object]]:

@@ -20,7 +20,7 @@ from ..dedupe import DROP_RULES, Duplicates, Outcomes
 from ..options import Options, command_line, plain_options
 from ..part import Counts, Index, StoredPart
 from ..reading.plan import Input, Plan
-from ..reading.source import Licence, Source
+from ..reading.source import MAPPED, Licence, Source
 from ..schema import SUMMARY_FILE, VALIDATION, Dialogue, Row
 
 FIELDS = ("instruction", "context", "response")
@@ -69,13 +69,17 @@ class Lengths(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InputSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of the input. `bytes` and `sha256` are those of the unpacked file; a zip's is named `zip!member`."""
+    """One file of the input. `bytes` and `sha256` are those of the unpacked file; a zip's is named `zip!member`.
+
+    `licence_from` is what states the licence: its file name, a file beside it or a flag; "": nothing does.
+    """
 
     name: str
     source: str
     bytes: int
     sha256: str
     licence: str
+    licence_from: str = ""
     counts: Counts = Counts()
 
 
@@ -90,7 +94,7 @@ class RuleCount(msgspec.Struct, frozen=True, kw_only=True):
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """One row as an example, its fields cut to SAMPLE_CHARS characters.
 
-    `row` is None where the licence forbids handing on converted rows.
+    `row` is None where no licence is known that lets people hand on converted rows.
     """
 
     lengths: dict[str, int]
@@ -98,18 +102,18 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     row: dict[str, str] | None = None
 
     @classmethod
-    def of(cls, row: Row, licence: Licence) -> Sample:
-        """A sample of a source under `licence`."""
+    def of(cls, row: Row, licences: Iterable[Licence]) -> Sample:
+        """A sample of a source whose files are under `licences`."""
         texts = {name: getattr(row, name) for name in FIELDS}
         lengths = {name: len(text) for name, text in texts.items()}
         for name, text in texts.items():
             texts[name] = text[:SAMPLE_CHARS] + "…" * (len(text) > SAMPLE_CHARS)
-        excerpt = texts if licence.derivatives else None
+        excerpt = texts if all(licence.derivatives for licence in licences) else None
         return cls(lengths=lengths, category=row.category, row=excerpt)
 
 
 class SourceSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One source over all its files. `lengths` has an entry for each of FIELDS, counted over kept rows.
+    """One source over all its files, `licences` are theirs. `lengths` has an entry for each of FIELDS, counted over kept rows.
 
     `samples` are the SAMPLES kept rows with the smallest hash.
     """
@@ -117,7 +121,7 @@ class SourceSummary(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     title: str
     unit: str
-    licence: Licence
+    licences: tuple[Licence, ...]
     counts: Counts = Counts()
     rules: tuple[RuleCount, ...] = ()
     lengths: dict[str, Lengths] = {}
@@ -212,14 +216,25 @@ def summarise(plan: Plan, results: Results, options: Options, version: str) -> S
         version=version,
         options=plain_options(options),
         rules=modes_of(options.rules),
-        command=command_line(
-            options, plan.arguments, plan.user_source.name if plan.user_source else None
-        ),
+        command=command_line(options, plan.arguments, _source_flags(plan)),
         inputs=inputs,
-        sources=tuple(_source(source, inputs, results, options) for source in sources.values()),
+        sources=tuple(
+            _source(source, plan, inputs, results, options) for source in sources.values()
+        ),
         skipped=tuple(SkippedFile(name=name, why=why) for name, why in plan.skipped),
         duplicates=results.outcomes.duplicates,
     )
+
+
+def _source_flags(plan: Plan) -> list[str]:
+    """The flags of the command that say which source and licence the files have."""
+    source, flags = plan.user_source, []
+    if source and source.name == MAPPED:
+        for field, names in (source.columns or {}).items():
+            flags += ["--map", f"{field}={names[0]}"]
+    elif source:
+        flags = ["--source", source.name]
+    return [*flags, "--license", plan.user_licence] if plan.user_licence else flags
 
 
 def _input(one: Input, results: Results) -> InputSummary:
@@ -229,7 +244,8 @@ def _input(one: Input, results: Results) -> InputSummary:
         source=one.source.name,
         bytes=one.size,
         sha256=one.sha256,
-        licence=one.source.licence.name,
+        licence=one.licence.name,
+        licence_from=one.licence_from,
         counts=sum((_counts(part, results) for part in own), Counts()),
     )
 
@@ -248,8 +264,15 @@ def _counts(part: StoredPart, results: Results) -> Counts:
 
 
 def _source(
-    source: Source, inputs: Sequence[InputSummary], results: Results, options: Options
+    source: Source,
+    plan: Plan,
+    inputs: Sequence[InputSummary],
+    results: Results,
+    options: Options,
 ) -> SourceSummary:
+    licences = tuple(
+        dict.fromkeys(one.licence for one in plan.inputs if one.source.name == source.name)
+    )
     parts = [part for part in results.parts if part.mark.source == source.name]
     hits: Counter[str] = Counter()
     for part in parts:
@@ -264,13 +287,13 @@ def _source(
         name=source.name,
         title=source.title,
         unit=source.unit,
-        licence=source.licence,
+        licences=licences,
         counts=_total(one for one in inputs if one.source == source.name),
         rules=tuple(
             RuleCount(name=name, mode=mode, hits=hits[name]) for name, mode in modes.items()
         ),
         lengths={name: Lengths.of(lengths[:, at]) for at, name in enumerate(FIELDS)},
-        samples=tuple(Sample.of(row, source.licence) for row in _samples(parts, results, options)),
+        samples=tuple(Sample.of(row, licences) for row in _samples(parts, results, options)),
     )
 
 

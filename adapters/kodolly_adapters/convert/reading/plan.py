@@ -9,7 +9,7 @@ import json
 import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import xxhash
@@ -17,17 +17,24 @@ import xxhash
 from kodolly_adapters.errors import InputError
 
 from .inputs import Member, Stream, members, open_member
+from .licences import StatedLicences, named
 from .records import Kind, Shard
-from .source import Source, border_pattern
+from .source import MAPPED, UNKNOWN, Licence, Source, border_pattern
 
 HEAD = 1 << 20  # bytes read to recognise a file; more where its first record is longer
 SHARD = 4 << 20  # bytes: a worker needs under 100 MB for it, and there are few tasks
+SKIPS = 20  # files that an error names
 MAX_RECORD = 64 << 20  # bytes of the longest record; a longer one is an error
 
 STRING = rb'"(?:[^"\\]|\\.)*"'
 SCALAR = rb"(?:" + STRING + rb"|[-\d.eE+]+|true|false|null)"
 ARRAY = re.compile(rb"\s*\[")
-DATA = re.compile(rb"\s*\{(?:\s*" + STRING + rb"\s*:\s*" + SCALAR + rb'\s*,)*\s*"data"\s*:\s*\[')
+FLAT = rb"\{(?:[^{}\"]|" + STRING + rb")*\}"
+NESTED = (
+    rb"\{(?:[^{}\"]|" + STRING + rb"|" + FLAT + rb")*\}"
+)  # what AI-Hub says of a set before its data
+VALUE = rb"(?:" + SCALAR + rb"|" + NESTED + rb")"
+DATA = re.compile(rb"\s*\{(?:\s*" + STRING + rb"\s*:\s*" + VALUE + rb'\s*,)*\s*"data"\s*:\s*\[')
 OBJECT = re.compile(rb"\s*\{")
 KEY = re.compile(r'\s*,?\s*"((?:[^"\\]|\\.)*)"\s*:\s*')
 BETWEEN = re.compile(r"\s*,\s*|\s*")
@@ -41,6 +48,10 @@ class Input:
     number: int
     name: str
     source: Source
+    licence: Licence = UNKNOWN
+    licence_from: str = (
+        ""  # what states the licence: its name, a file beside it, a flag; "": nothing does
+    )
     size: int = 0
     sha256: str = ""
 
@@ -49,13 +60,15 @@ class Input:
 class Plan:
     """The shards of all arguments, and the files they come from.
 
-    `user_source` is the source named with --source; None: recognise each file among `sources`. Raises InputError
-    for an argument that does not exist.
+    `user_source` is the source named with --source, or made by --map; None: recognise each file among `sources`.
+    `user_licence` is that of files whose licence nothing else states. Raises InputError for an argument that does
+    not exist.
     """
 
     arguments: Sequence[str]
     sources: Sequence[Source]
     user_source: Source | None = None
+    user_licence: str = ""
     inputs: list[Input] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (file, why)
     members: list[Member] = field(init=False)
@@ -70,6 +83,7 @@ class Plan:
 
         `inputs` and `skipped` are complete when the iterator has ended.
         """
+        stated = StatedLicences(self.members)
         for member in self.members:
             if member.skip_reason:
                 self.skipped.append((member.name, member.skip_reason))
@@ -80,36 +94,78 @@ class Plan:
                 if layout is None or source is None:
                     self._skip(member, layout, is_empty=not stream.peek(1))
                     continue
-                entry = Input(len(self.inputs), member.name, source)
+                licence, origin = self._licence(member, source, stated)
+                entry = Input(len(self.inputs), member.name, source, licence, origin)
                 self.inputs.append(entry)
                 for shard in cut(stream, layout, source, member.name, f"{entry.number:04d}"):
                     yield shard, source
                 entry.size, entry.sha256 = stream.size, stream.sha256.hexdigest()
         if not self.inputs:
-            raise InputError(", ".join(self.arguments), "has no file of a known source")
+            raise InputError(
+                ", ".join(self.arguments), f"has no file of a known source{self._skips()}"
+            )
+
+    def _skips(self) -> str:
+        """The first files that were skipped, and why."""
+        lines = [f"\n  {name}: {why}" for name, why in self.skipped[:SKIPS]]
+        more = len(self.skipped) - SKIPS
+        return "".join(
+            [":" if lines else "", *lines, f"\n  and {more:,} more files" if more > 0 else ""]
+        )
 
     def _source(self, member: Member, layout: Layout) -> Source | None:
-        """The user's source, if its files have this layout; without one, the recognised source."""
-        if self.user_source is None:
-            return recognise(member.name, layout, self.sources)
-        return self.user_source if layout.suits(self.user_source) else None
+        """The user's source, if the file can belong to it; without one, the recognised source."""
+        source = self.user_source
+        if source is None:
+            source = recognise(member.name, layout, self.sources)
+        elif not layout.suits(source) or self._missing(layout):
+            return None
+        return source and _with_first_key(source, layout)
+
+    def _missing(self, layout: Layout) -> list[str]:
+        """The columns of --map that the file's first record does not have."""
+        source, record = self.user_source, layout.record
+        if source is None or source.name != MAPPED or record is None:
+            return []
+        return [
+            name
+            for names in (source.columns or {}).values()
+            for name in names
+            if name not in record
+        ]
+
+    def _licence(
+        self, member: Member, source: Source, stated: StatedLicences
+    ) -> tuple[Licence, str]:
+        """The licence of a file, and what states it."""
+        if source.patterns and (self.user_source or has_name(member.name, source)):
+            return source.licence, "--source" if self.user_source else "its file name"
+        licence, origin = stated.of(member)
+        if not origin and self.user_licence:
+            return named(self.user_licence), "--license"
+        return licence, origin
 
     def _skip(self, member: Member, layout: Layout | None, *, is_empty: bool) -> None:
         """Skip a file of a folder that is of no source. Raises InputError for an argument."""
-        record = layout.record if layout and layout.kind != "csv" else None
-        source = self.user_source
+        source, hint = self.user_source, "give a data file"
+        names = ", ".join((layout and (layout.header or layout.record)) or ())[:200]
         if is_empty:
             why = "is empty"
+        elif layout and (missing := self._missing(layout)):
+            why = f"has no column {', '.join(missing)}; its columns are {names}"
+            hint = "name columns that it has with --map"
         elif source:
-            why = f"is not {source.layout.upper()}, as files of {source.name} are"
-        elif record:
-            why = f"belongs to no known source: its first record has the keys {', '.join(record)[:200]}"
+            why = f"does not hold what files of {source.name} do"
+        elif layout and layout.header:
+            why = f"is no table of a known source: its first line reads {names}"
+            hint = "name its columns with --map"
+        elif names:
+            why = f"belongs to no known source: its first record has the keys {names}"
+            hint = "name its source with --source (--list-sources prints all) or its columns with --map"
         else:
             why = "is neither JSON nor a CSV file of a known source"
         if member.is_argument:
-            names = ", ".join(source.name for source in self.sources)
-            hint = "name its source with --source" if record and not source else "give a data file"
-            raise InputError(member.name, f"{why}; {hint}. Known sources: {names}")
+            raise InputError(member.name, f"{why}; {hint}")
         self.skipped.append((member.name, why))
 
 
@@ -130,7 +186,10 @@ class Layout:
 
     def suits(self, source: Source) -> bool:
         """Can a file with this layout belong to the source?"""
-        return (source.layout == "csv") == (self.kind == "csv")
+        if self.kind != "csv":
+            return True
+        # Unlike a first record, a header is that of all records.
+        return self.record is not None and source.looks_like(self.record)
 
 
 def _layout(stream: Stream) -> Layout | None:
@@ -222,15 +281,47 @@ def _csv(head: bytes, start: int) -> Layout | None:
 def recognise(name: str, layout: Layout, sources: Sequence[Source]) -> Source | None:
     """The source of a file: its first record decides, and between sources with the same records its name."""
     record = layout.record
-    file_name = name.replace("!", "/").rsplit("/", 1)[-1]
     candidates = []
     for source in sources:
-        has_name = any(fnmatch.fnmatch(file_name, pattern) for pattern in source.patterns)
-        has_shape = record is not None and layout.suits(source) and source.looks_like(record)
-        if has_shape and (has_name or not source.by_name):
+        is_named = has_name(name, source)
+        has_shape = record is not None and source.looks_like(record)
+        if has_shape and (is_named or not source.by_name):
             # A source that is recognised by name goes first: its name matched.
-            candidates.append(((not source.by_name, not has_name), source))
+            candidates.append(((not source.by_name, not is_named), source))
     return min(candidates, key=lambda one: one[0])[1] if candidates else None
+
+
+def has_name(name: str, source: Source) -> bool:
+    """Is a file named as the source's files are? Without its folders, the number of a second one and `.gz`."""
+    file_name = name.replace("!", "/").rsplit("/", 1)[-1]
+    file_name = re.sub(r" \(\d+\)$", "", file_name)
+    file_name = re.sub(r"\.(gz|zst|xz|bz2)$", "", file_name)
+    return any(fnmatch.fnmatchcase(file_name, pattern) for pattern in source.patterns)
+
+
+def _with_first_key(source: Source, layout: Layout) -> Source:
+    """The source with the first record's first key among its `first_keys`, and without keys nested in the record.
+
+    So records of any set's columns are told apart, and never cut at an object inside of them.
+    """
+    if not layout.record:
+        return source
+    keys = source.first_keys | {next(iter(layout.record))}
+    return replace(source, first_keys=keys - _nested_keys(layout.record))
+
+
+def _nested_keys(record: Mapping[str, Any]) -> set[str]:
+    """The keys of all objects in lists inside a record."""
+    keys: set[str] = set()
+    values: list[Any] = [*record.values()]
+    while values:
+        value = values.pop()
+        if isinstance(value, list):
+            keys.update(*(one for one in value if isinstance(one, dict)))
+            values += value
+        elif isinstance(value, dict):
+            values += value.values()
+    return keys
 
 
 def cut(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +14,22 @@ from ..options import Options
 from ..schema import Draft, Rejection
 
 Drafts = Iterator[Draft | Rejection]
+MAPPED = "mapped"  # the source whose columns the user names with --map
 
 
 class Licence(msgspec.Struct, frozen=True):
-    """The terms of a source, and what follows for a model trained on it."""
+    """The terms of a file's rows, and what follows for a model trained on them."""
 
     name: str
-    url: str
-    commercial: bool  # may a model trained on it be sold?
-    derivatives: bool  # may converted rows be handed on?
+    url: str  # "": none is stated
+    commercial: bool | None  # may a model trained on it be sold? None: unknown
+    derivatives: bool | None  # may converted rows be handed on? None: unknown
     consequence: str  # what follows from the terms: one sentence for the data card
+
+
+UNKNOWN = Licence(
+    "unknown", "", None, None, "Nothing beside the file states its terms: ask who published it."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +40,29 @@ class Source:
     record. `first_keys` are the keys that a record may begin with. Borders between records are found by them
     without parsing, so an object nested in a record may not follow another object and begin with such a key.
     `looks_like` tells whether a record of an unknown file is this source's; with `by_name` the file's name must
-    match one of `patterns` too, and then this source goes before others with the same records.
+    match one of `patterns` too, and then this source goes before others with the same records. `licence` is that
+    of files whose name matches; a source without `patterns` is a shape that sets of any licence have.
+    `columns` maps fields of a row to the columns that they come from, where that is all there is to it.
     `drafts` yields a Draft or a Rejection for everything in a record, so that nothing is lost silently.
     `units` counts a record's units (turns, questions); those of all that `drafts` yields must add up to it.
     """
 
     name: str
     title: str
-    licence: Licence
     record: Any
     first_keys: frozenset[str]
     looks_like: Callable[[Mapping[str, Any]], bool]
     drafts: Callable[[Any, Options], Drafts]
+    licence: Licence = UNKNOWN
     patterns: tuple[str, ...] = ()  # file names, as fnmatch writes them
     by_name: bool = False  # its records look like another source's: the file's name must match
-    layout: str = "json"  # "json" (array, {"data": [...]}, object or lines) or "csv"
+    layout: str = (
+        "json"  # "json" (array, {"data": [...]}, object or lines), or "any", which tables are too
+    )
     unit: str = "rows"  # what the input is counted in, in the plural
     units: Callable[[Any], int] | None = None  # None: one a record
     rules: Mapping[str, str] | None = None  # modes that replace the rules' defaults
+    columns: Mapping[str, Sequence[str]] | None = None
 
 
 @functools.cache

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from ..reading.source import Source
-from .instructions import CHATBOT, DOLLY, HRC, KOALPACA, KOVICUNA_ALPACA
-from .korquad1 import KORQUAD1
+from .dialogues import DIALOGUE_TEXTS, DIALOGUES, KOVICUNA
 from .korquad2 import KORQUAD2, KORQUAD2_QUESTIONS
-from .kovicuna import KOVICUNA
+from .shapes import shape_sources
+from .squad import KLUE_MRC, KORQUAD1, KORQUAD1_FLAT, SQUAD, SQUAD_FLAT
 
-# Records that are easy to recognise come first; KoVicuna's Alpaca-style file, recognised by name, before KoAlpaca.
+# Records that are easy to recognise come first; a set that is recognised by its file's name goes before its shape.
 SOURCES: tuple[Source, ...] = (
-    KOVICUNA,
-    KORQUAD2,
-    KORQUAD1,
-    KORQUAD2_QUESTIONS,
-    HRC,
-    DOLLY,
-    KOVICUNA_ALPACA,
-    KOALPACA,
-    CHATBOT,
-)
+    KOVICUNA, DIALOGUES, DIALOGUE_TEXTS,
+    KORQUAD2, KORQUAD1, KLUE_MRC, SQUAD, KORQUAD2_QUESTIONS, KORQUAD1_FLAT, SQUAD_FLAT,
+    *shape_sources().values(),
+)  # fmt: skip
 BY_NAME = {source.name: source for source in SOURCES}

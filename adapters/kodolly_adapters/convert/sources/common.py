@@ -1,4 +1,4 @@
-"""What several sources share: ids, answers, categories and Creative Commons licences."""
+"""What several sources share: ids, answers and categories."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 import msgspec
 
 from ..options import Options
-from ..reading.source import Licence
-from ..schema import CLOSED_QA, OPEN_QA
+from ..schema import CLOSED_QA, OPEN_QA, Draft
 
+CATEGORIES = frozenset({
+    "brainstorming", "classification", "closed_qa", "creative_writing", "general_qa",
+    "information_extraction", "open_qa", "summarization",
+})  # fmt: skip
 LooksLike = Callable[[Mapping[str, Any]], bool]
 
 
@@ -33,15 +36,12 @@ class Answer(msgspec.Struct, gc=False):
     answer_start: int | None = None
 
 
-def creative_commons(terms: str, consequence: str) -> Licence:
-    """The licence with these terms, e.g. "BY-ND 2.0 KR": NC forbids commercial use, ND derivatives."""
-    return Licence(
-        f"CC {terms}",
-        f"https://creativecommons.org/licenses/{terms.lower().replace(' ', '/')}/",
-        commercial="NC" not in terms,
-        derivatives="ND" not in terms,
-        consequence=consequence,
-    )
+def set_category(row: Draft, category: object) -> None:
+    """Give the row one of Dolly's categories; any other is noted, and the row stays what it is."""
+    if isinstance(category, str) and category in CATEGORIES:
+        row.category = category
+    else:
+        row.notes += ("unknown-category",)
 
 
 def has_keys(*choices: set[str], without: str | None = None) -> LooksLike:

@@ -18,9 +18,10 @@ from ..markdown.marks import Span
 from ..markdown.page import fragment, render
 from ..markdown.windows import Window, windows
 from ..options import Options
+from ..reading.licences import creative_commons
 from ..reading.source import Drafts, Source
 from ..schema import Draft, Rejection
-from .common import Answer, WithId, category_with_context, creative_commons, has_keys, is_blank
+from .common import Answer, WithId, category_with_context, has_keys, is_blank
 
 
 class Question(WithId, gc=False):
@@ -39,8 +40,8 @@ class Record(msgspec.Struct, gc=False):
 
 
 def questions(record: Record) -> int:
-    """How many questions the page has; the units of its drafts and rejections add up to this."""
-    return len(record.qas)
+    """How many questions the page has, at least 1; the units of its drafts and rejections add up to this."""
+    return len(record.qas) or 1
 
 
 def drafts(record: Record, options: Options) -> Drafts:
@@ -49,6 +50,8 @@ def drafts(record: Record, options: Options) -> Drafts:
     spans = [place for place in places if not isinstance(place, Rejection)]
     answers = iter(_answers(record.context, spans, options))
     category, group = category_with_context(options), str(record.title or "")
+    if not places:
+        yield Rejection("no-questions", "the page has no questions", group)
     for turn, (question, place) in enumerate(zip(record.qas, places, strict=True)):
         id_ = question.id_text
         if isinstance(place, Rejection):
