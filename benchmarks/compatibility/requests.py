@@ -313,7 +313,7 @@ def _chat_fields(add: _List) -> None:
     add.values("logprobs", True, effect="logprobs")
     add.values("logprobs", False, None)
     add.values("logprobs", "x", wrong=True)
-    add.add("logprobs with two others", "top_logprobs", "logprobs", logprobs=True, top_logprobs=2)
+    add.add("logprobs with two others", "logprobs", "logprobs", logprobs=True, top_logprobs=2)
     add.values("top_logprobs", None, 0)
     add.values("top_logprobs", 2, wrong=True)
     add.add("logprobs streamed", "logprobs", "logprobs", stream=True, logprobs=True, top_logprobs=2)
@@ -323,7 +323,7 @@ def _chat_fields(add: _List) -> None:
     add.add("tools, none chosen", "tool_choice", "answer", tools=[TOOL], tool_choice="none")
     add.add(
         "tools required",
-        "tool_choice",
+        "tools",
         "tool call",
         tools=[TOOL],
         tool_choice="required",
@@ -336,7 +336,8 @@ def _chat_fields(add: _List) -> None:
     add.values("functions", None)
     add.values("function_call", "none", None)
     add.values("echo", False, None)
-    add.values("echo", True, effect="echo")
+    # It repeats the last message only where that is the assistant's, which is continued.
+    add.values("echo", True, effect="answer")
     add.values("add_special_tokens", False, None)
     add.values("add_generation_prompt", False, effect="answer")
     add.values("add_generation_prompt", True, None)
@@ -371,7 +372,7 @@ def _completion_fields(add: _List) -> None:
     add.add("logprobs streamed", "logprobs", "logprobs", stream=True, logprobs=1)
     add.values("echo", False, None)
     add.values("echo", True, effect="echo")
-    add.add("echo without new tokens", "max_tokens", "echo", echo=True, max_tokens=0)
+    add.add("echo without new tokens", "echo", "echo", echo=True, max_tokens=0)
     add.add(
         "echo scored without new tokens", "logprobs", "echo", echo=True, max_tokens=0, logprobs=1
     )

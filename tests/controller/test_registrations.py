@@ -51,6 +51,12 @@ def block(**fields: Any) -> dict[str, Any]:
     [
         (registration("http://127.0.0.1:99998"), "worker_name"),
         (registration("http://127.0.0.1:0"), "worker_name"),
+        (registration("http://127.0.0.1:65536"), "worker_name"),
+        (registration("http://127.0.0.1:２２"), "worker_name"),
+        (registration("http://."), "worker_name"),
+        (registration(check_heart_beat="maybe"), "check_heart_beat"),
+        (registration(worker_status=[]), "worker_status"),
+        (registration(kodolly="x"), "kodolly"),
         (registration("http://127.0.0.1:"), "worker_name"),
         (registration("http://127.0.0.1:+5"), "worker_name"),
         (registration("127.0.0.1:21002"), "worker_name"),
@@ -74,6 +80,7 @@ def block(**fields: Any) -> dict[str, Any]:
         (registration(5), "worker_name"),
         (registration(None), "worker_name"),
         (status(model_names=[]), "worker_status.model_names"),
+        (status(model_names={"m": 1}), "worker_status.model_names"),
         (status(model_names="m"), "worker_status.model_names"),
         (status(model_names=[5]), "worker_status.model_names.0"),
         (status(model_names=[""]), "worker_status.model_names.0"),
@@ -118,10 +125,10 @@ async def test_other_calls_refuse_a_bad_name_too(http: aiohttp.ClientSession, pa
     [
         (["http://Node-1:21002", "http://node-1:21002/", "HTTP://node-1:21002"], "http://node-1:21002"),
         (["http://a:80", "http://a", "http://A:080/"], "http://a"),
-        (["https://a:443/", "https://a"], "https://a"),
+        (["https://a:443/", "https://a", "https://a./"], "https://a"),
         (["http://[::1]:5", "http://[0:0:0:0:0:0:0:1]:5/"], "http://[::1]:5"),
         (["http://[FD00::0A]:5", "http://[fd00:0::a]:5"], "http://[fd00::a]:5"),
-        (["http://127.0.0.1:5", "http://127.1:5", "http://[::ffff:127.0.0.1]:5"], "http://127.0.0.1:5"),
+        (["http://127.0.0.1:5", "http://127.1:5", "http://[::ffff:127.0.0.1]:5", "http://0x7f.1.:5"], "http://127.0.0.1:5"),
     ],
 )  # fmt: skip
 async def test_one_worker_is_one_row(

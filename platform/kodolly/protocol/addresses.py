@@ -11,9 +11,9 @@ from urllib.parse import SplitResult, urlsplit
 PORTS = {"http": 80, "https": 443}  # what a URL without a port means
 LAST_PORT = 65535
 LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-HOST_NAME = re.compile(rf"(?=.{{1,253}}$){LABEL}(?:\.{LABEL})*\.?")
+HOST_NAME = re.compile(rf"(?=.{{1,253}}$){LABEL}(?:\.{LABEL})*")
 # A host whose last label is a number is an IPv4 address, however it is written (`127.1`, `0x7f.1`).
-ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?")
+ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
 PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*")
 VISIBLE = re.compile(r"[!-~]+")
 
@@ -37,7 +37,7 @@ def canonical_url(text: str, *, with_path: bool = False) -> str:
     """A base URL in the one spelling that all others of the same address are turned into.
 
     Scheme and host in lower case, IP addresses in their usual form, no port that the scheme implies,
-    no slash at the end. Names are not looked up: `localhost` stays another address than 127.0.0.1.
+    no dot at the host's end, no slash at the URL's. Names are not looked up: `localhost` stays another address than 127.0.0.1.
     `with_path`: a path is allowed, for a server behind a prefix. Raises AddressError.
     """
     if not VISIBLE.fullmatch(text):
@@ -80,9 +80,10 @@ def _host(parts: SplitResult) -> str:
     host = (parts.hostname or "").lower()
     if "[" in parts.netloc:
         return _ipv6(host)
+    host = host.removesuffix(".")  # the root of all names, which hardly anybody writes
     if ENDS_IN_NUMBER.fullmatch(host):
         try:
-            return socket.inet_ntoa(socket.inet_aton(host.removesuffix(".")))
+            return socket.inet_ntoa(socket.inet_aton(host))
         except OSError:
             raise AddressError(f"{host[:100]!r} is no IPv4 address") from None
     if not HOST_NAME.fullmatch(host):
