@@ -231,7 +231,7 @@ def test_up_without_vllm_is_refused_before_anything_starts(
         pytest.skip("vLLM is installed here")
     monkeypatch.chdir(tmp_path)
 
-    assert cli.main(["up", "--engine", "vllm", *model]) == 1
+    assert cli.main(["up", "--no-web", "--engine", "vllm", *model]) == 1
     assert "there is no vLLM" in capsys.readouterr().err
     assert not (tmp_path / ".kodolly").exists()
 

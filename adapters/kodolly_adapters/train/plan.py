@@ -237,8 +237,12 @@ def sample(paths: Sequence[str]) -> Sample | None:
 
 def _jsonl(path: str) -> Iterator[tuple[Callable[[Any], bytes], Any]]:
     """(what makes a JSON line of a row, the row as the file has it), of each row that is not blank."""
-    with Path(path).open("rb") as lines:
-        yield from ((bytes, line) for line in lines if not line.isspace())
+
+    def line(row: bytes) -> bytes:
+        return row.removeprefix(b"\xef\xbb\xbf").rstrip() + b"\n"
+
+    with Path(path).open("rb") as rows:
+        yield from ((line, row) for row in rows if not row.isspace())
 
 
 def _parquet(path: str) -> Iterator[tuple[Callable[[Any], bytes], Any]]:

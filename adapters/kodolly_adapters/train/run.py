@@ -90,6 +90,7 @@ class Run:
         self.tokenizer, self.repairs = load_tokenizer(local)
         template = dialect or _own_template(recipe, self.tokenizer)
         self.new_ids = add_template_tokens(self.tokenizer, template, recipe)
+        progress.say("encoding the rows" + ", and packing them" * recipe.data.packing)
         self.prepared = prepare(recipe, self.tokenizer, template, cache, progress)
         folder, validation = self.prepared.folder, self.prepared.validation
         self.train = pack(self.prepared.train, recipe, folder / "train")

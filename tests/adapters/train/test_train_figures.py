@@ -74,8 +74,8 @@ def test_tokens_a_second_are_those_of_training(
     assert sum(r["step_seconds"] for r in steps) == pytest.approx(watch.seconds, rel=0.05)
     looks = [record for record in metrics_of(out) if "eval_loss" in record]
     assert len(looks) == 6
-    for record in (*steps, *looks):
-        assert 50e6 < record["peak_memory_bytes"] <= peak_memory()["peak_memory_bytes"]
+    most = 1.01 * peak_memory()["peak_memory_bytes"]  # the kernel counts it within some pages
+    assert all(50e6 < record["peak_memory_bytes"] < most for record in (*steps, *looks))
 
 
 def test_memory_is_that_of_this_process(tmp_path: Path) -> None:

@@ -236,8 +236,8 @@ def test_a_kill_leaves_a_run_that_goes_on(place: Path, rows: str, tmp_path: Path
     record = json.loads((killed / "run.json").read_text())
     assert record["started_at"] == back_then < begun <= record["finished_at"]
     train(recipe, whole)
-    assert "kept" in progress.texts[0]
-    assert progress.texts[1:] == [f"going on after step {step_of(kept[-1])}"]
+    assert any("kept" in text for text in progress.texts)
+    assert progress.texts[-1] == f"going on after step {step_of(kept[-1])}"
     assert losses_of(killed) == pytest.approx(losses_of(whole), abs=1e-6)
     assert losses_of(killed, "eval_loss") == pytest.approx(losses_of(whole, "eval_loss"), abs=1e-6)
     tokens = [record["num_tokens"] for record in metrics_of(killed) if "num_tokens" in record]

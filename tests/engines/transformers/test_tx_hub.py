@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.hub import running_hub
 from support.tiny_models import make_tiny_llama
 
 from kodolly.engines.transformers.hub import model_directory
@@ -38,6 +39,26 @@ def test_a_hub_id_is_found_in_the_cache(tmp_path: Path) -> None:
     done = look("org/tiny", tmp_path)
 
     assert done.stdout.strip() == str(snapshot), done.stderr
+
+
+def test_a_hub_id_is_downloaded_whole(tmp_path: Path) -> None:
+    """Weights and all the rest come from the hub, once: the second look asks for no file."""
+    with running_hub() as hub:
+        made = make_tiny_llama(tmp_path / "made")
+        commit = hub.push("org/tiny", made)
+        env = os.environ | hub.environment(tmp_path / "home")
+        env.pop("HF_HUB_OFFLINE", None)
+        for _ in range(2):
+            hub.requests.clear()
+            done = subprocess.run(
+                [sys.executable, "-c", LOOK, "org/tiny"],
+                env=env, capture_output=True, text=True, timeout=300, check=True,
+            )  # fmt: skip
+        directory = Path(done.stdout.strip())
+        assert directory.name == commit
+        for path in made.iterdir():
+            assert (directory / path.name).read_bytes() == path.read_bytes()
+        assert not any("/resolve/" in path for path in hub.requests)
 
 
 def test_a_hub_id_that_nobody_has_is_an_error_that_names_it(tmp_path: Path) -> None:
