@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from kodolly_adapters.convert.reading.source import Source
 from kodolly_adapters.convert.run import convert
 from kodolly_adapters.convert.schema import Draft, Rejection
 from kodolly_adapters.convert.sources import SOURCES
+from kodolly_adapters.convert.sources.dialogues import DIALOGUES
 from kodolly_adapters.convert.sources.shapes import FIELDS, mapped_source
 from kodolly_adapters.errors import OptionError
 
@@ -38,8 +40,8 @@ TEXTS = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=30)
 def read(data: bytes, file: str = "rows") -> tuple[str, list[Draft | Rejection]]:
     """The source that the file's bytes are recognised as, and what its records become."""
     layout = layout_of(data)
-    source = layout and recognise(file, layout, SOURCES)
     assert layout is not None
+    source = recognise(file, layout, SOURCES)
     assert source is not None
     stream = Stream(file, io.BytesIO(data), lambda size: None)
     shards = cut(stream, layout, source, file, "0")
@@ -73,7 +75,7 @@ def test_every_shape_gives_its_texts_back(
         data = file.getvalue().encode()
     else:
         data = json.dumps([record] * 2, ensure_ascii=False).encode()
-    expected = Draft(**{"context": "", **row})
+    expected = msgspec.convert({"context": "", **row}, Draft)
     assert read(data) == (source.name, [expected] * 2)
 
 
@@ -128,7 +130,7 @@ def test_parts_of_text_are_read_and_pictures_refused() -> None:
     assert isinstance(row, Draft)
     assert row.instruction == "왜\n그래?"
     picture = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
-    call = {"role": "assistant", "content": None, "tool_calls": []}
+    call: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": []}
     result = {"role": "tool", "content": "3"}
     drafts = messages(picture, answer, {"role": "user", "content": "합은?"}, call, result, answer)
     reasons = [one.reason if isinstance(one, Rejection) else "row" for one in drafts]
@@ -159,6 +161,16 @@ def test_what_we_write_we_read(tmp_path: Path) -> None:
     assert [(one["context"], one["category"]) for one in rows] == [
         (context.strip(), "closed_qa"), ("", "closed_qa")
     ]  # fmt: skip
+
+
+def test_the_studys_swapped_roles_are_those_of_sharegpt_alone() -> None:
+    """--kovicuna-roles as-written does not turn OpenAI's roles round, which are no question of reading."""
+    turns = [{"role": "user", "content": "왜?"}, {"role": "assistant", "content": "그냥."}]
+    for key, swapped in (("conversations", True), ("messages", False)):
+        record = msgspec.convert({key: turns}, DIALOGUES.record)
+        (row,) = DIALOGUES.drafts(record, Options(kovicuna_roles="as-written"))
+        assert isinstance(row, Draft)
+        assert (row.instruction == "그냥.") is swapped
 
 
 HUB = {"id": "1", "title": "서울", "context": "서울은 수도이다.", "question": "수도는?"}

@@ -43,7 +43,7 @@ MARK = re.compile(
 
 
 class Turn(msgspec.Struct, gc=False):
-    """One utterance. `context` is that of KoDolly's own dialogues; `fault` says why it cannot be read as text."""
+    """One utterance. `context` is that of KoDolly's own dialogues."""
 
     speaker: str | None = msgspec.field(name="from", default=None)
     value: str | None = None
@@ -51,7 +51,6 @@ class Turn(msgspec.Struct, gc=False):
     content: str | list[Any] | None = None
     text: str | None = None
     context: str | None = None
-    fault: str = ""
 
 
 class Record(WithId, gc=False):
@@ -92,32 +91,35 @@ def turn_count(record: Record | TextRecord) -> int:
 def _marked_turns(text: str) -> list[Turn]:
     """The turns of a text; what stands before the first mark is a system message."""
     marks = list(MARK.finditer(text))
+    if not marks:
+        return []
+    opening = text[: marks[0].start()].strip()
+    turns = [Turn("system", opening)] if opening else []
     ends = [*(mark.start() for mark in marks[1:]), len(text)]
-    turns = [
-        Turn((mark[1] or mark[2]).lower(), text[mark.end() : end].strip())
-        for mark, end in zip(marks, ends, strict=bool(marks))
-    ]
-    opening = text[: marks[0].start()].strip() if marks else ""
-    return [*([Turn("system", opening)] if opening else []), *turns]
+    for mark, end in zip(marks, ends, strict=True):
+        turns.append(Turn((mark[1] or mark[2]).lower(), text[mark.end() : end].strip()))
+    return turns
 
 
 def _plain(turns: list[Turn]) -> list[Turn]:
-    """The turns with speaker and value, whatever the set calls them."""
+    """The turns with speaker and value, whatever the set calls them.
+
+    One that is no text, a picture for example, has no speaker, and in `text` the reason.
+    """
     if all(turn.speaker is not None and turn.value is not None for turn in turns):
         return turns
     plain: list[Turn] = []
     for number, turn in enumerate(turns):
-        speaker, fault = turn.speaker or turn.role, ""
         try:
             value = turn.value or turn.text or plain_text(turn.content, number)
+            plain.append(Turn(turn.speaker or turn.role, value, context=turn.context))
         except TemplateError as error:
-            value, fault = "", str(error)
-        plain.append(Turn(speaker, value, context=turn.context, fault=fault))
+            plain.append(Turn(text=str(error)))
     return plain
 
 
 def _role(turn: Turn) -> str:
-    speaker = "" if turn.fault else turn.speaker or ""
+    speaker = turn.speaker or ""
     return _ROLES.get(speaker) or _ROLES.get(speaker.strip().lower(), "")
 
 
@@ -125,7 +127,7 @@ def _speeches(turns: list[Turn], mode: str) -> Iterator[Speech | Rejection]:
     """The turns in order; `mode` (of rule same-role) decides about several by one speaker in a row."""
     for role, group in groupby(turns, _role):
         speeches = [
-            Speech(role, turn.value or "", 1, turn.speaker, turn.context or "", turn.fault)
+            Speech(role, turn.value or "", 1, turn.speaker, turn.context or "", turn.text or "")
             for turn in group
         ]
         if role and mode == JOIN:
@@ -161,7 +163,7 @@ def _pairs(turns: list[Turn], mode: str) -> Iterator[Exchange | Rejection]:
             if speech.role == "answer":
                 detail = "no question comes before the answer"
                 yield Rejection("answer-without-question", detail, "", number, speech.units)
-            elif speech.fault:
+            elif speech.speaker is None and speech.fault:
                 yield Rejection("wrong-shape", speech.fault, "", number)
             elif not speech.role:
                 detail = f"no speaker is known as {speech.speaker or ''!r}"
@@ -188,7 +190,7 @@ def _is_plain(turns: list[Turn], options: Options) -> bool:
     if options.history or options.conversations or options.kovicuna_roles != "human-asks":
         return False
     return len(turns) % 2 == 0 and all(
-        ask.speaker in HUMANS and answer.speaker in MODELS and not (ask.fault or ask.context)
+        ask.speaker in HUMANS and answer.speaker in MODELS and not ask.context
         for ask, answer in zip(turns[::2], turns[1::2], strict=True)
     )
 
@@ -196,8 +198,13 @@ def _is_plain(turns: list[Turn], options: Options) -> bool:
 def drafts(record: Record, options: Options) -> Drafts:
     """One row a pair, or one a conversation; a rejection for every turn that is in no row."""
     id_ = record.id_text
-    name = conversation_id(id_) if record.conversations else id_
-    for item in _drafts(record.conversations or record.messages or [], id_, name, options):
+    if record.conversations:
+        items = _drafts(record.conversations, id_, conversation_id(id_), options)
+    else:
+        items = _drafts(
+            record.messages or [], id_, id_, replace(options, kovicuna_roles="human-asks")
+        )
+    for item in items:
         if isinstance(item, Draft) and record.category is not None:
             set_category(item, record.category)
         yield item
@@ -205,8 +212,8 @@ def drafts(record: Record, options: Options) -> Drafts:
 
 def text_drafts(record: TextRecord, options: Options) -> Drafts:
     """The same for a text with marks."""
-    turns = _marked_turns(record.text or "")
-    return _drafts(turns, record.id_text, record.id_text, options)
+    turns, id_ = _marked_turns(record.text or ""), record.id_text
+    return _drafts(turns, id_, id_, replace(options, kovicuna_roles="human-asks"))
 
 
 def _drafts(turns: list[Turn], id_: str, conversation: str, options: Options) -> Drafts:
