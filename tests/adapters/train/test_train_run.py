@@ -291,7 +291,7 @@ def test_a_loss_that_is_no_number_ends_the_run(place: Path, rows: str, tmp_path:
     ("changes", "said"),
     [
         ({"method": "qlora"}, '"qlora" needs a GPU'),
-        ({"lora__targets": ["q_proj"]}, "no module 'q_proj'"),
+        ({"lora__targets": ["q_proj"]}, "no linear layer 'q_proj'"),
         ({"train__optimizer": "adam"}, "train.optimizer: transformers has no 'adam'; it has adamw_torch"),
         ({"train__optimizer": "lomo"}, r"train\.optimizer: .*lomo"),
     ],
@@ -305,7 +305,7 @@ def test_a_refused_recipe_put_right_has_the_same_folder(
     with pytest.raises(RecipeError, match=said):
         train(toy(place / "neox", rows, **wanted, **changes), out)
     assert not (out / "run.json").exists()
-    if said == "no module 'q_proj'":  # refused last: all of the folder was there
+    if said == "no linear layer 'q_proj'":  # refused last: all of the folder was there
         train(toy(place / "neox", rows, **wanted), out)
         assert (out / "adapter").is_dir()
 
