@@ -260,9 +260,13 @@ def test_a_config_that_is_not_the_weights_is_refused(
     change(base / "config.json", **values)
     recipe = toy(base, "rows")
     config = load_config(recipe.base, None)
-    with pytest.raises(BaseError, match=said):
+
+    def load() -> None:
         model.check_base(recipe, config)
         model.load_model(recipe, config, "fp32", CPU)
+
+    with pytest.raises(BaseError, match=said):
+        load()
 
 
 def test_rows_as_they_were_made_are_told_from_trained_ones(llama: Path) -> None:
