@@ -109,24 +109,25 @@ def _read_tokenizer(directory: Path, from_adapter: bool, rows: int) -> Tokenizer
             raise AdapterError(f"{directory / 'tokenizer.json'}: {error}") from None
         added_tokens = tokenizer.get_added_tokens_decoder()
         ids |= {token.content: number for number, token in added_tokens.items()}
-        own_size = tokenizer.get_vocab_size(with_added_tokens=False)
-        size = max([own_size, *(number + 1 for number in added_tokens)])
+        size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         for text in {text for texts in candidates.values() for text in texts}:
             if (number := tokenizer.token_to_id(text)) is not None:
                 ids[text] = number
     known = {r: [t for t in texts if t in ids or not size] for r, texts in candidates.items()}
     names = {role: texts[0] for role, texts in known.items() if texts}
-    repairs = tuple(
+    repairs = [
         f"{role} {texts[0]!r} is in no vocabulary; {repr(names[role]) if role in names else 'none'} is used"
         for role, texts in candidates.items()
         if texts and names.get(role) != texts[0]
-    )
+    ]
+    if "eos_token" not in names:
+        repairs.append(f"{directory}: names no end token; answers end where {GENERATION} says")
     special = {
         f"{role}_id": ids[text]
         for role, text in names.items()
         if role != "unk_token" and text in ids and (ids[text] < rows or not rows)
     }
-    return TokenizerInfo(directory, from_adapter, ids, names, special, size, repairs)
+    return TokenizerInfo(directory, from_adapter, ids, names, special, size, tuple(repairs))
 
 
 def _text(token: Any) -> str:
@@ -142,7 +143,8 @@ def _copy_tokenizer(tokenizer: TokenizerInfo, directory: Path, out: Path) -> Non
             shutil.copyfile(directory / name, out / name)
     fast = (out / "tokenizer.json").is_file()
     config = read_object(directory / SPECIAL_TOKENS) | read_object(directory / TOKENIZER_CONFIG)
-    config = {key: value for key, value in config.items() if key not in ROLES} | tokenizer.names
+    config = {key: value for key, value in config.items() if key not in ROLES}
+    config |= tokenizer.names
     write_json(out / TOKENIZER_CONFIG, portable_tokenizer_config(config, fast=fast))
 
 

@@ -23,6 +23,7 @@ from .recipe import Recipe
 NO_END = ("", "<unk>")  # eos_token of uploads that have lost LLaMA's end
 ENDS = ("<|endoftext|>", "</s>")  # what GPT-NeoX's and LLaMA's tokenizers call the end of a text
 LLAMA_TOKENS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}  # ids 0, 1, 2
+MOST_NEW_ROWS = 1000  # tokens without a row; with more it is another model's tokenizer
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -64,7 +65,8 @@ def add_template_tokens(
     """Add the template's special tokens; returns ascending ids of what the base does not know.
 
     These are the tokens that were added, and all for which the base has none of its `rows` of embeddings, such as
-    a padding token that somebody added. Raises RecipeError where the recipe would leave them untrained.
+    a padding token that somebody added. Raises RecipeError where the recipe would leave them untrained, BaseError
+    for a tokenizer that is another model's.
     """
     vocabulary = tokenizer.get_vocab()
     new = [token for token in template.special_tokens if token not in vocabulary]
@@ -75,6 +77,11 @@ def add_template_tokens(
             {"extra_special_tokens": new}, replace_extra_special_tokens=False
         )
     rowless = range(rows, needed_rows(tokenizer))
+    if len(rowless) > MOST_NEW_ROWS and recipe.start == "weights":
+        raise BaseError(
+            f"base {recipe.base}: tokenizer.json has ids up to {rowless[-1]:,}, the model has {rows:,} rows: is it this "
+            "model's? If it is, resize the model's embeddings (resize_token_embeddings) and save it first"
+        )
     ids = sorted({*tokenizer.convert_tokens_to_ids(new), *rowless})
     check_rows_are_trained(recipe, tokenizer, ids)
     return tuple(ids)
@@ -82,7 +89,7 @@ def add_template_tokens(
 
 def needed_rows(tokenizer: Any) -> int:
     """How many rows of embeddings its ids need: more than it has tokens where ids are left out."""
-    return max(tokenizer.get_vocab().values()) + 1
+    return int(max(tokenizer.get_vocab().values())) + 1
 
 
 def check_rows_are_trained(recipe: Recipe, tokenizer: Any, ids: Sequence[int]) -> None:

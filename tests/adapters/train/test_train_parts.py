@@ -22,6 +22,7 @@ from kodolly_adapters.train.run_folder import finish_checkpoint, finished_checkp
 from kodolly_adapters.train.shapes import load_config
 from kodolly_adapters.train.tokenizer import add_template_tokens, load_tokenizer
 from kodolly_adapters.train.trainer import arguments, make_schedule, micro_batches
+from kodolly_templates import get_template
 
 CPU = Hardware("cpu", ("some",), 1, 0, bf16=False, flash=False)
 OLD_GPU = Hardware("cuda", ("V100",), 1, 0, bf16=False, flash=False)
@@ -184,8 +185,6 @@ def test_a_tokenizer_that_has_lost_its_end_is_refused(tmp_path: Path, end: str) 
 
 def test_padded_vocabularies_never_shrink(llama: Path) -> None:
     """Polyglot has more rows than tokens; new tokens take spare rows, whose start is near the others."""
-    from kodolly_templates import get_template
-
     recipe = toy(llama, "rows", template="dolly-v2-special")
     config = load_config(recipe.base, None)
     config.vocab_size = 704
@@ -287,17 +286,23 @@ def test_rows_as_they_were_made_are_told_from_trained_ones(llama: Path) -> None:
     assert model.untrained_rows(net, ids) == [630, 631, 632]
 
 
-def test_ids_that_are_left_out_have_rows_too(llama: Path, tmp_path: Path) -> None:
-    """A tokenizer with gaps has larger ids than tokens; the embeddings grow up to the largest, and all are trained."""
+@pytest.mark.parametrize("last_id", [700, 2000])
+def test_ids_that_are_left_out_have_rows_too(tmp_path: Path, last_id: int) -> None:
+    """A tokenizer with gaps has larger ids than tokens; all rows up to the largest are trained, unless too many."""
     base = make_tiny_llama(tmp_path / "base")
     path = base / "tokenizer.json"
     values = json.loads(path.read_text())
     last = max(values["model"]["vocab"], key=values["model"]["vocab"].get)
-    values["model"]["vocab"][last] = 700
+    values["model"]["vocab"][last] = last_id
     path.write_text(json.dumps(values))
     recipe = toy(base, "rows")
     tokenizer, _ = load_tokenizer(recipe)
-    assert add_template_tokens(tokenizer, recipe.dialect(), recipe, 640) == tuple(range(640, 701))
+    template = get_template("dolly-ko")
+    if last_id == 700:
+        assert add_template_tokens(tokenizer, template, recipe, 640) == tuple(range(640, 701))
+        return
+    with pytest.raises(BaseError, match=r"ids up to 2,000, the model has 640 rows.*resize"):
+        add_template_tokens(tokenizer, template, recipe, 640)
 
 
 def test_qlora_without_a_gpu_is_refused(llama: Path) -> None:
