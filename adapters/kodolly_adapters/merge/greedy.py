@@ -153,5 +153,9 @@ def _load(directory: Path) -> Any:
 
     logging.disable_progress_bar()
     return AutoModelForCausalLM.from_pretrained(
-        str(directory), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        str(directory),
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
+        pad_token_id=None,  # where it is no row's, LLaMA's embedding could not be made
     ).eval()

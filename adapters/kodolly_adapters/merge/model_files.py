@@ -25,12 +25,14 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 TOKENIZER_FILES = (
     *VOCABULARIES,
     "merges.txt",
-    "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
 )
-ROLES = ("bos_token", "eos_token", "pad_token")
+SPECIAL_TOKENS = (
+    "special_tokens_map.json"  # of older versions; what it says goes into TOKENIZER_CONFIG
+)
+ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 GENERATION = "generation_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 NOTICES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt")
@@ -43,8 +45,12 @@ class TokenizerInfo:
     directory: Path | None = None
     from_adapter: bool = False  # else it is the base's
     ids: Mapping[str, int] = field(default_factory=dict)  # special and added tokens, by their text
+    names: Mapping[str, str] = field(
+        default_factory=dict
+    )  # special tokens by role: "eos_token", ...
     special_ids: Mapping[str, int] = field(default_factory=dict)  # by key: "eos_token_id", ...
     size: int = 0  # the largest id + 1; 0 where it is not known
+    repairs: tuple[str, ...] = ()  # for people
 
 
 def write_files(plan: Plan, out: Path, name: str) -> list[str]:
@@ -52,12 +58,12 @@ def write_files(plan: Plan, out: Path, name: str) -> list[str]:
 
     Raises AdapterError where the adapter's tokenizer does not fit the model, InputError for unreadable files.
     """
-    tokenizer = _find_tokenizer(plan.base.directory, plan.adapter)
+    tokenizer = _find_tokenizer(plan)
     card = _card(plan, name)
     notes = _notes(plan, tokenizer)
     write_json(out / "config.json", _config(plan, tokenizer))
     if tokenizer.directory is not None:
-        _copy_tokenizer(tokenizer.directory, out)
+        _copy_tokenizer(tokenizer, tokenizer.directory, out)
     write_card(out, card)
     _write_chat_template(plan, tokenizer, card["template"], out)
     if generation := _generation(plan, tokenizer, card["template"]):
@@ -68,22 +74,26 @@ def write_files(plan: Plan, out: Path, name: str) -> list[str]:
     return notes
 
 
-def _find_tokenizer(base: Path, adapter: Path) -> TokenizerInfo:
+def _find_tokenizer(plan: Plan) -> TokenizerInfo:
     """The adapter's tokenizer, else the base's, else none.
 
     Raises AdapterError where tokenizer.json cannot be read, InputError for other files.
     """
-    folders = adapter_folders(adapter)
-    for directory in (*folders, base):
+    folders = adapter_folders(plan.adapter)
+    for directory in (*folders, plan.base.directory):
         if any((directory / name).is_file() for name in VOCABULARIES):
-            return _read_tokenizer(directory, directory in folders)
+            return _read_tokenizer(directory, directory in folders, plan.vocabulary)
     return TokenizerInfo()
 
 
-def _read_tokenizer(directory: Path, from_adapter: bool) -> TokenizerInfo:
-    config = read_object(directory / "special_tokens_map.json")
-    config |= read_object(directory / TOKENIZER_CONFIG)
-    names = {key: text for key in config if key.endswith("_token") if (text := _text(config[key]))}
+def _read_tokenizer(directory: Path, from_adapter: bool, rows: int) -> TokenizerInfo:
+    """`special_ids` are those for which the model has one of its `rows` of embeddings."""
+    config, older = (read_object(directory / name) for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS))
+    # The order of transformers, which goes on with a token that is in no vocabulary; this does not.
+    order = (config, older) if "added_tokens_decoder" in config else (older, config)
+    candidates = {
+        role: [text for file in order if (text := _text(file.get(role)))] for role in ROLES
+    }
     ids = {
         str(entry["content"]): int(number)
         for number, entry in (config.get("added_tokens_decoder") or {}).items()
@@ -99,13 +109,25 @@ def _read_tokenizer(directory: Path, from_adapter: bool) -> TokenizerInfo:
             raise AdapterError(f"{directory / 'tokenizer.json'}: {error}") from None
         added_tokens = tokenizer.get_added_tokens_decoder()
         ids |= {token.content: number for number, token in added_tokens.items()}
-        own_size = tokenizer.get_vocab_size(with_added_tokens=False)
-        size = max([own_size, *(number + 1 for number in added_tokens)])
-        for text in names.values():
+        size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        for text in {text for texts in candidates.values() for text in texts}:
             if (number := tokenizer.token_to_id(text)) is not None:
                 ids[text] = number
-    special = {f"{role}_id": ids[names[role]] for role in ROLES if names.get(role) in ids}
-    return TokenizerInfo(directory, from_adapter, ids, special, size)
+    known = {r: [t for t in texts if t in ids or not size] for r, texts in candidates.items()}
+    names = {role: texts[0] for role, texts in known.items() if texts}
+    repairs = [
+        f"{role} {texts[0]!r} is in no vocabulary; {repr(names[role]) if role in names else 'none'} is used"
+        for role, texts in candidates.items()
+        if texts and names.get(role) != texts[0]
+    ]
+    if "eos_token" not in names:
+        repairs.append(f"{directory}: names no end token; answers end where {GENERATION} says")
+    special = {
+        f"{role}_id": ids[text]
+        for role, text in names.items()
+        if role != "unk_token" and text in ids and (ids[text] < rows or not rows)
+    }
+    return TokenizerInfo(directory, from_adapter, ids, names, special, size, tuple(repairs))
 
 
 def _text(token: Any) -> str:
@@ -114,28 +136,30 @@ def _text(token: Any) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _copy_tokenizer(directory: Path, out: Path) -> None:
-    """Copy a tokenizer into `out`, with a tokenizer_config.json that every version of transformers reads."""
+def _copy_tokenizer(tokenizer: TokenizerInfo, directory: Path, out: Path) -> None:
+    """Copy a tokenizer into `out`, with a tokenizer_config.json that every version of transformers reads alike."""
     for name in TOKENIZER_FILES:
         if (directory / name).is_file():
             shutil.copyfile(directory / name, out / name)
     fast = (out / "tokenizer.json").is_file()
-    config = portable_tokenizer_config(read_object(directory / TOKENIZER_CONFIG), fast=fast)
-    write_json(out / TOKENIZER_CONFIG, config)
+    config = read_object(directory / SPECIAL_TOKENS) | read_object(directory / TOKENIZER_CONFIG)
+    config = {key: value for key, value in config.items() if key not in ROLES}
+    config |= tokenizer.names
+    write_json(out / TOKENIZER_CONFIG, portable_tokenizer_config(config, fast=fast))
 
 
 def _notes(plan: Plan, tokenizer: TokenizerInfo) -> list[str]:
     if tokenizer.directory is None:
         return ["neither the adapter nor the base has a tokenizer: the model has none"]
     if tokenizer.size <= plan.vocabulary:
-        return []
+        return [*tokenizer.repairs]
     text = f"the tokenizer knows {tokenizer.size:,} tokens, the model {plan.vocabulary:,}"
     if tokenizer.from_adapter:
         raise AdapterError(
             f"{tokenizer.directory}: {text}: its new tokens were never trained. Train with "
             "trainable token rows (lora.train_new_tokens) or a resized base"
         )
-    return [text]
+    return [*tokenizer.repairs, text]
 
 
 def _config(plan: Plan, tokenizer: TokenizerInfo) -> dict[str, Any]:

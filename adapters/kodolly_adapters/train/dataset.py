@@ -111,6 +111,15 @@ class Prepared:
     files: tuple[DataFile, ...]
     folder: Path
 
+    def ids_from(self, first: int) -> list[int]:
+        """The token ids of at least `first` that occur in a sequence, ascending."""
+        ids: set[int] = set()
+        for dataset in filter(None, (self.train, self.validation)):
+            for chunk in dataset.data.column("input_ids").iterchunks():
+                values = chunk.flatten().to_numpy()
+                ids.update(np.unique(values[values >= first]).tolist())
+        return sorted(ids)
+
 
 def prepare(
     recipe: Recipe,

@@ -121,10 +121,15 @@ def memory(shapes: Shapes, setup: Values) -> dict[str, int]:
     if full:
         gather += FP32 * layer
     communication = {"none": 0, "ddp": FP32 * tunable, "fsdp": int(gather)}
+    # transformers has bitsandbytes keep the input embedding's states in fp32.
+    wide = full and "8bit" in setup["optimizer"] and "torch" not in setup["optimizer"]
+    states = state * tunable + wide * (2 * FP32 - state) * shapes.embedding
+    if "lion" in setup["optimizer"]:  # one moment instead of two
+        states /= 2
     items = {
         "weights": weights // shards,
         "gradients": FP32 * tunable // shards,
-        "optimizer": int(state * tunable) // shards,
+        "optimizer": int(states) // shards,
         "activations": int(activations),
         "loss": loss,
         "communication": communication[setup["strategy"]],

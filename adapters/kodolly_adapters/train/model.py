@@ -18,9 +18,13 @@ from kodolly_adapters import families
 from kodolly_adapters.errors import BaseError, RecipeError, first_line
 
 from .recipe import Recipe
+from .tokenizer import needed_rows
 
 ROUND_TO = 64  # rows of a grown embedding, for tensor cores and tensor parallelism
 NOISE = 0.1  # of a new row, in standard deviations of the old rows
+# A row shorter than this share of the others' length, or of their distance from their mean, was never trained.
+FRESH = 0.5
+SAMPLE = 4096  # of the other rows, to compare with
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,15 @@ def check_method(recipe: Recipe, hardware: Hardware) -> None:
         raise RecipeError('method: "qlora" needs bitsandbytes: pip install bitsandbytes')
 
 
+def check_base(recipe: Recipe, config: Any) -> None:
+    """Raise BaseError where an adapter for this base could not be merged."""
+    if getattr(config, "quantization_config", None):
+        raise BaseError(
+            f"base {recipe.base}: its config.json has a quantization_config. Train on the model it was "
+            'quantised from; method = "qlora" quantises that while it trains'
+        )
+
+
 def load_model(recipe: Recipe, config: Any, precision: str, hardware: Hardware) -> Any:
     """The base's weights, or random ones from its config, ready for training.
 
@@ -86,6 +99,9 @@ def load_model(recipe: Recipe, config: Any, precision: str, hardware: Hardware) 
     precision itself. Raises BaseError where weights are missing, pickled or of another shape than the config says.
     """
     attention = "flash_attention_2" if hardware.flash else "sdpa"
+    # The embedding gives this row no gradient, and LLaMA's cannot be made where there is no such row. Nothing else
+    # reads it here: padding is masked.
+    config.get_text_config().pad_token_id = None
     if recipe.start == "random":
         torch.manual_seed(recipe.train.seed)
         return AutoModelForCausalLM.from_config(
@@ -109,18 +125,56 @@ def load_model(recipe: Recipe, config: Any, precision: str, hardware: Hardware) 
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
             dtype=dtype,
             attn_implementation=attention,
             quantization_config=four_bit,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise BaseError(f"base {recipe.base}: {first_line(error)}") from None
+    for name, stored, expected in sorted(report["mismatched_keys"]):
+        raise BaseError(
+            f"base {recipe.base}: {name} is {list(stored)} in its files, config.json says {list(expected)}: "
+            "put config.json right (vocab_size are the rows of the embeddings)"
+        )
     if missing := sorted(report["missing_keys"]):
         raise BaseError(
             f"base {recipe.base}: its files hold no {missing[0]} ({len(missing)} tensors are missing): "
             "the download is incomplete, or config.json is another model's"
         )
     return model
+
+
+def ends_of(model: Any) -> list[int]:
+    """The ids at which the model ends an answer, by its generation config."""
+    ends = model.generation_config.eos_token_id
+    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+
+
+def untrained_rows(model: Any, ids: Sequence[int]) -> list[int]:
+    """Those of `ids`, tokens added to the base's vocabulary, of which a row is as it was made, not as trained.
+
+    A row is made near zero, at the mean of the others (transformers' resizing), or at random with the config's
+    initializer_range. A trained row may look like the last; to train it once more does no harm.
+    """
+    ids = [token for token in ids if token < len(model.get_input_embeddings().weight)]
+    if not ids:
+        return []
+    spread, made = getattr(model.config, "initializer_range", None), torch.zeros(len(ids)).bool()
+    for layer in (model.get_input_embeddings(), _own_head(model)):
+        if layer is None:
+            continue
+        weight = layer.weight.detach()
+        others = weight[: min(ids)]
+        others = others[:: max(1, len(others) // SAMPLE)].float()
+        rows, mean = weight[ids].float(), others.mean(dim=0)
+        lengths = rows.norm(dim=1)
+        made |= (lengths < FRESH * others.norm(dim=1).median()).cpu()
+        made |= ((rows - mean).norm(dim=1) < FRESH * (others - mean).norm(dim=1).median()).cpu()
+        if spread:  # lengths of random rows: their mean, and four standard deviations around it
+            width = weight.shape[1]
+            made |= ((lengths / (spread * width**0.5) - 1).abs() < 4 / (2 * width) ** 0.5).cpu()
+    return [token for token, is_made in zip(ids, made.tolist(), strict=True) if is_made]
 
 
 def grow(model: Any, tokenizer: Any, new_ids: Sequence[int], seed: int) -> None:
@@ -130,8 +184,8 @@ def grow(model: Any, tokenizer: Any, new_ids: Sequence[int], seed: int) -> None:
     with a little noise, the same for the same seed.
     """
     rows = total = int(model.get_input_embeddings().weight.shape[0])
-    if len(tokenizer) > rows:
-        total = -(-len(tokenizer) // ROUND_TO) * ROUND_TO
+    if (needed := needed_rows(tokenizer)) > rows:
+        total = -(-needed // ROUND_TO) * ROUND_TO
         model.resize_token_embeddings(total, mean_resizing=False)
     if fresh := sorted({*new_ids, *range(rows, total)}):
         for shift, layer in enumerate([model.get_input_embeddings(), _own_head(model)]):
@@ -146,17 +200,22 @@ def wrap(model: Any, recipe: Recipe, new_ids: Sequence[int]) -> Any:
     the model could neither read its own keys nor write the one that ends an answer.
     """
     family, lora = families.of(model.config), recipe.lora
-    targets = lora.targets or list(family.targets)
+    targets, head = lora.targets or list(family.targets), model.get_output_embeddings()
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    ]
     for target in targets:
-        if not any(f".{name}".endswith(f".{target}") for name, _ in model.named_modules()):
+        if not any(f".{name}".endswith(f".{target}") for name in linear):
             raise RecipeError(
-                f"lora.targets: {type(model).__name__} has no module {target!r}; "
+                f"lora.targets: {type(model).__name__} has no linear layer {target!r}; "
                 f"its linear layers are {', '.join(family.targets)}"
             )
     if recipe.method == "qlora":
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    entry, head = (name.rpartition(".")[2] for name in family.embeddings)
-    layers = [entry, head] if _own_head(model) is not None else [entry]
+    names = [name.rpartition(".")[2] for name in family.embeddings]
+    layers = names if _own_head(model) is not None else names[:1]
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,

@@ -7,7 +7,7 @@ import platform
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -37,7 +37,7 @@ from .plan import Sample
 from .recipe import Distributed, Recipe
 from .run_folder import CHECKPOINTS, RECORD
 from .shapes import load_config
-from .tokenizer import add_template_tokens, load_tokenizer
+from .tokenizer import add_template_tokens, check_rows_are_trained, load_tokenizer
 from .trainer import Trainer, arguments, choose_validation, evaluation_size, make_schedule
 
 MEASURED_STEPS = 20
@@ -81,7 +81,9 @@ class Run:
         if recipe.start == "weights":
             checkpoint(self.base.folder)  # missing, pickled or cut short: refused early
         self.config = load_config(local.base, None)
+        model.check_base(recipe, self.config)
         self.use_cache = bool(getattr(self.config, "use_cache", True))  # training turns it off
+        self.base_ends: list[int] = []
         context = getattr(self.config, "max_position_embeddings", None)
         if context and recipe.data.max_length > context:
             raise RecipeError(
@@ -89,10 +91,13 @@ class Run:
             )
         self.tokenizer, self.repairs = load_tokenizer(local)
         template = dialect or _own_template(recipe, self.tokenizer)
-        self.new_ids = add_template_tokens(self.tokenizer, template, recipe)
+        rows = self.config.get_text_config().vocab_size
+        self.new_ids = add_template_tokens(self.tokenizer, template, recipe, rows)
         progress.say("encoding the rows" + ", and packing them" * recipe.data.packing)
         self.prepared = prepare(recipe, self.tokenizer, template, cache, progress)
         folder, validation = self.prepared.folder, self.prepared.validation
+        backend = self.tokenizer.backend_tokenizer
+        self.added_ids = self.prepared.ids_from(backend.get_vocab_size(with_added_tokens=False))
         self.train = pack(self.prepared.train, recipe, folder / "train")
         self.validation = validation and pack(validation, recipe, folder / "validation")
         self.schedule = make_schedule(
@@ -105,6 +110,10 @@ class Run:
                 self.validation, recipe, self.schedule, self.hardware.world
             )
 
+    def names(self, ids: Sequence[int]) -> list[str]:
+        """The tokens of these ids; an id that the tokenizer leaves out has none."""
+        return [token for token in self.tokenizer.convert_ids_to_tokens(list(ids)) if token]
+
     def record(self, started_at: str) -> dict[str, Any]:
         """run.json but for its state. Two calls that share what is "decisive" are one run."""
         files = self.prepared.files
@@ -115,7 +124,7 @@ class Run:
                 "base_config_sha256": config_sha256(self.config),
                 "data": [{"sha256": file.sha256, "bytes": file.size} for file in files],
                 "tokenizer_repairs": list(self.repairs),
-                "new_tokens": list(self.tokenizer.convert_ids_to_tokens(list(self.new_ids))),
+                "new_tokens": self.names(self.new_ids),
                 "processes": self.hardware.world,
                 "precision": self.precision,
             },
@@ -165,6 +174,9 @@ def train(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[s
     stop = Stop()
     with _with_libraries():
         trainer = make_trainer(run, args, out, stop, show=progress.show and main)
+        if run.new_ids:
+            names = ", ".join(map(repr, run.names(run.new_ids)))
+            progress.say(f"the base was not trained on {names}: their rows are trained as well")
         if main:  # only now: a recipe that was refused until here leaves no run behind
             write_json(out / RECORD, record | {"state": "unfinished"})
         finished = run_folder.finished_checkpoints(folder)
@@ -178,7 +190,7 @@ def train(recipe: Recipe, out: Path, progress: Progress | None = None) -> dict[s
     metrics = _metrics(trainer, time.monotonic() - started)
     trainer.model.config.use_cache = run.use_cache
     card = _card(run, record["decisive"], trainer.model, metrics)
-    final = run_folder.place(trainer, out, recipe, card)
+    final = run_folder.place(trainer, out, recipe, card, run.base_ends)
     if main:
         end = {"state": "finished", "metrics": metrics, "output": final.name}
         write_json(out / RECORD, record | end | {"finished_at": run_folder.now()})
@@ -267,6 +279,11 @@ def make_trainer(run: Run, args: Any, out: Path, stop: Any, *, show: bool) -> An
 
     recipe = run.recipe
     net = model.load_model(run.local, run.config, run.precision, run.hardware)
+    run.base_ends = model.ends_of(net)  # before transformers adds the tokenizer's
+    if recipe.method != "full":
+        untrained = model.untrained_rows(net, run.added_ids)
+        check_rows_are_trained(recipe, run.tokenizer, untrained)
+        run.new_ids = tuple(sorted({*run.new_ids, *untrained}))
     model.grow(net, run.tokenizer, run.new_ids, recipe.train.seed)
     if recipe.method != "full":
         revision = run.base.revision or recipe.revision
@@ -368,6 +385,6 @@ def _card(run: Run, decisive: dict[str, Any], net: Any, metrics: dict[str, Any])
         "created_at": run_folder.now(),
         "dtype": stored.removeprefix("torch.") if recipe.method == "full" else "float32",
         "context_length": getattr(run.config, "max_position_embeddings", None),
-        "new_tokens": decisive["new_tokens"],
+        "new_tokens": run.names(run.new_ids),
         "metrics": metrics,
     }

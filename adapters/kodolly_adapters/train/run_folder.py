@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,10 +90,12 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(PREFIX))
 
 
-def place(trainer: Any, out: Path, recipe: Recipe, card: Mapping[str, Any]) -> Path:
+def place(
+    trainer: Any, out: Path, recipe: Recipe, card: Mapping[str, Any], base_ends: Sequence[int]
+) -> Path:
     """Write the trained weights and all that serving them needs; returns the folder ("model" or "adapter").
 
-    All processes must call it: sharded weights are gathered. Only the first writes.
+    `base_ends`: the ids at which the base ended an answer. All processes must call it: sharded weights are gathered. Only the first writes.
     """
     final = out / ("model" if recipe.method == "full" else "adapter")
     main = trainer.is_world_process_zero()
@@ -101,7 +103,7 @@ def place(trainer: Any, out: Path, recipe: Recipe, card: Mapping[str, Any]) -> P
         trainer.accelerator.wait_for_everyone()
         _save_weights(trainer, folder, card["dtype"] if recipe.method == "full" else None)
         if main:
-            _save_rest(trainer, recipe, folder)
+            _save_rest(trainer, recipe, folder, base_ends)
             write_card(folder, card)
     trainer.accelerator.wait_for_everyone()
     return final
@@ -138,7 +140,7 @@ def _save_weights(trainer: Any, folder: Path, dtype: str | None) -> None:
         model.save_pretrained(str(folder))
 
 
-def _save_rest(trainer: Any, recipe: Recipe, folder: Path) -> None:
+def _save_rest(trainer: Any, recipe: Recipe, folder: Path, base_ends: Sequence[int]) -> None:
     """Tokenizer, chat template and generation config, as every server of these models reads them."""
     tokenizer = trainer.processing_class
     tokenizer.save_pretrained(str(folder))
@@ -159,10 +161,9 @@ def _save_rest(trainer: Any, recipe: Recipe, folder: Path) -> None:
         (folder / "chat_template.jinja").write_text(template.jinja(), encoding="utf-8")
         if isinstance(template, Template) and template.end.strip() in template.special_tokens:
             stops = [tokenizer.convert_tokens_to_ids(template.end.strip())]
-    end, base = tokenizer.eos_token_id, trainer.model.generation_config.eos_token_id
-    base_ids = base if isinstance(base, list) else [base]
+    end = tokenizer.eos_token_id
     # A base whose ends include the tokenizer's keeps the others beside it.
-    stops += [end, *(token for token in base_ids if end in base_ids and token is not None)]
+    stops += [end, *(base_ends if end in base_ends else ())]
     stops = list(dict.fromkeys(stops))
     generation = {
         "bos_token_id": tokenizer.bos_token_id,

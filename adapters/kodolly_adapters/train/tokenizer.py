@@ -7,11 +7,12 @@ answer ever ends.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import cached_file
 
 from kodolly_adapters.errors import BaseError, RecipeError, first_line
@@ -22,6 +23,7 @@ from .recipe import Recipe
 NO_END = ("", "<unk>")  # eos_token of uploads that have lost LLaMA's end
 ENDS = ("<|endoftext|>", "</s>")  # what GPT-NeoX's and LLaMA's tokenizers call the end of a text
 LLAMA_TOKENS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}  # ids 0, 1, 2
+MOST_NEW_ROWS = 1000  # tokens without a row; with more it is another model's tokenizer
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -58,25 +60,49 @@ def load_tokenizer(recipe: Recipe) -> tuple[Any, tuple[str, ...]]:
 
 
 def add_template_tokens(
-    tokenizer: Any, template: Template | TokenizerTemplate, recipe: Recipe
+    tokenizer: Any, template: Template | TokenizerTemplate, recipe: Recipe, rows: int
 ) -> tuple[int, ...]:
-    """Add the template's special tokens; returns the ids of those that are new to the tokenizer.
+    """Add the template's special tokens; returns ascending ids of what the base does not know.
 
-    Raises RecipeError naming the tokens when the recipe would leave their rows untrained (see model.grow).
+    These are the tokens that were added, and all for which the base has none of its `rows` of embeddings, such as
+    a padding token that somebody added. Raises RecipeError where the recipe would leave them untrained, BaseError
+    for a tokenizer that is another model's.
     """
     vocabulary = tokenizer.get_vocab()
     new = [token for token in template.special_tokens if token not in vocabulary]
-    if recipe.data.format != "rows" or not new:
-        return ()
-    if recipe.method != "full" and not recipe.lora.train_new_tokens:
-        names = ", ".join(map(repr, new))
-        raise RecipeError(
-            f"lora.train_new_tokens = false: the template {template.name} adds {names} to the vocabulary, "
-            "and their rows would stay random: the model could neither know its keys nor stop. Set it to "
-            'true, or use a template whose keys are plain text, such as "dolly-ko" or "dolly-v2"'
+    if recipe.data.format != "rows":
+        new = []
+    if new:
+        tokenizer.add_special_tokens(
+            {"extra_special_tokens": new}, replace_extra_special_tokens=False
         )
-    tokenizer.add_special_tokens({"extra_special_tokens": new}, replace_extra_special_tokens=False)
-    return tuple(tokenizer.convert_tokens_to_ids(new))
+    rowless = range(rows, needed_rows(tokenizer))
+    if len(rowless) > MOST_NEW_ROWS and recipe.start == "weights":
+        raise BaseError(
+            f"base {recipe.base}: tokenizer.json has ids up to {rowless[-1]:,}, the model has {rows:,} rows: is it this "
+            "model's? If it is, resize the model's embeddings (resize_token_embeddings) and save it first"
+        )
+    ids = sorted({*tokenizer.convert_tokens_to_ids(new), *rowless})
+    check_rows_are_trained(recipe, tokenizer, ids)
+    return tuple(ids)
+
+
+def needed_rows(tokenizer: Any) -> int:
+    """How many rows of embeddings its ids need: more than it has tokens where ids are left out."""
+    return int(max(tokenizer.get_vocab().values())) + 1
+
+
+def check_rows_are_trained(recipe: Recipe, tokenizer: Any, ids: Sequence[int]) -> None:
+    """Raise RecipeError where the recipe would leave the rows of these tokens as the base has, or has not, them."""
+    if not ids or recipe.method == "full" or recipe.lora.train_new_tokens:
+        return
+    tokens = tokenizer.convert_ids_to_tokens(list(ids))
+    names = ", ".join(repr(token) for token in tokens if token is not None)
+    raise RecipeError(
+        f"lora.train_new_tokens = false: the base {recipe.base} was not trained on {names} of its tokenizer and the "
+        f"template {recipe.template}, and their rows would stay random: the model could neither know its keys nor "
+        'stop. Set it to true, or use a template whose keys are plain text, such as "dolly-ko" or "dolly-v2"'
+    )
 
 
 def _open(recipe: Recipe, fixes: Mapping[str, str | None]) -> Any:
@@ -102,7 +128,11 @@ def _fixes(
     except OSError:
         return {}
     vocabulary = Tokenizer.from_file(str(file))
-    end = next((token for token in ENDS if vocabulary.token_to_id(token) is not None), None)
+    # Where the older special_tokens_map.json wins, tokenizer_config.json may still name the true end.
+    own = get_tokenizer_config(recipe.base, revision=recipe.revision).get("eos_token") or ""
+    own = own["content"] if isinstance(own, dict) else own
+    ends = [own, *ENDS] if own not in NO_END else ENDS
+    end = next((token for token in ends if vocabulary.token_to_id(token) is not None), None)
     fixes: dict[str, str | None] = {
         role: end if role in {"eos_token", "pad_token"} else None
         for role, token in names.items()

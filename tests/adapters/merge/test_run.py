@@ -236,3 +236,35 @@ def test_merging_needs_an_adapter(
     with pytest.raises(SystemExit):
         cli.main([str(bases["neox", False]), "--out", str(tmp_path / "out")])
     assert "ADAPTER is needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arch", ["neox", "llama"])
+def test_an_adapter_without_a_tokenizer_gets_one_whose_names_are_in_the_vocabulary(
+    arch: str, bases: dict[tuple[str, bool], Path], tmp_path: Path
+) -> None:
+    """Two files of the base name other ends, one of them unknown, and a padding without a row: ids of the model come out."""
+    from transformers import AutoTokenizer
+
+    base = tmp_path / "base"
+    shutil.copytree(bases[arch, False], base)
+    own = AutoTokenizer.from_pretrained(base)
+    own.add_special_tokens({"pad_token": "[PAD]"})
+    own.save_pretrained(base)
+    marks = {"eos_token": "<eos>", "bos_token": {"content": "<|im_start|>"}}
+    (base / "special_tokens_map.json").write_text(json.dumps(marks))
+    make_adapter(tmp_path / "adapter", base, arch, VARIANTS["lora"], tied=False)
+
+    result = merge(base, tmp_path / "adapter", tmp_path / "out", check=False, quiet=True)
+
+    assert "eos_token '<eos>' is in no vocabulary; '<|im_end|>' is used" in result.notes
+    config, generation = (
+        json.loads((tmp_path / "out" / f"{name}.json").read_text())
+        for name in ("config", "generation_config")
+    )
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (tokenizer.eos_token_id, tokenizer.bos_token) == (2, "<|im_start|>")
+    assert (config["eos_token_id"], generation["eos_token_id"]) == (2, 2)
+    assert (config["bos_token_id"], generation["bos_token_id"]) == (1, 1)
+    assert config.get("pad_token_id") is None
+    assert generation["pad_token_id"] < config["vocab_size"]
+    load(tmp_path / "out")

@@ -24,6 +24,7 @@ from kodolly_adapters.train.run_folder import finish_checkpoint, finished_checkp
 from kodolly_adapters.train.shapes import load_config
 from kodolly_adapters.train.tokenizer import add_template_tokens, load_tokenizer
 from kodolly_adapters.train.trainer import arguments, make_schedule, micro_batches
+from kodolly_templates import get_template
 
 CPU = Hardware("cpu", ("some",), 1, 0, bf16=False, flash=False)
 OLD_GPU = Hardware("cuda", ("V100",), 1, 0, bf16=False, flash=False)
@@ -186,14 +187,12 @@ def test_a_tokenizer_that_has_lost_its_end_is_refused(tmp_path: Path, end: str) 
 
 def test_padded_vocabularies_never_shrink(llama: Path) -> None:
     """Polyglot has more rows than tokens; new tokens take spare rows, whose start is near the others."""
-    from kodolly_templates import get_template
-
     recipe = toy(llama, "rows", template="dolly-v2-special")
     config = load_config(recipe.base, None)
     config.vocab_size = 704
     net = model.load_model(toy(llama, "rows", method="full", start="random"), config, "fp32", CPU)
     tokenizer, _ = load_tokenizer(recipe)
-    new = add_template_tokens(tokenizer, get_template("dolly-v2-special"), recipe)
+    new = add_template_tokens(tokenizer, get_template("dolly-v2-special"), recipe, 704)
     model.grow(net, tokenizer, new, 1)
     assert len(net.get_input_embeddings().weight) == 704
     for layer in (net.get_input_embeddings(), net.get_output_embeddings()):
@@ -235,8 +234,77 @@ def test_unknown_targets_are_refused(llama: Path) -> None:
     """A target of another family is named, with those that there are."""
     recipe = toy(llama, "rows", lora__targets=["query_key_value"])
     net = model.load_model(recipe, load_config(recipe.base, None), "fp32", CPU)
-    with pytest.raises(RecipeError, match=r"no module 'query_key_value'.*q_proj"):
+    with pytest.raises(RecipeError, match=r"no linear layer 'query_key_value'.*q_proj"):
         model.wrap(net, recipe, ())
+
+
+def test_embeddings_are_no_targets(llama: Path) -> None:
+    """LoRA on them with DoRA could not be merged; their rows are trained where the base has none."""
+    recipe = toy(llama, "rows", lora__targets=["embed_tokens"], lora__dora=True)
+    net = model.load_model(recipe, load_config(recipe.base, None), "fp32", CPU)
+    with pytest.raises(RecipeError, match="no linear layer 'embed_tokens'"):
+        model.wrap(net, recipe, ())
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"vocab_size": 700}, r"lm_head\.weight is \[640, 128\] in its files, .* says \[700, 128\]"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "Train on the model it was quantised from"),
+    ],
+)  # fmt: skip
+def test_a_config_that_is_not_the_weights_is_refused(
+    tmp_path: Path, values: dict[str, Any], said: str
+) -> None:
+    """Rows that are not there, and weights that no adapter can be merged into: config.json is named with the cure."""
+    base = make_tiny_llama(tmp_path / "base")
+    change(base / "config.json", **values)
+    recipe = toy(base, "rows")
+    config = load_config(recipe.base, None)
+
+    def load() -> None:
+        model.check_base(recipe, config)
+        model.load_model(recipe, config, "fp32", CPU)
+
+    with pytest.raises(BaseError, match=said):
+        load()
+
+
+def test_rows_as_they_were_made_are_told_from_trained_ones(llama: Path) -> None:
+    """Zeros, the mean of the others and random numbers of the config's spread are untrained, in either embedding."""
+    import torch
+
+    net = model.load_model(toy(llama, "rows"), load_config(str(llama), None), "fp32", CPU)
+    net.config.initializer_range = 0.02  # so all of its rows, ten times as long, count as trained
+    ids = (630, 631, 632, 633)
+    assert model.untrained_rows(net, ids) == [
+        token for token in ids if not net.lm_head.weight[token].any()
+    ]
+    with torch.no_grad():
+        net.lm_head.weight.normal_(0.1, 0.2)
+        net.lm_head.weight[630] = 0
+        net.lm_head.weight[631] = net.lm_head.weight[:630].mean(0) + 0.001
+        net.model.embed_tokens.weight[632].normal_(0, 0.02)
+    assert model.untrained_rows(net, ids) == [630, 631, 632]
+
+
+@pytest.mark.parametrize("last_id", [700, 2000])
+def test_ids_that_are_left_out_have_rows_too(tmp_path: Path, last_id: int) -> None:
+    """A tokenizer with gaps has larger ids than tokens; all rows up to the largest are trained, unless too many."""
+    base = make_tiny_llama(tmp_path / "base")
+    path = base / "tokenizer.json"
+    values = json.loads(path.read_text())
+    last = max(values["model"]["vocab"], key=values["model"]["vocab"].get)
+    values["model"]["vocab"][last] = last_id
+    path.write_text(json.dumps(values))
+    recipe = toy(base, "rows")
+    tokenizer, _ = load_tokenizer(recipe)
+    template = get_template("dolly-ko")
+    if last_id == 700:
+        assert add_template_tokens(tokenizer, template, recipe, 640) == tuple(range(640, 701))
+        return
+    with pytest.raises(BaseError, match=r"ids up to 2,000, the model has 640 rows.*resize"):
+        add_template_tokens(tokenizer, template, recipe, 640)
 
 
 def test_qlora_without_a_gpu_is_refused(llama: Path) -> None:

@@ -19,9 +19,11 @@ from support.tiny_runs import MAKERS, losses_of, metrics_of, toy
 
 from kodolly_adapters.errors import OutputError, RecipeError
 from kodolly_adapters.terminal import Progress
+from kodolly_adapters.train.estimate import memory, setup_of
 from kodolly_adapters.train.recipe import Recipe
 from kodolly_adapters.train.run import train
 from kodolly_adapters.train.run_folder import CHECKPOINTS, finished_checkpoints, step_of
+from kodolly_adapters.train.shapes import shapes_of
 from kodolly_templates import load
 
 pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("no_curve")]
@@ -291,7 +293,7 @@ def test_a_loss_that_is_no_number_ends_the_run(place: Path, rows: str, tmp_path:
     ("changes", "said"),
     [
         ({"method": "qlora"}, '"qlora" needs a GPU'),
-        ({"lora__targets": ["q_proj"]}, "no module 'q_proj'"),
+        ({"lora__targets": ["q_proj"]}, "no linear layer 'q_proj'"),
         ({"train__optimizer": "adam"}, "train.optimizer: transformers has no 'adam'; it has adamw_torch"),
         ({"train__optimizer": "lomo"}, r"train\.optimizer: .*lomo"),
     ],
@@ -305,7 +307,7 @@ def test_a_refused_recipe_put_right_has_the_same_folder(
     with pytest.raises(RecipeError, match=said):
         train(toy(place / "neox", rows, **wanted, **changes), out)
     assert not (out / "run.json").exists()
-    if said == "no module 'q_proj'":  # refused last: all of the folder was there
+    if said == "no linear layer 'q_proj'":  # refused last: all of the folder was there
         train(toy(place / "neox", rows, **wanted), out)
         assert (out / "adapter").is_dir()
 
@@ -329,3 +331,20 @@ def test_a_folder_holds_one_run(
     (stranger / "letter.txt").write_text("mine")
     with pytest.raises(OutputError, match="there is something else in it"):
         train(recipe, stranger)
+
+
+def test_8_bit_states_learn_the_same_and_are_planned(
+    place: Path, rows: str, tmp_path: Path
+) -> None:
+    """adamw_8bit gives AdamW's losses, and keeps the bytes of states that `kodolly plan` counts, within 5 %."""
+    pytest.importorskip("bitsandbytes")
+    wanted: dict[str, Any] = {"method": "full", "train__max_steps": 6, "train__eval_steps": 6}
+    for name in ("adamw_torch", "adamw_8bit"):
+        recipe = toy(place / "neox", rows, train__optimizer=name, **wanted)
+        train(recipe, tmp_path / name)
+        states = torch.load(first_checkpoint(tmp_path / name) / "optimizer.pt")["state"].values()
+        size = sum(v.nbytes for state in states for v in state.values() if torch.is_tensor(v))
+        shapes = shapes_of(json.loads((place / "neox/config.json").read_text()))
+        assert memory(shapes, setup_of(recipe))["optimizer"] == pytest.approx(size, rel=0.05)
+    ours, theirs = (losses_of(tmp_path / name) for name in ("adamw_8bit", "adamw_torch"))
+    assert ours == pytest.approx(theirs, rel=0.01)
