@@ -50,11 +50,11 @@ async def test_a_stream_comes_out_once_or_as_a_failure(
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The transformers engine with the model that comes with KoDolly."""
     url = f"http://127.0.0.1:{(port := free_port())}"
-    argv = [sys.executable, "-m", "kodolly.engines.transformers", "--model", EMBEDDED]
-    flags = ["--served-model-name", EMBEDDED.name, "--port", port, "--threads", 1]
+    argv = [sys.executable, "-m", "kodolly.engines.transformers", "--model", str(EMBEDDED)]
+    flags = ["--served-model-name", EMBEDDED.name, "--port", str(port), "--threads", "1"]
     log = tmp_path_factory.mktemp("log") / "engine.log"
     engine: Process
-    with start([*argv, *map(str, flags)], log=log) as engine:
+    with start([*argv, *flags], log=log) as engine:
         wait_http(f"{url}/health", 300, process=engine)
         yield url
 
