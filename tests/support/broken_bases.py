@@ -99,8 +99,9 @@ def _early_polyglot(base: Path) -> None:
 
 def _lost_names(base: Path) -> None:
     """decapoda's LLaMA: special tokens named "", ids in config.json that are others."""
-    _save(base)
-    tokenizer_of_kind("llama").save_pretrained(base)
+    tokenizer = tokenizer_of_kind("llama")
+    _save(base, len(tokenizer))
+    tokenizer.save_pretrained(base)
     (base / "chat_template.jinja").unlink()
     set_json(
         base / "tokenizer_config.json", bos_token="", eos_token="", unk_token="", pad_token=None
