@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.processes import free_port
+from support.processes import free_port, wait_until
 from support.shared_data import ROOT, SHARED_DATA, needs_shared_data
 
 pytestmark = [pytest.mark.stack, needs_shared_data]
@@ -38,27 +38,26 @@ def test_every_command_of_the_page_works(tmp_path: Path) -> None:
     script = "\n".join(["set -euo pipefail", *commands()])
     script = script.replace(":8000", f":{ports['KODOLLY_UP_API_PORT']}")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    log = tmp_path / "log"
-    with log.open("wb") as errors:
+    log, printed = tmp_path / "log", tmp_path / "printed"
+    with log.open("wb") as errors, printed.open("wb") as output:
         walk = subprocess.Popen(
             ["bash", "-c", script],
             cwd=tmp_path, env=os.environ | ports | {"PATH": path, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE, stderr=errors, start_new_session=True,
+            stdout=output, stderr=errors, start_new_session=True,
         )  # fmt: skip
         try:
-            # `up` keeps the pipe open, so the end of the output is not waited for.
             assert walk.wait(900) == 0, log.read_text()[-3000:]
-            os.killpg(walk.pid, signal.SIGTERM)
-            output = walk.stdout.read().decode()  # type: ignore[union-attr]
         finally:
             with suppress(ProcessLookupError):  # all have ended
-                os.killpg(walk.pid, signal.SIGKILL)
+                os.killpg(walk.pid, signal.SIGTERM)
             walk.wait()
-    answer = json.loads(output[output.rindex('{"id"') :].splitlines()[0])
+    wait_until(lambda: "no process left" in log.read_text(), 60, what="the end of `kodolly up`")
+    text = printed.read_text()
+    answer = json.loads(text[text.rindex('{"id"') :].splitlines()[0])
     assert answer["choices"][0]["message"]["content"] == "하루가 또 가네요."
     assert answer["choices"][0]["finish_reason"] == "stop"
-    assert '"instruction":"12시 땡!"' in output  # of `head`
-    assert "measured in 20 steps" in output
+    assert '"instruction":"12시 땡!"' in text  # of `head`
+    assert "measured in 20 steps" in text
 
 
 def test_the_page_has_about_ten_commands() -> None:

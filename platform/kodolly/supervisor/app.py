@@ -198,12 +198,12 @@ def main(argv: Sequence[str]) -> int:
     check_tls(settings, resolution.file)
     check_ports(settings)
     check_exposure(settings, resolution.file)
-    check_vllm(settings, resolution.file)
-    ensure_model(settings)
     # Checked here as well: a worker that refuses these says so only in its log.
-    if settings.model_directory().is_dir():  # else a name on the hub, or the worker's own error
-        check_model_files(settings.model_directory())
     named_template(settings.conv_template)
     read_adapters(settings.adapters, settings.engine, str(settings.model_directory()))
+    check_vllm(settings, resolution.file)
+    ensure_model(settings)
+    if settings.model_directory().is_dir():  # else a name on the hub, or the worker's own error
+        check_model_files(settings.model_directory())
     asyncio.run(Supervisor(settings, resolution.file).run())
     return 0
