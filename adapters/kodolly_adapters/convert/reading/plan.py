@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
 import fnmatch
-import json
-import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,22 +12,21 @@ import xxhash
 
 from kodolly_adapters.errors import InputError
 
+from .file_kinds import SIDE_FILE, is_side_file, what_is
 from .inputs import Member, Stream, members, open_member
-from .records import Kind, Shard
-from .source import Source, border_pattern
+from .layouts import Layout, layouts_of
+from .records import Shard, borders
+from .source import Source
+from .text_encoding import encoding_of
 
 HEAD = 1 << 20  # bytes read to recognise a file; more where its first record is longer
 SHARD = 4 << 20  # bytes: a worker needs under 100 MB for it, and there are few tasks
+HEAD_OF_WRAPPER = 4 << 20  # bytes of a first record, before its inner objects are taken for records
 MAX_RECORD = 64 << 20  # bytes of the longest record; a longer one is an error
-
-STRING = rb'"(?:[^"\\]|\\.)*"'
-SCALAR = rb"(?:" + STRING + rb"|[-\d.eE+]+|true|false|null)"
-ARRAY = re.compile(rb"\s*\[")
-DATA = re.compile(rb"\s*\{(?:\s*" + STRING + rb"\s*:\s*" + SCALAR + rb'\s*,)*\s*"data"\s*:\s*\[')
-OBJECT = re.compile(rb"\s*\{")
-KEY = re.compile(r'\s*,?\s*"((?:[^"\\]|\\.)*)"\s*:\s*')
-BETWEEN = re.compile(r"\s*,\s*|\s*")
-DECODER = json.JSONDecoder()
+NOT_UTF8 = (
+    "is text in an unknown encoding, neither UTF-8 nor CP949; make it UTF-8 first, for example with "
+    "`iconv -f EUC-JP -t UTF-8 {} > NEW`"
+)
 
 
 @dataclass(slots=True)
@@ -43,6 +38,7 @@ class Input:
     source: Source
     size: int = 0
     sha256: str = ""
+    read_as: str = ""  # the encoding or kind of file, where it is not UTF-8 text
 
 
 @dataclass(slots=True)
@@ -75,12 +71,11 @@ class Plan:
                 self.skipped.append((member.name, member.skip_reason))
                 continue
             with open_member(member, report) as stream:
-                layout = _layout(stream)
-                source = self._source(member, layout) if layout else None
-                if layout is None or source is None:
-                    self._skip(member, layout, is_empty=not stream.peek(1))
+                match = self._recognise(member, stream)
+                if match is None:
                     continue
-                entry = Input(len(self.inputs), member.name, source)
+                layout, source = match
+                entry = Input(len(self.inputs), member.name, source, read_as=stream.read_as)
                 self.inputs.append(entry)
                 for shard in cut(stream, layout, source, member.name, f"{entry.number:04d}"):
                     yield shard, source
@@ -88,135 +83,75 @@ class Plan:
         if not self.inputs:
             raise InputError(", ".join(self.arguments), "has no file of a known source")
 
-    def _source(self, member: Member, layout: Layout) -> Source | None:
-        """The user's source, if its files have this layout; without one, the recognised source."""
-        if self.user_source is None:
-            return recognise(member.name, layout, self.sources)
-        return self.user_source if layout.suits(self.user_source) else None
+    def _recognise(self, member: Member, stream: Stream) -> tuple[Layout, Source] | None:
+        """The file's layout and source; None: it is skipped. Reads on until its first record is complete.
 
-    def _skip(self, member: Member, layout: Layout | None, *, is_empty: bool) -> None:
-        """Skip a file of a folder that is of no source. Raises InputError for an argument."""
-        record = layout.record if layout and layout.kind != "csv" else None
-        source = self.user_source
-        if is_empty:
-            why = "is empty"
-        elif source:
-            why = f"is not {source.layout.upper()}, as files of {source.name} are"
+        Raises InputError for an argument of no known source.
+        """
+        head = stream.peek(HEAD)
+        if not stream.read_as:
+            codec = encoding_of(head, is_whole=len(head) < HEAD)
+            if codec is None:
+                self._skip(member, None, NOT_UTF8.format(member.name))
+                return None
+            if codec != "utf-8":
+                stream.recode(codec)
+        size = HEAD
+        while True:
+            head = stream.peek(size)
+            layouts = list(layouts_of(head))
+            is_all = len(head) < size or size >= MAX_RECORD
+            for one in layouts:
+                if one.cut_off and not is_all:
+                    if size < HEAD_OF_WRAPPER:
+                        break
+                elif source := self._source(member, one):
+                    return one, source
+            if is_all or not any(one.cut_off for one in layouts):
+                break
+            size *= 4
+        if source := self.user_source:
+            for one in layouts:
+                if one.suits(source):
+                    return one, source
+        layout = layouts[0] if layouts else None
+        why = what_is(head, has_record=bool(layout and layout.record))
+        if not head and stream.read_as:
+            why = f"is a {stream.read_as} without rows"
+        self._skip(member, layout, why)
+        return None
+
+    def _source(self, member: Member, layout: Layout) -> Source | None:
+        """The source whose records look like the file's first: the user's, or one of all."""
+        sources = [self.user_source] if self.user_source else self.sources
+        return recognise(member.name, layout, sources)
+
+    def _skip(self, member: Member, layout: Layout | None, why: str) -> None:
+        """Skip a file of a folder, for the reason `why` ("": it is of no source). Raises InputError for an argument."""
+        record = layout.record if layout else None
+        source, is_csv = self.user_source, bool(layout and layout.kind == "csv")
+        names = ", ".join(one.name for one in self.sources)
+        hint = f"; name its source with --source. Known sources: {names}"
+        if is_side_file(member.name):
+            why, hint = SIDE_FILE, ""
+        elif why:
+            hint = ""
+        elif record and is_csv and source:
+            why, hint = f"lacks the columns of {source.name}: it has {_list(record)}", ""
+        elif record and source:
+            why, hint = f"is not {source.layout.upper()}, as files of {source.name} are", ""
         elif record:
-            why = f"belongs to no known source: its first record has the keys {', '.join(record)[:200]}"
+            kind = "its columns are" if is_csv else "its first record has the keys"
+            why = f"belongs to no known source: {kind} {_list(record)}"
         else:
-            why = "is neither JSON nor a CSV file of a known source"
+            why, hint = "is text without records", f"; give a data file. Known sources: {names}"
         if member.is_argument:
-            names = ", ".join(source.name for source in self.sources)
-            hint = "name its source with --source" if record and not source else "give a data file"
-            raise InputError(member.name, f"{why}; {hint}. Known sources: {names}")
+            raise InputError(member.name, why + hint)
         self.skipped.append((member.name, why))
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How a file holds its records.
-
-    `start` is the offset of the first record's bytes: past a byte order mark, `[` or a CSV's header.
-    `record` is the first record, or the complete fields of its beginning; None if it is unreadable or no object.
-    `cut_off` says that the record goes on after the bytes that were read.
-    """
-
-    kind: Kind
-    start: int
-    header: tuple[str, ...] = ()  # column names of a CSV
-    record: Mapping[str, Any] | None = None
-    cut_off: bool = False
-
-    def suits(self, source: Source) -> bool:
-        """Can a file with this layout belong to the source?"""
-        return (source.layout == "csv") == (self.kind == "csv")
-
-
-def _layout(stream: Stream) -> Layout | None:
-    """The layout of a file; reads on until its first record is complete, up to MAX_RECORD bytes."""
-    size = HEAD
-    while True:
-        head = stream.peek(size)
-        layout = layout_of(head)
-        if not (layout and layout.cut_off) or len(head) < size or size >= MAX_RECORD:
-            return layout
-        size *= 4
-
-
-def layout_of(head: bytes) -> Layout | None:
-    """The layout of a file that begins with `head`, which may end anywhere; None: no data file."""
-    start = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
-    body = head[start:]
-    kind: Kind
-    if match := ARRAY.match(body):
-        kind, start = "array", start + match.end()
-    elif match := DATA.match(body):
-        kind, start = "data", start + match.end()
-    elif OBJECT.match(body):
-        kind = "object" if _first_object(body) is None else "lines"
-    else:
-        return _csv(head, start)
-    text = head[start:].decode("utf-8", "ignore").lstrip()
-    cut_off = False
-    try:
-        record, _ = DECODER.raw_decode(text)
-        return Layout(kind, start, record=record if isinstance(record, dict) else None)
-    except json.JSONDecodeError as error:  # only one at the end may go away with more bytes
-        at_end = error.pos >= len(text) - 16 or error.msg.startswith("Unterminated")
-        cut_off = at_end and kind != "lines"
-    except (ValueError, RecursionError):
-        pass
-    line = _first_object(body) if kind == "lines" else None
-    entries = _complete_entries(text) if text.startswith("{") else None
-    return Layout(kind, start, record=line or entries, cut_off=cut_off)
-
-
-def _complete_entries(text: str, position: int = 0) -> Any:
-    """The complete entries of an object or list that ends early: of {"a": 1, "b": [2, 3 it is {"a": 1, "b": [2]}.
-
-    They are enough to recognise a source. None where no entry is complete, and for any other value.
-    """
-    is_list = text.startswith("[", position)
-    entries: list[Any] = []
-    if is_list or text.startswith("{", position):
-        position += 1
-        while entry := (BETWEEN if is_list else KEY).match(text, position):
-            try:
-                value, position = DECODER.raw_decode(text, entry.end())
-            except (ValueError, RecursionError):
-                if not is_list:
-                    in_list = text.startswith("[", entry.end())
-                    value = _complete_entries(text, entry.end()) if in_list else None
-                    entries.append((entry[1], value))
-                break
-            entries.append(value if is_list else (entry[1], value))
-    return (entries if is_list else dict(entries)) or None
-
-
-def _first_object(body: bytes) -> Mapping[str, Any] | None:
-    """The first object of a JSONL file: one of 20 lines, after which another object begins."""
-    lines = [line for line in body.split(b"\n") if line.strip()]
-    for line, next_line in zip(lines[:20], [*lines[1:], b"{"], strict=False):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict) and next_line.lstrip().startswith(b"{"):
-            return record
-    return None
-
-
-def _csv(head: bytes, start: int) -> Layout | None:
-    line, newline, _ = head[start:].partition(b"\n")
-    try:
-        header = next(csv.reader([line.decode("utf-8").rstrip("\r")], strict=True), [])
-    except (UnicodeDecodeError, csv.Error):
-        return None
-    if len(header) < 2 or not all(name.strip() and len(name) <= 40 for name in header):
-        return None
-    names = tuple(name.strip() for name in header)
-    return Layout("csv", start + len(line) + len(newline), names, dict.fromkeys(names, ""))
+def _list(record: Mapping[str, Any]) -> str:
+    return ", ".join(record)[:200]
 
 
 def recognise(name: str, layout: Layout, sources: Sequence[Source]) -> Source | None:
@@ -246,7 +181,7 @@ def cut(
         data = stream.peek(reach)
         last = len(data) < reach
         start = 0 if offset else layout.start
-        end = len(data) if last else _border(layout.kind, source, data)
+        end = len(data) if last else _border(layout, source, data)
         if not last and end <= start:
             if len(data) > MAX_RECORD:
                 raise InputError(file, f"no record ends within {MAX_RECORD >> 20} MiB", offset)
@@ -260,6 +195,8 @@ def cut(
             source=source.name,
             kind=layout.kind,
             header=layout.header,
+            delimiter=layout.delimiter,
+            first_key=layout.first_key,
             offset=offset + start,
             line=line,
             data=records,
@@ -273,15 +210,13 @@ def cut(
         offset, reach, number = offset + end, size, number + 1
 
 
-def _border(kind: Kind, source: Source, buffer: bytes) -> int:
+def _border(layout: Layout, source: Source, buffer: bytes) -> int:
     """The end of the buffer's last whole record, 0 if there is none."""
-    if kind == "object":
-        return 0
-    if kind == "lines":
+    if layout.kind == "lines":
         return buffer.rfind(b"\n") + 1
-    if kind == "csv":
+    if layout.kind == "csv":
         return _csv_border(buffer)
-    pattern = border_pattern(source.first_keys)
+    pattern = borders(layout, source)
     reach = 1 << 16  # the last border is near the end: records are seldom larger than 64 KiB
     while True:
         start = max(0, len(buffer) - reach)
