@@ -69,13 +69,17 @@ class Lengths(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InputSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of the input. `bytes` and `sha256` are those of the unpacked file; a zip's is named `zip!member`."""
+    """One file of the input. `bytes` and `sha256` are those of the unpacked file; a zip's is named `zip!member`.
+
+    `read_as` is its encoding or kind, such as CP949 or Parquet; "" for UTF-8 text.
+    """
 
     name: str
     source: str
     bytes: int
     sha256: str
     licence: str
+    read_as: str = ""
     counts: Counts = Counts()
 
 
@@ -230,6 +234,7 @@ def _input(one: Input, results: Results) -> InputSummary:
         bytes=one.size,
         sha256=one.sha256,
         licence=one.source.licence.name,
+        read_as=one.read_as,
         counts=sum((_counts(part, results) for part in own), Counts()),
     )
 

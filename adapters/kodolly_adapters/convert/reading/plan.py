@@ -67,8 +67,8 @@ class Plan:
         `inputs` and `skipped` are complete when the iterator has ended.
         """
         for member in self.members:
-            if member.skip_reason:
-                self.skipped.append((member.name, member.skip_reason))
+            if why := member.skip_reason or (SIDE_FILE if is_side_file(member.name) else ""):
+                self.skipped.append((member.name, why))
                 continue
             with open_member(member, report) as stream:
                 match = self._recognise(member, stream)
@@ -132,9 +132,7 @@ class Plan:
         source, is_csv = self.user_source, bool(layout and layout.kind == "csv")
         names = ", ".join(one.name for one in self.sources)
         hint = f"; name its source with --source. Known sources: {names}"
-        if is_side_file(member.name):
-            why, hint = SIDE_FILE, ""
-        elif why:
+        if why:
             hint = ""
         elif record and is_csv and source:
             why, hint = f"lacks the columns of {source.name}: it has {_list(record)}", ""

@@ -321,6 +321,7 @@ def _csv_rows(data: bytes, delimiter: str) -> Iterator[tuple[int, list[str] | Re
     reader = csv.reader(lines(), delimiter=delimiter)
     while True:
         start, fault = position, None
+        limit = csv.field_size_limit(MAX_FIELD)  # of the whole process, so it is put back
         try:
             fields = next(reader)
         except StopIteration:
@@ -328,6 +329,8 @@ def _csv_rows(data: bytes, delimiter: str) -> Iterator[tuple[int, list[str] | Re
         except csv.Error as error:
             yield start, Rejection("wrong-shape", str(error)), start
             continue
+        finally:
+            csv.field_size_limit(limit)
         if fault:
             yield start, Rejection("not-unicode", fault[0]), fault[1]
         elif fields:
