@@ -22,7 +22,8 @@ from backports import zstd
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.part import Part
 from kodolly_adapters.convert.reading.inputs import Stream
-from kodolly_adapters.convert.reading.plan import Layout, cut, layout_of, recognise
+from kodolly_adapters.convert.reading.layouts import Layout, layout_of
+from kodolly_adapters.convert.reading.plan import cut, recognise
 from kodolly_adapters.convert.reading.source import Source
 from kodolly_adapters.convert.run import convert
 from kodolly_adapters.convert.shard import convert_shard
@@ -196,7 +197,7 @@ def check(file: Damaged, size: int, options: Options | None = None) -> str:
         assert part.rejected.count(b"\n") == counts.rejected_lines
     assert whole is None or _rows(pieces) == _rows(whole), "the pieces' size changes the rows"
     assert whole is None or _records(pieces) == _records(whole)
-    if not file.changed_bytes and layout.kind != "object":
+    if not file.changed_bytes and layout.kind != "objects":
         assert _records(pieces) == _written_records(file), "a record is lost or made up"
     return "converted"
 

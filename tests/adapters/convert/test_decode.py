@@ -8,7 +8,7 @@ import pickle
 import pytest
 from support.convert_files import alpaca, korquad1
 
-from kodolly_adapters.convert.reading.plan import layout_of
+from kodolly_adapters.convert.reading.layouts import layout_of
 from kodolly_adapters.convert.reading.records import Kind, Shard, decode, places
 from kodolly_adapters.convert.schema import Rejection
 from kodolly_adapters.convert.sources import BY_NAME
@@ -62,8 +62,8 @@ def test_a_line_that_is_no_json_is_rejected_alone() -> None:
     [
         (lambda data: data[: len(data) // 2], lambda data: len(data) // 2, "ends in the middle"),
         (
-            lambda data: data.replace(b"},", b"}", 1),
-            lambda data: data.index(b"},") + 2,
+            lambda data: data.replace(b'", "output": ', b'" "output": ', 1),
+            lambda data: data.index(b'", "output"') + 2,
             "is not JSON",
         ),
         (lambda data: data[:40] + b"\xff" + data[41:], lambda data: 40, "is not UTF-8"),

@@ -218,13 +218,16 @@ def test_a_pipe_is_read_once(tmp_path: Path) -> None:
         writer.join(5)
 
 
+LACKS = "does not hold what files of koalpaca do: its columns are Dear reader, hello"
+
+
 def test_a_source_named_does_not_swallow_text(tmp_path: Path) -> None:
     """--source goes with files of that source's layout; a text with a comma in its first line is no table of it."""
     (tmp_path / "LICENSE.txt").write_bytes(b"Dear reader, hello\nthis, too, is no data\n")
     (tmp_path / "rows.json").write_bytes(b'[{"instruction": "?", "output": "!"}]')
     plan = Plan([str(tmp_path)], SOURCES, BY_NAME["koalpaca"])
     assert [shard.file for shard, _ in plan.shards()] == ["rows.json"]
-    assert plan.skipped == [("LICENSE.txt", "does not hold what files of koalpaca do")]
+    assert plan.skipped == [("LICENSE.txt", LACKS)]
     plan = Plan([str(tmp_path / "LICENSE.txt")], SOURCES, BY_NAME["kovicuna"])
     with pytest.raises(InputError, match="does not hold what files of kovicuna do"):
         list(plan.shards())

@@ -20,7 +20,8 @@ from kodolly_adapters.convert import cli
 from kodolly_adapters.convert.options import Options
 from kodolly_adapters.convert.reading import plan
 from kodolly_adapters.convert.reading.inputs import Stream
-from kodolly_adapters.convert.reading.plan import cut, layout_of, recognise
+from kodolly_adapters.convert.reading.layouts import layout_of
+from kodolly_adapters.convert.reading.plan import cut, recognise
 from kodolly_adapters.convert.reading.records import decode
 from kodolly_adapters.convert.reading.source import Source
 from kodolly_adapters.convert.run import convert

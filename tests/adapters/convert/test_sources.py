@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from kodolly_adapters.convert.cleaning.rules import meaning, modes_of
 from kodolly_adapters.convert.options import Options
-from kodolly_adapters.convert.reading.plan import layout_of, recognise
+from kodolly_adapters.convert.reading.layouts import layout_of
+from kodolly_adapters.convert.reading.plan import recognise
 from kodolly_adapters.convert.reading.source import UNKNOWN, Source
 from kodolly_adapters.convert.schema import Draft, Exchange, Rejection
 from kodolly_adapters.convert.sources import BY_NAME, SOURCES

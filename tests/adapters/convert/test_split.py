@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from support.convert_files import alpaca, korquad1, korquad2, kovicuna
 
 from kodolly_adapters.convert.reading.inputs import Stream
-from kodolly_adapters.convert.reading.plan import cut, layout_of
+from kodolly_adapters.convert.reading.layouts import layout_of
+from kodolly_adapters.convert.reading.plan import cut
 from kodolly_adapters.convert.reading.records import Shard, decode, places
 from kodolly_adapters.convert.reading.source import Source
 from kodolly_adapters.convert.schema import TRAIN, VALIDATION
@@ -125,7 +126,7 @@ def test_every_record_knows_its_byte_and_line(indent: int | None) -> None:
         (b'{"data":[]}', "data"),
         (b'{"a": 1}\n{"a": 2}\n', "lines"),
         (b'{"a": 1}', "lines"),
-        (b'{\n "a": 1\n}', "object"),
+        (b'{\n "a": 1\n}', "objects"),
         (b"Q,A,label\r\n1,2,3", "csv"),
     ],
 )

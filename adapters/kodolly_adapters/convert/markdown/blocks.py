@@ -11,6 +11,11 @@ from html import unescape
 from .marks import Marks
 from .tables import Block, Table
 
+# Real pages have fewer than ten of each inside one another. Deeper ones keep their text, but no more indent or grid:
+# with either, the time and the output would grow with the square of the depth.
+MAX_LISTS = 32
+MAX_TABLES = 16
+
 _NAME = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
 _PLAIN = re.compile(
     "address|article|aside|blockquote|body|caption|center|details|div|fieldset|figcaption|figure|footer|"
@@ -36,6 +41,9 @@ class Blocks:
         self.flow: list[Block] = []
         self.lists: list[_List] = []
         self.tables: list[Table] = []
+        self.deeper_tables = (
+            0  # open ones beyond MAX_TABLES; their cells are those of the innermost table
+        )
         self.gap = 2  # line breaks before the next block
         self.prefix = ""  # of the next block: a bullet, a number, a heading's signs
         self.indent = ""
@@ -126,7 +134,9 @@ class Blocks:
     def open_list(self, tag: str) -> None:
         self.open_block(tag)
         ordered = tag[1] in "oO"
-        inner = self.indent + ("   " if ordered else "  ")
+        inner = self.indent
+        if len(self.lists) < MAX_LISTS:
+            inner += "   " if ordered else "  "
         self.lists.append(_List(ordered, self.indent, inner))
         self.indent = inner
 
@@ -175,7 +185,10 @@ class Blocks:
     def open_table(self, tag: str) -> None:
         self.open_missing_cell()
         self.open_block(tag)
-        self.tables.append(Table())
+        if len(self.tables) < MAX_TABLES:
+            self.tables.append(Table())
+        else:
+            self.deeper_tables += 1
 
     def open_row(self, tag: str) -> None:
         if not self.tables:
@@ -202,6 +215,10 @@ class Blocks:
             self.prefix = ""
 
     def close_table(self, tag: str) -> None:
+        if self.deeper_tables:
+            self.deeper_tables -= 1
+            self.open_block(tag)
+            return
         if not self.tables:
             return
         self.close_cell(tag)

@@ -81,15 +81,12 @@ def fragment(html: str) -> str:
 def _flat(html: str, marks: Marks) -> str:
     """The HTML without hidden parts, chrome and most inline tags; formulas and superscripts as text."""
 
-    def without(element: str) -> str | None:
-        return None if marks.holds(element) else ""
-
     for name in _HIDDEN:
-        html = _replace_elements(html, f"<{name}", f"</{name}>", without)
-    html = _replace_elements(html, "<!--", "-->", without)
+        html = _replace_elements(html, f"<{name}", f"</{name}>", keep=marks.holds)
+    html = _replace_elements(html, "<!--", "-->", keep=marks.holds)
     for chrome in _CHROME:
         html = html.replace(chrome, "")
-    html = _replace_elements(html, "<math", "</math>", _formula)
+    html = _replace_elements(html, "<math", "</math>", replacement=_formula)
     for tag in _INLINE:  # faster than one regular expression
         html = html.replace(tag, "")
     html = _without_contents(html, marks)
@@ -112,9 +109,17 @@ def _without_footer(html: str, last_border: int) -> str:
 
 
 def _replace_elements(
-    html: str, opening: str, closing: str, replacement: Callable[[str], str | None]
+    html: str,
+    opening: str,
+    closing: str,
+    *,
+    keep: Callable[[str, int, int], re.Match[str] | None] = lambda html, start, end: None,
+    replacement: Callable[[str], str | None] = lambda element: "",
 ) -> str:
-    """Replace every part from `opening` to `closing`, in linear time; it stays where `replacement` is None."""
+    """Replace every part from `opening` to `closing`, in linear time.
+
+    A part stays where `keep` finds something in it, or where `replacement` is None.
+    """
     start = html.find(opening)
     if start < 0:
         return html
@@ -122,15 +127,16 @@ def _replace_elements(
     last = 0
     while start >= 0:
         inside = start + len(opening)
+        if opening[-1].isalpha() and html[inside : inside + 1].isalnum():  # <header> is no <head>
+            start = html.find(opening, inside)
+            continue
         end = html.find(closing, inside)
         if end < 0:
             break
         end += len(closing)
-        longer_name = opening[-1].isalpha() and html[inside].isalnum()  # <header> is no <head>
-        new = None if longer_name else replacement(html[start:end])
-        if new is None:
-            end = inside
-        else:
+        if match := keep(html, start, end):
+            end = max(inside, match.start())  # parts that begin before it stay for the same reason
+        elif (new := replacement(html[start:end])) is not None:
             pieces += (html[last:start], new)
             last = end
         start = html.find(opening, end)

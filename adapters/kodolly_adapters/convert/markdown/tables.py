@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 _SPAN = re.compile(r"""(col|row)span\s*=\s*["']?\s*([0-9]{1,4})""", re.IGNORECASE)
 _MAX_COLUMNS = 100  # the most columns that one cell can span
+_MAX_GRID = 1 << 18  # cells of a table, those that others span counted; larger tables become lines
 _LONGEST_COPY = 40  # characters; a cell's text up to this length is written into every row it spans
 
 
@@ -70,11 +71,12 @@ class Table:
 
 
 def _grid(rows: list[list[Cell]], without_marks: Callable[[str], str]) -> list[list[str]]:
-    """The cells' texts by row and column, without empty rows and empty columns.
+    """The cells' texts by row and column, without empty rows and empty columns; [] for more than _MAX_GRID.
 
     A short cell that spans several rows is copied into each; one that spans several columns is not.
     """
     grid: list[list[str]] = []
+    size = 0
     above: dict[int, tuple[int, str]] = {}  # column -> (rows a cell from above still spans, text)
     for row in rows:
         line: list[str] = []
@@ -95,10 +97,15 @@ def _grid(rows: list[list[Cell]], without_marks: Callable[[str], str]) -> list[l
                 for column in range(len(line) + 1, len(line) + cell.columns):
                     below[column] = (cell.rows - 1, "")
             line += [text] + [""] * (cell.columns - 1)
+            if size + len(line) > _MAX_GRID:
+                return []
+        size += len(line)
         above |= below
         grid.append(line)
     grid = [line for line in grid if any(line)]
     width = max(map(len, grid), default=0)
+    if width * len(grid) > _MAX_GRID:
+        return []
     for line in grid:
         line += [""] * (width - len(line))
     columns = [n for n, column in enumerate(zip(*grid, strict=True)) if any(column)]

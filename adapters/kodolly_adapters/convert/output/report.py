@@ -26,6 +26,10 @@ def report(summary: Summary) -> list[str]:
             f"rejected as {reason}: {rejected:,} {source.unit} of {source.name}. {meaning(reason)}"
             for reason, rejected in sorted(counts.rejections.items())
         ]
+    recoded = [f"{one.name}: read as {one.read_as}" for one in summary.inputs if one.read_as]
+    lines += recoded[:LINES]
+    if len(recoded) > LINES:
+        lines.append(f"read in other than UTF-8 text: {len(recoded) - LINES:,} more files")
     lines += [f"not taken: {one.name}: {one.why}" for one in summary.skipped[:LINES]]
     if (more := len(summary.skipped) - LINES) > 0:
         lines.append(f"not taken: {more:,} more files; convert.json names them all")

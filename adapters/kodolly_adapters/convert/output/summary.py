@@ -72,6 +72,7 @@ class InputSummary(msgspec.Struct, frozen=True, kw_only=True):
     """One file of the input. `bytes` and `sha256` are those of the unpacked file; a zip's is named `zip!member`.
 
     `licence_from` is what states the licence: its file name, a file beside it or a flag; "": nothing does.
+    `read_as` is its encoding or kind, such as CP949 or Parquet; "" for UTF-8 text.
     """
 
     name: str
@@ -80,6 +81,7 @@ class InputSummary(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     licence: str
     licence_from: str = ""
+    read_as: str = ""
     counts: Counts = Counts()
 
 
@@ -246,6 +248,7 @@ def _input(one: Input, results: Results) -> InputSummary:
         sha256=one.sha256,
         licence=one.licence.name,
         licence_from=one.licence_from,
+        read_as=one.read_as,
         counts=sum((_counts(part, results) for part in own), Counts()),
     )
 

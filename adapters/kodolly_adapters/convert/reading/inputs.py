@@ -1,39 +1,34 @@
-"""From the arguments a person gave to named byte streams: files, folders, zips, gz, zst, standard input.
+"""From the arguments a person gave to named byte streams: files, folders, archives, standard input.
 
-Archives and compressed files are recognised by their first bytes, never by their names.
+Archives, compressed files and tables are recognised by their first bytes, never by their names.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
-import lzma
 import os
-import struct
+import shutil
 import sys
+import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from backports import zstd
-
 from kodolly_adapters.errors import InputError
 
 from ..schema import CARD_FILE, SUMMARY_FILE, WORK
+from .packing import HEAD, UNPACK_ERRORS, packing_of, unpacked
+from .tables import TableReader, table_kind
+from .tars import MAGIC, Entry, Tar
+from .text_encoding import Recoder
 
 STDIN = "-"
-GZIP_MAGIC = b"\x1f\x8b"
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")  # with members, and empty
-UNPACK_ERRORS = (  # for damaged files, encrypted ones (RuntimeError) and unsupported methods
-    EOFError, OSError, RuntimeError, ValueError, LookupError, ArithmeticError, MemoryError,
-    zlib.error, lzma.LZMAError, struct.error, zipfile.BadZipFile, zstd.ZstdError,
-)  # fmt: skip
+TAR_HEAD = 512  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +37,7 @@ class Member:
 
     `name` is unique, shown to people and written into provenance: relative to the folder given as SOURCE
     (with that folder's own name in front where there are several arguments), and `archive.zip!member`
-    inside a zip. `size` is in uncompressed bytes, None where unknown before reading.
+    inside a zip or tar. `size` is in uncompressed bytes, None where unknown before reading.
     """
 
     name: str
@@ -51,22 +46,47 @@ class Member:
     size: int | None = None
     is_argument: bool = True  # a SOURCE, or inside an archive that is one; not a file of a folder
     skip_reason: str = ""  # "": it is to be read
+    tar: Tar | None = None  # shared by all members of the tar
+    entry: Entry | None = None  # in the tar
+    is_last: bool = True  # the tar's file can be closed after it
 
 
 class Stream:
     """The bytes of one member, read once: `peek` returns the next ones, `skip` goes past them.
 
-    `size` and `sha256` are those of all bytes skipped so far; each `skip` calls `report` with its size. Raises
-    InputError, which names the byte offset reached, when the stream is truncated or damaged.
+    `size` and `sha256` are those of all bytes skipped so far; each `skip` calls `report` with its size. After
+    `recode`, or with `original` (the file whose table `file` gives as JSON lines), they are the original's, complete
+    at the end, and `read_as` says what the original is. Raises InputError, which names the byte offset reached, when
+    the stream is truncated or damaged.
     """
 
-    def __init__(self, name: str, file: BinaryIO, report: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        file: Any,
+        report: Callable[[int], None],
+        original: Any = None,
+        read_as: str = "",
+    ) -> None:
         self.size = 0
+        self.read_as = read_as
         self._name, self._report = name, report
         # read1 returns what there is, so that everything before a damaged place is delivered and counted.
         self._read: Callable[[int], bytes] = getattr(file, "read1", file.read)
         self.sha256 = hashlib.sha256()
         self._ahead, self._offset = b"", 0
+        self._recoder: Recoder | None = None
+        self._counts_skips = original is None
+        if original:
+            self.sha256 = hashlib.file_digest(original, "sha256")
+            self.size = original.tell()
+            original.seek(0)
+
+    def recode(self, codec: str) -> None:
+        """From now on the text's bytes in UTF-8, whatever its `codec`; before the first `skip`."""
+        self.read_as = codec.upper()
+        self._counts_skips, self._recoder = False, Recoder(codec)
+        self._ahead = self._recoded(self._ahead) if self._ahead else b""
 
     def peek(self, size: int) -> bytes:
         """The next `size` bytes; fewer only at the end."""
@@ -79,10 +99,19 @@ class Stream:
 
     def skip(self, size: int) -> None:
         """Go past `size` bytes that `peek` has returned."""
-        self.sha256.update(memoryview(self._ahead)[:size])
+        if self._counts_skips:
+            self._count(memoryview(self._ahead)[:size])
         self._ahead = self._ahead[size:]
-        self.size += size
-        self._report(size)
+
+    def _count(self, data: bytes | memoryview) -> None:
+        self.sha256.update(data)
+        self.size += len(data)
+        self._report(len(data))
+
+    def _recoded(self, data: bytes) -> bytes:
+        assert self._recoder
+        self._count(data)
+        return self._recoder.utf8(data)
 
     def _more(self, size: int) -> bytes:
         try:
@@ -90,7 +119,10 @@ class Stream:
         except UNPACK_ERRORS as error:
             raise InputError(self._name, f"cannot be read on: {error}", self._offset) from error
         self._offset += len(data)
-        return data
+        if self._recoder is None:
+            return data
+        # Half a character gives nothing yet, which would look like the end.
+        return self._recoded(data) or (self._more(size) if data else b"")
 
 
 @contextmanager
@@ -100,10 +132,16 @@ def open_member(
     """The member's stream. Raises InputError where it cannot be opened."""
     with ExitStack() as stack:
         try:
+            if tar := member.tar:
+                stack.push(lambda *error: tar.close() if member.is_last or error[0] else None)
             file = _open(member, stack)
+            stream = Stream(member.name, file, report)
+            if kind := table_kind(head := stream.peek(8)):
+                table = _with_seek(file, head, stack)
+                stream = Stream(member.name, TableReader(table, kind), report, table, kind)
         except UNPACK_ERRORS as error:
             raise InputError(member.name, f"cannot be opened: {error}") from error
-        yield Stream(member.name, file, report)
+        yield stream
 
 
 def members(arguments: Sequence[str]) -> Iterator[Member]:
@@ -171,15 +209,21 @@ def _is_output(folder: Path) -> bool:
 
 
 def _of_file(path: Path, name: str, *, is_argument: bool) -> Iterator[Member]:
-    try:
-        with path.open("rb") as stream:
-            magic = stream.read(4)
-    except OSError as error:
-        raise InputError(name, f"cannot be opened: {error.strerror or error}") from error
-    if magic in ZIP_MAGICS:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("rb"))
+            magic = file.peek(HEAD)[:HEAD]
+        except OSError as error:
+            raise InputError(name, f"cannot be opened: {error.strerror or error}") from error
+        head = b""
+        with suppress(*UNPACK_ERRORS):  # a damaged file is named when it is read
+            head = unpacked(file, stack).read(TAR_HEAD)
+    if magic[:4] in ZIP_MAGICS:
         yield from _of_zip(path, name, is_argument=is_argument)
+    elif head[MAGIC] == b"ustar":
+        yield from _of_tar(path, name, is_argument=is_argument)
     else:
-        size = None if magic.startswith(GZIP_MAGIC) or magic == ZSTD_MAGIC else path.stat().st_size
+        size = None if packing_of(magic) or table_kind(magic) else path.stat().st_size
         yield Member(name, path, size=size, is_argument=is_argument)
 
 
@@ -195,22 +239,43 @@ def _of_zip(path: Path, name: str, *, is_argument: bool) -> Iterator[Member]:
             yield Member(f"{name}!{info.filename}", path, info, info.file_size, is_argument)
 
 
-def _open(member: Member, stack: ExitStack) -> BinaryIO:
-    """The member's bytes; gz and zst, also of several frames, are unpacked."""
+def _of_tar(path: Path, name: str, *, is_argument: bool) -> Iterator[Member]:
+    tar = Tar(path)
+    try:
+        entries = list(tar.entries())
+    except UNPACK_ERRORS as error:
+        raise InputError(name, f"is a broken tar: {error}", tar.tell()) from error
+    last = max((entry for entry in entries if not entry.skip_reason), default=None)
+    for entry in entries:
+        yield Member(
+            f"{name}!{entry.name}", path, None, entry.size, is_argument, entry.skip_reason,
+            tar, entry, entry is last,
+        )  # fmt: skip
+
+
+def _open(member: Member, stack: ExitStack) -> Any:
+    """The member's bytes, unpacked."""
     stream: Any
     if member.path is None:
         stream = sys.stdin.buffer
-    elif member.zip_member is None:
-        stream = stack.enter_context(member.path.open("rb"))
-    else:
+    elif member.zip_member:
         archive = stack.enter_context(zipfile.ZipFile(member.path))
         raw: Any = stack.enter_context(archive.open(member.zip_member))
         stream = stack.enter_context(io.BufferedReader(raw))
-    magic = stream.peek(4)[:4] if isinstance(stream, io.BufferedReader) else b""
-    if magic in ZIP_MAGICS and member.zip_member is None:  # from a pipe
-        raise InputError(member.name, "is a zip, which needs a file: give its path instead")
-    if magic.startswith(GZIP_MAGIC):
-        stream = stack.enter_context(gzip.GzipFile(fileobj=stream))
-    elif magic == ZSTD_MAGIC:
-        stream = stack.enter_context(zstd.ZstdFile(stream))
-    return stream  # type: ignore[no-any-return]
+    elif member.tar and member.entry:
+        stream = member.tar.member(member.entry)
+    else:
+        stream = stack.enter_context(member.path.open("rb"))
+    return unpacked(stream, stack) if isinstance(stream, io.BufferedReader) else stream
+
+
+def _with_seek(file: Any, head: bytes, stack: ExitStack) -> BinaryIO:
+    """A file, of which `head` was read, from its beginning: a copy on disk if it cannot go back there."""
+    if isinstance(getattr(file, "raw", None), io.FileIO) and file.seekable():
+        file.seek(0)
+        return file  # type: ignore[no-any-return]
+    copy = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
+    copy.write(head)
+    shutil.copyfileobj(file, copy, 1 << 20)
+    copy.seek(0)
+    return copy

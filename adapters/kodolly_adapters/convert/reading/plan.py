@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
 import fnmatch
-import json
 import re
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import xxhash
 
 from kodolly_adapters.errors import InputError
 
+from .file_kinds import SIDE_FILE, is_side_file, what_is
 from .inputs import Member, Stream, members, open_member
+from .layouts import Layout, layouts_of
 from .licences import StatedLicences, named
-from .records import Kind, Shard
-from .source import MAPPED, UNKNOWN, Licence, Source, border_pattern
+from .records import Shard, borders
+from .source import MAPPED, UNKNOWN, Licence, Source
+from .text_encoding import encoding_of
 
 HEAD = 1 << 20  # bytes read to recognise a file; more where its first record is longer
 SHARD = 4 << 20  # bytes: a worker needs under 100 MB for it, and there are few tasks
+HEAD_OF_WRAPPER = 4 << 20  # bytes of a first record, before its inner objects are taken for records
 SKIPS = 20  # files that an error names
 MAX_RECORD = 64 << 20  # bytes of the longest record; a longer one is an error
-
-STRING = rb'"(?:[^"\\]|\\.)*"'
-SCALAR = rb"(?:" + STRING + rb"|[-\d.eE+]+|true|false|null)"
-ARRAY = re.compile(rb"\s*\[")
-FLAT = rb"\{(?:[^{}\"]|" + STRING + rb")*\}"
-NESTED = (
-    rb"\{(?:[^{}\"]|" + STRING + rb"|" + FLAT + rb")*\}"
-)  # what AI-Hub says of a set before its data
-VALUE = rb"(?:" + SCALAR + rb"|" + NESTED + rb")"
-DATA = re.compile(rb"\s*\{(?:\s*" + STRING + rb"\s*:\s*" + VALUE + rb'\s*,)*\s*"data"\s*:\s*\[')
-OBJECT = re.compile(rb"\s*\{")
-KEY = re.compile(r'\s*,?\s*"((?:[^"\\]|\\.)*)"\s*:\s*')
-BETWEEN = re.compile(r"\s*,\s*|\s*")
-DECODER = json.JSONDecoder()
+NOT_UTF8 = (
+    "is text in an unknown encoding, neither UTF-8 nor CP949; make it UTF-8 first, for example with "
+    "`iconv -f EUC-JP -t UTF-8 {} > NEW`"
+)
 
 
 @dataclass(slots=True)
@@ -49,11 +39,10 @@ class Input:
     name: str
     source: Source
     licence: Licence = UNKNOWN
-    licence_from: str = (
-        ""  # what states the licence: its name, a file beside it, a flag; "": nothing does
-    )
+    licence_from: str = ""  # what states it: the file's name, a file beside it, a flag; "": nothing
     size: int = 0
     sha256: str = ""
+    read_as: str = ""  # the encoding or kind of file, where it is not UTF-8 text
 
 
 @dataclass(slots=True)
@@ -85,17 +74,17 @@ class Plan:
         """
         stated = StatedLicences(self.members)
         for member in self.members:
-            if member.skip_reason:
-                self.skipped.append((member.name, member.skip_reason))
+            if why := member.skip_reason or (SIDE_FILE if is_side_file(member.name) else ""):
+                self.skipped.append((member.name, why))
                 continue
             with open_member(member, report) as stream:
-                layout = _layout(stream)
-                source = self._source(member, layout) if layout else None
-                if layout is None or source is None:
-                    self._skip(member, layout, is_empty=not stream.peek(1))
+                match = self._recognise(member, stream)
+                if match is None:
                     continue
+                layout, source = match
                 licence, origin = self._licence(member, source, stated)
-                entry = Input(len(self.inputs), member.name, source, licence, origin)
+                number = len(self.inputs)
+                entry = Input(number, member.name, source, licence, origin, read_as=stream.read_as)
                 self.inputs.append(entry)
                 for shard in cut(stream, layout, source, member.name, f"{entry.number:04d}"):
                     yield shard, source
@@ -113,26 +102,58 @@ class Plan:
             [":" if lines else "", *lines, f"\n  and {more:,} more files" if more > 0 else ""]
         )
 
+    def _recognise(self, member: Member, stream: Stream) -> tuple[Layout, Source] | None:
+        """The file's layout and source; None: it is skipped. Reads on until its first record is complete.
+
+        Raises InputError for an argument of no known source.
+        """
+        head = stream.peek(HEAD)
+        if not stream.read_as:
+            codec = encoding_of(head, is_whole=len(head) < HEAD)
+            if codec is None:
+                self._skip(member, None, NOT_UTF8.format(member.name))
+                return None
+            if codec != "utf-8":
+                stream.recode(codec)
+        size = HEAD
+        while True:
+            head = stream.peek(size)
+            layouts = list(layouts_of(head))
+            is_all = len(head) < size or size >= MAX_RECORD
+            for one in layouts:
+                if one.cut_off and not is_all:
+                    if size < HEAD_OF_WRAPPER:
+                        break
+                elif source := self._source(member, one):
+                    return one, source
+            if is_all or not any(one.cut_off for one in layouts):
+                break
+            size *= 4
+        if source := self.user_source:
+            for one in layouts:
+                if one.suits(source) and not self._missing(one):
+                    return one, source
+        layout = layouts[0] if layouts else None
+        why = what_is(head, has_record=bool(layout and layout.record))
+        if not head and stream.read_as:
+            why = f"is a {stream.read_as} without rows"
+        self._skip(member, layout, why)
+        return None
+
     def _source(self, member: Member, layout: Layout) -> Source | None:
-        """The user's source, if the file can belong to it; without one, the recognised source."""
+        """The source whose records look like the file's first: the user's, or one of all."""
         source = self.user_source
         if source is None:
-            source = recognise(member.name, layout, self.sources)
-        elif not layout.suits(source) or self._missing(layout):
-            return None
-        return source and _with_first_key(source, layout)
+            return recognise(member.name, layout, self.sources)
+        return source if layout.record is not None and source.looks_like(layout.record) else None
 
     def _missing(self, layout: Layout) -> list[str]:
         """The columns of --map that the file's first record does not have."""
         source, record = self.user_source, layout.record
         if source is None or source.name != MAPPED or record is None:
             return []
-        return [
-            name
-            for names in (source.columns or {}).values()
-            for name in names
-            if name not in record
-        ]
+        columns = [name for names in (source.columns or {}).values() for name in names]
+        return [name for name in columns if name not in record]
 
     def _licence(
         self, member: Member, source: Source, stated: StatedLicences
@@ -145,137 +166,26 @@ class Plan:
             return named(self.user_licence), "--license"
         return licence, origin
 
-    def _skip(self, member: Member, layout: Layout | None, *, is_empty: bool) -> None:
-        """Skip a file of a folder that is of no source. Raises InputError for an argument."""
-        source, hint = self.user_source, "give a data file"
-        names = ", ".join((layout and (layout.header or layout.record)) or ())[:200]
-        if is_empty:
-            why = "is empty"
+    def _skip(self, member: Member, layout: Layout | None, why: str) -> None:
+        """Skip a file of a folder, for the reason `why` ("": it is of no source). Raises InputError for an argument."""
+        record, source, hint = layout and layout.record, self.user_source, ""
+        kind = "its columns are" if layout and layout.header else "its first record has the keys"
+        names = f"{kind} {', '.join(record)[:200]}" if record else ""
+        if why:
+            pass
         elif layout and (missing := self._missing(layout)):
-            why = f"has no column {', '.join(missing)}; its columns are {names}"
-            hint = "name columns that it has with --map"
-        elif source:
-            why = f"does not hold what files of {source.name} do"
-        elif layout and layout.header:
-            why = f"is no table of a known source: its first line reads {names}"
-            hint = "name its columns with --map"
-        elif names:
-            why = f"belongs to no known source: its first record has the keys {names}"
-            hint = "name its source with --source (--list-sources prints all) or its columns with --map"
+            columns = ", ".join(record or ())[:200]
+            why = f"has no column {', '.join(missing)}; its columns are {columns}"
+        elif record and source:
+            why = f"does not hold what files of {source.name} do: {names}"
+        elif record:
+            why = f"belongs to no known source: {names}"
+            hint = "; name its source with --source (--list-sources prints all) or its columns with --map"
         else:
-            why = "is neither JSON nor a CSV file of a known source"
+            why, hint = "is text without records", "; give a data file"
         if member.is_argument:
-            raise InputError(member.name, f"{why}; {hint}")
+            raise InputError(member.name, why + hint)
         self.skipped.append((member.name, why))
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How a file holds its records.
-
-    `start` is the offset of the first record's bytes: past a byte order mark, `[` or a CSV's header.
-    `record` is the first record, or the complete fields of its beginning; None if it is unreadable or no object.
-    `cut_off` says that the record goes on after the bytes that were read.
-    """
-
-    kind: Kind
-    start: int
-    header: tuple[str, ...] = ()  # column names of a CSV
-    record: Mapping[str, Any] | None = None
-    cut_off: bool = False
-
-    def suits(self, source: Source) -> bool:
-        """Can a file with this layout belong to the source?"""
-        if self.kind != "csv":
-            return True
-        # Unlike a first record, a header is that of all records.
-        return self.record is not None and source.looks_like(self.record)
-
-
-def _layout(stream: Stream) -> Layout | None:
-    """The layout of a file; reads on until its first record is complete, up to MAX_RECORD bytes."""
-    size = HEAD
-    while True:
-        head = stream.peek(size)
-        layout = layout_of(head)
-        if not (layout and layout.cut_off) or len(head) < size or size >= MAX_RECORD:
-            return layout
-        size *= 4
-
-
-def layout_of(head: bytes) -> Layout | None:
-    """The layout of a file that begins with `head`, which may end anywhere; None: no data file."""
-    start = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
-    body = head[start:]
-    kind: Kind
-    if match := ARRAY.match(body):
-        kind, start = "array", start + match.end()
-    elif match := DATA.match(body):
-        kind, start = "data", start + match.end()
-    elif OBJECT.match(body):
-        kind = "object" if _first_object(body) is None else "lines"
-    else:
-        return _csv(head, start)
-    text = head[start:].decode("utf-8", "ignore").lstrip()
-    cut_off = False
-    try:
-        record, _ = DECODER.raw_decode(text)
-        return Layout(kind, start, record=record if isinstance(record, dict) else None)
-    except json.JSONDecodeError as error:  # only one at the end may go away with more bytes
-        at_end = error.pos >= len(text) - 16 or error.msg.startswith("Unterminated")
-        cut_off = at_end and kind != "lines"
-    except (ValueError, RecursionError):
-        pass
-    line = _first_object(body) if kind == "lines" else None
-    entries = _complete_entries(text) if text.startswith("{") else None
-    return Layout(kind, start, record=line or entries, cut_off=cut_off)
-
-
-def _complete_entries(text: str, position: int = 0) -> Any:
-    """The complete entries of an object or list that ends early: of {"a": 1, "b": [2, 3 it is {"a": 1, "b": [2]}.
-
-    They are enough to recognise a source. None where no entry is complete, and for any other value.
-    """
-    is_list = text.startswith("[", position)
-    entries: list[Any] = []
-    if is_list or text.startswith("{", position):
-        position += 1
-        while entry := (BETWEEN if is_list else KEY).match(text, position):
-            try:
-                value, position = DECODER.raw_decode(text, entry.end())
-            except (ValueError, RecursionError):
-                if not is_list:
-                    in_list = text.startswith("[", entry.end())
-                    value = _complete_entries(text, entry.end()) if in_list else None
-                    entries.append((entry[1], value))
-                break
-            entries.append(value if is_list else (entry[1], value))
-    return (entries if is_list else dict(entries)) or None
-
-
-def _first_object(body: bytes) -> Mapping[str, Any] | None:
-    """The first object of a JSONL file: one of 20 lines, after which another object begins."""
-    lines = [line for line in body.split(b"\n") if line.strip()]
-    for line, next_line in zip(lines[:20], [*lines[1:], b"{"], strict=False):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict) and next_line.lstrip().startswith(b"{"):
-            return record
-    return None
-
-
-def _csv(head: bytes, start: int) -> Layout | None:
-    line, newline, _ = head[start:].partition(b"\n")
-    try:
-        header = next(csv.reader([line.decode("utf-8").rstrip("\r")], strict=True), [])
-    except (UnicodeDecodeError, csv.Error):
-        return None
-    if len(header) < 2 or not all(name.strip() and len(name) <= 40 for name in header):
-        return None
-    names = tuple(name.strip() for name in header)
-    return Layout("csv", start + len(line) + len(newline), names, dict.fromkeys(names, ""))
 
 
 def recognise(name: str, layout: Layout, sources: Sequence[Source]) -> Source | None:
@@ -299,31 +209,6 @@ def has_name(name: str, source: Source) -> bool:
     return any(fnmatch.fnmatchcase(file_name, pattern) for pattern in source.patterns)
 
 
-def _with_first_key(source: Source, layout: Layout) -> Source:
-    """The source with the first record's first key among its `first_keys`, and without keys nested in the record.
-
-    So records of any set's columns are told apart, and never cut at an object inside of them.
-    """
-    if not layout.record:
-        return source
-    keys = source.first_keys | {next(iter(layout.record))}
-    return replace(source, first_keys=keys - _nested_keys(layout.record))
-
-
-def _nested_keys(record: Mapping[str, Any]) -> set[str]:
-    """The keys of all objects in lists inside a record."""
-    keys: set[str] = set()
-    values: list[Any] = [*record.values()]
-    while values:
-        value = values.pop()
-        if isinstance(value, list):
-            keys.update(*(one for one in value if isinstance(one, dict)))
-            values += value
-        elif isinstance(value, dict):
-            values += value.values()
-    return keys
-
-
 def cut(
     stream: Stream, layout: Layout, source: Source, file: str, key: str, size: int | None = None
 ) -> Iterator[Shard]:
@@ -337,7 +222,7 @@ def cut(
         data = stream.peek(reach)
         last = len(data) < reach
         start = 0 if offset else layout.start
-        end = len(data) if last else _border(layout.kind, source, data)
+        end = len(data) if last else _border(layout, source, data)
         if not last and end <= start:
             if len(data) > MAX_RECORD:
                 raise InputError(file, f"no record ends within {MAX_RECORD >> 20} MiB", offset)
@@ -351,6 +236,8 @@ def cut(
             source=source.name,
             kind=layout.kind,
             header=layout.header,
+            delimiter=layout.delimiter,
+            first_key=layout.first_key,
             offset=offset + start,
             line=line,
             data=records,
@@ -364,15 +251,13 @@ def cut(
         offset, reach, number = offset + end, size, number + 1
 
 
-def _border(kind: Kind, source: Source, buffer: bytes) -> int:
+def _border(layout: Layout, source: Source, buffer: bytes) -> int:
     """The end of the buffer's last whole record, 0 if there is none."""
-    if kind == "object":
-        return 0
-    if kind == "lines":
+    if layout.kind == "lines":
         return buffer.rfind(b"\n") + 1
-    if kind == "csv":
+    if layout.kind == "csv":
         return _csv_border(buffer)
-    pattern = border_pattern(source.first_keys)
+    pattern = borders(layout, source)
     reach = 1 << 16  # the last border is near the end: records are seldom larger than 64 KiB
     while True:
         start = max(0, len(buffer) - reach)

@@ -65,12 +65,22 @@ class Source:
     columns: Mapping[str, Sequence[str]] | None = None
 
 
-@functools.cache
-def border_pattern(first_keys: frozenset[str]) -> re.Pattern[bytes]:
+@functools.lru_cache(256)
+def border_pattern(
+    first_keys: frozenset[str],
+    first_key: str = "",
+    *,
+    in_wrapper: bool = False,
+    at_line_start: bool = False,
+) -> re.Pattern[bytes]:
     """Matches from the `}` that ends a record to the first key of the next, whose `{` is group 1.
 
     Inside a JSON string a quote is always written `\\"`, so `}, {"KEY":` is a border and nothing else. It is
-    found at over 1 GB/s.
+    found at over 1 GB/s. `first_key` is one more key, as the file writes it. Arrays may end and begin between
+    records; in a wrapper, {"A": RECORD, "B": [RECORD, RECORD]}, so may its keys. `at_line_start` also finds a
+    record without a `}` before it: the one after a record that is cut off.
     """
-    keys = b"|".join(re.escape(key.encode()) for key in sorted(first_keys))
-    return re.compile(rb'\}\s*,\s*(\{)\s*"(?:' + keys + rb')"\s*:')
+    keys = b"|".join(re.escape(key.encode()) for key in sorted({*first_keys, first_key} - {""}))
+    wrapper = rb'(?:"(?:[^"\\]|\\.){0,200}"\s*:[\s\[]*)?' if in_wrapper else b""
+    before = rb"(?:\}|\n)" if at_line_start else rb"\}"
+    return re.compile(before + rb"[\s,\[\]]*" + wrapper + rb'(\{)\s*"(?:' + keys + rb')"\s*:')
