@@ -38,9 +38,9 @@ def test_a_file_is_named_for_what_it_is(
     path.write_bytes(data)
     status = cli.main(["convert", str(path), "--out", str(tmp_path / "out"), "--jobs=1", "--quiet"])
     assert status == 1
-    assert f"rows.jsonl: {what}" in capsys.readouterr().err.replace(
-        "is a Git LFS pointer, not the data: run `", ""
-    )
+    message = capsys.readouterr().err
+    assert "rows.jsonl: " in message
+    assert what in message
 
 
 @pytest.mark.parametrize(("data", "what"), FILES)
