@@ -24,6 +24,8 @@ FILES = [
     ("# 제목\n\n글".encode(), "is text without records"),
     (b"\x89PNG\r\n\x1a\n\0\0\0", "is a binary file"),
     (b"7z\xbc\xaf\x27\x1c\0\4", "is a 7z or RAR archive"),
+    (b'{"version": "1", "data": []}', "is JSON without records"),
+    (b"instruction,output\n", "has a CSV's header and no rows"),
     (b"%PDF-1.7\n", "is a PDF"),
     (b'{"a": 1, "b": 2}\n', "its first record has the keys a, b"),
 ]

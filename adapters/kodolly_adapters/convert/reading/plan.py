@@ -107,6 +107,9 @@ class Plan:
                     if size < HEAD_OF_WRAPPER:
                         break
                 elif source := self._source(member, one):
+                    if one.kind == "csv" and not head[one.start :].strip():
+                        self._skip(member, one, "has a CSV's header and no rows")
+                        return None
                     return one, source
             if is_all or not any(one.cut_off for one in layouts):
                 break
