@@ -56,9 +56,6 @@ class Source:
     licence: Licence = UNKNOWN
     patterns: tuple[str, ...] = ()  # file names, as fnmatch writes them
     by_name: bool = False  # its records look like another source's: the file's name must match
-    layout: str = (
-        "json"  # "json" (array, {"data": [...]}, object or lines), or "any", which tables are too
-    )
     unit: str = "rows"  # what the input is counted in, in the plural
     units: Callable[[Any], int] | None = None  # None: one a record
     rules: Mapping[str, str] | None = None  # modes that replace the rules' defaults
