@@ -30,7 +30,7 @@ def one_input(data: bytes) -> None:
 
     file = damaged(choose)
     if choose(64) == 63:
-        check_run(file, choose(4))
+        check_run(file, choose(6))
     else:
         check(file, 1 + choose(4_000))
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import lzma
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
@@ -255,6 +257,15 @@ def check_run(file: Damaged, packing: int, options: Options | None = None) -> st
         elif packing == 2:
             path = path.with_name(f"{file.name}.zst")
             path.write_bytes(zstd.compress(file.data))
+        elif packing == 4:
+            path = path.with_name(f"{file.name}.xz")
+            path.write_bytes(lzma.compress(file.data, preset=0))
+        elif packing == 5:
+            info = tarfile.TarInfo(file.name)
+            info.size = len(file.data)
+            path = path.with_name("all.tar.gz")
+            with tarfile.open(path, "w:gz") as tar:
+                tar.addfile(info, io.BytesIO(file.data))
         elif packing >= 3:
             path = path.with_name("all.zip")
             with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "sources",
         nargs="*",
         metavar="SOURCE",
-        help="files, folders, .zip, .gz or .zst archives, or - for standard input",
+        help="files, folders, zips, tars (also packed with gz, bz2, xz, zst), or - for standard input",
     )
     add("--out", type=Path, metavar="DIR", help="a new folder for the rows and the data card")
     add(

@@ -36,7 +36,7 @@ def test_a_damaged_file_is_named_or_converted_whole(file: Damaged, size: int) ->
 
 
 @settings(SETTINGS, max_examples=40)
-@given(file=damaged_files(), packing=st.integers(0, 3))
+@given(file=damaged_files(), packing=st.integers(0, 5))
 @example(file=Damaged("ko_alpaca_data.json", NESTED, True), packing=0)
 def test_a_damaged_file_leaves_nothing_half_written(file: Damaged, packing: int) -> None:
     """A whole run on a damaged file ends with counts that add up, or with its name and no output."""

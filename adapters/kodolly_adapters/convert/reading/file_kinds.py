@@ -59,6 +59,4 @@ def _what_json_is(text: bytes, before: int) -> str:
         return ""
     if not value:
         return "is an empty list" if isinstance(value, list) else "is an empty object"
-    if isinstance(value, list) and not isinstance(value[0], dict):
-        return "is a list without records"
-    return ""
+    return "is a list without records" if isinstance(value, list) else "is JSON without records"

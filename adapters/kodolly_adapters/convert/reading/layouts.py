@@ -63,16 +63,16 @@ def layouts_of(head: bytes) -> Iterator[Layout]:
     if match := ARRAY.match(text):
         yield _of_record("array", head, start + match.end())
     elif OBJECT.match(text):
-        values = list(_values(text))
-        for key, at, opening in values:
+        for key, at, opening in _values(text):
             if key == "data" and opening == "[":
                 yield _of_record("data", head, start + at + 1)
+                break
         if record := _first_object(body):
             yield Layout("lines", start, record=record)
         else:
             yield _of_record("objects", head, start)
-        for _, at, opening in values:
-            if (at := text.find("{", at)) >= 0 and opening in ("{", "["):
+        for _, at, _ in _values(text):
+            if (at := text.find("{", at)) >= 0:
                 yield _of_record("wrapped", head, start + at)
     elif layout := _csv(head, start):
         yield layout

@@ -53,8 +53,10 @@ def pieces(data: bytes, borders: re.Pattern[bytes], *, in_wrapper: bool = False)
                     _, end = DECODER.raw_decode(text, at)
                 else:
                     end = at + DECODER.raw_decode(text[at:border])[1]
-            except json.JSONDecodeError as error:
-                spare -= error.pos - (at if spare > 0 else 0)
+            except (
+                json.JSONDecodeError
+            ) as error:  # it counts the lines before it, at 64 bytes a step
+                spare -= error.pos - at + error.pos // 64 + 1
             except (ValueError, RecursionError):
                 spare -= len(data) - at
         if end > at:

@@ -24,8 +24,8 @@ SHARD = 4 << 20  # bytes: a worker needs under 100 MB for it, and there are few 
 HEAD_OF_WRAPPER = 4 << 20  # bytes of a first record, before its inner objects are taken for records
 MAX_RECORD = 64 << 20  # bytes of the longest record; a longer one is an error
 NOT_UTF8 = (
-    "is text in an unknown encoding, neither UTF-8 nor CP949; make it UTF-8 first, for example with "
-    "`iconv -f EUC-JP -t UTF-8 {} > NEW`"
+    "is text in an unknown encoding, neither UTF-8 nor CP949; make it UTF-8 first: "
+    "`iconv -f cp949 -t utf-8 {} > NEW`, with its own encoding in place of cp949"
 )
 
 
@@ -99,13 +99,17 @@ class Plan:
         size = HEAD
         while True:
             head = stream.peek(size)
-            layouts = list(layouts_of(head))
+            layouts: list[Layout] = []
             is_all = len(head) < size or size >= MAX_RECORD
-            for one in layouts:
+            for one in layouts_of(head):
+                layouts.append(one)
                 if one.cut_off and not is_all:
                     if size < HEAD_OF_WRAPPER:
                         break
                 elif source := self._source(member, one):
+                    if one.kind == "csv" and not head[one.start :].strip():
+                        self._skip(member, one, "has a CSV's header and no rows")
+                        return None
                     return one, source
             if is_all or not any(one.cut_off for one in layouts):
                 break

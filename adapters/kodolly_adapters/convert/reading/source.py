@@ -48,7 +48,9 @@ class Source:
     drafts: Callable[[Any, Options], Drafts]
     patterns: tuple[str, ...] = ()  # file names, as fnmatch writes them
     by_name: bool = False  # its records look like another source's: the file's name must match
-    layout: str = "json"  # "json" (array, {"data": [...]}, object or lines) or "csv"
+    layout: str = (
+        "json"  # what its own files are: "json" in any form (or a table of JSON's rows), or "csv"
+    )
     unit: str = "rows"  # what the input is counted in, in the plural
     units: Callable[[Any], int] | None = None  # None: one a record
     rules: Mapping[str, str] | None = None  # modes that replace the rules' defaults

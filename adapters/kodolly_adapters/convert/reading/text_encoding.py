@@ -13,9 +13,8 @@ MARKS = {
 CONTROL = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")  # texts have none of them
 SYLLABLE = re.compile("[가-힣]")
 NOT_ASCII_LETTER = re.compile(r"[^\W\d_a-zA-Z]")
-MIN_HANGUL = (
-    0.8  # share of Hangul syllables among the letters that are not ASCII, for text to be CP949
-)
+# In CP949 text, this share of the letters that are not ASCII are Hangul syllables.
+MIN_HANGUL = 0.8
 MAX_BROKEN = 0.1  # share of those letters that may be undecodable
 BROKEN = "\ufffd"
 
@@ -42,7 +41,8 @@ def encoding_of(head: bytes, *, is_whole: bool) -> str | None:
     letters = len(NOT_ASCII_LETTER.findall(korean))
     korean_broken = korean.count(BROKEN)
     if korean_broken < broken and korean_broken <= MAX_BROKEN * letters:
-        syllables = len(SYLLABLE.findall(korean))
+        # Only those of EUC-KR: the other 8,822 of CP949 are rare in Korean, but what Shift-JIS looks like.
+        syllables = len(SYLLABLE.findall(decode("euc_kr")))
         if syllables >= MIN_HANGUL * letters:
             return "cp949"
     is_utf8 = broken < 8 or broken < len(NOT_ASCII_LETTER.findall(text))
@@ -52,9 +52,10 @@ def encoding_of(head: bytes, *, is_whole: bool) -> str | None:
 def _wide(head: bytes) -> str:
     """UTF-16 without a byte order mark has zeros in ASCII characters: all in odd or all in even places."""
     even, odd = head[::2].count(0), head[1::2].count(0)
-    if odd > len(head) / 20 and even <= odd / 20:
-        return "utf-16-le"
-    return "utf-16-be" if even > len(head) / 20 and odd <= even / 20 else "utf-8"
+    codec, many, few = ("utf-16-le", odd, even) if odd > even else ("utf-16-be", even, odd)
+    text = head.decode(codec, "replace")
+    is_text = not CONTROL.search(text.encode("utf-8", "replace")) and "\0" not in text
+    return codec if is_text and many > len(head) / 20 and few <= many / 20 else "utf-8"
 
 
 def mark_undecodable(error: UnicodeError) -> tuple[str, int]:
