@@ -19,7 +19,9 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 RECORDS = alpaca(200)
 TEXT = "\n".join(json.dumps(record, ensure_ascii=False) for record in RECORDS)
 JAPANESE = "これは日本語の文章です。とても面白いと思います。" * 20
-CHINESE = "中华人民共和国的首都是北京,人口超过两千万,历史悠久。" * 20
+CHINESE = (
+    "中华人民共和国的首都是北京人口超过两千万历史悠久世界最长的城墙在中国我们应该学习数学物理" * 20
+)  # every byte of it in GBK is CP949 too, but half of it Hanja
 
 
 def run(path: Path, out: Path, *, keep_going: bool = False) -> Summary:

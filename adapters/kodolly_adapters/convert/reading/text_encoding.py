@@ -13,9 +13,8 @@ MARKS = {
 CONTROL = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")  # texts have none of them
 SYLLABLE = re.compile("[가-힣]")
 NOT_ASCII_LETTER = re.compile(r"[^\W\d_a-zA-Z]")
-MIN_HANGUL = (
-    0.8  # share of Hangul syllables among the letters that are not ASCII, for text to be CP949
-)
+# In CP949 text, this share of the letters that are not ASCII are Hangul syllables.
+MIN_HANGUL = 0.8
 MAX_BROKEN = 0.1  # share of those letters that may be undecodable
 BROKEN = "\ufffd"
 
