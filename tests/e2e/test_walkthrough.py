@@ -54,13 +54,15 @@ def test_every_command_of_the_page_works(tmp_path: Path) -> None:
     wait_until(lambda: "no process left" in log.read_text(), 60, what="the end of `kodolly up`")
     text = printed.read_text()
     answer = json.loads(text[text.rindex('{"id"') :].splitlines()[0])
-    assert answer["choices"][0]["message"]["content"] == "하루가 또 가네요."
+    row = (tmp_path / "rows" / "train.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    assert answer["choices"][0]["message"]["content"] == json.loads(row)["response"]
     assert answer["choices"][0]["finish_reason"] == "stop"
-    assert '"instruction":"12시 땡!"' in text  # of `head`
+    assert row in text  # of `head`
     assert "measured in 20 steps" in text
 
 
 def test_the_page_has_about_ten_commands() -> None:
     """A walk that grows is no longer one; the recipe's lines are not counted."""
     text = re.sub(r"<<'TOML'\n.*?^TOML$", "", "".join(commands()), flags=re.MULTILINE | re.DOTALL)
+    text = text.replace("|\n", "|")
     assert len([line for line in text.splitlines() if line.strip()]) <= 10

@@ -161,3 +161,20 @@ def test_an_archive_in_an_archive_is_named(tmp_path: Path) -> None:
     path.write_bytes(tar({"inner.tar.gz": gzip.compress(tar({"a.jsonl": TEXT}))}))
     with pytest.raises(InputError, match=r"rows\.tar!inner\.tar\.gz: is an archive .* unpack it"):
         list(Plan([str(path)], SOURCES).shards())
+
+
+def test_a_readme_in_an_archive_is_skipped_as_in_a_folder(tmp_path: Path) -> None:
+    """An archive given as SOURCE is read although not all of its files are data; those that are not are named."""
+    path = tmp_path / "set.tar"
+    path.write_bytes(tar({"README.md": b"About this set.\n", "rows.json": TEXT}))
+    plan = Plan([str(path)], SOURCES)
+    assert {shard.file for shard, _ in plan.shards()} == {"set.tar!rows.json"}
+    assert [name for name, _ in plan.skipped] == ["set.tar!README.md"]
+
+
+def test_an_archive_without_data_is_refused_with_its_files(tmp_path: Path) -> None:
+    """It names what is in the archive, and why none of it was taken."""
+    path = tmp_path / "set.tar"
+    path.write_bytes(tar({"README.md": b"About this set.\n"}))
+    with pytest.raises(InputError, match=r"set\.tar!README\.md: is text without records"):
+        list(Plan([str(path)], SOURCES).shards())

@@ -44,7 +44,7 @@ class Member:
     path: Path | None = None  # None: standard input
     zip_member: zipfile.ZipInfo | None = None  # in the zip at `path`
     size: int | None = None
-    is_argument: bool = True  # a SOURCE, or inside an archive that is one; not a file of a folder
+    is_argument: bool = True  # a SOURCE itself; not a file in a folder or archive
     skip_reason: str = ""  # "": it is to be read
     tar: Tar | None = None  # shared by all members of the tar
     entry: Entry | None = None  # in the tar
@@ -219,15 +219,15 @@ def _of_file(path: Path, name: str, *, is_argument: bool) -> Iterator[Member]:
         with suppress(*UNPACK_ERRORS):  # a damaged file is named when it is read
             head = unpacked(file, stack).read(TAR_HEAD)
     if magic[:4] in ZIP_MAGICS:
-        yield from _of_zip(path, name, is_argument=is_argument)
+        yield from _of_zip(path, name)
     elif head[MAGIC] == b"ustar":
-        yield from _of_tar(path, name, is_argument=is_argument)
+        yield from _of_tar(path, name)
     else:
         size = None if packing_of(magic) or table_kind(magic) else path.stat().st_size
         yield Member(name, path, size=size, is_argument=is_argument)
 
 
-def _of_zip(path: Path, name: str, *, is_argument: bool) -> Iterator[Member]:
+def _of_zip(path: Path, name: str) -> Iterator[Member]:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = sorted(archive.infolist(), key=lambda info: info.filename)
@@ -236,10 +236,10 @@ def _of_zip(path: Path, name: str, *, is_argument: bool) -> Iterator[Member]:
     for info in infos:
         parts = info.filename.split("/")
         if not info.is_dir() and not any(part.startswith((".", "__MACOSX")) for part in parts):
-            yield Member(f"{name}!{info.filename}", path, info, info.file_size, is_argument)
+            yield Member(f"{name}!{info.filename}", path, info, info.file_size, is_argument=False)
 
 
-def _of_tar(path: Path, name: str, *, is_argument: bool) -> Iterator[Member]:
+def _of_tar(path: Path, name: str) -> Iterator[Member]:
     tar = Tar(path)
     try:
         entries = list(tar.entries())
@@ -248,7 +248,7 @@ def _of_tar(path: Path, name: str, *, is_argument: bool) -> Iterator[Member]:
     last = max((entry for entry in entries if not entry.skip_reason), default=None)
     for entry in entries:
         yield Member(
-            f"{name}!{entry.name}", path, None, entry.size, is_argument, entry.skip_reason,
+            f"{name}!{entry.name}", path, None, entry.size, False, entry.skip_reason,
             tar, entry, entry is last,
         )  # fmt: skip
 

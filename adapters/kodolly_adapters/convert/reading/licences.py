@@ -103,12 +103,12 @@ def _file_name(member: Member) -> str:
 
 
 def _beside(member: Member, members: Mapping[str, Member]) -> Iterator[Member]:
-    """Files that may state the licence, the nearest first: in the archive or folder, then beside an argument."""
+    """Files that may state the licence, the nearest first: in the archive or folder, then beside the argument."""
     folder = member.name
     while folder:
         folder = re.sub(r"[^/!]*[/!]?\Z", "", folder, count=1)
         yield from (members[folder + name] for name in FILES if folder + name in members)
-    if member.is_argument and member.path is not None:
+    if member.path is not None:
         paths = (member.path.parent / name for name in FILES)
         yield from (Member(path.name, path) for path in paths if path.is_file())
 
