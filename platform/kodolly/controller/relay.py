@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 
-from kodolly.http.log_safe import describe_error
 from kodolly.http.upstream import Broken, Connection, Pool, Unreachable
+from kodolly.log_safe import describe_error
 from kodolly.protocol.wire import frame
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 
-from kodolly.http.log_safe import describe_error
 from kodolly.http.tls import client_context
+from kodolly.log_safe import describe_error
 
 # Seconds that an idle connection is kept; uvicorn's servers close theirs after 5 s.
 KEEPALIVE = 4.0

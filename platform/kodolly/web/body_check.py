@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kodolly.errors import ApiError, BadRequest
 from kodolly.http.bounds import load_json
-from kodolly.http.log_safe import describe_error
 from kodolly.http.server import JsonResponse
+from kodolly.log_safe import describe_error
 from kodolly.logs import Seldom
 
 log = logging.getLogger(__name__)

@@ -22,8 +22,8 @@ from kodolly.api.errors import (
 from kodolly.api.request import ApiRequest
 from kodolly.api.routing.table import Worker
 from kodolly.errors import EngineFailed
-from kodolly.http.log_safe import describe_error
 from kodolly.http.upstream import Broken, Connection, NoDescriptor, Pool, Unreachable
+from kodolly.log_safe import describe_error
 from kodolly.protocol.event_stream import (
     Event,
     EventParser,

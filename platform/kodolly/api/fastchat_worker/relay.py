@@ -40,8 +40,8 @@ from kodolly.api.sse import LAST, LOST, error_event, event
 from kodolly.errors import ApiError, BadRequest, ContextOverflow
 from kodolly.http import descriptors, server
 from kodolly.http.client import CALL_ERRORS, describe_call_error, request_bounded
-from kodolly.http.log_safe import describe_error
 from kodolly.http.upstream import Broken, Connection, NoDescriptor, Pool, Unreachable
+from kodolly.log_safe import describe_error
 from kodolly.protocol.wire import frames
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from kodolly.api.client_output import ClientOutput, PendingSend
 from kodolly.api.engine_io.calls import EngineResponse
 from kodolly.api.errors import WorkerFailed
 from kodolly.api.relay.engine_events import EngineEvents
-from kodolly.http.log_safe import describe_error
 from kodolly.http.upstream import Broken
+from kodolly.log_safe import describe_error
 from kodolly.protocol.event_stream import EventTooLarge
 
 

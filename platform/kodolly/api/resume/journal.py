@@ -16,7 +16,7 @@ import orjson
 
 from kodolly.api.request import ApiRequest
 from kodolly.api.sse import data_of
-from kodolly.http.log_safe import describe_error
+from kodolly.log_safe import describe_error
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 from pydantic import ValidationError
 
-from kodolly.http.log_safe import describe_error
+from kodolly.log_safe import describe_error
 from kodolly.protocol.wire import Change, Snapshot, WorkerRow
 
 

@@ -12,9 +12,9 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 
 from kodolly.http import descriptors
-from kodolly.http.log_safe import describe_error
 from kodolly.http.tls import client_context
 from kodolly.http.upstream.connection import Broken, Connection
+from kodolly.log_safe import describe_error
 
 # Idle connections are kept this long (seconds). An engine that closes them sooner, as uvicorn's do after 5,
 # is seen to; one that does so as we write to it is asked once more over a new one.
