@@ -249,7 +249,8 @@ async def test_an_engine_without_metrics_is_asked_for_tokens(
 ) -> None:
     """One that tells no counter is stalled when a token does not come out in time."""
     monkeypatch.setattr("kodolly.engines.metrics.STEP_METRICS", ())
-    async with monitored(Script(load=1), limits(0.2, canary_interval=0)) as (engine, monitor, _):
+    # Long enough for a slow machine's answer to a poll, which would be a stall of another kind.
+    async with monitored(Script(load=1), limits(0.8, canary_interval=0)) as (engine, monitor, _):
         stalled = asyncio.create_task(monitor.until_stalled())
         await eventually(lambda: len(engine.requests) > 3)
         assert not stalled.done()

@@ -143,7 +143,7 @@ def _copy_tokenizer(tokenizer: TokenizerInfo, directory: Path, out: Path) -> Non
             shutil.copyfile(directory / name, out / name)
     fast = (out / "tokenizer.json").is_file()
     config = read_object(directory / SPECIAL_TOKENS) | read_object(directory / TOKENIZER_CONFIG)
-    config = {key: value for key, value in config.items() if key not in ROLES}
+    config = {k: v for k, v in config.items() if k not in ROLES or k in tokenizer.names}
     config |= tokenizer.names
     write_json(out / TOKENIZER_CONFIG, portable_tokenizer_config(config, fast=fast))
 
