@@ -109,9 +109,9 @@ def test_a_key_that_no_source_knows_first_is_a_border_too(tmp_path: Path) -> Non
 )
 @pytest.mark.parametrize("in_wrapper", [False, True])
 def test_hostile_text_takes_linear_time(unit: str, in_wrapper: bool) -> None:
-    """Megabytes of brackets that never close are given up in seconds, with no byte lost."""
-    data = unit.encode() * (300_000 // len(unit))
+    """A hundred kilobytes of brackets that never close are given up in seconds, with no byte lost."""
+    data = unit.encode() * (100_000 // len(unit))
     start = time.process_time()
     *parts, _ = pieces(data, border_pattern(frozenset({"id"})), in_wrapper=in_wrapper)
-    assert time.process_time() - start < 10
+    assert time.process_time() - start < 10  # of quadratic time it would be minutes
     assert all(data[part.start :].startswith(part.text) for part in parts)

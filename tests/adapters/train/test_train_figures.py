@@ -78,6 +78,7 @@ def test_tokens_a_second_are_those_of_training(
     assert all(50e6 < record["peak_memory_bytes"] < most for record in (*steps, *looks))
 
 
+@pytest.mark.stack
 def test_memory_is_that_of_this_process(tmp_path: Path) -> None:
     """A process that a large one starts does not take over its peak; what it takes itself is counted."""
     code = (
