@@ -30,8 +30,8 @@ def build(fresh: Path, say: Say) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    known = read_json(packaged() / "config.json") or {}
-    ids = {key: known[key] for key in ("vocab_size", "bos_token_id", "eos_token_id")}
+    config = read_json(packaged() / "config.json") or {}
+    ids = {key: config[key] for key in ("vocab_size", "bos_token_id", "eos_token_id")}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         LlamaForCausalLM(LlamaConfig(**SHAPE, **ids)).save_pretrained(str(fresh))

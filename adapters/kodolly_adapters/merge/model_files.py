@@ -113,8 +113,8 @@ def _read_tokenizer(directory: Path, from_adapter: bool, rows: int) -> Tokenizer
         for text in {text for texts in candidates.values() for text in texts}:
             if (number := tokenizer.token_to_id(text)) is not None:
                 ids[text] = number
-    known = {r: [t for t in texts if t in ids or not size] for r, texts in candidates.items()}
-    names = {role: texts[0] for role, texts in known.items() if texts}
+    usable = {r: [t for t in texts if t in ids or not size] for r, texts in candidates.items()}
+    names = {role: texts[0] for role, texts in usable.items() if texts}
     repairs = [
         f"{role} {texts[0]!r} is in no vocabulary; {repr(names[role]) if role in names else 'none'} is used"
         for role, texts in candidates.items()

@@ -87,10 +87,10 @@ def chunk_writer(
     """
     flow = cycle.flow
     # The cycle holds its scope, and that this function: they would be garbage that refers to itself.
-    known = weakref.ref(cycle)
+    reference = weakref.ref(cycle)
 
     def write(data: bytes) -> bool:
-        cycle = known()
+        cycle = reference()
         if cycle is None or cycle.disconnected or cycle.response_complete or flow.write_paused:
             return False
         if cycle.transport is not transport or not cycle.chunked_encoding:

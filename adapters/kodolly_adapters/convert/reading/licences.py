@@ -128,8 +128,8 @@ def _licence_in(place: Member) -> Licence | None:
     elif name in INFOS:
         slug = _of_info(text)
     else:
-        found = ((re.search(pattern, text[:2000]), name) for pattern, name in TEXTS)
-        slug = next((name.format(*match.groups()) for match, name in found if match), "")
+        matches = ((re.search(pattern, text[:2000]), name) for pattern, name in TEXTS)
+        slug = next((name.format(*match.groups()) for match, name in matches if match), "")
     licence = named(slug)
     return None if licence == UNKNOWN else licence
 

@@ -95,8 +95,8 @@ def _flat(
 def _licence(entry: Mapping[str, Any]) -> Licence:
     if entry["licence"] == "kovicuna":
         return KOVICUNA_LICENCE
-    told = {name: entry[name] for name in ("url", "consequence") if name in entry}
-    return msgspec.structs.replace(named(entry["licence"]), **told)
+    terms = {name: entry[name] for name in ("url", "consequence") if name in entry}
+    return msgspec.structs.replace(named(entry["licence"]), **terms)
 
 
 def _has_columns(columns: Columns, without: frozenset[str], record: Mapping[str, Any]) -> bool:
