@@ -22,7 +22,7 @@ export KODOLLY_TEST_MODEL ?= $(CURDIR)/$(TEST_MODEL)
 test test-stack test-vllm test-ray test-wheel test-browser bench-gateway bench-chaos bench-soak bench-hostile bench-vllm: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run data train-env test lint test-stack test-vllm vllm-env test-ray test-wheel test-compose test-browser fuzz bench-gateway bench-chaos bench-soak bench-hostile bench-affinity bench-compatibility bench-control bench-vllm bench-convert bench-train bench-merge model clean
+.PHONY: help run data train-env test lint test-stack test-vllm vllm-env test-ray test-wheel test-compose test-browser fuzz bench-gateway bench-chaos bench-soak bench-hostile bench-affinity bench-compatibility bench-control bench-vllm bench-convert bench-train bench-plan bench-merge model clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -88,6 +88,9 @@ bench-hostile: $(DEV_STAMP) ## what strangers can do without a key, beside hones
 
 bench-vllm: $(DEV_STAMP) model vllm-env ## tokens a second through the whole stack by the bare vLLM's
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.endtoend.run --model $(TEST_MODEL) --tokens 48 $(ARGS)
+
+bench-plan: $(DEV_STAMP) ## what `kodolly plan --measure` foretells beside the training itself
+	$(BIN)/python -m benchmarks.train.plan_beside_run
 
 bench-train: $(DEV_STAMP) ## preparation, throughput and the frozen keys, each beside the usual way
 	$(BIN)/python -m benchmarks.train.prepare

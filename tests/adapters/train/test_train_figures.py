@@ -22,7 +22,6 @@ from kodolly_adapters.train.run import train
 from kodolly_adapters.train.trainer import Trainer, choose_validation, make_schedule
 
 CPU = Hardware("cpu", ("some",), 1, 0, bf16=False, flash=False)
-ATTEMPTS = 3  # of figures of time, on a machine that others use too
 SMALL = {"data.max_length": "96", "data.validation_share": "0.25", "train.batch_size": "2"}
 
 
@@ -155,27 +154,16 @@ def _kodolly(place: Path, *words: str) -> str:
 @pytest.mark.stack
 @pytest.mark.parametrize("name", ["tiny-neox-lora", "tiny-llama-full"])
 def test_a_measured_plan_foretells_the_run(name: str, tmp_path: Path) -> None:
-    """Steps exactly; seconds a step, time of the run and memory within a quarter of the real run's."""
+    """Its steps, and memory within a quarter; that of times is measured by benchmarks/train/plan_beside_run.py."""
     rows = rows_file(tmp_path, 20)  # 120 rows, about forty steps
     flags = [f"--set={key}={value}" for key, value in (SMALL | {"data.train": rows}).items()]
     flags += ["--set=train.epochs=1", "--set=train.report_to=[]"]
     if name == "tiny-llama-full":
         _kodolly(tmp_path, "fetch", "--model", "tiny-llama")
-    worst = 1.0
-    for attempt in range(ATTEMPTS):
-        text = _kodolly(tmp_path, "plan", name, *flags, "--gpus=1", "--measure", "--json")
-        here = json.loads(text)["this_machine"]["measured"]
-        _kodolly(tmp_path, "train", name, *flags, "--quiet", "--out", f"run{attempt}")
-        real = json.loads((tmp_path / f"run{attempt}/run.json").read_text())["metrics"]
-        assert here["steps"] == pytest.approx(real["steps"], abs=1)
-        pairs = {
-            "step": (here["step_seconds"], real["step_seconds"] / real["steps"]),
-            "time": (here["hours"] * 3600, real["train_seconds"]),
-            "memory": (here["memory"], real["peak_memory_bytes"]),
-        }
-        off = {key: abs(planned / is_ - 1) for key, (planned, is_) in pairs.items()}
-        assert off["memory"] < 0.25, pairs
-        worst = max(off.values())
-        if worst < 0.25:
-            return
-    pytest.fail(f"off by {worst:.0%}: {pairs}")
+    text = _kodolly(tmp_path, "plan", name, *flags, "--gpus=1", "--measure", "--json")
+    here = json.loads(text)["this_machine"]["measured"]
+    _kodolly(tmp_path, "train", name, *flags, "--quiet", "--out", "run")
+    real = json.loads((tmp_path / "run/run.json").read_text())["metrics"]
+    assert here["steps"] == pytest.approx(real["steps"], abs=1)
+    assert here["memory"] == pytest.approx(real["peak_memory_bytes"], rel=0.25)
+    assert 0 < here["step_seconds"] * here["steps"] <= here["hours"] * 3600
