@@ -36,14 +36,14 @@ async def test_a_stream_comes_out_once_or_as_a_failure(
 ) -> None:
     """Its whole text and one [DONE]; of a failed one the text, an error event and no [DONE]."""
     wire = path.read_bytes()
-    asked = await engines(wire, size)
+    requests = await engines(wire, size)
     status, body = await post(f"{stack.url}/v1/chat/completions", QUESTION | more)
     assert status == 200, body
     assert "".join(CONTENT.findall(body)) == "".join(CONTENT.findall(wire.decode()))
     failed = path.stem.startswith("error")
     assert ('"worker_lost"' in body) == failed
     assert body.count("data: [DONE]\n\n") == (not failed)
-    assert len(asked) == 1
+    assert len(requests) == 1
 
 
 @pytest.fixture(scope="module")

@@ -68,10 +68,10 @@ class _Handler(BaseHTTPRequestHandler):
         hub.requests.append(self.path)
         if match := API.match(self.path):
             name, what, revision = match.groups()
-            found = hub.look(name, revision)
-            if found is None:
+            snapshot = hub.look(name, revision)
+            if snapshot is None:
                 return self._missing("RepoNotFound")
-            commit, folder = found
+            commit, folder = snapshot
             files = sorted(path for path in folder.iterdir() if path.is_file())
             if what == "tree":
                 return self._json([_entry(path) for path in files])
@@ -79,10 +79,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json({"id": name, "sha": commit, "siblings": siblings, "tags": []})
         if match := FILE.match(self.path):
             name, revision, file = match.groups()
-            found = hub.look(name, revision)
-            if found is None or not (found[1] / file).is_file():
-                return self._missing("EntryNotFound" if found else "RepoNotFound")
-            return self._send((found[1] / file).read_bytes(), found[0])
+            snapshot = hub.look(name, revision)
+            if snapshot is None or not (snapshot[1] / file).is_file():
+                return self._missing("EntryNotFound" if snapshot else "RepoNotFound")
+            return self._send((snapshot[1] / file).read_bytes(), snapshot[0])
         return self._missing("RepoNotFound")
 
     do_HEAD = do_GET

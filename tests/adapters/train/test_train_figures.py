@@ -26,7 +26,7 @@ SMALL = {"data.max_length": "96", "data.validation_share": "0.25", "train.batch_
 
 
 class Stopwatch(TrainerCallback):  # type: ignore[misc]
-    """Seconds from the beginning of a step until its loss is told, by a clock of its own."""
+    """Seconds from the beginning of a step until its loss is logged, by a clock of its own."""
 
     def __init__(self) -> None:
         self.seconds, self._begun = 0.0, 0.0
