@@ -119,6 +119,44 @@ def test_lists_and_switches_are_read_from_everywhere(tmp_path: Path) -> None:
     assert not of(["--no-web"]).settings.web
 
 
+def test_a_password_in_a_url_is_not_shown() -> None:
+    """`kodolly config` shows where the store is, and no password; nor does an error."""
+    url = "postgresql://me:geheim@host/db"
+    rows = {row[0]: row[1] for row in resolve(ApiSettings, ["--store", url], prog="x").rows()}
+    assert rows["--store"] == "'postgresql://***@host/db'"
+    with pytest.raises(SettingsError) as caught:
+        ApiSettings(store="mysql://me:geheim@host/db").store_url()
+    assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "url"),
+    [
+        ("none", None),
+        ("sqlite:///a/b.sqlite3", "sqlite:///a/b.sqlite3"),
+        ("sqlite:////a b/가.sqlite3", "sqlite:////a b/가.sqlite3"),
+        ("postgresql://u:p@h:5432/d", "postgresql://u:p@h:5432/d"),
+        ("postgresql://u@/d?host=/run/pg", "postgresql://u@/d?host=/run/pg"),
+    ],
+)
+def test_stores_that_can_be_named(value: str, url: str | None) -> None:
+    """A file, a server, or none."""
+    assert ApiSettings(store=value).store_url() == url
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", "store.sqlite3", "sqlite://", "sqlite:///", "sqlite://a/b", "sqlite:///f?mode=ro"),
+        *("mysql://h/d", "postgresql://", "postgresql://h", "postgresql://h:x/d", "None"),
+    ],
+)
+def test_anything_else_is_no_store(value: str) -> None:
+    """The error names the flag and the forms that are right."""
+    with pytest.raises(SettingsError, match=r"--store: .* is not a store: give sqlite:///FILE"):
+        ApiSettings(store=value).store_url()
+
+
 def test_secrets_are_masked() -> None:
     """`kodolly config` never shows a secret's value."""
     rows = {flag: value for flag, value, _ in of(["--keys", "s3cret"]).rows()}
@@ -245,9 +283,9 @@ def test_every_secret_of_every_process_is_under_that_rule() -> None:
     """A new option that holds a secret, or names its file, cannot forget the rule."""
     for section in SECTIONS:
         for each in fields(section):
-            names = ("token", "token_file", "worker_tokens_file")
+            names = ("token", "token_file", "tokens_file")
             looks_secret = (
-                each.name in names
+                each.name.endswith(names)
                 or each.name.startswith("client_keys")
                 or (
                     # Without its certificate an empty tls_key is no TLS, and with it an error: test_tls.py

@@ -43,8 +43,19 @@ class Ask:
         return bool(self.body.get(name))
 
 
-# Of ten streams: who asks what. The rest are plain chats.
-KINDS = ("openai", "whole", "n", "stop", "logprobs", "ids", "completion", "usage", "", "")
+# Of thirteen streams: who asks what. The rest are plain chats.
+KINDS = (
+    "openai", "whole", "n", "stop", "logprobs", "ids", "completion", "usage", "", "",
+    "schema", "tool", "two schemas",
+)  # fmt: skip
+_OBJECT = {"type": "object"}
+SCHEMA = {
+    "response_format": {"type": "json_schema", "json_schema": {"name": "story", "schema": _OBJECT}}
+}
+TOOL = {
+    "tools": [{"type": "function", "function": {"name": "f", "parameters": _OBJECT}}],
+    "tool_choice": "required",
+}
 
 
 def scripted(plan: Plan, first: int = 0) -> Iterator[Ask]:
@@ -76,7 +87,8 @@ def _ask(script: Script, kind: str, number: int, limit: int) -> Ask:
     answer = script.answer(limit, [stop] if isinstance(stop, str) else stop, prompt=prompt)
     ids = tuple(step.token_id for step in answer.steps)
     way = kind if kind in ("openai", "whole") else "raw"
-    choice = Expected(answer.text, answer.finish_reason, ids)
+    calls = kind == "tool" and answer.finish_reason == "stop"
+    choice = Expected(answer.text, "tool_calls" if calls else answer.finish_reason, ids)
     path = COMPLETION if kind == "completion" else CHAT
     return Ask(kind or "chat", way, path, body, [choice] * int(body.get("n", 1)), len(prompt))
 
@@ -94,6 +106,12 @@ def _extras(kind: str, script: Script, prompt: Sequence[int], limit: int) -> dic
             return {"return_token_ids": True}
         case "openai" | "usage":
             return usage
+        case "schema":
+            return SCHEMA | usage
+        case "tool":
+            return TOOL | usage
+        case "two schemas":
+            return SCHEMA | {"n": 2, "return_token_ids": True} | usage
     return {}
 
 
@@ -111,6 +129,21 @@ def _straddling(script: Script, prompt: Sequence[int], limit: int) -> str:
     return steps[0].text
 
 
+GREEDY_SCHEMA = {
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "story",
+            "schema": {
+                "type": "object",
+                "properties": {"title": {"type": "string"}, "story": {"type": "string"}},
+                "required": ["title", "story"],
+            },
+        },
+    }
+}
+
+
 def greedy(plan: Plan) -> list[Ask]:
     """A fixed set of requests for a real engine; what they must say is asked of it undisturbed."""
     asks = []
@@ -118,6 +151,7 @@ def greedy(plan: Plan) -> list[Ask]:
     for number in range(2 * plan.streams):
         question = f"Tell me a short story, number {number}, about {SUBJECTS[number % 8]}."
         body: dict[str, Any] = {
+            **(GREEDY_SCHEMA if number % 3 == 0 else {}),
             "model": MODEL,
             "messages": [{"role": "user", "content": question}],
             "max_tokens": low + number * 7 % (high - low + 1),

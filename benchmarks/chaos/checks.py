@@ -19,6 +19,7 @@ class Said:
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     roles: int = 0
+    calls: int = 0  # tool calls that were begun
     reasons: list[str] = field(default_factory=list)
 
 
@@ -99,6 +100,9 @@ def take(answer: Answer, body: dict[str, Any]) -> None:
         said = answer.choice(part["index"])
         delta = part.get("delta") or part.get("message") or {}
         said.text += part.get("text") or delta.get("content") or ""
+        for call in delta.get("tool_calls") or ():
+            said.text += call["function"].get("arguments") or ""
+            said.calls += bool(call.get("id"))
         said.roles += "role" in delta and delta["role"] is not None
         said.ids += part.get("token_ids") or []
         said.logprobs += _values(part.get("logprobs"))
@@ -146,6 +150,8 @@ def _faults(ask: Ask, expected: Expected, said: Said) -> list[str]:
         wrong.append(f"finish reason {said.reasons} for {expected.finish_reason}")
     if ask.chat and said.roles != 1:
         wrong.append(f"{said.roles} roles")
+    if said.calls != ask.wants("tools"):
+        wrong.append(f"{said.calls} tool calls")
     if ask.wants("logprobs") and said.logprobs != [logprob(i) for i in expected.ids]:
         wrong.append("log probabilities")
     return wrong

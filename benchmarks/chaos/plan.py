@@ -21,6 +21,8 @@ OTHER_FAULTS = {
     "API drained": "SIGTERM to one of the API processes, started again when it has ended",
 }
 FAULTS = WORKER_FAULTS | OTHER_FAULTS
+# A round of the stored answers: the processes that make one, each killed.
+STORED_FAULTS = ("API killed", "worker killed", "engine killed", "API killed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,7 +189,7 @@ def _wait(outcome: Outcome) -> float:
     return (outcome.first or outcome.end) - outcome.start
 
 
-def text(made: Totals, table: Sequence[Row], facts: dict[str, Any]) -> str:
+def text(made: Totals, faults: Sequence[Row], facts: dict[str, Any]) -> str:
     """The Markdown of a run."""
     resumed = "not known" if made.resumed is None else f"{made.resumed:,}"
     retried = "not known" if made.retried is None else f"{made.retried:,}"
@@ -213,7 +213,7 @@ def text(made: Totals, table: Sequence[Row], facts: dict[str, Any]) -> str:
             f"{made.killed_lost:,} of {made.killed_open:,} open there",
         ),
     ]
-    out = [facts["head"], "", *_table(["", "figure"], figures), ""]
+    out = [facts["head"], "", *table(["", "figure"], figures), ""]
     names = [
         "fault", "of", "failures", "streams continued", "longest silence", "new requests harmed",
         "harmed until", "out of rotation", "back after mending", "serves again", "drained in",
@@ -224,9 +224,9 @@ def text(made: Totals, table: Sequence[Row], facts: dict[str, Any]) -> str:
             _s(row.silence), str(row.harmed), _s(row.harmed_until), _s(row.out), _s(row.back),
             _s(row.served), _s(row.drained),
         )
-        for row in table
+        for row in faults
     ]  # fmt: skip
-    out += _table(names, body)
+    out += table(names, body)
     if facts["skipped"]:
         out += ["", *(f"Skipped: {kind}: {why}" for kind, why in facts["skipped"].items())]
     return "\n".join([*out, ""])
@@ -259,7 +259,8 @@ def _list(kinds: dict[str, int]) -> str:
     return f": {said}" if said else ""
 
 
-def _table(names: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+def table(names: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table; all columns but the first are numbers."""
     rule = ["---"] + ["---:"] * (len(names) - 1)
     return ["| " + " | ".join(cells) + " |" for cells in (names, rule, *body)]
 

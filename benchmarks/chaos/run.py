@@ -1,10 +1,12 @@
 """Hundreds of streams through a real stack while its parts are killed, stopped, drained and cut off.
 
     make bench-chaos                        scripted engines, every fault, some minutes
-    make bench-chaos ARGS=--quick           under a minute
+    make bench-chaos ARGS=--quick           two minutes
+    make bench-chaos ARGS=--stored          stored answers alone
     make bench-chaos ARGS=--vllm            two real vLLM workers on this CPU
 
-Every answer is compared with what it must be, character by character. Prints the figures, writes
+Every answer is compared with what it must be, character by character. Stored answers come last, since they
+outlive their API process too: each is attached again elsewhere. Prints the figures, writes
 them and a timeline to benchmarks/chaos/results/; ends with 1 if an answer failed or was not right.
 """
 
@@ -26,7 +28,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.chaos import asks, picture, plan, report
+from benchmarks.chaos import asks, picture, plan, report, stored
 from benchmarks.chaos.asks import Ask, Expected
 from benchmarks.chaos.clients import Crowd
 from benchmarks.chaos.faults import Chaos
@@ -49,6 +51,7 @@ def _options() -> argparse.Namespace:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--quick", action="store_true", help="fewer streams and faults")
     mode.add_argument("--vllm", action="store_true", help="two real vLLM workers on this CPU")
+    parser.add_argument("--stored", action="store_true", help="stored answers alone")
     parser.add_argument("--streams", type=int, help="streams at a time")
     parser.add_argument("--rounds", type=int, help="times every fault is done")
     parser.add_argument("--faults", help=f"some of: {', '.join(plan.FAULTS)}")
@@ -59,6 +62,8 @@ def _options() -> argparse.Namespace:
     unknown = set((options.faults or "").split(",")) - {*plan.FAULTS, ""}
     if unknown:
         parser.error(f"--faults: unknown: {', '.join(sorted(unknown))}")
+    if options.vllm and options.stored:
+        parser.error("--stored: not with --vllm, whose answers are not scripted")
     if options.vllm and not VLLM.exists():
         parser.error("--vllm: no .venv-vllm here: `make vllm-env` makes it")
     if options.vllm and not (options.model / "config.json").is_file():
@@ -91,13 +96,16 @@ def main() -> int:
                 asyncio.Runner(loop_factory=_loop_factory()) as runner,
             ):
                 run = Run(mode, chosen, running, place)
-                runner.run(run.whole(kinds))
+                if not options.stored:
+                    runner.run(run.whole(kinds))
+                if not options.vllm:
+                    run.stored = runner.run(stored.run_stored(chosen, running))
         except KeyboardInterrupt:
             return 130
         except (Failed, AssertionError, RuntimeError) as failure:
             print(f"error: {failure}", file=sys.stderr)
             return 2
-        return run.write(options.out)
+        return run.write_stored(options.out) if options.stored else run.write(options.out)
 
 
 class Run:
@@ -110,6 +118,7 @@ class Run:
         self.chaos = Chaos(running, self.crowd, self.watch, chosen)
         self.skipped: dict[str, str] = {}
         self.seconds = 0.0
+        self.stored: stored.Run | None = None
 
     async def whole(self, kinds: list[str]) -> None:
         """Load, an undisturbed beginning that must be clean, the faults, the last answers' end."""
@@ -167,6 +176,9 @@ class Run:
         facts = self._facts()
         bad = report.examples(self.crowd)
         text = report.text(made, table, facts)
+        if self.stored is not None:
+            text += f"\n{self.stored.text()}"
+            facts["stored"] = self.stored.as_dict()
         print(text)
         for example in bad:
             print(f"not right: {example}", file=sys.stderr)
@@ -177,17 +189,29 @@ class Run:
         )
         names = {worker.url: worker.name for worker in self.stack.workers}
         picture.draw(self.crowd, self.chaos.faults, self.watch, names, out / f"{self.mode}.svg")
-        return 0 if made.good else 1
+        return 0 if made.good and (self.stored is None or self.stored.totals.good) else 1
+
+    def write_stored(self, out: Path) -> int:
+        """The same for stored answers alone."""
+        assert self.stored is not None
+        text = f"{self._head(self.stored.seconds)}\n\n{self.stored.text()}"
+        print(text)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"{self.mode}-stored.md").write_text(text, encoding="utf-8")
+        return 0 if self.stored.totals.good else 1
 
     def _facts(self) -> dict[str, Any]:
+        head = self._head(self.seconds)
+        return {"head": head, "commit": _commit(), "mode": self.mode, "skipped": self.skipped}
+
+    def _head(self, seconds: float) -> str:
         engines = "real vLLM, greedy" if self.mode == "vllm" else "scripted engines"
-        head = (
+        return (
             f"{datetime.now(UTC).date().isoformat()}, {os.cpu_count()} cores"
             f" ({platform.machine()}), shared and noisy; {self.plan.workers} workers ({engines}),"
             f" {self.plan.apis} API process(es), {self.plan.streams} streams at a time,"
-            f" {self.seconds:.0f} s; commit {_commit()}."
+            f" {seconds:.0f} s; commit {_commit()}."
         )
-        return {"head": head, "commit": _commit(), "mode": self.mode, "skipped": self.skipped}
 
 
 def _commit() -> str:

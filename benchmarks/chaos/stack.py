@@ -141,8 +141,13 @@ def stack(
 
     hub = free_port()
     made = Stack(network, token, service("controller", network.hub, hub))
-    told = ("--controller", made.controller.url)
-    made.apis = [service(f"api-{n}", "127.0.0.1", free_port(), *told) for n in range(plan.apis)]
+    controller = ("--controller", made.controller.url)
+    # Stored answers alone use it.
+    store = "none" if vllm else f"sqlite:///{place.resolve() / 'store.sqlite3'}"
+    arguments = (*controller, "--store", store)
+    made.apis = [
+        service(f"api-{n}", "127.0.0.1", free_port(), *arguments) for n in range(plan.apis)
+    ]
     for number in range(plan.workers):
         made.workers.append(_worker(number, plan, made, env, place, vllm, model))
     with contextlib.ExitStack() as ends:

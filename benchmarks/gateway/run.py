@@ -27,6 +27,7 @@ from benchmarks.gateway.plan import cells
 from benchmarks.gateway.report import Result
 from benchmarks.gateway.rivals import Rival, rivals
 from benchmarks.gateway.stacks import FASTCHAT, KODOLLY, KODOLLY_STOCK, stacks
+from benchmarks.gateway.stored import compare_stored
 
 OWN = {"fastchat": FASTCHAT, "kodolly": KODOLLY, "kodolly-stock": KODOLLY_STOCK}
 RESULTS = Path(__file__).with_name("results")
@@ -52,6 +53,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=float, help="start no cell after this (default 1500 or 50)"
     )
+    parser.add_argument(
+        "--stored", action="store_true", help="stored responses beside others, and nobody else"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
     options = parser.parse_args()
     keys = [*OWN] if options.quick else [*OWN, *rivals(None)]
@@ -76,6 +80,8 @@ def main() -> int:
         except (RuntimeError, TimeoutError) as failure:
             print(f"error: {failure}", file=sys.stderr)
             return 1
+    if options.stored:
+        return compare_stored(options.rounds or 3, options.out)
     names = [OWN[key] for key in options.keys if key in OWN]
     known = rivals(options.production_stack and options.production_stack.resolve())
     others = [known[key] for key in options.keys if key in known]

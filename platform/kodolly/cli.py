@@ -24,6 +24,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "worker": ("kodolly.worker.app", "start a worker: one engine, and the agent that watches it"),
     "api": ("kodolly.api.main", "start the OpenAI-compatible API"),
     "web": ("kodolly.web.main", "start the chat page"),
+    "top": ("kodolly.top.command", "show workers and models, live in the terminal"),
+    "store": ("kodolly.store_command", "back up, restore or upgrade the store of responses"),
     "config": ("kodolly.show_config", "show every option, its value and where it came from"),
     "doctor": ("kodolly.doctor", "check this machine: what is missing, and what to do"),
 }

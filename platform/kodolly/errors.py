@@ -8,6 +8,9 @@ KodollyError
 │       ├── EngineSilent  it did not answer in time
 │       └── NoDescriptor  it was not called: this process has no file descriptor left
 ├── ControllerError       the controller refused, or cannot be reached
+├── StoreError            the store of responses refused
+│   ├── Fenced            another process goes on with the response
+│   └── ResponseDeleted   its owner has deleted the response
 └── ApiError              an answer to an API client, in OpenAI's envelope
     ├── BadRequest              400
     │   ├── ContextOverflow     400, code context_length_exceeded
@@ -15,7 +18,9 @@ KodollyError
     ├── Unauthorized            401
     ├── Forbidden               403, code forbidden
     ├── ForeignOrigin           403, code foreign_origin
+    ├── StoreFull               403, code store_full
     ├── ModelNotFound           404
+    ├── NotFound                404
     ├── RequestTimeout          408
     ├── TooLarge                413
     ├── NotJson                 415, code unsupported_media_type
@@ -23,6 +28,7 @@ KodollyError
     ├── Overloaded              429, with Retry-After
     ├── EngineFailed            502
     ├── NoWorker                503, with Retry-After
+    ├── StoreUnavailable        503, with Retry-After
     ├── OutOfDescriptors        503, with Retry-After
     └── TooManyConnections      503, with Retry-After
 """
@@ -77,6 +83,18 @@ class ControllerError(KodollyError):
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+
+
+class StoreError(KodollyError):
+    """The store of responses refused, or cannot be used by this program."""
+
+
+class Fenced(StoreError):
+    """This process was taken for dead: another one goes on with the response, and this one stops."""
+
+
+class ResponseDeleted(StoreError):
+    """The response was deleted while it was made."""
 
 
 class ApiError(KodollyError):
@@ -155,12 +173,27 @@ class Forbidden(ApiError):
     code = "forbidden"
 
 
+class StoreFull(ApiError):
+    """The client keeps as much as it may, and nothing of it can go."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "store_full"
+
+
 class ModelNotFound(ApiError):
     """No worker has ever offered this model."""
 
     status = 404
     type = "invalid_request_error"
     code = "model_not_found"
+
+
+class NotFound(ApiError):
+    """There is nothing of that id, or it is another client's."""
+
+    status = 404
+    type = "invalid_request_error"
 
 
 class RequestTimeout(ApiError):
@@ -221,6 +254,17 @@ class NoWorker(ApiError):
     status = 503
     type = "server_error"
     code = "no_worker"
+
+
+class StoreUnavailable(ApiError):
+    """The store of responses cannot be reached, or does not answer."""
+
+    status = 503
+    type = "server_error"
+    code = "store_unavailable"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"Retry-After": "2"})
 
 
 class OutOfDescriptors(ApiError):

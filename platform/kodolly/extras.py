@@ -10,7 +10,7 @@ from kodolly.errors import KodollyError
 # extra -> the modules whose absence means that it is not installed
 MODULES = {
     "web": ("gradio", "openai"),
-    "transformers": ("torch", "transformers", "accelerate"),
+    "transformers": ("torch", "transformers", "accelerate", "llguidance"),
 }
 # extra -> the target of the Makefile that installs it in a clone
 MAKE_TARGETS = {"web": "run", "transformers": "run", "data": "data", "train": "train-env"}

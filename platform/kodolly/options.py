@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import math
 import os
+import re
 import shlex
 import types
 import typing
@@ -24,6 +25,7 @@ from kodolly.toml_file import TomlFile, read_toml
 
 DEFAULT_FILE = "kodolly.toml"
 COMMON = "common"
+_USER_INFO = re.compile(r"://[^/]*@")
 
 
 def option(
@@ -35,12 +37,14 @@ def option(
     maximum: float | None = None,
     secret: bool = False,
     secret_file: bool = False,
+    secret_url: bool = False,
     shell: bool = False,
 ) -> Any:
     """A dataclass field that is also a flag, an environment variable and a TOML key.
 
     `secret`: its value is never shown. `secret_file`: the name of a file with a secret. Both may be
-    unset, but not empty: an empty secret would let everybody in.
+    unset, but not empty: an empty secret would let everybody in. `secret_url`: a URL that may hold a
+    password, which is not shown.
 
     A list is written as one text with commas between its items, also in each use of its flag. With
     `shell` the text is split as a shell does it, and each use of the flag is one item.
@@ -52,6 +56,7 @@ def option(
         "maximum": maximum,
         "secret": secret,
         "may_be_empty": not (secret or secret_file),
+        "secret_url": secret_url,
         "shell": shell,
     }
     return dataclasses.field(default=default, metadata=meta)
@@ -84,6 +89,8 @@ class Resolution(Generic[S]):
 
     def _shown(self, f: dataclasses.Field[Any]) -> str:
         value = getattr(self.settings, f.name)
+        if f.metadata["secret_url"] and value:
+            return repr(without_password(value))
         return "********" if f.metadata["secret"] and value else repr(value)
 
 
@@ -139,6 +146,11 @@ def environment_name(cls: type[Section], name: str) -> str:
     section = section_of(cls, name)
     prefix = "" if section == COMMON else section.upper() + "_"
     return f"KODOLLY_{prefix}{name.upper()}"
+
+
+def without_password(url: str) -> str:
+    """A URL for people to read."""
+    return _USER_INFO.sub("://***@", url)
 
 
 def _flag(name: str) -> str:

@@ -27,7 +27,7 @@ class StopFinder:
             start, stop = min(matches, key=lambda match: (match[0], -len(match[1])))
             self._pending = ""
             return text[: start + len(stop) if self._include else start], stop
-        end = len(text) - max(_overlap(text, stop) for stop in self._stops)
+        end = len(text) - max(overlap(text, stop) for stop in self._stops)
         self._pending = text[end:]
         return text[:end], None
 
@@ -37,7 +37,7 @@ class StopFinder:
         return rest
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """How many characters at the end of `text` are the beginning of `stop`, but not all of it."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):

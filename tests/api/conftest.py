@@ -15,12 +15,14 @@ from support.scripted_engine import Script, ScriptedEngine
 from kodolly.api.admission.admission import Admission
 from kodolly.api.app import create_app
 from kodolly.api.routing.table import WorkerTable
+from kodolly.api.runner import CompletionRunner
 from kodolly.controller.app import Controller
 from kodolly.controller.app import create_app as create_controller
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import Registry
 from kodolly.protocol.wire import Extension, Registration, WorkerState, WorkerStatus
 from kodolly.settings import ApiSettings
+from kodolly.store.store import Store
 
 AddWorker = Callable[..., Awaitable[ScriptedEngine]]
 
@@ -35,9 +37,10 @@ class Stack:
         url: str,
         table: WorkerTable,
         admission: Admission,
+        runner: CompletionRunner,
     ) -> None:
         self.controller = controller
-        self.table, self.admission = table, admission  # the API's own
+        self.table, self.admission, self.runner = table, admission, runner  # the API's own
         self.controller_url = controller_url
         self.url = url
         self.stack = AsyncExitStack()
@@ -67,7 +70,8 @@ class Stack:
         ready = self.controller.registry.ready()
         async with aiohttp.ClientSession() as http, http.get(f"{self.url}/v1/models") as answer:
             cards = (await answer.json())["data"]
-        return bool(sum(card["workers"] for card in cards) == len(ready))
+        models = [card for card in cards if card["root"] == card["id"]]  # no aliases
+        return bool(sum(card["workers"] for card in models) == len(ready))
 
 
 @pytest.fixture
@@ -83,14 +87,23 @@ def send_buffer() -> int | None:
 
 
 @pytest.fixture
-async def stack(settings: ApiSettings, send_buffer: int | None) -> AsyncIterator[Stack]:
+def store() -> Store | None:
+    """Where the API under test keeps responses; a test module may override it."""
+    return None
+
+
+@pytest.fixture
+async def stack(
+    settings: ApiSettings, send_buffer: int | None, store: Store | None
+) -> AsyncIterator[Stack]:
     """A controller and an API that follows it."""
     controller = Controller(Registry(90, 3), Dispatcher("shortest_queue"), None)
     async with serving(create_controller(controller)) as controller_url:
-        own = ApiSettings(**{**vars(settings), "controller": controller_url})
-        app = create_app(own)
+        own_settings = ApiSettings(**{**vars(settings), "controller": controller_url})
+        app = create_app(own_settings, store)
         async with serving(app, send_buffer=send_buffer) as url:
-            stack = Stack(controller, controller_url, url, app.state.table, app.state.admission)
+            own = (app.state.table, app.state.admission, app.state.runner)
+            stack = Stack(controller, controller_url, url, *own)
             async with stack.stack:
                 yield stack
         controller.stopping.set()

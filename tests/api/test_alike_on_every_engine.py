@@ -162,7 +162,7 @@ def refused_by_vllm(message: str, param: str | None = None, **change: Any) -> Ap
         message.encode(),
         b"null" if param is None else f'"{param}"'.encode(),
     )
-    error = named(api_error(400, body), CHAT | change, chat=True)
+    error = named(api_error(400, body), CHAT | change, "messages")
     assert isinstance(error, ApiError)
     return error
 
@@ -171,6 +171,11 @@ def refused_by_vllm(message: str, param: str | None = None, **change: Any) -> Ap
     ("message", "change", "field"),
     [
         ("top_k must be 0 (disable), or at least 1, got -5.", {"top_k": -5}, "top_k"),
+        (
+            'Grammar error: Unimplemented keys: ["uniqueItems"]',
+            {"response_format": {"type": "json_schema"}},
+            "response_format",
+        ),
         (
             "min_tokens must be at most max_tokens=4",
             {"min_tokens": 9, "max_tokens": 4},

@@ -67,7 +67,7 @@ async def gone_on(client: Client) -> Journal:
     door = cast(EngineCalls, Door(client))
     with pytest.raises(WorkerFailed):
         async with asyncio.timeout(20):
-            await Continuation(REQUEST, worker(), journal, door, output).run()
+            await Continuation(REQUEST, worker(), journal, door, output, shows_ids=False).run()
     return journal
 
 
@@ -130,8 +130,8 @@ async def test_tokens_taken_back_are_told_once_however_many_workers_fail() -> No
     output = ClientOutput(client.send, "id", 60.0, lambda _: False)
     door = cast(EngineCalls, HalfACharacter())
     with pytest.raises(WorkerFailed):
-        await Continuation(call, worker(), journal, door, output).run()
-    await Continuation(call, worker(), journal, door, output).run()
+        await Continuation(call, worker(), journal, door, output, shows_ids=True).run()
+    await Continuation(call, worker(), journal, door, output, shows_ids=True).run()
     told = [orjson.loads(data)["choices"][0] for data in data_of(client.got)]
     assert [token for choice in told for token in choice["token_ids"]] == [3, 4]
     assert "".join(choice["text"] for choice in told) == "나다"

@@ -123,7 +123,9 @@ async def test_the_controller_is_asked_nothing_for_a_call() -> None:
     async with serving(listening) as url, ScriptedEngine(Script()) as engine:
         api = create_api(ApiSettings(controller=url))
         async with serving(api) as api_url:
-            stack = Stack(controller, url, api_url, api.state.table, api.state.admission)
+            stack = Stack(
+                controller, url, api_url, api.state.table, api.state.admission, api.state.runner
+            )
             stack.register(engine)
             await eventually(stack.is_followed)
             before = list(paths)

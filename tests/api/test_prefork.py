@@ -22,7 +22,7 @@ from support.scripted_engine import Script, ScriptedEngine
 from kodolly.controller.app import Controller, create_app
 from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.registry import Registry
-from kodolly.http.protocol import FIRST_REQUEST_GRACE
+from kodolly.http.downstream.protocol import FIRST_REQUEST_GRACE
 from kodolly.protocol.wire import Extension, Registration, WorkerStatus
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +70,13 @@ async def ask(url: str) -> str:
         http.post(f"{url}/v1/chat/completions", json=CHAT) as answer,
     ):
         return (await answer.read()).decode()
+
+
+async def has_counted(url: str, requests: int) -> bool:
+    """Whether the port's processes have counted so many requests together, whichever answers."""
+    async with aiohttp.ClientSession() as http, http.get(f"{url}/metrics") as answer:
+        line = f'kodolly_requests_total{{model="demo",outcome="ok"}} {requests}\n'
+        return line in await answer.text()
 
 
 async def test_sigterm_finishes_what_it_has() -> None:
@@ -127,8 +134,13 @@ async def test_several_processes_share_a_port_and_come_back(children: Any) -> No
             await eventually(lambda: is_ready(url))
             await eventually(lambda: len(children(process)) == 2)
             before = children(process)
+            for _ in range(3):
+                await ask(url)
+            # Once a process of them tells the sum, their parent knows it.
+            await eventually(lambda: has_counted(url, 3))
             os.kill(before[0], signal.SIGKILL)
             await eventually(lambda: len(set(children(process)) - {before[0]}) == 2, SLOW)
+            assert await has_counted(url, 3), "what a process had counted outlives it"
 
             asking = True
 

@@ -1,6 +1,5 @@
 """Odd streams, requests and registrations that lie beside the project, each sent as it stands."""
 
-import gc
 import json
 import re
 import sys
@@ -29,9 +28,6 @@ async def post(url: str, body: Any) -> tuple[int, str]:
         return answer.status, await answer.text()
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
 @pytest.mark.parametrize("more", [{}, TOOLS, SCHEMA], ids=["plain", "tools", "schema"])
 @pytest.mark.parametrize("size", [10**6, 1], ids=["whole", "bytes"])
 @pytest.mark.parametrize("path", shared_cases("sse"))
@@ -50,8 +46,6 @@ async def test_a_stream_comes_out_once_or_as_a_failure(
     assert len(requests) == 1
 
 
-# The API in this process keeps a connection to the engine's own process, and its end comes too late for
-# the test's event loop. To be cured: see `gc.collect` below, which has it noticed here.
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The transformers engine with the model that comes with KoDolly."""
@@ -63,7 +57,6 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with start([*argv, *flags], log=log) as engine:
         wait_http(f"{url}/health", 300, process=engine)
         yield url
-    gc.collect()
 
 
 @pytest.mark.parametrize("path", shared_cases("requests"))

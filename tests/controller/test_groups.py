@@ -250,3 +250,14 @@ def test_groups_without_a_token_of_the_controllers_own_are_refused(tmp_path: Pat
         read_groups(str(tmp_path / "g.toml"), None)
     with pytest.raises(SettingsError, match=r"--worker-tokens-file: cannot read .*gone\.toml"):
         read_groups(str(tmp_path / "gone.toml"), FLEET)
+
+
+async def test_an_alias_needs_the_same_right_as_a_model(tmp_path: Path) -> None:
+    """Another group's name as an alias would bring its requests here."""
+    async with controller(tmp_path / "groups.toml") as (_, korean, _other):
+        own = registration(aliases={"dolly-ko-x": "dolly-ko"})
+        assert (await korean("/register_worker", own))[0] == 200
+        stolen = registration(aliases={"gpt": "dolly-ko"})
+        status, text = await korean("/register_worker", stolen)
+        assert status == 403
+        assert "'gpt'" in text

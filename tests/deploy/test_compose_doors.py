@@ -31,8 +31,12 @@ def test_what_is_published_is_what_the_process_is_told(service: str) -> None:
 
 
 def test_nothing_else_is_published() -> None:
-    """Controller, workers and engines are reached from inside alone."""
-    assert [name for name in SERVICES if published(name)] == ["api", "web"]
+    """Controller, workers and engines are reached from inside alone; Prometheus and Grafana from this machine."""
+    addresses = {name: published(name) for name in SERVICES if published(name)}
+    for name in ("prometheus", "grafana"):
+        assert addresses.pop(name) == ["127.0.0.1"]
+        assert SERVICES[name]["profiles"] == ["observability"], "only where somebody asks for them"
+    assert list(addresses) == ["api", "web"]
 
 
 def test_no_image_opens_itself() -> None:
@@ -44,7 +48,7 @@ def test_no_image_opens_itself() -> None:
 
 def test_containers_know_each_others_names() -> None:
     """Every service by whose name another one calls is on the allow-list, and the operator's names too."""
-    names = {name for name in SERVICES if name != "token"}
+    names = set(SERVICES) - {"token", "prometheus", "grafana"}
     for service in names:
         hosts = SERVICES[service]["environment"]["KODOLLY_ALLOWED_HOSTS"].split(",")
         assert names <= set(hosts)

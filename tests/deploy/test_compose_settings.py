@@ -61,12 +61,17 @@ def test_each_kind_of_worker_has_a_token_of_its_own(services: dict[str, Any]) ->
         name: {v.split(":")[0] for v in service.get("volumes", ()) if isinstance(v, str)}
         for name, service in services.items()
     }
+    # What opens the metrics is everybody's who has some, and Prometheus'; it has no other token.
+    others = {"prometheus", "grafana"}
+    assert all("metrics-token" in volumes[name] for name in volumes if name != "grafana")
+    assert volumes["prometheus"] & {"token", "worker-token", "worker-gpu-token"} == set()
+    volumes = {n: v - {"metrics-token", "metrics"} for n, v in volumes.items() if n not in others}
     assert volumes == {
         "token": {"token", "worker-token", "worker-gpu-token"},
         "controller": {"token", "worker-token", "worker-gpu-token"},
         "worker": {"worker-token"},
-        "worker-gpu": {"worker-gpu-token"},
-        "api": {"token"},
+        "worker-gpu": {"worker-gpu-token", "gpu-leases", "gpu-cache"},
+        "api": {"token", "store"},
         "web": set(),
     }
 

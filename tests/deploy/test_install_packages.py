@@ -168,6 +168,7 @@ def test_torch_with_a_driver_is_the_default_build(machine: Machine) -> None:
     assert "--torch-backend=cpu" not in calls[0]["arguments"]
 
 
+@pytest.mark.wheel
 @pytest.mark.parametrize(
     ("stub", "variables"), [("fails", {}), ("works", {"KODOLLY_INSTALLER": "pip"})]
 )

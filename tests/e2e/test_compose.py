@@ -307,7 +307,9 @@ def plain_environment() -> dict[str, str]:
     return {name: value for name, value in kept.items() if not name.startswith("KODOLLY_")}
 
 
-@pytest.mark.parametrize("profiles", [(), ("gpu",)], ids=["default", "gpu"])
+@pytest.mark.parametrize(
+    "profiles", [(), ("gpu",), ("observability",)], ids=["default", "gpu", "observability"]
+)
 def test_file_is_valid_with_every_profile(profiles: tuple[str, ...]) -> None:
     """Compose accepts the file with each of its profiles, with no preparation."""
     docker_or_skip("compose", "version")

@@ -18,6 +18,7 @@ from typing import Any
 import openai
 import psutil  # type: ignore[import-untyped]
 import pytest
+from support import prometheus
 from support.processes import ENGINE_OFFSET, free_port, wait_until
 from support.tiny_models import make_tiny_llama
 
@@ -156,8 +157,10 @@ def test_its_common_flags_reach_every_process(up: Up) -> None:
 
     for name in ("controller", "worker", "api"):
         log = up.home / "logs" / f"{name}.log"
-        first = log.read_text().splitlines()[0]
-        assert json.loads(first)["level"], name
+        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        assert all(row["level"] for row in rows), name
+        loggers = {row["logger"] for row in rows}
+        assert ("engine" in loggers) is (name == "worker"), "an engine's lines are JSON too"
         assert TOKEN not in log.read_text()
     for pid in up.pids().values():
         assert TOKEN not in Path(f"/proc/{pid}/cmdline").read_text()
@@ -255,6 +258,33 @@ async def test_the_async_client_does_too(up: Up) -> None:
 
     assert "".join(c.choices[0].text for c in chunks if c.choices) == whole.choices[0].text
     assert chunks[-1].usage == whole.usage
+
+
+@pytest.mark.skipif(not prometheus.is_installed(), reason="needs Debian's package prometheus")
+def test_every_query_of_dashboard_and_alerts_finds_series(up: Up, tmp_path: Path) -> None:
+    """A real Prometheus scrapes all that runs; a query without a series would be a misspelt one."""
+    with prometheus.scraping(tmp_path, up.ports, TOKEN) as server:
+        jobs = {f"kodolly-{each}": "" for each in (*PROCESSES, "engine")}
+        with suppress(AssertionError):
+            wait_until(lambda: server.targets() == jobs, timeout=60)
+        assert server.targets() == jobs
+        client = up.client()
+        model = client.models.list().data[0].id
+        messages: Any = [{"role": "user", "content": "안녕하세요?"}]
+        for _ in client.chat.completions.create(
+            model=model, messages=messages, max_tokens=8, stream=True
+        ):
+            pass
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(model="nowhere", messages=messages)
+        client.close()
+        queries = [*prometheus.dashboard_queries(), *prometheus.alert_selectors()]
+
+        def empty() -> list[str]:
+            return [query for query in queries if not server.query(query)]
+
+        wait_until(lambda: not empty(), timeout=90, what="every query has series")
+        assert not server.query('ALERTS{severity="critical"}')
 
 
 @pytest.mark.parametrize("face", [*PROCESSES, "engine"])

@@ -1,12 +1,13 @@
-"""Real CPU vLLM behind our controller and API: a LLaMA and a GPT-NeoX, asked as a client asks.
+"""Real CPU vLLM behind our controller and API: a LLaMA, a GPT-NeoX and an encoder, asked as a client asks.
 
-`make test-vllm`. Both engines start at once and take a minute on a free machine, far longer on a
+`make test-vllm`. All engines start at once and take a minute on a free machine, far longer on a
 busy one. The last test kills a worker: keep it last.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import secrets
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import jsonschema  # type: ignore[import-untyped]
 import openai
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -27,10 +29,13 @@ from support.cutter import Cutter
 from support.engine_contract import CHECKS, Check, a_key_is_asked_for
 from support.poison import honest_calls_survive
 from support.processes import Process, eventually, free_port, start, wait_http, wait_until
+from support.tiny_encoder import LONGEST, SIZE, make_tiny_encoder
 from support.tiny_models import make_tiny_neox
+from support.tool_models import with_tools
 
 import kodolly_templates
 from kodolly.api.app import create_app
+from kodolly.engines.embedder.model import Encoder, Recipe
 from kodolly.engines.metrics import requests_in_engine, totals
 from kodolly.protocol.wire import Extension, Snapshot, WorkerRow, WorkerState
 from kodolly.settings import ApiSettings
@@ -39,6 +44,7 @@ ROOT = Path(__file__).parents[2]
 ENGINE_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 SMOLLM2 = ROOT / ".kodolly" / "models" / "smollm2-135m-instruct"
 KINDS = ("llama", "neox")
+VECTORS = "vectors"  # makes embeddings
 START = 900.0  # seconds for both engines on a machine that has other work
 TOKENS = 40
 LLAMA_VOCABULARY = 49152
@@ -95,7 +101,12 @@ class Stack:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     logs = tmp_path_factory.mktemp("logs")
-    models = {"llama": SMOLLM2, "neox": make_tiny_neox(tmp_path_factory.mktemp("m") / "tiny-neox")}
+    made = tmp_path_factory.mktemp("m")
+    models = {
+        "llama": with_tools(SMOLLM2, made / "llama"),
+        "neox": make_tiny_neox(made / "tiny-neox"),
+        VECTORS: make_tiny_encoder(made / "tiny-encoder"),
+    }
     controller, api = free_port(), free_port()
     address = f"http://127.0.0.1:{controller}"
     env = {"KODOLLY_TOKEN": secrets.token_hex(16), "OMP_NUM_THREADS": "1"}
@@ -121,12 +132,15 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
                 "--engine-port": port,
                 "--controller": address,
                 "--dtype": "float32",
-                "--max-model-len": 1024,
+                "--max-model-len": LONGEST if kind == VECTORS else 1024,
                 "--max-num-seqs": 8,
                 "--start-timeout": START,
                 "--drain-timeout": 1,
             }
             args = [str(word) for pair in options.items() for word in pair]
+            if kind == "llama":
+                parser = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+                args += [f"--engine-args={word}" for word in parser]
             worker = kodolly(kind, "worker", *args)
             engines[kind] = Engine(kind, directory, worker, f"http://127.0.0.1:{port}")
         wait_http(f"http://127.0.0.1:{api}/health", process=door)
@@ -167,9 +181,145 @@ async def client(stack: Stack) -> AsyncIterator[openai.AsyncOpenAI]:
         yield client
 
 
-def test_both_models_are_listed(stack: Stack) -> None:
-    """One API offers the models of both workers."""
-    assert served(stack) == set(KINDS)
+def test_all_models_are_listed(stack: Stack) -> None:
+    """One API offers the models of all workers, and tells what each can do."""
+    assert served(stack) == {*KINDS, VECTORS}
+    with stack.client() as client:
+        models = {m.id: (m.model_extra or {})["capabilities"] for m in client.models.list()}
+    text = ["chat", "completions", "structured_outputs"]
+    assert models == {
+        "llama": ["chat", "completions", "tools", "structured_outputs"],
+        "neox": text,
+        VECTORS: ["embeddings"],
+    }
+
+
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "minLength": 1, "maxLength": 20}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+def chat_with_calls() -> list[Any]:
+    """Three questions that a call answered each, and a fourth: so a small model writes a call too."""
+    turns: list[Any] = []
+    for city in ("Paris", "Rome", "Oslo"):
+        function = {"name": "weather", "arguments": json.dumps({"city": city})}
+        call = {"id": f"call_{city}", "type": "function", "function": function}
+        turns += messages(f"Weather in {city}?")
+        turns.append({"role": "assistant", "content": None, "tool_calls": [call]})
+    return [*turns, *messages("Weather in Seoul?")]
+
+
+@pytest.mark.parametrize(
+    "choice", ["auto", "required", {"type": "function", "function": {"name": "weather"}}], ids=str
+)
+def test_tools_work_as_shipped(stack: Stack, choice: Any) -> None:
+    """Nobody named a parser: the model's chat template tells which. Whole and streamed."""
+    asked: dict[str, Any] = {
+        "model": "llama",
+        "messages": chat_with_calls(),
+        "tools": [WEATHER],
+        "tool_choice": choice,
+        "temperature": 0,
+        "max_tokens": 60,
+    }
+    with stack.client() as client:
+        calls = client.chat.completions.create(**asked).choices[0].message.tool_calls or []
+        with client.chat.completions.create(**asked, stream=True) as stream:
+            deltas = [d for c in stream if c.choices for d in c.choices[0].delta.tool_calls or ()]
+    assert [call.function.name for call in calls] == ["weather"]
+    assert set(json.loads(calls[0].function.arguments)) == {"city"}
+    functions = [delta.function for delta in deltas if delta.function]
+    assert "".join(f.arguments or "" for f in functions) == calls[0].function.arguments
+    assert [f.name for f in functions if f.name] == ["weather"]
+
+
+def test_a_template_without_tools_refuses_them(stack: Stack) -> None:
+    """By name, before the engine sees them: no prompt would hold them."""
+    with stack.client() as client, pytest.raises(openai.BadRequestError) as refusal:
+        client.chat.completions.create(model="neox", messages=messages("안녕"), tools=[WEATHER])
+    assert refusal.value.param == "tools"
+
+
+async def test_answers_to_a_schema_are_valid_json(client: openai.AsyncOpenAI) -> None:
+    """Hot, with bounds of strings and a wish for line breaks and quotes: where xgrammar's are not always."""
+    text = {"type": "string", "minLength": 2, "maxLength": 12}
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {"title": text, "line": text},
+        "required": ["title", "line"],
+        "additionalProperties": False,
+    }
+    form: Any = {"type": "json_schema", "json_schema": {"name": "poem", "schema": schema}}
+
+    async def poem(seed: int) -> Any:
+        answer = await client.chat.completions.create(
+            model="llama",
+            messages=messages('Two lines of a poem in "quotes", with tabs and line breaks.'),
+            temperature=2.0,
+            seed=seed,
+            max_tokens=120,
+            response_format=form,
+        )
+        return answer.choices[0]
+
+    choices = await asyncio.gather(*map(poem, range(16)))
+    whole = [c.message.content for c in choices if c.finish_reason == "stop"]
+    assert len(whole) >= 4
+    for content in whole:
+        jsonschema.validate(json.loads(content), schema)
+
+
+def test_embeddings(stack: Stack) -> None:
+    """OpenAI's client gets the vectors that the encoder makes by itself."""
+    encoder = Encoder(
+        stack.engines[VECTORS].directory,
+        Recipe.read(stack.engines[VECTORS].directory, None),
+        dtype="float32",
+        device="cpu",
+    )
+    texts = ["서울은 대한민국의 수도입니다.", "a"]
+    with stack.client() as client:
+        answer = client.embeddings.create(model=VECTORS, input=texts)
+        plain = client.embeddings.create(model=VECTORS, input=texts[0], encoding_format="float")
+        with pytest.raises(openai.BadRequestError, match="use /v1/embeddings"):
+            client.chat.completions.create(model=VECTORS, messages=messages("안녕"))
+        with pytest.raises(openai.BadRequestError) as refusal:
+            client.embeddings.create(model=VECTORS, input="a " * 200)
+    rows = [encoder.tokens(text) for text in texts]
+    assert answer.usage.prompt_tokens == sum(map(len, rows))
+    for made, own in zip(answer.data, encoder.vectors(rows), strict=True):
+        assert len(made.embedding) == SIZE
+        assert made.embedding == pytest.approx(own, abs=1e-3)
+    assert plain.data[0].embedding == pytest.approx(answer.data[0].embedding, abs=1e-5)
+    assert (refusal.value.param, refusal.value.code) == ("input", "context_length_exceeded")
+
+
+async def test_tokens_of_a_chat_are_those_of_its_prompt(stack: Stack, engine: Engine) -> None:
+    """/tokenize counts what the chat itself is billed for; /detokenize turns tokens back."""
+    chat = {"model": engine.model, "messages": messages(QUESTIONS[0])}
+    async with aiohttp.ClientSession() as http:
+
+        async def post(path: str, body: Any) -> Any:
+            async with http.post(stack.api + path, json=body) as answer:
+                assert answer.status == 200
+                return await answer.json()
+
+        tokens = await post("/tokenize", chat)
+        answer = await post("/v1/chat/completions", chat | {"max_tokens": 1})
+        text = await post("/detokenize", {"model": engine.model, "tokens": tokens["tokens"]})
+    assert tokens["count"] == answer["usage"]["prompt_tokens"] == len(tokens["tokens"])
+    assert QUESTIONS[0] in text["prompt"]
 
 
 def test_chat_streams_what_it_answers(stack: Stack, engine: Engine) -> None:
@@ -347,6 +497,7 @@ async def two_doors(engine: Engine) -> AsyncIterator[tuple[str, list[Cutter]]]:
                     engine_key=engine.key,
                     context_length=1024,
                     stop=list(own.stop) if own else [],
+                    forced_ids=True,
                 ),
             )
             for door in (first, second)
@@ -391,6 +542,104 @@ async def test_a_cut_stream_goes_on_as_if_nothing_was(
                 # Sums in another order differ in the last bits.
                 assert logprobs == pytest.approx(undisturbed[1], abs=0.02), after
         assert sum(door.cuts for door in doors) > len(QUESTIONS) * 8
+
+
+CITY = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 12}, "days": {"type": "integer"}},
+    "required": ["name", "days"],
+    "additionalProperties": False,
+}
+TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": CITY}}
+REPLAYED: dict[str, dict[str, Any]] = {
+    "schema": {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "c", "schema": CITY}}
+    },
+    "tool": {"tools": [TOOL], "tool_choice": "required"},
+    "regex, twice": {"structured_outputs": {"regex": "[a-z가-힣]{30,60}"}, "n": 2, "seed": 5},
+}
+
+
+@pytest.mark.parametrize("fields", REPLAYED.values(), ids=REPLAYED)
+async def test_a_cut_answer_under_a_grammar_is_replayed(
+    stack: Stack, fields: dict[str, Any]
+) -> None:
+    """Sampled calls and constrained texts that are cut are one engine's answer: of whole tokens.
+
+    The text of all token ids together is the text that was sent, and what has ended is whole JSON.
+    """
+    engine = stack.engines["llama"]
+    asked = {
+        "model": "llama",
+        "messages": messages(QUESTIONS[1]),
+        "temperature": 1.0,
+        "max_tokens": TOKENS,
+        "return_token_ids": True,
+        **fields,
+    }
+    async with two_doors(engine) as (url, doors):
+        for number, after in enumerate((2, 5, 9, 14, 20, 24)):
+            doors[0].after, doors[1].after = (after, None) if number // 2 % 2 else (None, after)
+            for choice in await parts(url, asked):
+                text = choice["content"] + choice["arguments"]
+                made = await detokenized(engine, choice["ids"])
+                assert text.strip() in made
+                assert choice["reasons"] in (["stop"], ["length"], ["tool_calls"])
+                if choice["reasons"] != ["length"] and "structured_outputs" not in fields:
+                    assert json.loads(text).keys() == {"name", "days"}
+    assert sum(door.cuts for door in doors) >= 2
+
+
+async def parts(url: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
+    """By choice: all of its content, its call's arguments, its token ids and its reasons to end."""
+    told: dict[int, dict[str, Any]] = {}
+    async with openai.AsyncOpenAI(
+        base_url=f"{url}/v1", api_key="any", max_retries=0, timeout=300
+    ) as client:
+        known = {
+            k: v for k, v in asked.items() if k not in ("return_token_ids", "structured_outputs")
+        }
+        more = {k: v for k, v in asked.items() if k not in known}
+        stream = await client.chat.completions.create(**known, stream=True, extra_body=more)
+        async for chunk in stream:
+            for choice in chunk.choices:
+                empty = {"content": "", "arguments": "", "ids": [], "reasons": []}
+                said = told.setdefault(choice.index, empty)
+                said["content"] += choice.delta.content or ""
+                for call in choice.delta.tool_calls or ():
+                    said["arguments"] += (call.function and call.function.arguments) or ""
+                said["ids"] += (choice.model_extra or {}).get("token_ids") or []
+                said["reasons"] += [choice.finish_reason] if choice.finish_reason else []
+    return list(told.values())
+
+
+async def detokenized(engine: Engine, ids: list[int]) -> str:
+    """The text of token ids, by the engine itself."""
+    body = {"model": engine.model, "tokens": ids}
+    headers = {"Authorization": f"Bearer {engine.key}"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as http,
+        http.post(f"{engine.url}/detokenize", json=body) as answer,
+    ):
+        return str((await answer.json())["prompt"])
+
+
+async def test_the_worker_says_that_it_takes_forced_ids(stack: Stack) -> None:
+    """What a worker registers is true of its engine: it begins with the very tokens it is given."""
+    engine = stack.engines["llama"]
+    body = {
+        "model": "llama",
+        "prompt": "A",
+        "max_tokens": 5,
+        "return_token_ids": True,
+        "vllm_xargs": {"kd_ids": [100, 200, 300]},
+    }
+    headers = {"Authorization": f"Bearer {engine.key}"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as http,
+        http.post(f"{engine.url}/v1/completions", json=body) as answer,
+    ):
+        assert (await answer.json())["choices"][0]["token_ids"][:3] == [100, 200, 300]
 
 
 async def story(url: str, asked: dict[str, Any]) -> tuple[list[Any], list[float]]:

@@ -6,6 +6,7 @@ import stat
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from kodolly.engines import vllm
 from kodolly.engines.command import EngineCommand, EngineOptions
 from kodolly.engines.lora import LoraAdapter
 from kodolly.engines.start import engine_command
+from kodolly.engines.vllm_parsers import Parsers
 from kodolly.errors import SettingsError
 
 OPTIONS = EngineOptions(
@@ -291,3 +293,37 @@ def test_attached_engine_has_no_command() -> None:
     """The kind openai is a server that runs already."""
     with pytest.raises(SettingsError, match="already runs"):
         engine_command("openai", OPTIONS)
+
+
+def grammar_backend(python: str, **options: Any) -> tuple[bool, str | None]:
+    command = engine_command("vllm", replace(OPTIONS, python=python, **options))
+    flag = "--structured-outputs-config.backend=guidance"
+    return flag in command.argv, command.env.get("VLLM_ENFORCE_STRICT_TOOL_CALLING")
+
+
+def test_the_grammar_backend_makes_valid_json(
+    cpu_env: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """guidance, and tool calls in a form that it can do, unless an operator says otherwise."""
+    monkeypatch.delenv("VLLM_ENFORCE_STRICT_TOOL_CALLING", raising=False)
+    assert grammar_backend(cpu_env) == (True, "0")
+    for argument in ("--structured-outputs-config.backend=xgrammar", "--structured_outputs_config"):
+        assert grammar_backend(cpu_env, extra_args=(argument,)) == (False, None)
+    monkeypatch.setenv("VLLM_ENFORCE_STRICT_TOOL_CALLING", "1")
+    assert grammar_backend(cpu_env) == (False, None)
+
+
+def test_a_family_with_a_form_of_its_own_keeps_vllms_grammars(
+    cpu_env: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GLM's required call is no JSON: only xgrammar has a grammar for it."""
+    monkeypatch.delenv("VLLM_ENFORCE_STRICT_TOOL_CALLING", raising=False)
+    assert grammar_backend(cpu_env, parsers=Parsers("glm45")) == (False, None)
+    assert grammar_backend(cpu_env, parsers=Parsers("hermes")) == (True, "0")
+
+
+def test_a_pooling_model_is_started_for_embeddings(cpu_env: str) -> None:
+    """Its runner is pooling, and nothing is set that only text has."""
+    command = engine_command("vllm", replace(OPTIONS, python=cpu_env, pooling=True))
+    assert value_of(command, "--runner") == "pooling"
+    assert not [word for word in command.argv if word.startswith("--structured-outputs-config")]

@@ -20,7 +20,7 @@ from uvicorn.server import ServerState
 from kodolly.errors import BadRequest
 from kodolly.http import bodies, server
 from kodolly.http.bounds import MAX_NESTING, Bounds, load_json
-from kodolly.http.protocol import HttpProtocol, bounded
+from kodolly.http.downstream.protocol import HttpProtocol, bounded
 from kodolly.settings import ApiSettings, WebSettings, load
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"

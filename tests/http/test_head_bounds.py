@@ -5,7 +5,7 @@ from starlette.types import Receive, Scope, Send
 from support.wire import START, Wire, connected, turns
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from kodolly.http.protocol import MAX_FIELDS, MAX_HEAD
+from kodolly.http.downstream.protocol import MAX_FIELDS, MAX_HEAD
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 FLOOD = 40 * 2**20  # bytes a hostile client would like to send

@@ -205,7 +205,7 @@ async def test_a_connection_that_asks_nothing_does_not_hold_up_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A browser's spare connection is closed after a moment, one that was answered at once."""
-    monkeypatch.setattr("kodolly.http.protocol.FIRST_REQUEST_GRACE", 0.01)
+    monkeypatch.setattr("kodolly.http.downstream.protocol.FIRST_REQUEST_GRACE", 0.01)
     unused, spare = connected(answer)
     unused.shutdown()
     await eventually(lambda: spare.closed)

@@ -227,13 +227,27 @@ def page_app(_: Path) -> ASGIApp:
 
 
 FACES: dict[str, tuple[Callable[[Path], ASGIApp], tuple[str, ...]]] = {
-    "api": (api_app, ("/health", "/ready", "/v1/models", "/v1/chat/completions", "/nowhere")),
+    "api": (
+        api_app,
+        ("/health", "/ready", "/metrics", "/v1/models", "/v1/chat/completions", "/nowhere"),
+    ),
     "controller": (
         controller_app,
-        ("/health", "/watch", "/workers", "/register_worker", "/nowhere"),
+        (
+            "/health",
+            "/watch",
+            "/metrics",
+            "/sd/workers",
+            "/workers",
+            "/register_worker",
+            "/nowhere",
+        ),
     ),
-    "worker": (worker_app, ("/health", "/ready", "/worker_get_status", "/worker_generate_stream")),
-    "page": (page_app, ("/", "/config", "/gradio_api/queue/join", "/nowhere")),
+    "worker": (
+        worker_app,
+        ("/health", "/ready", "/metrics", "/worker_get_status", "/worker_generate_stream"),
+    ),
+    "page": (page_app, ("/", "/metrics", "/config", "/gradio_api/queue/join", "/nowhere")),
 }
 
 

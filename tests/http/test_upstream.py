@@ -89,7 +89,7 @@ def idle(pool: Pool) -> int:
 
 def open_ones(pool: Pool) -> int:
     """Connections that are not closed."""
-    return sum(origin.open for origin in pool._origins.values())
+    return sum(len(origin.connections) for origin in pool._origins.values())
 
 
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY)
@@ -339,6 +339,25 @@ async def test_idle_connections_are_closed_in_time(monkeypatch: pytest.MonkeyPat
         await asyncio.wait_for(ended.wait(), 2)
         await eventually(lambda: not pool._origins)
     tidying.cancel()
+
+
+async def test_a_pool_that_ends_leaves_no_connection_behind() -> None:
+    """Neither an idle one nor one whose response has yet to end is left to the event loop."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await server.take(reader):
+            writer.write(CHUNKED + b"5\r\nhello\r\n")
+
+    server, pool = Server(handle), Pool(1.0)
+    tidying = asyncio.create_task(pool.run())
+    async with server.running() as url:
+        connection = await pool.post(url, {}, b"{}")
+        assert await connection.read() == b"hello"
+        connection.release(said_all=True)
+        assert open_ones(pool) == 1
+        tidying.cancel()
+        await asyncio.wait([tidying])
+        assert open_ones(pool) == 0
 
 
 async def test_nobody_at_the_port_is_unreachable() -> None:

@@ -71,7 +71,7 @@ class FastChatHouse:
     def seen_by_engine(self) -> dict[str, Any]:
         """The last request that reached the engine, canaries aside."""
         requests = self.http.get(self.engine + "/scripted").json()["requests"]
-        last = [seen["body"] for seen in requests if seen["body"]["max_tokens"] > 1][-1]
+        last = [seen["body"] for seen in requests if seen["body"].get("max_tokens", 0) > 1][-1]
         assert isinstance(last, dict)
         return last
 

@@ -18,25 +18,28 @@ SECRETS = OTHER_SECRETS | {
     "KODOLLY_WORKER_ENGINE_KEY",
     "KODOLLY_API_CLIENT_KEYS",
     "KODOLLY_API_CLIENT_KEYS_FILE",
+    "KODOLLY_API_STORE",  # its URL may hold a password
     "KODOLLY_WEB_API_KEY",
 }
 
 
-def test_children_get_the_common_options_and_no_argument_holds_a_secret() -> None:
+def test_children_get_the_common_options_and_no_argument_holds_a_secret(tmp_path: Path) -> None:
     """Token, token file, settings file and log options reach each child, by its environment only.
 
     The page asks the API alone: it gets no token.
     """
     settings = UpSettings(token="s3cret", token_file="t", log_level="debug", log_format="json")
 
-    specs = plan.services(settings, Path("k.toml"))
+    config = tmp_path / "k.toml"
+    config.write_text("")
+    specs = plan.services(settings, config)
 
     assert [spec.name for spec in specs] == ["controller", "worker", "api", "web"]
     for spec in specs:
         assert (spec.env.get("KODOLLY_TOKEN") == "s3cret") is (spec.name != "web")
         assert (spec.env.get("KODOLLY_TOKEN_FILE") == "t") is (spec.name != "web")
         assert dict(spec.env).items() >= {
-            ("KODOLLY_CONFIG", str(Path("k.toml").absolute())),
+            ("KODOLLY_CONFIG", str(config)),
             ("KODOLLY_LOG_LEVEL", "debug"),
             ("KODOLLY_LOG_FORMAT", "json"),
         }
@@ -51,7 +54,8 @@ def test_secrets_of_others_are_taken_away() -> None:
     assert kept == {
         "controller": token | {"KODOLLY_CONTROLLER_WORKER_TOKENS_FILE"},
         "worker": token | {"KODOLLY_WORKER_ENGINE_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"},
-        "api": token | {"KODOLLY_API_CLIENT_KEYS", "KODOLLY_API_CLIENT_KEYS_FILE"},
+        "api": token
+        | {"KODOLLY_API_CLIENT_KEYS", "KODOLLY_API_CLIENT_KEYS_FILE", "KODOLLY_API_STORE"},
         "web": {"KODOLLY_WEB_API_KEY"},
     }
 
@@ -63,6 +67,26 @@ def test_a_page_that_shares_a_settings_file_forgets_the_token(tmp_path: Path) ->
 
     assert load(WebSettings, ["--config", str(file)], "").token is None
     assert load(ApiSettings, ["--config", str(file)], "").token == "s3cret"
+
+
+def test_the_store_is_in_home_unless_the_api_names_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that a settings file or the environment gives to `kodolly api` stays."""
+    monkeypatch.delenv("KODOLLY_API_STORE", raising=False)
+    home = tmp_path / "home"
+    config = tmp_path / "k.toml"
+
+    def api_flags(text: str) -> tuple[str, ...]:
+        config.write_text(text)
+        specs = plan.services(UpSettings(home=str(home)), config)
+        return tuple(next(spec for spec in specs if spec.name == "api").argv)
+
+    flags = api_flags("")
+    assert flags[flags.index("--store") + 1] == f"sqlite:///{home / 'store.sqlite3'}"
+    assert "--store" not in api_flags('[api]\nstore = "postgresql://u:p@h/d"\n')
+    monkeypatch.setenv("KODOLLY_API_STORE", "none")
+    assert "--store" not in api_flags("")
 
 
 def test_what_nobody_set_is_not_passed_on() -> None:
@@ -196,3 +220,21 @@ def test_the_conversation_template_reaches_every_worker() -> None:
     for spec in plan.services(UpSettings(workers=2, conv_template="dolly-ko")):
         has_flag = "--conv-template" in spec.argv
         assert has_flag == spec.name.startswith("worker")
+
+
+def test_what_an_engine_is_set_to_reaches_every_worker() -> None:
+    """Parsers, runner and aliases; what nobody set is left to the worker."""
+    given = UpSettings(
+        workers=2, tool_parser="none", reasoning_parser="qwen3", runner="pooling",
+        model_aliases=("a", "b"),
+    )  # fmt: skip
+    for spec in plan.services(given):
+        if spec.name.startswith("worker"):
+            flags = " ".join(spec.argv)
+            for flag in (
+                *("--tool-parser none", "--reasoning-parser qwen3", "--runner pooling"),
+                "--model-aliases a,b",
+            ):
+                assert flag in flags
+    plain = {word for spec in plan.services(UpSettings()) for word in spec.argv}
+    assert not plain & {"--tool-parser", "--reasoning-parser", "--runner", "--model-aliases"}

@@ -11,7 +11,9 @@ import uvicorn
 from aiohttp import web
 from starlette.types import ASGIApp
 
-from kodolly.http.protocol import HttpProtocol
+from kodolly.http.bounds import Bounds
+from kodolly.http.downstream.known_heads import KnownHeads
+from kodolly.http.downstream.protocol import bounded
 
 
 async def stop_accepting(server: asyncio.Server) -> None:
@@ -76,7 +78,7 @@ async def serving(
     """
     config = uvicorn.Config(
         app,
-        http=HttpProtocol,
+        http=bounded(Bounds(), KnownHeads()),
         log_config=None,
         access_log=False,
         ws="none",

@@ -67,13 +67,18 @@ class Wire:
         token_id: int,
         prompt_ids: list[int] | None,
         logprobs: bytes = b"null",
+        delta: bytes | None = None,
     ) -> bytes:
-        """A chunk with text; `text` is an encoded JSON string, `logprobs` an encoded object."""
+        """A chunk with text; `text` is an encoded JSON string, `logprobs` an encoded object.
+
+        `delta`: one of a chat that is not just content, encoded.
+        """
         ids = b"[%d]" % token_id if self.token_ids else b"null"
         if self.chat:
             return (
-                b'%b{"index":%d,"delta":{"content":%b},"logprobs":%b,"finish_reason":null,'
-                b'"token_ids":%b}]}\n\n' % (self.head, index, text, logprobs, ids)
+                b'%b{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":null,'
+                b'"token_ids":%b}]}\n\n'
+                % (self.head, index, delta or b'{"content":%b}' % text, logprobs, ids)
             )
         prompt = dumps(prompt_ids) if self.token_ids and prompt_ids is not None else b"null"
         return (
@@ -90,11 +95,14 @@ class Wire:
         why: tuple[str, str | None],
         last: bool,
         logprobs: bytes = b"null",
+        delta: bytes | None = None,
     ) -> bytes:
         """The chunk that ends a choice. `last`: no usage chunk follows, so it is stamped."""
         ids = b"[%d]" % token_id if self.token_ids else b"null"
         reason, stop = dumps(why[0]), dumps(why[1])
-        body = b'"delta":{"content":%b}' % text if self.chat else b'"text":%b' % text
+        body = b'"text":%b' % text
+        if self.chat:
+            body = b'"delta":' + (delta or b'{"content":%b}' % text)
         prompt = b"" if self.chat else b'"prompt_token_ids":null,'
         stamp = b',"system_fingerprint":"%b"' % FINGERPRINT.encode() if last else b""
         return (

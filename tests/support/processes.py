@@ -116,13 +116,15 @@ def start(
     """Starts `argv`; both its outputs are appended to `log`, or dropped.
 
     `env` goes over this environment, from which proxies, keys and every KODOLLY_ setting are
-    taken. Use the result in a `with`, or call its stop().
+    taken. An API by itself has no store unless one is named: tests beside each other would share the
+    default one. Use the result in a `with`, or call its stop().
     """
+    settings = {"KODOLLY_API_STORE": "none"} if "api" in argv else {}
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(log.open("ab")) if log else subprocess.DEVNULL
         popen = subprocess.Popen(
             [str(part) for part in argv],
-            env=dict(_clean_environment()) | dict(env or {}),
+            env=dict(_clean_environment()) | settings | dict(env or {}),
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=output,

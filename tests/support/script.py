@@ -90,11 +90,17 @@ class Answer:
 class Script:
     """What one engine answers and how it fails. Mutable: faults change while it runs.
 
-    `length` tokens are made, repeating `tokens`; None means `tokens` once. Delays are seconds.
+    `length` tokens are made, repeating `tokens`; None means `tokens` once. Delays are seconds; each
+    answer that is being made already makes both longer by the share `crowding`.
     `numbered` puts a mark before each repetition, made of a number drawn from the prompt and of the
     count of repetitions: different prompts get different answers, and no two places of one answer
     look the same, so a lost or doubled piece of any length shows. Such an answer is continued from
     ids alone, not from text.
+    `shape`: what a chat's deltas hold, "text", "tool" (one call of `f`, whose arguments are the text)
+    or "thought" (half of the text, the other half as content); a request with `tool_choice: "required"`
+    always gets a call. `begins_at`: an answer that no
+    request forces begins with this token of `tokens`, so that it is another one than other engines
+    give. `forces_ids`: the ids in a request's `vllm_xargs.kd_ids` begin the answer.
     Counts in `die_after`, `hang_after` and `error_after` are tokens of one answer.
     """
 
@@ -104,8 +110,13 @@ class Script:
     context_length: int = 16384
     first_delay: float = 0.0
     token_delay: float = 0.0
+    crowding: float = 0.0
     numbered: bool = False
+    shape: str = "text"
+    begins_at: int = 0
+    forces_ids: bool = True
     api_key: str | None = None
+    pooling: bool = False  # it makes embeddings and no text
     # Faults.
     fail_status: int | None = None  # generation answers this HTTP status
     health_status: int = 200

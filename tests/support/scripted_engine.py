@@ -26,7 +26,7 @@ from support import engine_logprobs, engine_wire
 from support.engine_wire import Body, Wire, dumps
 from support.fastchat_face import FastChatFace
 from support.registration import Registration
-from support.script import Answer, Script, ScriptedError, Seen, Step, chat_prompt
+from support.script import FIRST_ID, Answer, Script, ScriptedError, Seen, Step, chat_prompt
 
 __all__ = ["Script", "ScriptedEngine", "Seen"]
 
@@ -98,6 +98,7 @@ class ScriptedEngine:
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._generate)
         app.router.add_post("/v1/completions", self._generate)
+        app.router.add_post("/v1/embeddings", self._embed)
         app.router.add_post("/tokenize", self._tokenize)
         app.router.add_post("/detokenize", self._detokenize)
         app.router.add_get("/load", self._load)
@@ -138,11 +139,13 @@ class ScriptedEngine:
 
         Raises ScriptedError for `error_after`; CancelledError when the client leaves.
         """
+        pace = 1 + self.running * self.script.crowding
         self.running += 1
-        begin = time.monotonic() + self.script.first_delay
+        begin = time.monotonic() + self.script.first_delay * pace
         try:
             for index, step in enumerate(answer.steps):
-                await asyncio.sleep(begin + index * self.script.token_delay - time.monotonic())
+                due = begin + index * self.script.token_delay * pace
+                await asyncio.sleep(due - time.monotonic())
                 await self._fault(request, seen, index)
                 self._count(request, seen)
                 yield index, step
@@ -180,6 +183,8 @@ class ScriptedEngine:
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         seen = self.see(request, body)
+        if self.script.pooling:
+            return _error("Not Found", "NotFoundError", 404)
         refusal = self._refusal(body)
         if refusal is not None:
             seen.outcome = "refused"
@@ -246,6 +251,9 @@ class ScriptedEngine:
             indices = range(number * copies, (number + 1) * copies)
             last = len(answer.steps) - 1
             why = (answer.finish_reason, answer.stop_reason)
+            shape = "tool" if seen.body.get("tool_choice") == "required" else self.script.shape
+            if wire.chat and shape == "tool" and why[0] == "stop":
+                why = ("tool_calls", None)
             said, logprobs = 0, b"null"
             async for at, step in self.steps(request, seen, answer):
                 if self.script.abort_after is not None and at >= self.script.abort_after:
@@ -258,15 +266,18 @@ class ScriptedEngine:
                 if at == 0 and wire.chat:
                     await response.write(b"".join(wire.role(i, prompt_ids) for i in indices))
                 text = dumps(step.text)
+                delta = _delta(shape, at, step.text, len(answer.steps)) if wire.chat else None
                 if with_logprobs:
                     logprobs = dumps(self._logprobs([step], wire.chat, said))
                     said += len(step.text)
                 for i in indices:
                     if at == last:
-                        chunk = wire.finish(i, text, step.token_id, why, not with_usage, logprobs)
+                        chunk = wire.finish(
+                            i, text, step.token_id, why, not with_usage, logprobs, delta
+                        )
                     else:
                         first = prompt_ids if at == 0 else None
-                        chunk = wire.step(i, text, step.token_id, first, logprobs)
+                        chunk = wire.step(i, text, step.token_id, first, logprobs, delta)
                     await response.write(chunk)
             made += copies * len(answer.steps)
         if with_usage:
@@ -322,18 +333,25 @@ class ScriptedEngine:
 
     def _job(self, body: Body, chat: bool, prompt: str | list[int]) -> tuple[list[int], Answer]:
         """A prompt's ids and the answer it gets: a prompt that ends on our text is continued."""
-        start = 0
+        start = self._begin(body)
         if isinstance(prompt, list):
             ids, start = prompt, self.script.resume_point(prompt)
         else:
             ids = self.script.encode(prompt)
             if not chat or body.get("continue_final_message"):
-                start = self.script.resume_point_in_text(prompt)
+                start = self.script.resume_point_in_text(prompt) or start
         stop = body.get("stop") or []
         stops = [stop] if isinstance(stop, str) else stop
         limit = self._max_tokens(body)
         question = ids[:-start] if start and isinstance(prompt, list) else ids
         return ids, self.script.answer(limit, stops, start, question)
+
+    def _begin(self, body: Body) -> int:
+        """Which token of the script an answer begins with."""
+        ids = (body.get("vllm_xargs") or {}).get("kd_ids")
+        if ids and self.script.forces_ids and not self.script.numbered:
+            return int(ids[0]) - FIRST_ID
+        return self.script.begins_at
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response(status=self.script.health_status)
@@ -351,8 +369,31 @@ class ScriptedEngine:
         }
         return web.json_response({"object": "list", "data": [card]})
 
+    async def _embed(self, request: web.Request) -> web.Response:
+        """One vector a text: its bytes' count, twice."""
+        body = await request.json()
+        seen = self.see(request, body)
+        if not self.script.pooling:
+            return _error("Not Found", "NotFoundError", 404)
+        if self.script.die_after is not None:
+            await self._fault(request, seen, 0)
+        lengths = [
+            len(text) if isinstance(text, list) else len(text.encode())
+            for text in _prompts(body["input"])
+        ]
+        seen.outcome = "finished"
+        data = [
+            {"object": "embedding", "index": index, "embedding": [float(length)] * 2}
+            for index, length in enumerate(lengths)
+        ]
+        usage = {"prompt_tokens": sum(lengths), "total_tokens": sum(lengths)}
+        return web.json_response(
+            {"object": "list", "data": data, "model": self.script.model, "usage": usage}
+        )
+
     async def _tokenize(self, request: web.Request) -> web.Response:
         body = await request.json()
+        self.see(request, body)
         prompt = chat_prompt(body) if "messages" in body else body["prompt"]
         ids = self.script.encode(prompt)
         limit = self.script.context_length
@@ -396,6 +437,19 @@ class ScriptedEngine:
                 return _error(f"a script has no {name}", "BadRequestError", 400, name)
             setattr(self.script, name, value)
         return await self._state(request)
+
+
+def _delta(shape: str, at: int, text: str, size: int) -> bytes | None:
+    """The delta of step `at` of `size`, if it holds something else than content."""
+    if shape == "thought" and at < size // 2:
+        return dumps({"reasoning": text})
+    if shape != "tool":
+        return None
+    call: Body = {"index": 0, "function": {"arguments": text}}
+    if at == 0:
+        call |= {"id": f"call-{uuid.uuid4().hex}", "type": "function"}
+        call["function"] = {"name": "f", "arguments": text}
+    return dumps({"tool_calls": [call]} if text or at == 0 else {})
 
 
 def _error(message: str, kind: str, status: int, param: str | None = None) -> web.Response:

@@ -155,3 +155,30 @@ def test_a_request_that_waits_is_put_down_to_the_fault_it_waits_for(chaos: Any) 
     rows = report.rows(crowd, done, None, chaos("watch").Watch("", ""), 1.5)
 
     assert [(row.harmed, row.harmed_until) for row in rows] == [(2, 4.0), (2, 0.5)]
+
+
+def test_stored_answers_are_judged_by_their_events_and_by_their_object(chaos: Any) -> None:
+    """Lost and doubled text, an event that came twice, an object with another text, one that failed."""
+    stored = chaos("stored")
+    ask = stored.Ask("text", {}, "가나다라마", 3)
+
+    def answer(text: str, own: str = "가나다라마", **fields: Any) -> Any:
+        end = {"output": [{"type": "message", "content": [{"text": own}]}]}
+        return stored.Answer(ask, text=text, end=end, **fields)
+
+    assert stored.totals([answer("가나다라마", attachments=2)]).good
+    call = stored.Answer(ask, text="가나다라마", end={"output": [{"arguments": "가나다라마"}]})
+    assert stored.totals([call]).good
+    made = stored.totals(
+        [
+            answer("가나라마"),
+            answer("가나다다라마"),
+            answer("가나다라마", own="가나"),
+            answer("가나다라마", repeated=1),
+            answer("가나", error="failed"),
+        ]
+    )
+    assert (made.characters_lost, made.characters_doubled) == (1, 1)
+    assert (made.objects_wrong, made.events_repeated) == (1, 1)
+    assert made.failures == {"failed (text)": 1}
+    assert not made.good

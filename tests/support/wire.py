@@ -7,7 +7,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
-from kodolly.http.protocol import HttpProtocol
+from kodolly.http.downstream.protocol import HttpProtocol
 
 START = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]}
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 from aiohttp import web
+from support.apps import serving_aiohttp
 from support.scripted_engine import ScriptedEngine
 
 from kodolly.web import models
@@ -140,3 +141,23 @@ def test_every_problem_has_a_status_line() -> None:
     """No problem of the list is without words."""
     for problem in ("no_worker", "api_down", "no_access"):
         assert KO[f"status_{problem}"] in status_html(ModelList(problem=problem), "ko")
+
+
+async def test_a_model_that_makes_embeddings_is_not_offered() -> None:
+    """Nobody can chat with it. One that does not say what it does is."""
+
+    async def models(_: web.Request) -> web.Response:
+        cards = [
+            {"id": name, "object": "model", "created": 1, "owned_by": "x"} | more
+            for name, more in (
+                ("chats", {"capabilities": ["chat", "completions"]}),
+                ("vectors", {"capabilities": ["embeddings"]}),
+                ("silent", {"capabilities": None}),
+            )
+        ]
+        return web.json_response({"object": "list", "data": cards})
+
+    app = web.Application()
+    app.router.add_get("/v1/models", models)
+    async with serving_aiohttp(app) as url, api_client(url, None) as client:
+        assert await LiveModels(client).get() == ModelList(("chats", "silent"))

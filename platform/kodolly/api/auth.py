@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from kodolly.errors import Unauthorized
 from kodolly.http.token_guard import presented_token, same_secret
@@ -13,6 +13,11 @@ class KeyRing:
 
     def __init__(self, keys: Collection[str]) -> None:
         self._keys = tuple(keys)
+
+    @property
+    def are_needed(self) -> bool:
+        """Whether there are any."""
+        return bool(self._keys)
 
     def admit(self, authorization: str) -> str:
         """The client's accepted key, "" where none is needed. Raises Unauthorized otherwise."""
@@ -29,3 +34,9 @@ class KeyRing:
                 headers={"WWW-Authenticate": "Bearer"},
             )
         return token
+
+
+def authorization_of(headers: Mapping[str, str]) -> str:
+    """A request's Authorization header; clients of Anthropic's API send the key as `x-api-key`."""
+    authorization, key = headers.get("authorization", ""), headers.get("x-api-key", "")
+    return authorization or (f"Bearer {key}" if key else "")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.types import Send
 
 from kodolly.api.sse import PING
+from kodolly.observe.requests import Measurement
 
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -47,17 +48,44 @@ class PendingSend:
         self._work.close()
 
 
+class Output(Protocol):
+    """What a stream of whole server-sent events is written to; see `ClientOutput` for each name."""
+
+    quiet_ticks: int
+    request_id: str
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the reader has a part of the stream."""
+
+    def push(self, data: bytes) -> PendingSend | None:
+        """Takes events at once, or returns what is left to be awaited."""
+
+    def ping(self) -> None:
+        """Sends a comment."""
+
+    async def finish(self, work: Awaitable[None]) -> None:
+        """Awaits what `push` returned."""
+
+    async def write(self, data: bytes) -> None:
+        """Takes events, and waits for their reader."""
+
+    async def close(self) -> None:
+        """No more events will come."""
+
+
 class ClientOutput:
     """A stream to one client. Its response starts with the first bytes: until then all may fail.
 
     `timeout`: seconds for which a client may keep us from sending, its buffers full. `chunk`:
     sends bytes without a coroutine if they can go at once, and tells whether it did.
-    `quiet_ticks`: how often `Pings` looked since something was sent.
+    `quiet_ticks`: how often `Pings` looked since something was sent. `measurement`: of its request.
     """
 
     def __init__(
         self, send: Send, request_id: str, timeout: float, chunk: Callable[[bytes], bool]
     ) -> None:
+        self.measurement = Measurement()
         self.has_started = False
         self.quiet_ticks = 0
         self._opening: asyncio.Task[None] | None = None
@@ -111,6 +139,40 @@ class ClientOutput:
         headers = [*HEADERS, (b"x-request-id", self.request_id.encode())]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+class EventSink:
+    """An output that gives events to other code of this process, which makes something of them.
+
+    `consume` is called with whole events, the last of them `data: [DONE]`, in the callback in which
+    they arrived. It returns what `ClientOutput.push` returned, if it sent something on.
+    """
+
+    def __init__(self, request_id: str, consume: Callable[[bytes], PendingSend | None]) -> None:
+        self.has_started = False
+        self.quiet_ticks = 0
+        self.request_id = request_id
+        self._consume = consume
+
+    def push(self, data: bytes) -> PendingSend | None:
+        """Gives the events to the consumer."""
+        self.has_started = True
+        return self._consume(data)
+
+    def ping(self) -> None:
+        """Nothing: who reads the consumer's own output pings that."""
+
+    async def finish(self, work: Awaitable[None]) -> None:
+        """Awaits what the consumer left to be sent."""
+        await work
+
+    async def write(self, data: bytes) -> None:
+        """Gives the events to the consumer, and waits for its reader."""
+        if pending := self.push(data):
+            await pending
+
+    async def close(self) -> None:
+        """Nothing: the consumer knows the end by its events."""
 
 
 def _run_until_it_waits(work: Coroutine[Any, Any, None]) -> PendingSend | None:

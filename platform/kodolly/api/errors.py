@@ -32,6 +32,7 @@ OVERFLOW_WORDS = (
 # The same as an error's `code` or `type`.
 OVERFLOW_CODES = (ContextOverflow.code, "exceed_context_size_error")
 NO_FAULT = frozenset({"model", "stream", "user", "input"})  # words that name no field in a message
+GRAMMAR_FIELDS = ("structured_outputs", "response_format", "tools")
 # Statuses that another worker may not answer with; 401 and 403 mean our own key, 500 a broken engine.
 RETRIED = (401, 403, 408, 429, 500, 502, 503, 504)
 
@@ -87,15 +88,14 @@ def error_of_status(status: int, body: bytes, retry: bytes = b"") -> WorkerFaile
 
 
 def named(
-    error: WorkerFailed | ApiError, body: dict[str, Any], *, chat: bool
+    error: WorkerFailed | ApiError, body: dict[str, Any], prompt: str
 ) -> WorkerFailed | ApiError:
     """The error with the field of the client's `body` that is at fault, where an engine names none.
 
-    vLLM names some only in its message ("top_k must be ..."), or as it calls them itself.
+    `prompt`: the field with the text. vLLM names some only in its message ("top_k must be ..."), or as it calls them itself.
     """
     if not isinstance(error, BadRequest) or _field(error.param) in body:
         return error
-    prompt = "messages" if chat else "prompt"
     if isinstance(error, ContextOverflow):
         limited = error.param == "max_tokens" and "max_completion_tokens" in body
         error.param = "max_completion_tokens" if limited else prompt
@@ -104,10 +104,14 @@ def named(
     if named_so := [name for text, name in spaced.items() if text in error.message.lower()]:
         error.param = named_so[0]
         return error
+    if "grammar" in error.message.lower():
+        error.param = next((name for name in GRAMMAR_FIELDS if body.get(name)), error.param)
+        return error
     words = re.findall(r"[a-z_]+", error.message.replace("ContentPart", " prompt "))
     aliases = {"prompt": prompt, "multimodal": prompt, "vocabulary": prompt, "tool": "tools"}
     fields = [word if word in body else aliases.get(word) for word in words]
-    error.param = next((f for f in fields if f in body and f not in NO_FAULT), error.param)
+    faulty = (f for f in fields if f in body and (f == prompt or f not in NO_FAULT))
+    error.param = next(faulty, error.param)
     return error
 
 

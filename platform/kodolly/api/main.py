@@ -19,7 +19,9 @@ def main(argv: Sequence[str]) -> int:
         # What is wrong is said once, here, and not by every process that is started.
         settings.secret()
         require_keys(settings)
+        settings.metrics_secrets()
         settings.controllers()
+        settings.store_url()
         AllowedHosts(settings.allowed_hosts)
         AllowedOrigins(settings.allowed_origins)
         client_context(settings.tls_ca)

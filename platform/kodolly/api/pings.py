@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from kodolly.api.client_output import ClientOutput
+from kodolly.api.client_output import Output
 
 log = logging.getLogger(__name__)
 
@@ -22,13 +22,13 @@ class Pings:
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
-        self._outputs: set[ClientOutput] = set()
+        self._outputs: set[Output] = set()
 
-    def add(self, output: ClientOutput) -> None:
+    def add(self, output: Output) -> None:
         """Begins to look after a stream."""
         self._outputs.add(output)
 
-    def discard(self, output: ClientOutput) -> None:
+    def discard(self, output: Output) -> None:
         """The stream has ended."""
         self._outputs.discard(output)
 

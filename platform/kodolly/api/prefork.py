@@ -21,6 +21,9 @@ from typing import Any
 from kodolly.errors import KodollyError
 from kodolly.http import descriptors
 from kodolly.http.listener import bind
+from kodolly.observe.families import Family
+from kodolly.observe.hub import VARIABLE as METRICS
+from kodolly.observe.hub import Hub
 from kodolly.processes.restarts import RestartBackoff
 from kodolly.protocol.addresses import base_url
 from kodolly.settings import ApiSettings, foreign_secrets
@@ -89,6 +92,8 @@ class Processes:
         self._ending = asyncio.Event()
         self._renewing = asyncio.Lock()
         self._parent, self._lifeline = os.pipe()  # children see its end when this process is gone
+        self._hub = Hub(self._families)
+        self._restarts = 0
 
     async def run(self) -> None:
         """Start all, keep them running, and return when SIGTERM has ended them.
@@ -115,6 +120,15 @@ class Processes:
         for life in self._lives:
             life.cancel()
         await asyncio.gather(*self._lives, return_exceptions=True)
+
+    def _families(self) -> list[Family]:
+        """What the parent itself counts."""
+        restarts = Family(
+            "kodolly_api_process_restarts_total",
+            "counter",
+            "API processes that ended by themselves.",
+        )
+        return [restarts.set(self._restarts)]
 
     def _end(self) -> None:
         """Pass SIGTERM on; a second one ends what the first lets go on for a while."""
@@ -155,6 +169,7 @@ class Processes:
                 if child.is_retired or self._ending.is_set():
                     return
                 log.error("an API process ended with code %d", code)
+                self._restarts += 1
                 run_time = time.monotonic() - child.start_time
             child = None
             await asyncio.sleep(backoff.wait_after(run_time))
@@ -162,9 +177,16 @@ class Processes:
     async def _start(self) -> Child:
         """A new process that serves. Raises OSError if it does not within the time."""
         ready_read, ready_write = os.pipe()
+        metrics = self._hub.connect()
         try:
-            descriptors_to_pass = (self._listener.fileno(), ready_write, self._parent)
-            names = zip((LISTENER, STARTED, PARENT), map(str, descriptors_to_pass), strict=True)
+            descriptors_to_pass = (
+                self._listener.fileno(),
+                ready_write,
+                self._parent,
+                metrics.fileno(),
+            )
+            variables = (LISTENER, STARTED, PARENT, METRICS)
+            names = zip(variables, map(str, descriptors_to_pass), strict=True)
             foreign = foreign_secrets(ApiSettings)
             env = {n: v for n, v in os.environ.items() if n not in foreign} | dict(names)
             process = await asyncio.create_subprocess_exec(
@@ -172,6 +194,7 @@ class Processes:
             )
         finally:
             os.close(ready_write)
+            metrics.close()
         child = Child(process)
         self._children.add(child)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from kodolly.errors import BadRequest
@@ -12,6 +13,7 @@ from kodolly_templates.tokenizer import TOKENIZER
 
 # Characters of text from which preparing a request may hold the event loop for too long.
 LONG_TEXT = 2**16
+SHORT_BODY = 4096  # bytes of a body that cannot hold so much
 PART_OVERHEAD = 64
 # Fields beside the messages that a chat template writes into the prompt.
 TEMPLATE_FIELDS = frozenset({"tools", "documents", "chat_template_kwargs"})
@@ -29,13 +31,33 @@ def is_long(body: dict[str, Any]) -> bool:
     return size > LONG_TEXT
 
 
+async def prepared(
+    body: dict[str, Any],
+    extension: Extension,
+    *,
+    chat: bool,
+    token_ids: bool = False,
+    size: int = 0,
+) -> dict[str, Any]:
+    """`for_engine` of a body. A long text is prepared in a thread, since the loop serves others.
+
+    `token_ids`: the engine is to send the ids of its tokens. `size`: of the body in bytes, 0 if it
+    was not counted.
+    """
+    if not 0 < size <= SHORT_BODY and is_long(body):
+        body = await asyncio.to_thread(for_engine, body, extension, chat=chat)
+    else:
+        body = for_engine(body, extension, chat=chat)
+    return body | {"return_token_ids": True} if token_ids else body
+
+
 def for_engine(body: dict[str, Any], extension: Extension, *, chat: bool) -> dict[str, Any]:
     """The body an engine gets: as the client sent it, but for what template and engine demand.
 
     Only a chat is changed: a plain completion is the client's own prompt, keys and all. Raises
     BadRequest for a field that the engine would drop, and for tools that no prompt would hold.
     """
-    if extension.engine == "vllm":
+    if extension.engine == "vllm" and not extension.pooling:
         table = parameters.VLLM_DROPS_CHAT if chat else parameters.VLLM_DROPS_COMPLETION
         parameters.refuse_unhonoured(body, table, "vLLM")
     if not chat:

@@ -15,8 +15,8 @@ DATA = b"data: "
 LAST = b"data: [DONE]\n\n"
 # A comment, which clients skip: it keeps a silent connection open.
 PING = b": ping\n\n"
-# Inside a JSON string its quotes would be escaped.
-TOKEN_IDS = re.compile(rb'token_ids"\s*:\s*\[[^\]]*\]')
+# Numbers, perhaps in lists of their own. Inside a JSON string its quotes would be escaped.
+TOKEN_IDS = re.compile(rb'token_ids"\s*:\s*\[[\[\]\d\s,nul-]*\]')
 NO_TOKEN_IDS = b'token_ids":null'
 LOST = "The worker was lost in the middle of its answer."
 

@@ -22,17 +22,22 @@ from kodolly.controller.dispatch import Dispatcher
 from kodolly.controller.feed import Feed
 from kodolly.controller.groups import Group, Groups, read_groups
 from kodolly.controller.heartbeat import HeartbeatEndpoint
+from kodolly.controller.metrics import controller_families, targets
 from kodolly.controller.probe import Prober
 from kodolly.controller.registry import Registry
 from kodolly.controller.relay import StreamRelay
 from kodolly.errors import BadRequest
 from kodolly.http import bodies, server, token_guard
 from kodolly.http.client import CALL_ERRORS, describe_call_error, new_client, request_bounded
+from kodolly.http.downstream.known_heads import KnownHeads
 from kodolly.http.fastapi_app import JsonApp, JsonRoute, add_routes
 from kodolly.http.hosts import AllowedHosts
+from kodolly.http.metrics import OperatorDoor, OperatorEndpoint
 from kodolly.http.server import JsonResponse
 from kodolly.http.site_guard import SiteGuard
 from kodolly.http.tls import client_context, server_context
+from kodolly.observe.families import Family
+from kodolly.observe.observer import Observer
 from kodolly.protocol.wire import (
     HeartbeatRequest,
     Load,
@@ -87,7 +92,7 @@ class Controller:
         self._client: httpx.AsyncClient | None = None
         self._tls = tls
         self._relay = StreamRelay(tls)
-        self._feed = Feed(registry, self.stopping)
+        self.feed = Feed(registry, self.stopping)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
@@ -99,7 +104,7 @@ class Controller:
                 interval=self._times.probe_interval,
                 connect_timeout=self._times.probe_connect_timeout,
             )
-            feed = self._feed
+            feed = self.feed
             work = (self._sweep(), prober.run(), self._relay.run(), feed.run(), feed.end_at_stop())
             tasks = [asyncio.create_task(each) for each in work]
             yield
@@ -210,7 +215,7 @@ class Controller:
 
     async def watch(self) -> Response:
         """The table, then its changes, one line of JSON each. Empty lines keep the stream alive."""
-        return StreamingResponse(self._feed.lines(), media_type="application/x-ndjson")
+        return StreamingResponse(self.feed.lines(), media_type="application/x-ndjson")
 
     async def health(self) -> Response:
         """The text "ok" while the controller runs."""
@@ -282,9 +287,16 @@ WATCH_DOC = {200: {"content": {"application/x-ndjson": {}}, "description": "Line
 
 
 def create_app(
-    controller: Controller, token: str | None = None, guard: SiteGuard | None = None
+    controller: Controller,
+    token: str | None = None,
+    guard: SiteGuard | None = None,
+    observer: Observer | None = None,
+    door: OperatorDoor | None = None,
 ) -> JsonApp:
-    """The ASGI application; with a token, every path but the health checks needs it."""
+    """The ASGI application; with a token, every path but the health checks needs it.
+
+    `door`: who may see metrics; without one, who presents the token.
+    """
     app = JsonApp(
         "KoDolly controller",
         "FastChat's controller protocol, and KoDolly's additions to it.",
@@ -293,6 +305,7 @@ def create_app(
         token=token,
         open_paths=frozenset({"/health", "/test_connection"}),
         guard=guard,
+        observer=observer,
         limited=controller.groups,
     )
     posts = (
@@ -328,7 +341,26 @@ def create_app(
         heartbeats, token=token, open_paths=frozenset(), limited=controller.groups
     )
     app.add_direct_route("POST", "/receive_heart_beat", guarded)
+    _serve_operators(app, controller, door or OperatorDoor([token] if token else []))
     return app
+
+
+def _serve_operators(app: JsonApp, controller: Controller, door: OperatorDoor) -> None:
+    """Metrics, and the lists of what Prometheus is to scrape."""
+    registry = controller.registry
+
+    async def families() -> list[Family]:
+        return controller_families(registry, controller.feed)
+
+    async def workers() -> Response:
+        return JsonResponse(targets(registry.rows(), engines=False))
+
+    async def engines() -> Response:
+        return JsonResponse(targets(registry.rows(), engines=True))
+
+    app.serve_metrics(families, door)
+    app.add_direct_route("GET", "/sd/workers", OperatorEndpoint(door, workers))
+    app.add_direct_route("GET", "/sd/engines", OperatorEndpoint(door, engines))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -345,7 +377,8 @@ def main(argv: Sequence[str]) -> int:
         groups=read_groups(settings.worker_tokens_file, token),
     )
     guard = SiteGuard(AllowedHosts(settings.allowed_hosts, settings.host))
-    app = create_app(controller, token, guard)
+    observer = Observer.of(settings.access_log, settings.log_format)
+    app = create_app(controller, token, guard, observer, OperatorDoor(settings.metrics_secrets()))
     # At SIGTERM the watch streams end at once, so that the APIs turn to the next controller.
     # Responses that are being relayed may finish.
     server.run(
@@ -356,5 +389,6 @@ def main(argv: Sequence[str]) -> int:
         drain=settings.drain_timeout,
         bounds=settings.bounds(),
         tls=server_context(settings.tls_cert, settings.tls_key),
+        known_heads=KnownHeads(),
     )
     return 0

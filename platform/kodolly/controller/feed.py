@@ -61,6 +61,11 @@ class Feed:
         self._last_line = -LOAD_INTERVAL  # time of the last one
         self._table: tuple[int, bytes] = (-1, b"")  # version and line of the last whole table
 
+    @property
+    def followers(self) -> int:
+        """Watch streams that are open."""
+        return len(self._followers)
+
     async def run(self) -> None:
         """Sends changes as they come, until cancelled."""
         while True:

@@ -62,6 +62,7 @@ class Group:
                 " engine; a FastChat worker needs the controller's own token"
             )
         self.check_address(extension.engine_url)
+        self.check_models(extension.aliases)
 
     def check_owner(self, name: str, owner: str | None) -> None:
         """Raises Forbidden for a worker that another group, or the controller's own token, registered."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
@@ -36,13 +38,15 @@ class HeartbeatEndpoint:
         """ASGI."""
         try:
             bodies.require_json(scope["headers"])
-            exists = self.take(await _read_body(receive), scope.get(token_guard.GROUP))
-            body = EXISTS if exists else UNKNOWN
+            group = scope.get(token_guard.GROUP)
+            body = EXISTS if self.take(await _read_body(receive), group) else UNKNOWN
         except ClientDisconnect:
             return
         except ApiError as error:
             response = await server.error_response(Request(scope), error)
             return await response(scope, receive, send)
+        if know := scope.get("extensions", {}).get("kodolly.know"):
+            know(partial(self._take_next, group))
         await send(STARTS[body])
         await send({"type": "http.response.body", "body": body})
 
@@ -68,6 +72,13 @@ class HeartbeatEndpoint:
             self._registry.expect_extension(name, data.get("kodolly"))
         self._dispatcher.reset(name)  # its queue counts every request sent there before
         return exists
+
+    def _take_next(self, group: Group | None, body: bytes) -> bytes | None:
+        """A further heartbeat with the same head; None for one that is to be refused."""
+        try:
+            return EXISTS if self.take(body, group) else UNKNOWN
+        except ApiError:
+            return None
 
     def _check_owner(self, group: Group, name: object) -> None:
         if isinstance(name, str) and self._registry.has(name):

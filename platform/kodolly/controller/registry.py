@@ -75,6 +75,7 @@ class Registry:
         `missed_beats`: the same for our own workers, in their heartbeat intervals.
         `pause_threshold`: seconds between two sweeps that mean this process was paused.
         """
+        self.heartbeats = self.registrations = 0  # that were taken
         self.epoch = uuid.uuid4().hex
         self.version = 0
         self._entries: dict[str, Entry] = {}
@@ -109,6 +110,7 @@ class Registry:
             number=previous.row.number if previous else self._next_number,
         )
         self._entries[name] = Entry(row, registration.check_heart_beat, self._clock(), owner=owner)
+        self.registrations += 1
         log.info("registered %s: %s, %s", name, ", ".join(row.model_names), row.state.value)
         self._row_changed(name)
 
@@ -124,6 +126,7 @@ class Registry:
         entry = self._entries.get(name)
         if entry is None or data.get("kodolly") != entry.last_extension:
             return False
+        self.heartbeats += 1
         entry.last_heartbeat = self._clock()
         if queue != entry.row.queue_length:
             self._load_changed(entry, queue)
@@ -147,6 +150,7 @@ class Registry:
         entry = self._entries.get(request.worker_name)
         if entry is None:
             return False
+        self.heartbeats += 1
         entry.last_heartbeat = self._clock()
         state = request.kodolly.state if request.kodolly else WorkerState.READY
         self._update(entry, state, request.queue_length, request.kodolly or entry.row.kodolly)
@@ -216,6 +220,11 @@ class Registry:
     def rows(self) -> list[WorkerRow]:
         """Every worker, in the order of registration."""
         return [entry.row for entry in self._entries.values()]
+
+    def silences(self) -> list[tuple[WorkerRow, float]]:
+        """Every worker, with the seconds since its last heartbeat."""
+        now = self._clock()
+        return [(e.row, max(0.0, now - e.last_heartbeat)) for e in self._entries.values()]
 
     def ready(self) -> list[WorkerRow]:
         """The workers that may get requests."""

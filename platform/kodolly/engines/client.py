@@ -6,6 +6,7 @@ Every failure is an EngineCallError with the engine's HTTP status, or None if it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,7 @@ CANARY = 120.0  # the first token on a cold CPU that others use too
 CONNECT = 5.0  # connecting
 TIMEOUT = httpx.Timeout(None, connect=CONNECT)  # asyncio.timeout bounds the whole call
 
-CHAT_PATH = "/v1/chat/completions"
+CHAT_PATH, EMBED_PATH = "/v1/chat/completions", "/v1/embeddings"
 CANARY_CHAT = [{"role": "user", "content": "1"}]
 # Where engines state their context length, if not in the model's card: llama.cpp, vLLM, TGI.
 CONTEXT_SOURCES: tuple[tuple[str, str, dict[str, str] | None, tuple[str, ...]], ...] = (
@@ -42,6 +43,7 @@ CONTEXT_SOURCES: tuple[tuple[str, str, dict[str, str] | None, tuple[str, ...]], 
 )
 
 MAX_BODY = 64 * 1024 * 1024  # bytes of an answer with generated text; of others: MAX_STATUS
+MAX_METRICS = 16 * 1024 * 1024  # bytes of /metrics, of an engine with many adapters
 # Statuses of an endpoint that an engine does not have, or was not started with.
 ABSENT = (404, 405, 501)
 # Statuses with which an engine refuses a text completion because it only chats.
@@ -51,14 +53,15 @@ NO_COMPLETIONS = (*ABSENT, 400, 422)
 class EngineClient:
     """Calls one engine. `url` is its root, without `/v1`.
 
-    `chat_only`: it has no /v1/completions, as the first canary found out.
+    `chat_only`: it has no /v1/completions, `pooling`: it makes embeddings and no text, as the first
+    canary shows.
     """
 
     def __init__(self, url: str, api_key: str | None, client: httpx.AsyncClient) -> None:
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._client = client
-        self.chat_only = False
+        self.chat_only = self.pooling = False
         self._absent: set[str] = set()  # paths that this engine does not have
 
     async def healthy(self, *, timeout: float = QUICK) -> bool:
@@ -87,7 +90,7 @@ class EngineClient:
     def forget(self) -> None:
         """Another engine may be at this address by now: all its endpoints are tried again."""
         self._absent.clear()
-        self.chat_only = False
+        self.chat_only = self.pooling = False
 
     async def models(self) -> list[str]:
         """Names of the models that it serves."""
@@ -104,8 +107,11 @@ class EngineClient:
     async def canary(self, model: str, *, timeout: float = CANARY) -> None:
         """Asks for one token and returns once it is there. Raises EngineCallError otherwise.
 
-        An engine that refuses it as a completion is asked by a chat: it may have nothing else.
+        An engine that refuses it as a completion is asked by a chat, and then for an embedding: it may
+        have nothing else.
         """
+        if self.pooling:
+            return await self._embed(model, timeout)
         body = {"model": model, "max_tokens": 1, "temperature": 0}
         completion, chat = body | {"prompt": "1"}, body | {"messages": CANARY_CHAT}
         if self.chat_only:
@@ -118,9 +124,20 @@ class EngineClient:
             try:
                 _check_canary(await self.complete(chat, path=CHAT_PATH, timeout=timeout))
             except EngineCallError as chat_error:
+                if error.status in ABSENT and chat_error.status in ABSENT:
+                    with contextlib.suppress(EngineCallError):
+                        return await self._embed(model, timeout)
                 # Both refuse, most likely for the same reason, such as an unknown model.
                 raise (error if chat_error.status in ABSENT else chat_error) from None
             self.chat_only = True
+
+    async def _embed(self, model: str, timeout: float) -> None:
+        """Asks for an embedding. Raises EngineCallError if the engine makes none."""
+        body = {"model": model, "input": "1"}
+        answer = await self._json("POST", EMBED_PATH, body, total=timeout, limit=MAX_BODY)
+        if not answer.get("data"):
+            raise EngineCallError("the engine answered the canary without an embedding", 200)
+        self.pooling = True
 
     async def load(self) -> int | None:
         """Requests running plus waiting; None if the engine does not report it, or does not answer."""
@@ -149,6 +166,10 @@ class EngineClient:
         gauge = requests_in_engine(values)
         load = load if load or gauge is None else gauge
         return EngineSample(load, steps_of_engine(values), values.get(TOKENIZING, 0) > 0)
+
+    async def metrics_text(self) -> bytes:
+        """All that the engine's /metrics says. Raises EngineCallError."""
+        return await self._call("GET", "/metrics", total=CANARY, limit=MAX_METRICS)
 
     async def count_tokens(
         self, model: str, prompt: str, *, add_special_tokens: bool = True

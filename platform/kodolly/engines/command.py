@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kodolly.engines.lora import LoraAdapter
+from kodolly.engines.vllm_parsers import NO_PARSERS, Parsers
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +15,7 @@ class EngineOptions:
     """The options of an engine. None: the engine's own default.
 
     `python`: interpreter of the environment that the engine is installed in (None: this one).
-    `adapters`: only vLLM has them. `allowed_hosts`: names that the transformers engine goes by.
+    `adapters`, `parsers`: only vLLM has them. `pooling`: the model makes embeddings. `allowed_hosts`: names that the transformers engine goes by.
     `tls`: files with the certificate and its key, for https. `extra_args`: go to the engine
     unchanged, after all others.
     """
@@ -32,6 +33,8 @@ class EngineOptions:
     seed: int | None = None
     python: str | None = None
     adapters: tuple[LoraAdapter, ...] = ()
+    parsers: Parsers = NO_PARSERS
+    pooling: bool = False
     tls: tuple[str, str | None] | None = None
     extra_args: tuple[str, ...] = ()
 
@@ -40,12 +43,14 @@ class EngineOptions:
 class EngineCommand:
     """How to start an engine. `env`: environment variables beside the parent's, secrets among them.
 
-    `on_cpu`: it computes on the CPU, so CPU time shows whether it works.
+    `on_cpu`: it computes on the CPU, so CPU time shows whether it works. `forces_ids`: it begins an
+    answer with the token ids that a request names, so that a request can be replayed there.
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(repr=False)
     on_cpu: bool = False
+    forces_ids: bool = False
 
 
 def common_flags(options: EngineOptions) -> list[str]:

@@ -39,11 +39,13 @@ def transformers_command(options: EngineOptions) -> EngineCommand:
     """
     require_engine("transformers", options.python)
     python = options.python or sys.executable
-    argv = (python, "-m", "kodolly.engines.transformers", "--model", options.model)
+    module = "embedder" if options.pooling else "transformers"
+    argv = (python, "-m", f"kodolly.engines.{module}", "--model", options.model)
     hosts = ("--allowed-hosts", *options.allowed_hosts) if options.allowed_hosts else ()
     words = (*argv, *common_flags(options), *hosts, *options.extra_args)
     # NVIDIA's driver makes this file. Importing torch to ask it for a GPU would be slow.
-    return EngineCommand(words, common_env(options), on_cpu=not os.path.exists("/dev/nvidiactl"))
+    on_cpu = not os.path.exists("/dev/nvidiactl")
+    return EngineCommand(words, common_env(options), on_cpu=on_cpu, forces_ids=True)
 
 
 def require_engine(kind: str, python: str | None) -> None:

@@ -16,12 +16,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kodolly.engines.command import EngineCommand, EngineOptions, common_env, common_flags
+from kodolly.engines.forced_ids import Forcing, forcing, forcing_env
 from kodolly.engines.lora import MERGE, LoraAdapter
+from kodolly.engines.vllm_parsers import needs_structural_tags, parser_flags
 from kodolly.errors import SettingsError
 
 PROBE_TIMEOUT = 20.0  # seconds; a cold disk under load needs far more than the usual 0.1 s
 # The values that --max-lora-rank accepts.
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+# The grammar backend whose answers were valid JSON in all of our trials, and a variable without which vLLM
+# asks it for tool calls in a form that it cannot do: docs/decisions/0015-vllm-grammars.md
+GRAMMARS, GRAMMAR_BACKEND = "--structured-outputs-config", "guidance"
+STRICT_CALLS = "VLLM_ENFORCE_STRICT_TOOL_CALLING"
 INSTALL_HINT = (
     "install it into an environment of its own (in a clone: `make vllm-env`)"
     " and name that one's interpreter with --engine-python"
@@ -79,8 +85,34 @@ def command(options: EngineOptions) -> EngineCommand:
     if options.adapters:
         flags += lora_flags(options.adapters, options.served_model_name)
         flags += lora_slots(len(options.adapters), options.extra_args, is_cpu=installation.is_cpu)
+    forced = Forcing((), tuple(options.extra_args))
+    if options.pooling:
+        flags += ["--runner", "pooling"]
+    else:
+        forced = forcing(options.extra_args)
+        if forced.flags:
+            env |= forcing_env(os.environ)
+        if chooses_grammars(options, os.environ):
+            flags.append(f"{GRAMMARS}.backend={GRAMMAR_BACKEND}")
+            env[STRICT_CALLS] = "0"
+        flags += parser_flags(options.parsers, installation.root, options.extra_args)
     argv = (python, *start(installation, options.model), *common_flags(options), *flags)
-    return EngineCommand((*argv, *options.extra_args), env, on_cpu=installation.is_cpu)
+    return EngineCommand(
+        (*argv, *forced.flags, *forced.extra_args),
+        env,
+        on_cpu=installation.is_cpu,
+        forces_ids=bool(forced.flags),
+    )
+
+
+def chooses_grammars(options: EngineOptions, parent: Mapping[str, str]) -> bool:
+    """Whether the grammar backend is ours to choose: not if an operator set it, or the model needs vLLM's.
+
+    `parent`: the environment that the engine inherits.
+    """
+    words = (word.replace("_", "-") for word in options.extra_args)
+    is_set = STRICT_CALLS in parent or any(word.startswith(GRAMMARS) for word in words)
+    return not is_set and not needs_structural_tags(options.parsers)
 
 
 def lora_flags(adapters: Sequence[LoraAdapter], base: str) -> list[str]:

@@ -55,9 +55,10 @@ async def read_body(
 
     `turns`: what a body of more than LARGE_BODY bytes has to wait for.
     """
-    declared = request.headers.get("content-length", "0")
+    declared = dict(request.scope["headers"]).get(b"content-length", b"")
     if declared.isdigit() and int(declared) > limit:
-        raise TooLarge(f"the request body has {declared} bytes; at most {limit} are accepted")
+        size = declared.decode()
+        raise TooLarge(f"the request body has {size} bytes; at most {limit} are accepted")
     body, more = await _next_part(request)
     if not more:
         return _bounded(body, limit)

@@ -1,6 +1,6 @@
 """What a stranger may take of a process before any key is asked: connections, and time for each step.
 
-`kodolly.http.protocol` bounds the bytes of a head, and each application those of a body.
+`kodolly.http.downstream.protocol` bounds the bytes of a head, and each application those of a body.
 """
 
 from __future__ import annotations

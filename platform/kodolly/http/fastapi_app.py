@@ -19,8 +19,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kodolly import __version__
 from kodolly.errors import ApiError
 from kodolly.http import bodies, server, token_guard
+from kodolly.http.metrics import Families, OperatorDoor, metrics_endpoint
 from kodolly.http.server import JsonResponse
 from kodolly.http.site_guard import SiteGuard
+from kodolly.observe.families import Family
+from kodolly.observe.observer import METRICS, QUIET, Observer
 from kodolly.protocol.wire import parse
 
 log = logging.getLogger(__name__)
@@ -83,11 +86,13 @@ class DirectApp(FastAPI):
 
     Those are for heartbeats and tokens: FastAPI's own way costs several times as much. It has no
     pages of its own (/docs would load from another host), and sends no telemetry.
-    Before all else its guard sees each request.
+    Before all else its guard sees each request. What is not served directly is counted and logged.
     """
 
-    def __init__(self, guard: SiteGuard | None = None, **options: Any) -> None:
-        """`options`: of FastAPI's."""
+    def __init__(
+        self, guard: SiteGuard | None = None, observer: Observer | None = None, **options: Any
+    ) -> None:
+        """`observer`: takes down each request. `options`: of FastAPI's."""
         super().__init__(
             version=__version__,
             docs_url=None,
@@ -97,24 +102,36 @@ class DirectApp(FastAPI):
             **options,
         )
         self._guard = guard or SiteGuard()
+        self.observer = observer or Observer()
         self._direct: dict[tuple[str, str], ASGIApp] = {}
 
     def add_direct_route(self, method: str, path: str, endpoint: ASGIApp) -> None:
-        """Gives `method` on exactly this path to an endpoint that handles its own errors."""
+        """Gives `method` on exactly this path to an endpoint that handles its own errors.
+
+        It measures and logs its requests itself, if they are worth it.
+        """
         self._direct[method, path] = endpoint
+
+    def serve_metrics(self, families: Families, door: OperatorDoor) -> None:
+        """Serves /metrics to whom `door` lets in. `families`: beside those of HTTP requests."""
+
+        async def all_families() -> list[Family]:
+            return [*await families(), *self.observer.metrics.families()]
+
+        self.add_direct_route("GET", METRICS, metrics_endpoint(all_families, door))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] == "http":
             admitted = self._guard.admit(scope, send)
             if isinstance(admitted, Response):
-                return await admitted(scope, receive, send)
+                return await self.observer(admitted, scope, receive, send)
             send = admitted
             endpoint = self._direct.get((scope["method"], scope["path"]))
             try:
                 if endpoint is not None:
                     return await endpoint(scope, receive, send)
-                return await super().__call__(scope, receive, send)
+                return await self.observer(super().__call__, scope, receive, send)
             except ClientDisconnect:  # uvicorn would log it as a failure of ours
                 return log.debug("%s: %s", scope["path"], server.CLIENT_GONE)
         await super().__call__(scope, receive, send)
@@ -133,11 +150,13 @@ class JsonApp(DirectApp):
         token: str | None,
         open_paths: frozenset[str] = frozenset(),
         guard: SiteGuard | None = None,
+        observer: Observer | None = None,
         limited: token_guard.LimitedTokens | None = None,
     ) -> None:
         """`token`, `open_paths`, `limited`: as for `TokenGuard`."""
         super().__init__(
             guard,
+            observer,
             title=title,
             description=description,
             lifespan=lifespan,
@@ -159,7 +178,23 @@ class JsonApp(DirectApp):
         }
         for path in paths:
             endpoint = _direct_endpoint(routes[path].get_route_handler())
-            self.add_direct_route("POST", path, self._token_guard(endpoint))
+            guarded = self._token_guard(endpoint)
+            quiet = path in QUIET  # heartbeats are not taken down, and should cost no step for that
+            endpoint = guarded if quiet else _Observed(guarded, path, self.observer)
+            self.add_direct_route("POST", path, endpoint)
+
+
+class _Observed:
+    """An endpoint served directly whose requests are taken down as those of FastAPI's routes are."""
+
+    def __init__(self, endpoint: ASGIApp, path: str, observer: Observer) -> None:
+        self.path = path
+        self._endpoint = endpoint
+        self._observer = observer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["route"] = self
+        await self._observer(self._endpoint, scope, receive, send)
 
 
 def _direct_endpoint(handler: Handler) -> ASGIApp:

@@ -19,13 +19,14 @@ import orjson
 import uvicorn
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive
+from starlette.types import ASGIApp, Receive, Scope
 
 from kodolly.errors import ApiError
 from kodolly.http import descriptors
 from kodolly.http.bounds import Bounds
+from kodolly.http.downstream.known_heads import KnownHeads
+from kodolly.http.downstream.protocol import Disconnection, HttpProtocol, bounded
 from kodolly.http.listener import bind
-from kodolly.http.protocol import HttpProtocol, bounded
 from kodolly.http.tls import scheme
 from kodolly.protocol.addresses import base_url
 
@@ -116,13 +117,14 @@ def run(
     proxy_headers: bool = False,
     bounds: Bounds | None = None,
     tls: ssl.SSLContext | None = None,
+    known_heads: KnownHeads | None = None,
 ) -> None:
     """Serves `app` until SIGTERM or Ctrl-C; open answers then get `drain` seconds.
 
     Before that it still takes requests for `linger` seconds. With a `listener`, a socket that is
     bound already, host and port are only named in the log. `proxy_headers`: the app asks which
     scheme and client a proxy on this machine tells of. `bounds`: of what strangers may take.
-    `tls`: None for plain HTTP. Raises SettingsError when host or port cannot be had.
+    `tls`: None for plain HTTP. `known_heads`: where the app adds some. Raises SettingsError when host or port cannot be had.
     """
     descriptors.raise_limit()
     bounds = bounds or Bounds()
@@ -132,7 +134,7 @@ def run(
         port=port,
         log_config=None,
         access_log=False,
-        http=bounded(bounds),
+        http=bounded(bounds, known_heads),
         ws="none",
         proxy_headers=proxy_headers,
         server_header=False,
@@ -159,26 +161,27 @@ async def until_disconnect(receive: Receive) -> None:
         pass
 
 
-async def unless_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T | None:
-    """Does `work`, but drops it (None) the moment the client goes: a closed call stops the engine."""
+async def unless_gone(work: Coroutine[Any, Any, T], scope: Scope) -> T | None:
+    """Does `work`, but drops it (None) the moment the client goes: a closed call stops the engine.
+
+    `scope`: of the request. Only our own protocol tells when its client goes.
+    """
+    disconnection: Disconnection | None = scope.get("extensions", {}).get("kodolly.disconnect")
+    if disconnection is None:
+        return await work
     working = asyncio.current_task()
     assert working is not None
     gone = False
 
-    async def watch() -> None:
+    def cancel() -> None:
         nonlocal gone
-        await until_disconnect(receive)
         gone = True
         working.cancel()
 
-    watching: asyncio.Task[None] | None = None
-
-    def begin() -> None:
-        nonlocal watching
-        watching = asyncio.create_task(watch())
-
-    # The work stays in this task, and its first step goes before all else: it asks an engine.
-    soon = asyncio.get_running_loop().call_soon(begin)
+    if disconnection.has_happened:
+        work.close()
+        return None
+    disconnection.add(cancel)
     try:
         return await work
     except asyncio.CancelledError:
@@ -186,9 +189,7 @@ async def unless_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T | Non
             raise
         return None
     finally:
-        soon.cancel()
-        if watching is not None:
-            watching.cancel()
+        disconnection.discard(cancel)
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any] | None) -> None:

@@ -25,7 +25,8 @@ def main(grace: float, argv: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
     try:
-        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, process_group=0)
+        # Descriptors that the parent passed on, such as a GPU's lease, are the program's as well.
+        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, process_group=0, close_fds=False)
     except OSError as error:
         sys.stderr.write(f"cannot start {argv[0]}: {error.strerror}\n")
         return 127

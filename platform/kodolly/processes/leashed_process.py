@@ -31,12 +31,14 @@ class LeashedProcess:
         without: Callable[[str], bool] = lambda _: False,
         output: IO[Any] | None = None,
         grace: float = 10.0,
+        descriptors: Sequence[int] = (),
     ) -> LeashedProcess:
         """Starts `argv`; its stdout and stderr go to `output`.
 
         Its environment is this one, without the variables for which `without` is true, and with `env`.
 
-        `grace`: seconds between SIGTERM and SIGKILL. If the program cannot be started, its exit
+        `grace`: seconds between SIGTERM and SIGKILL. `descriptors`: open files that leash and program
+        inherit. If the program cannot be started, its exit
         code is 127. Raises OSError if even the leash cannot be started.
         """
         ours, theirs = socket.socketpair()
@@ -49,6 +51,7 @@ class LeashedProcess:
                     stderr=asyncio.subprocess.STDOUT if output else None,
                     env={n: v for n, v in os.environ.items() if not without(n)} | dict(env or {}),
                     start_new_session=True,
+                    pass_fds=descriptors,
                 )
             ours.setblocking(False)
             pid = await asyncio.get_running_loop().sock_recv(ours, 32)

@@ -63,6 +63,9 @@ class EventParser:
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that this chunk completes. Raises EventTooLarge."""
+        if self.is_idle and (plain := _plain_events(chunk)) is not None and not self._after_cr:
+            self._is_first_line = False
+            return plain
         if self._after_cr:  # the chunk before may have ended inside a CRLF
             self._after_cr = False
             chunk = chunk.removeprefix(b"\n")
@@ -136,6 +139,16 @@ class EventParser:
         self._data.clear()
         self._size, self._is_error, self.between_events = 0, False, True
         return Event(data, is_error) if data or is_error else None
+
+
+def _plain_events(chunk: bytes) -> list[Event] | None:
+    """The events of a chunk that holds whole ones, each of one `data: ` line; None of any other."""
+    if not chunk.endswith(b"\n\n") or b"\r" in chunk or len(chunk) > MAX_EVENT:
+        return None
+    lines = chunk[:-2].split(b"\n\n")
+    if any(not line.startswith(b"data: ") or b"\n" in line for line in lines):
+        return None
+    return [Event(line[6:]) for line in lines if len(line) > 6]
 
 
 class FinishedChoices:

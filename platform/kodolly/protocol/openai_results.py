@@ -27,7 +27,13 @@ class ErrorEnvelope(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """A model with a ready worker. `workers`: how many; `parent`: the base of a LoRA adapter."""
+    """A model with a ready worker, or another name of one.
+
+    `max_model_len`: tokens of prompt and answer together. `workers`: how many there are. `root`: the
+    model that an alias stands for, else the model itself. `parent`: the base of a LoRA adapter.
+    `capabilities`: what each of its workers does, of chat, completions, embeddings, tools and
+    structured_outputs; null if they do not say.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -35,7 +41,11 @@ class ModelCard(BaseModel):
     owned_by: str = "kodolly"
     max_model_len: int | None
     workers: int
+    root: str
     parent: str | None
+    aliases: list[str]
+    capabilities: list[str] | None
+    defaults: dict[str, Any]
 
 
 class ModelList(BaseModel):

@@ -40,8 +40,6 @@ BOOKKEEPING = (
     "session_id",
     "cache_salt",
     "include_reasoning",
-    "parallel_tool_calls",
-    "truncation_side",
     "mm_payload",
     "return_mm_kwargs",
     "return_token_offsets",
@@ -52,15 +50,9 @@ _BOTH: dict[str, Container[object]] = {
     **dict.fromkeys(BOOKKEEPING, ANY),
     "use_beam_search": (False,),
     "length_penalty": (1,),
-    "skip_special_tokens": (True,),
-    "truncate_prompt_tokens": UNSET,
-    "prompt_logprobs": UNSET,
     "logprob_token_ids": ([],),
-    "allowed_token_ids": UNSET,
-    "bad_words": ([],),
     "thinking_token_budget": UNSET,
     "watermarking": (False,),
-    "structured_outputs": UNSET,
     "guided_json": UNSET,
     "guided_regex": UNSET,
     "guided_choice": UNSET,
@@ -70,21 +62,17 @@ _BOTH: dict[str, Container[object]] = {
     "structural_tag": UNSET,
     "logits_processors": ([],),
     "priority": (0,),
-    "return_tokens_as_token_ids": (False,),
     "routed_experts_prompt_start": (0,),
     "return_prompt_text": (False,),
     "kv_transfer_params": UNSET,
     "ec_transfer_params": UNSET,
-    "vllm_xargs": ({},),
     "repetition_detection": UNSET,
 }
 CHAT: Mapping[str, Container[object]] = {
     **_BOTH,
-    "echo": (False,),
     "add_special_tokens": (False,),
     "documents": ([],),
     "chat_template": UNSET,
-    "chat_template_kwargs": ({},),
     "media_io_kwargs": ({},),
     "mm_processor_kwargs": ({},),
     "functions": ([],),
@@ -97,9 +85,11 @@ CHAT: Mapping[str, Container[object]] = {
 }
 COMPLETION: Mapping[str, Container[object]] = {
     **_BOTH,
-    "response_format": ({"type": "text"},),
     "best_of": (1,),
     "prompt_embeds": UNSET,
+}
+TOKENIZE: Mapping[str, Container[object]] = {
+    name: CHAT[name] for name in ("chat_template", "media_io_kwargs", "mm_processor_kwargs")
 }
 
 # What vLLM 0.32 takes for a field that it does not know, and drops with a line in its own log.
@@ -125,6 +115,31 @@ VLLM_DROPS_COMPLETION: Mapping[str, Container[object]] = {
     **_VLLM_DROPS_BOTH,
     "best_of": COMPLETION["best_of"],
 }
+# Of /v1/embeddings and /tokenize: fields that engines drop without a word, or that would let a client
+# write the prompt's frame itself.
+EMBEDDING_REFUSED: Mapping[str, Container[object]] = {
+    "messages": UNSET,
+    "stream": (False,),
+    "chat_template": UNSET,
+    "chat_template_kwargs": ({},),
+    "mm_processor_kwargs": ({},),
+    "embed_dtype": ("float32",),
+    "endianness": ("native", "little"),
+    "bytes_only": (False,),
+}
+# Of /v1/embeddings, what KoDolly's own engine for them has no use for.
+EMBEDDER: Mapping[str, Container[object]] = {
+    **dict.fromkeys(("user", "request_id", "cache_salt", "truncation_side"), ANY),
+    "truncate_prompt_tokens": UNSET,
+    "priority": (0,),
+    "padding": ("do_not_pad",),
+    "use_activation": UNSET,
+}
+TOKENIZE_REFUSED: Mapping[str, Container[object]] = {
+    "chat_template": UNSET,
+    "media_io_kwargs": ({},),
+    "mm_processor_kwargs": ({},),
+}
 INSTEAD = {
     "functions": "use tools",
     "function_call": "use tool_choice",
@@ -142,5 +157,5 @@ def refuse_unhonoured(
     for name in table.keys() & body.keys():
         value = body[name]
         if value is not None and value not in table[name]:
-            instead = f"; {INSTEAD[name]}" if name in INSTEAD and engine == "vLLM" else ""
+            instead = f"; {INSTEAD[name]}" if name in INSTEAD else ""
             raise BadRequest(f"{name} is not supported by the {engine} engine{instead}", param=name)

@@ -87,6 +87,32 @@ class WorkerStatus(BaseModel):
     queue_length: int = Field(default=0, ge=0, le=MAX_QUEUE)
 
 
+class Defaults(BaseModel):
+    """What a model's requests get where the client says nothing: OpenAI's fields, and vLLM's."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1, le=2**31 - 1)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=2)
+    max_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
+    # Variables of the chat template, such as {"enable_thinking": false}.
+    chat_template_kwargs: (
+        Annotated[
+            dict[
+                Annotated[str, StringConstraints(max_length=64)],
+                bool | int | float | Annotated[str, StringConstraints(max_length=256)],
+            ],
+            Field(max_length=16),
+        ]
+        | None
+    ) = None
+
+
 class Extension(BaseModel):
     """The `kodolly` object: what our own workers add to FastChat's messages."""
 
@@ -107,6 +133,16 @@ class Extension(BaseModel):
     # Bytes of text that one token stands for at most.
     token_bytes: int | None = Field(default=None, ge=1, le=2**20)
     chat_only: bool = False  # the engine has no /v1/completions
+    pooling: bool = False  # the engine makes embeddings and no text
+    # What a client may ask the worker for, of "chat", "completions", "embeddings", "tools" and
+    # "structured_outputs", as far as is known; None: the worker does not say.
+    capabilities: list[Annotated[str, Field(max_length=64)]] | None = Field(
+        default=None, max_length=16
+    )
+    owner: str | None = Field(default=None, max_length=256)  # whose model it is
+    # Another name -> the model of this worker that it stands for.
+    aliases: dict[ModelName, ModelName] = Field(default_factory=dict, max_length=256)
+    defaults: Defaults | None = None
     template: str | None = Field(default=None, max_length=256)  # name of the template
     stop: Markers = Field(default_factory=list)  # strings that end every answer
     guard: Markers = Field(default_factory=list)  # strings a user may not put into a prompt
@@ -117,6 +153,9 @@ class Extension(BaseModel):
     )
     # The engine's kind, such as "vllm"; of an attached one what its /v1/models says.
     engine: str | None = Field(default=None, max_length=256)
+    # The engine begins an answer with the tokens in a request's `vllm_xargs.kd_ids`: what cannot be
+    # continued from tokens alone is replayed there.
+    forced_ids: bool = False
     # Adapter name -> name of the base model that it is served on.
     parents: dict[ModelName, ModelName] = Field(default_factory=dict, max_length=256)
     version: str = Field(default="", max_length=64)

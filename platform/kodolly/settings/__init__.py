@@ -22,6 +22,8 @@ from kodolly.settings.loading import (
     load,
     load_with_sources,
 )
+from kodolly.settings.store import NO_STORE, STORE_FILE, StoreSettings
+from kodolly.settings.top import TopSettings
 from kodolly.settings.up import UpSettings
 from kodolly.settings.web import WebSettings
 from kodolly.settings.worker import WorkerSettings
@@ -32,14 +34,18 @@ __all__ = [
     "EMBEDDED_MODEL",
     "ENGINE_PORT",
     "LOCAL",
+    "NO_STORE",
     "OTHER_SECRETS",
     "SECTIONS",
+    "STORE_FILE",
     "WEB_PORT",
     "WORKER_PORT",
     "ApiSettings",
     "CommonSettings",
     "ControllerSettings",
     "HttpSettings",
+    "StoreSettings",
+    "TopSettings",
     "UpSettings",
     "WebSettings",
     "WorkerSettings",

@@ -18,10 +18,11 @@ from kodolly.settings.common import (
     tls_cert,
     tls_key,
 )
+from kodolly.settings.store import StoreSettings
 
 
 @dataclass(frozen=True)
-class ApiSettings(HttpSettings):
+class ApiSettings(HttpSettings, StoreSettings):
     """`kodolly api`."""
 
     section: ClassVar[str] = "api"
@@ -50,6 +51,9 @@ class ApiSettings(HttpSettings):
         " https://app.example.com; *: any",
     )
     max_body: int = option(4 * 2**20, "largest request body in bytes", minimum=1024)
+    max_file: int = option(
+        32 * 2**20, "largest uploaded file in bytes: the requests of a batch", minimum=1024
+    )
     connect_timeout: float = option(3.0, "seconds to reach a worker", minimum=0.1)
     read_timeout: float = option(
         300.0, "seconds an engine may be silent within a stream", minimum=1

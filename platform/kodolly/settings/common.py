@@ -61,6 +61,26 @@ class HttpSettings(CommonSettings):
     idle_timeout: float = option(
         75.0, "seconds after which a connection without a request is closed", minimum=0.1
     )
+    access_log: bool = option(True, "log a line for each request")
+    metrics_token: str | None = option(
+        None,
+        "secret that opens /metrics and nothing else; the token opens it too, where there is one"
+        " (neither: this machine alone)",
+        secret=True,
+    )
+    metrics_token_file: str | None = option(
+        None, "file that holds the metrics token", secret_file=True
+    )
+
+    def metrics_secrets(self) -> tuple[str, ...]:
+        """What opens /metrics. Raises SettingsError for a secret that cannot be used or read."""
+        secrets = [self.secret()]
+        if self.metrics_token is not None:
+            check_secret(self.metrics_token, "metrics_token")
+            secrets.append(self.metrics_token)
+        elif self.metrics_token_file is not None:
+            secrets.append(read_secret("--metrics-token-file", self.metrics_token_file))
+        return tuple(secret for secret in secrets if secret is not None)
 
     def bounds(self) -> Bounds:
         """The same, as the server takes it."""
@@ -80,6 +100,34 @@ def tls_cert() -> Any:
 def tls_key() -> Any:
     """The option `--tls-key`."""
     return option(None, "PEM file with that certificate's private key, not encrypted")
+
+
+def tool_parser() -> Any:
+    """The option `--tool-parser`."""
+    return option(
+        None,
+        "vLLM's parser for tool calls, such as hermes; none: no tools of the model's own choice"
+        " (default: from the model card, else by the model's family)",
+    )
+
+
+def reasoning_parser() -> Any:
+    """The option `--reasoning-parser`."""
+    return option(
+        None,
+        "vLLM's parser for reasoning, such as qwen3; none: reasoning stays in the answer's text"
+        " (default: from the model card, else by the model's family)",
+    )
+
+
+def runner() -> Any:
+    """The option `--runner`."""
+    return option(
+        "auto",
+        "what the model makes: text (generate) or embeddings (pooling); auto: embeddings if its"
+        " directory has a modules.json",
+        choices=("auto", "generate", "pooling"),
+    )
 
 
 def controller_urls(text: str) -> tuple[str, ...]:

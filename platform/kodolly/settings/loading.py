@@ -11,6 +11,7 @@ from kodolly.options import Resolution, environment_name, resolve
 from kodolly.settings.api import ApiSettings
 from kodolly.settings.common import CommonSettings
 from kodolly.settings.controller import ControllerSettings
+from kodolly.settings.top import TopSettings
 from kodolly.settings.up import UpSettings
 from kodolly.settings.web import WebSettings
 from kodolly.settings.worker import WorkerSettings
@@ -21,6 +22,7 @@ SECTIONS: tuple[type[CommonSettings], ...] = (
     ApiSettings,
     WebSettings,
     UpSettings,
+    TopSettings,
 )
 
 
@@ -62,7 +64,7 @@ def foreign_secrets(cls: type[CommonSettings]) -> frozenset[str]:
         environment_name(section, f.name)
         for section in SECTIONS
         for f in fields(section)
-        if not f.metadata["may_be_empty"]
+        if f.metadata["secret_url"] or not f.metadata["may_be_empty"]
     }
     others = OTHER_SECRETS - HUB_SECRETS if cls.uses_hub else OTHER_SECRETS
     return frozenset((secrets - own) | others)

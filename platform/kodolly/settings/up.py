@@ -16,8 +16,11 @@ from kodolly.settings.common import (
     WEB_PORT,
     WORKER_PORT,
     HttpSettings,
+    reasoning_parser,
+    runner,
     tls_cert,
     tls_key,
+    tool_parser,
 )
 
 
@@ -48,6 +51,12 @@ class UpSettings(HttpSettings):
     engine_python: str | None = option(
         None, "Python interpreter of the environment that vLLM is installed in"
     )
+    model_aliases: tuple[str, ...] = option(
+        (), "further names of the model, beside those in its card; with commas between them"
+    )
+    tool_parser: str | None = tool_parser()
+    reasoning_parser: str | None = reasoning_parser()
+    runner: str = runner()
     engine_args: tuple[str, ...] = option(
         (),
         "one more argument for every worker's engine, written --engine-args=--flag; may be repeated",

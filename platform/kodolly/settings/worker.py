@@ -14,8 +14,11 @@ from kodolly.settings.common import (
     WORKER_PORT,
     HttpSettings,
     controller_urls,
+    reasoning_parser,
+    runner,
     tls_cert,
     tls_key,
+    tool_parser,
 )
 
 
@@ -58,6 +61,12 @@ class WorkerSettings(HttpSettings):
         "directory (or hub id) of the model's tokenizer, if --model is none that can be read here:"
         " its special tokens are guarded, so that a user cannot forge a turn",
     )
+    model_aliases: tuple[str, ...] = option(
+        (), "further names of the model, beside those in its card; with commas between them"
+    )
+    tool_parser: str | None = tool_parser()
+    reasoning_parser: str | None = reasoning_parser()
+    runner: str = runner()
     engine_port: int = option(ENGINE_PORT, "port of the engine process", minimum=1, maximum=65535)
     engine_url: str | None = option(
         None, "URL of a running server to attach to (with --engine openai)"
@@ -74,6 +83,21 @@ class WorkerSettings(HttpSettings):
         "one more argument for the engine, written --engine-args=--flag; may be repeated. The"
         " variable holds all arguments, split as in a shell",
         shell=True,
+    )
+    gpus: str = option(
+        "auto",
+        "GPUs that the engine gets for itself: a number, 'none', or 'auto' (one for vLLM on CUDA)",
+    )
+    gpu_share: float = option(
+        1.0,
+        "part of a GPU that the engine gets; 0.5: two workers share one",
+        minimum=0.05,
+        maximum=1,
+    )
+    gpu_leases: str | None = option(
+        None,
+        "directory that all workers of this machine share, with a file for each leased GPU"
+        " (default: one of this user's, among the temporary files)",
     )
     max_model_len: int | None = option(None, "context length in tokens", minimum=16)
     max_num_seqs: int | None = option(None, "most requests in a batch", minimum=1)

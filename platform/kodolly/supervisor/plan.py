@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kodolly.errors import SettingsError
-from kodolly.options import environment_name
+from kodolly.options import environment_name, resolve
 from kodolly.protocol.addresses import host_in_url
 from kodolly.settings import (
     ENGINE_PORT,
     LOCAL,
+    SECTIONS,
+    STORE_FILE,
     WORKER_PORT,
     ApiSettings,
     CommonSettings,
@@ -53,7 +55,7 @@ def services(settings: UpSettings, config: Path | None = None) -> list[ServiceSp
     specs: list[tuple[type[CommonSettings], ServiceSpec]] = [
         (ControllerSettings, _controller(settings)),
         *((WorkerSettings, _worker(settings, index)) for index in range(settings.workers)),
-        (ApiSettings, _api(settings)),
+        (ApiSettings, _api(settings, config)),
     ]
     if settings.web:
         specs.append((WebSettings, _web(settings)))
@@ -145,6 +147,14 @@ def _worker(settings: UpSettings, index: int) -> ServiceSpec:
     for adapter in settings.adapters:
         flags += ["--adapters", adapter]
     flags += [f"--engine-args={argument}" for argument in settings.engine_args]
+    if settings.model_aliases:
+        flags += ["--model-aliases", ",".join(settings.model_aliases)]
+    for flag, value in (
+        ("--tool-parser", settings.tool_parser),
+        ("--reasoning-parser", settings.reasoning_parser),
+        ("--runner", settings.runner),
+    ):
+        flags += [flag, value] if value not in (None, "auto") else []
     if settings.conv_template:
         flags += ["--conv-template", settings.conv_template]
     if settings.engine_python:
@@ -160,8 +170,9 @@ def _worker(settings: UpSettings, index: int) -> ServiceSpec:
     )
 
 
-def _api(settings: UpSettings) -> ServiceSpec:
+def _api(settings: UpSettings, config: Path | None) -> ServiceSpec:
     flags = [
+        *_store_flags(settings, config),
         *("--host", settings.host, "--port", str(settings.api_port)),
         *("--controller", _controller_url(settings), "--drain-timeout", str(DRAIN)),
         *_tls_flags(settings),
@@ -170,6 +181,15 @@ def _api(settings: UpSettings) -> ServiceSpec:
         flags.append("--open")
     url = f"{reachable_api_url(settings)}/health"
     return ServiceSpec("api", (*KODOLLY, "api", *flags), url, grace=DRAIN + 5)
+
+
+def _store_flags(settings: UpSettings, config: Path | None) -> tuple[str, ...]:
+    """The store is in --home, unless the API's own settings name another one."""
+    flags = () if config is None else ("--config", str(config))
+    api = resolve(ApiSettings, flags, prog="kodolly api", sections=SECTIONS)
+    if api.sources["store"] != "default":
+        return ()
+    return ("--store", f"sqlite:///{Path(settings.home) / STORE_FILE}")
 
 
 def _web(settings: UpSettings) -> ServiceSpec:

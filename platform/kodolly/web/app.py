@@ -13,8 +13,12 @@ from kodolly.errors import ApiError
 from kodolly.http import server
 from kodolly.http.bounds import Bounds
 from kodolly.http.hosts import AllowedHosts
+from kodolly.http.metrics import ObservedApp, OperatorDoor, WithMetrics, metrics_endpoint
 from kodolly.http.site_guard import GuardedApp, SiteGuard
 from kodolly.http.tls import client_context, pinned_context, server_context
+from kodolly.observe.families import Family
+from kodolly.observe.observer import Observer
+from kodolly.observe.process import process_families
 from kodolly.web.body_check import BodyCheck, shorten_tracebacks
 from kodolly.web.guard import Guard
 
@@ -53,7 +57,12 @@ class WebOptions(Protocol):
     def tls_ca(self) -> str | None: ...
     @property
     def api_certificate(self) -> str | None: ...
+    @property
+    def access_log(self) -> bool: ...
+    @property
+    def log_format(self) -> str: ...
     def bounds(self) -> Bounds: ...
+    def metrics_secrets(self) -> tuple[str, ...]: ...
 
 
 def serve(settings: WebOptions) -> None:
@@ -75,7 +84,14 @@ def serve(settings: WebOptions) -> None:
 def create_guarded_app(settings: WebOptions) -> Guard:
     """The page with everything around it: hosts and origins, bounds, headers. Raises SettingsError."""
     sites = SiteGuard(AllowedHosts(settings.allowed_hosts, settings.host), refusal=text_refusal)
-    return Guard(GuardedApp(BodyCheck(create_app(settings)), sites))
+    observer = Observer.of(settings.access_log, settings.log_format)
+
+    async def families() -> list[Family]:
+        return [*observer.metrics.families(), *process_families()]
+
+    metrics = metrics_endpoint(families, OperatorDoor(settings.metrics_secrets()))
+    page = WithMetrics(BodyCheck(create_app(settings)), metrics)
+    return Guard(ObservedApp(GuardedApp(page, sites), observer))
 
 
 def text_refusal(error: ApiError) -> Response:

@@ -46,5 +46,15 @@ class LiveModels:
         except openai.OpenAIError as error:
             key = failure_key(error, begun=False)
             return ModelList(problem=key if key in ("no_access", "no_worker") else "api_down")
-        names = tuple(model.id for model in page.data)
+        names = tuple(model.id for model in page.data if _may_chat(model))
         return ModelList(names, "" if names else "no_worker")
+
+
+def _may_chat(model: openai.types.Model) -> bool:
+    """Whether a model makes text; one that does not say may."""
+    capabilities = (model.model_extra or {}).get("capabilities")
+    return (
+        not isinstance(capabilities, list)
+        or "chat" in capabilities
+        or "embeddings" not in capabilities
+    )

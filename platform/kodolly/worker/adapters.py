@@ -12,7 +12,8 @@ import kodolly_templates
 from kodolly.engines.lora import MERGE, LoraAdapter, read_adapter
 from kodolly.engines.model_files import read_object
 from kodolly.errors import SettingsError
-from kodolly.worker.model import CARD, ChatTemplate, ServedModel, named_template
+from kodolly.worker.card import CARD
+from kodolly.worker.model import ChatTemplate, ServedModel, named_template
 from kodolly_templates import Template, TemplateError, TokenizerTemplate
 from kodolly_templates.directory import named_tokens
 

@@ -15,13 +15,17 @@ from urllib.parse import urlsplit
 
 from kodolly.engines.client import EngineClient, context_of_card
 from kodolly.engines.command import EngineCommand
-from kodolly.errors import EngineCallError, EngineStartError
+from kodolly.errors import EngineCallError, EngineStartError, SettingsError
 from kodolly.http import server
+from kodolly.observe.histogram import LOAD_SECONDS, Histogram
 from kodolly.processes.leashed_process import LeashedProcess
+from kodolly.processes.logged_output import logged_output
 from kodolly.processes.restarts import RestartBackoff
 from kodolly.protocol.wire import Extension, WorkerState, WorkerStatus
 from kodolly.settings import is_foreign_to_engines
 from kodolly.worker.cpu import engine_seconds
+from kodolly.worker.gpus.lease import Lease
+from kodolly.worker.gpus.request import GpuRequest
 from kodolly.worker.health import EngineMonitor, HealthLimits
 from kodolly.worker.registration import ControllerClient, Heartbeat
 
@@ -66,12 +70,15 @@ class Agent:
         drain_timeout: float,
         limits: HealthLimits | None = None,
         first_wait: float = 1.0,
+        engine_log: logging.Logger | None = None,
+        gpus: GpuRequest | None = None,
     ) -> None:
         """`command`: starts the engine; None for an engine that somebody else runs.
 
         `start_timeout`: seconds until the engine's first token. `drain_timeout`: seconds for
         running requests. `first_wait`: seconds before an engine that ended is started again; each
-        further wait is twice as long.
+        further wait is twice as long. `engine_log`: takes the engine's lines; without one they go
+        where this process's own go, as they are. `gpus`: what the engine must have before it starts.
         """
         self.state = WorkerState.STARTING
         self.announcement = announcement
@@ -88,11 +95,16 @@ class Agent:
         self._drain_timeout = drain_timeout
         self._limits = limits or HealthLimits()
         self._first_wait = first_wait
+        self._engine_log = engine_log
+        self._gpus = gpus
+        self.gpu_wait: str | None = None  # why the engine has no GPU yet
         self._made_token = False
         self._process: LeashedProcess | None = None
         self._monitor: EngineMonitor | None = None
         self._draining = self._was_ready = False
         self._drain_start: float | None = None
+        self.engine_starts = self.stalls = 0
+        self.load_times = Histogram(LOAD_SECONDS)  # from an engine's start to its first token
         self._last_load = 0
         self._engine_task: asyncio.Task[None] | None = None
         self._heartbeats = [Heartbeat(controller, self) for controller in controllers]
@@ -108,6 +120,12 @@ class Agent:
         """The engine's process id; 0 while it does not run, or is not ours."""
         process = self._process
         return process.pid if process is not None and process.running else 0
+
+    @property
+    def heartbeats(self) -> tuple[int, int]:
+        """Heartbeats that controllers took, and those that failed."""
+        beats = self._heartbeats
+        return sum(beat.sent for beat in beats), sum(beat.failed for beat in beats)
 
     @property
     def problem(self) -> str | None:
@@ -149,6 +167,8 @@ class Agent:
         await server.cancel_and_wait(self._engine_task)
         if process is not None:
             await process.stop()
+        if self._gpus is not None:
+            self._gpus.close()
         # Heartbeats end first: one that followed the deregistration would register the worker again.
         await server.cancel_and_wait(*self._heartbeat_tasks)
         await asyncio.gather(*(beat.deregister() for beat in self._heartbeats))
@@ -183,9 +203,20 @@ class Agent:
             "context_length": self.context_length,
             "context_lengths": self._context_lengths,
             "chat_only": self.engine.chat_only,
+            "pooling": self.engine.pooling,
+            "capabilities": self._capabilities(),
             "engine": self.engine_kind,
         }
         return self.announcement.extension.model_copy(update=update)
+
+    def _capabilities(self) -> list[str] | None:
+        """What was announced, corrected by what the first canary showed."""
+        announced = self.announcement.extension.capabilities
+        if self.engine.pooling:
+            return ["embeddings"]
+        if announced is not None and self.engine.chat_only:
+            return [name for name in announced if name != "completions"]
+        return announced
 
     # the engine
 
@@ -221,18 +252,31 @@ class Agent:
         if self._command is None:
             raise EngineStartError("this engine is not ours to start")
         command = self._command
+        lease = await self._lease_gpus()
         await self._require_free_port()
         log.info("starting engine: %s", " ".join(command.argv))
-        process = await LeashedProcess.start(
-            command.argv, env=command.env, without=is_foreign_to_engines, grace=ENGINE_GRACE
-        )
+        log_to = self._engine_log
+        with contextlib.nullcontext() if log_to is None else logged_output(log_to) as output:
+            process = await LeashedProcess.start(
+                command.argv,
+                env={**command.env, "CUDA_VISIBLE_DEVICES": ",".join(lease.uuids)}
+                if lease
+                else command.env,
+                without=is_foreign_to_engines,
+                output=output,
+                grace=ENGINE_GRACE,
+                descriptors=lease.descriptors if lease else (),
+            )
         self._process = process
+        self.engine_starts += 1
+        started = time.monotonic()
         end = asyncio.create_task(process.wait())
         ready = asyncio.create_task(self._until_token(self._start_timeout))
         try:
             await asyncio.wait({end, ready}, return_when=asyncio.FIRST_COMPLETED)
             if not end.done() and ready.exception() is None:
                 log.info("engine made its first token (pid %d)", process.pid)
+                self.load_times.observe(time.monotonic() - started)
                 self._made_token = True
                 self._engine_problem = None
                 self._set_state(WorkerState.READY)
@@ -246,6 +290,21 @@ class Agent:
             return await end
         finally:
             await server.cancel_and_wait(ready)
+
+    async def _lease_gpus(self) -> Lease | None:
+        """The GPUs of the next engine; waits until there are enough, and their memory is free."""
+        if self._gpus is None:
+            return None
+
+        def waits(reason: str | None) -> None:
+            self.gpu_wait = reason
+
+        try:
+            lease = await self._gpus.lease(waits)
+        except SettingsError as error:
+            raise EngineStartError(str(error)) from error
+        await self._gpus.until_memory_is_free(lease)
+        return lease
 
     async def _require_free_port(self) -> None:
         """Raises EngineStartError if another process listens on the engine's port."""
@@ -302,6 +361,7 @@ class Agent:
             await monitor.close()
 
     def _stall(self, problem: str) -> None:
+        self.stalls += 1
         log.error("the engine %s: it leaves rotation", problem)
         self._set_state(WorkerState.STALLED)
 

@@ -28,23 +28,35 @@ from kodolly.engines.command import EngineCommand, EngineOptions
 from kodolly.engines.openai import Offer
 from kodolly.engines.start import engine_command, require_engine
 from kodolly.engines.stream import StreamClient
+from kodolly.engines.vllm_parsers import Parsers
 from kodolly.errors import EngineCallError, EngineStartError, SettingsError
 from kodolly.http import server
 from kodolly.http.client import new_client
 from kodolly.http.fastapi_app import JsonApp, add_routes
 from kodolly.http.hosts import AllowedHosts
+from kodolly.http.metrics import OperatorDoor, OperatorEndpoint
 from kodolly.http.site_guard import SiteGuard
 from kodolly.http.tls import client_context, pinned_context, scheme, server_context
 from kodolly.http.upstream import Pool
+from kodolly.observe.families import Family
+from kodolly.observe.observer import ENGINE_METRICS, Observer
 from kodolly.protocol.addresses import AddressError, base_url, canonical_url
 from kodolly.protocol.wire import Extension, WorkerState
 from kodolly.settings import WorkerSettings, load, require_token
 from kodolly.worker.adapters import read_adapters, with_adapters
 from kodolly.worker.agent import Agent, Announcement
 from kodolly.worker.attached import attached_model, model_names
+from kodolly.worker.card import checked_aliases
 from kodolly.worker.fastchat_endpoints import FastChatEndpoints, WorkerRoute
+from kodolly.worker.gpus.request import (
+    GpuRequest,
+    gpu_request,
+    number_of_gpus,
+    vllm_flags,
+)
 from kodolly.worker.health import HealthLimits
-from kodolly.worker.model import ServedModel, describe, with_tokenizer
+from kodolly.worker.metrics import engine_metrics, worker_families
+from kodolly.worker.model import ServedModel, capabilities, describe, with_tokenizer
 from kodolly.worker.registration import ControllerClient
 
 log = logging.getLogger(__name__)
@@ -99,7 +111,7 @@ class Worker:
         """The model an engine of ours serves, with its adapters."""
         settings = self.settings
         adapters = read_adapters(settings.adapters, settings.engine, path)
-        model = describe(path, settings.model_name, settings.conv_template)
+        model = describe(path, settings.model_name, settings.conv_template, settings.runner)
         chosen = settings.conv_template is not None
         model = with_adapters(model, adapters, template_is_chosen=chosen) if adapters else model
         return with_tokenizer(model, settings.tokenizer)
@@ -124,10 +136,53 @@ class Worker:
             seed=settings.seed,
             python=settings.engine_python,
             adapters=model.adapters,
-            extra_args=settings.engine_args,
+            parsers=self._parsers(model),
+            pooling=model.pooling,
+            extra_args=(*self._gpu_flags(), *settings.engine_args),
             tls=(settings.tls_cert, settings.tls_key) if settings.tls_cert else None,
         )
         return engine_command(settings.engine, options)
+
+    def _gpu_flags(self) -> tuple[str, ...]:
+        """What vLLM is told of its GPUs."""
+        settings = self.settings
+        if settings.engine != "vllm":
+            return ()
+        # 'auto' needs no flag: it is one, or what the operator's own flags say.
+        count = number_of_gpus(settings.gpus, uses_cuda=False)
+        return vllm_flags(count, settings.gpu_share, settings.engine_args)
+
+    def gpus(self, command: EngineCommand | None) -> GpuRequest | None:
+        """The GPUs that the engine must have. Raises SettingsError if there never are so many."""
+        settings = self.settings
+        if command is None:
+            if settings.gpus not in ("auto", "none"):
+                raise SettingsError("--gpus: an attached engine has its GPUs already")
+            return None
+        uses_cuda = settings.engine == "vllm" and not command.on_cpu
+        return gpu_request(
+            settings.gpus,
+            settings.gpu_share,
+            settings.gpu_leases,
+            settings.engine_args,
+            uses_cuda=uses_cuda,
+        )
+
+    def _parsers(self, model: ServedModel) -> Parsers:
+        """vLLM's parsers. Raises SettingsError where another engine was given one."""
+        settings, named = self.settings, self._named()
+        if settings.engine == "vllm":
+            return model.parsers(named)
+        for kind, name in named.items():
+            if name is not None:
+                raise SettingsError(
+                    f"--{kind}-parser: is for the vllm engine, not for {settings.engine}"
+                )
+        return Parsers()
+
+    def _named(self) -> dict[str, str | None]:
+        """The parsers that the operator named."""
+        return {"tool": self.settings.tool_parser, "reasoning": self.settings.reasoning_parser}
 
     def agent(
         self,
@@ -149,7 +204,12 @@ class Worker:
             token_bytes=model.token_bytes,
             template_knows=model.template_knows,
             engine=None if settings.engine == "openai" else settings.engine,
+            capabilities=capabilities(settings.engine, model, model.parsers(self._named()).tool),
+            owner=model.card.owner,
+            aliases=dict.fromkeys(self._aliases(model), model.name),
+            defaults=model.card.defaults,
             parents=model.parents,
+            forced_ids=command is not None and command.forces_ids,
             version=__version__,
         )
         return Agent(
@@ -162,7 +222,12 @@ class Worker:
             limits=HealthLimits(
                 settings.stall_after, settings.restart_after, settings.canary_interval
             ),
+            engine_log=logging.getLogger("engine") if settings.log_format == "json" else None,
+            gpus=self.gpus(command),
         )
+
+    def _aliases(self, model: ServedModel) -> tuple[str, ...]:
+        return checked_aliases([*model.card.aliases, *self.settings.model_aliases], model.names)
 
     def stream_client(self, pool: Pool) -> StreamClient:
         """The engine's streams of tokens."""
@@ -267,6 +332,8 @@ def create_app(worker: Worker, model: ServedModel, command: EngineCommand | None
         state = agent.state.value
         if agent.problem is not None:
             return PlainTextResponse(f"{state}: {agent.problem}", 503)
+        if agent.gpu_wait is not None:
+            return PlainTextResponse(f"{state}, waiting for a GPU: {agent.gpu_wait}", 503)
         if agent.state is READY:
             return PlainTextResponse(state)
         return PlainTextResponse(f"{state}, {LOADING}" if agent.is_loading else state, 503)
@@ -283,11 +350,26 @@ def create_app(worker: Worker, model: ServedModel, command: EngineCommand | None
         token=worker.token,
         open_paths=OPEN_PATHS,
         guard=SiteGuard(worker.hosts),
+        observer=Observer.of(worker.settings.access_log, worker.settings.log_format),
     )
+    _serve_operators(app, agent, OperatorDoor(worker.settings.metrics_secrets()))
     app.state.agent = agent
     add_routes(app, "GET", [health, ready], response_class=PlainTextResponse)
     FastChatEndpoints(agent, worker.stream_client(pool), model).add_to(app)
     return app
+
+
+def _serve_operators(app: JsonApp, agent: Agent, door: OperatorDoor) -> None:
+    """The worker's metrics, and its engine's."""
+
+    async def families() -> list[Family]:
+        return worker_families(agent)
+
+    async def engine() -> Response:
+        return await engine_metrics(agent)
+
+    app.serve_metrics(families, door)
+    app.add_direct_route("GET", ENGINE_METRICS, OperatorEndpoint(door, engine))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -104,7 +104,7 @@ class FastChatEndpoints:
     async def worker_generate(self, request: Request) -> dict[str, Any]:
         """Only the last frame of the stream."""
         params = await bodies.read_object(request, WorkerRoute.max_body)
-        last = await server.unless_gone(self._last_frame(params), request.receive)
+        last = await server.unless_gone(self._last_frame(params), request.scope)
         return last or {}  # nothing if the client has gone: nobody reads it
 
     async def worker_get_status(self) -> WorkerStatus:

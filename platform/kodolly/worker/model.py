@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import kodolly_templates
 from kodolly.engines.lora import LoraAdapter
-from kodolly.engines.model_files import check_model_files, read_object
+from kodolly.engines.model_files import CONFIG, check_model_files, read_object
 from kodolly.engines.openai import Offer
 from kodolly.engines.token_bytes import longest_token_of
+from kodolly.engines.vllm_parsers import Parsers, choose
 from kodolly.errors import SettingsError
+from kodolly.worker.card import CARD, ServingCard, read_serving_card
 from kodolly.worker.tokenizer_files import small_files, tokenizer_directory
 from kodolly_templates import Template, TemplateError, TokenizerTemplate
 
 log = logging.getLogger(__name__)
 
-CARD = "model_card.json"
-
+POOLING = "modules.json"  # sentence-transformers: how a network's outputs become one vector
 ChatTemplate = Template | TokenizerTemplate
 
 
@@ -28,7 +30,7 @@ class ServedModel:
 
     `template`: shared by all of them; None if no template is known. `special_tokens`: the
     tokenizer's, such as `<|end|>`. `token_bytes`: of text, that one token stands for at most; None if that
-    is not known.
+    is not known. `pooling`: the model makes embeddings. `model_type`: of its config.json.
     """
 
     name: str
@@ -38,6 +40,9 @@ class ServedModel:
     adapters: tuple[LoraAdapter, ...] = ()
     others: tuple[Offer, ...] = ()  # further models of an attached engine
     token_bytes: int | None = None
+    card: ServingCard = field(default_factory=ServingCard)
+    pooling: bool = False
+    model_type: str | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -67,6 +72,13 @@ class ServedModel:
         """What the template has a place for beside plain messages; None if no template is known."""
         return None if self.template is None else list(self.template.knows)
 
+    def parsers(self, settings: Mapping[str, str | None]) -> Parsers:
+        """vLLM's parsers for this model. `settings`: kind -> what the operator says, None for nothing."""
+        named = {kind: name or self.card.parsers.get(kind) for kind, name in settings.items()}
+        template = self.template.source if isinstance(self.template, TokenizerTemplate) else None
+        takes_tools = "tools" in (self.template_knows or ())
+        return choose(self.model_type, template, takes_tools=takes_tools, named=named)
+
     def write_chat_template(self, directory: Path) -> Path | None:
         """Writes the template as a Jinja file for the engine; None if the engine uses the model's."""
         if isinstance(self.template, Template):
@@ -80,10 +92,13 @@ class ServedModel:
         return file
 
 
-def describe(model: str, name: str | None, conv_template: str | None) -> ServedModel:
+def describe(
+    model: str, name: str | None, conv_template: str | None, runner: str = "auto"
+) -> ServedModel:
     """Reads a model directory. Raises SettingsError when it cannot be served.
 
     `model` may also be a hub id, whose small files are fetched to be read; the engine fetches the weights.
+    `runner`: as the option --runner says.
     """
     directory = Path(model)
     path: Path | None = directory
@@ -100,15 +115,36 @@ def describe(model: str, name: str | None, conv_template: str | None) -> ServedM
     else:
         path = small_files(model) if model.count("/") == 1 else None
         name, served = name or model, model
+    pooling = runner == "pooling"
     if path is None:
-        return ServedModel(name, served, named_template(conv_template))
+        return ServedModel(name, served, named_template(conv_template), pooling=pooling)
+    pooling = pooling or (runner == "auto" and (path / POOLING).is_file())
     return ServedModel(
         name,
         served,
-        _template(path, conv_template),
+        None if pooling else _template(path, conv_template),
         _special_tokens(path),
         token_bytes=longest_token_of(path),
+        card=read_serving_card(path),
+        pooling=pooling,
+        model_type=_model_type(path),
     )
+
+
+def capabilities(engine: str, model: ServedModel, tool_parser: str | None) -> list[str] | None:
+    """What clients may ask a worker of this model for; None for a server that somebody else runs.
+
+    `tool_parser`: that vLLM reads its calls with, or the other engine would; None: none.
+    """
+    if model.pooling:
+        return ["embeddings"]
+    if engine == "openai":
+        return None
+    names = ["completions"] if model.template is None else ["chat", "completions"]
+    # KoDolly's own engine reads calls of the form that vLLM's parser hermes is for.
+    if tool_parser == "hermes" or (tool_parser is not None and engine == "vllm"):
+        names.append("tools")
+    return [*names, "structured_outputs"]
 
 
 def with_tokenizer(model: ServedModel, tokenizer: str | None) -> ServedModel:
@@ -128,6 +164,8 @@ def with_tokenizer(model: ServedModel, tokenizer: str | None) -> ServedModel:
         model = replace(
             model, special_tokens=tuple(dict.fromkeys([*model.special_tokens, *tokens]))
         )
+    if model.pooling:
+        return model  # its texts have no turns
     if not model.guard or not (model.special_tokens or Path(model.path).is_dir()):
         log.warning(
             "%s: forged turns are not guarded against, since its special tokens are not known here:"
@@ -145,6 +183,11 @@ def named_template(name: str | None) -> Template | None:
         return kodolly_templates.get_template(name)
     except TemplateError as error:
         raise SettingsError(f"--conv-template: {error}") from error
+
+
+def _model_type(path: Path) -> str | None:
+    kind = read_object(path / CONFIG).get("model_type")
+    return kind if isinstance(kind, str) else None
 
 
 def _special_tokens(path: Path) -> tuple[str, ...]:

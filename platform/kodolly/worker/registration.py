@@ -132,6 +132,7 @@ class Heartbeat:
         self._worker = worker
         self._retry_interval = retry_interval
         self.refusal: str | None = None  # why this controller does not take the worker
+        self.sent = self.failed = 0  # heartbeats and registrations
         self._state_change = asyncio.Event()
         self._is_registered = False
         self._supports_states = True
@@ -148,9 +149,11 @@ class Heartbeat:
             self._state_change.clear()  # before sending: a later change needs a heartbeat of its own
             try:
                 await self._send()
+                self.sent += 1
                 last_warning = ""
                 self.refusal = None
             except ControllerError as error:
+                self.failed += 1
                 # A controller that does not answer has not changed its mind.
                 if error.status is not None:
                     self.refusal = str(error) if error.status in REFUSED else None

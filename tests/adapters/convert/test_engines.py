@@ -81,6 +81,7 @@ def test_ray_gives_the_bytes_of_one_process(
     assert files(tmp_path / "out") == expected
 
 
+@pytest.mark.stack
 def test_a_killed_run_goes_on_where_it_was(
     raw: Path, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
@@ -116,6 +117,7 @@ def test_two_runs_into_one_folder_are_refused(raw: Path, tmp_path: Path) -> None
     first.wait()
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize("sign", ["parts/*.part", "out/*"], ids=["converting", "writing"])
 def test_ctrl_c_says_how_to_go_on(raw: Path, tmp_path: Path, sign: str) -> None:
     """Ctrl-C ends with 130, one line and no traceback of any process, and leaves the finished parts."""
@@ -182,6 +184,7 @@ def exit_status(*words: str) -> int:
         return int(end.code or 0)
 
 
+@pytest.mark.stack
 def test_the_command_line(tmp_path: Path) -> None:
     """The folder is all that standard output says, also where the rows come from standard input."""
     write_json(tmp_path / "ko_alpaca_data.json", alpaca(3))

@@ -48,6 +48,7 @@ def _bytes(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize("share", [0.15, 0.95])
 def test_a_killed_merge_run_again_gives_the_same_bytes(
     share: float, bases: dict[tuple[str, bool], Path], adapter: Path, tmp_path: Path
@@ -120,6 +121,7 @@ def test_the_whole_chain_gives_the_same_greedy_tokens(
         assert texts[0] != generate_answers(load(base), IDS, 24).tokens.tolist()
 
 
+@pytest.mark.stack
 def test_the_command_verifies_itself_and_writes_a_complete_directory(
     bases: dict[tuple[str, bool], Path],
     adapter: Path,

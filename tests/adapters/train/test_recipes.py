@@ -24,6 +24,10 @@ STAND_INS = {
     "kodolly-ko-8m": "EleutherAI/polyglot-ko-1.3b",
     ".kodolly/models/tiny-llama": "openlm-research/open_llama_13b",
 }
+QUICK = (
+    "tiny-neox-lora",
+    "tiny-llama-full",
+)  # one of each architecture; `make test-stack` runs all
 LAYERS = 2
 SMALL = {
     "hidden_size": 64,
@@ -54,7 +58,10 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_lines(tmp_path_factory.mktemp("rows") / "train.jsonl", made)
 
 
-@pytest.mark.parametrize("name", built_in())
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.stack) for name in built_in()],
+)
 def test_recipe_trains_and_merges(name: str, rows: str, tmp_path: Path) -> None:
     """Two steps of the recipe change exactly its targets, and the merged model loads, whole and able to stop."""
     recipe = load(name)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from support.processes import free_port
 from support.tiny_models import make_tiny_llama, make_tiny_neox
+from support.tool_template import TEMPLATE
 
 NAME = "tiny"
 START = 300.0  # seconds at most until a loaded machine has imported torch
@@ -112,9 +113,12 @@ def healths_until_ready(engine: EngineProcess) -> list[int]:
 
 
 @pytest.fixture(scope="session")
-def engine(start: Start, llama: Path) -> EngineProcess:
-    """A ready engine with the tiny LLaMA."""
-    engine = start(llama, "--max-num-seqs", "4", "--max-waiting", "4", *HOSTS, key="secret")
+def engine(start: Start, llama: Path, tmp_path_factory: pytest.TempPathFactory) -> EngineProcess:
+    """A ready engine with the tiny LLaMA and a chat template that has a place for tools."""
+    template = tmp_path_factory.mktemp("template") / "tools.jinja"
+    template.write_text(TEMPLATE, encoding="utf-8")
+    flags = ("--max-num-seqs", "4", "--max-waiting", "4", "--chat-template", str(template))
+    engine = start(llama, *flags, *HOSTS, key="secret")
     healths_until_ready(engine)
     return engine
 

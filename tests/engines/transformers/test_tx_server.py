@@ -160,14 +160,18 @@ async def test_a_stop_string_across_tokens_never_leaks(client: openai.AsyncOpenA
         ("chat/completions", "seed", "one"),
         ("chat/completions", "stop", ["a"] * 17),
         ("chat/completions", "stop", ""),
-        ("chat/completions", "logprobs", True),
+        ("chat/completions", "top_logprobs", 2),
+        ("chat/completions", "prompt_logprobs", 21),
+        ("chat/completions", "allowed_token_ids", [100000]),
+        ("chat/completions", "tool_choice", "required"),
         ("chat/completions", "tools", [{"type": "function"}]),
-        ("chat/completions", "response_format", {"type": "json_object"}),
+        ("chat/completions", "response_format", {"type": "xml"}),
+        ("chat/completions", "structured_outputs", {"regex": "("}),
         ("chat/completions", "messages", []),
         ("chat/completions", "messages", [{"role": "user", "content": [{"type": "image_url"}]}]),
         ("chat/completions", "logit_bias", {"100000": 1}),
         ("chat/completions", "min_tokens", 9),
-        ("completions", "echo", True),
+        ("completions", "max_tokens", 0),
         ("completions", "prompt", []),
         ("completions", "prompt", [100000]),
         ("completions", "prompt", None),
@@ -180,7 +184,8 @@ async def test_a_bad_value_names_its_field(
     base: dict[str, Any] = {"model": NAME, "max_tokens": 4, "unknown_field": 1}
     base |= {"messages": ASK} if path.startswith("chat") else {"prompt": "가"}
     code, body = await post(engine, "/v1/" + path, base | {field: value})
-    assert (code, body["error"]["param"]) == (400, field)
+    assert code == 400
+    assert body["error"]["param"].startswith(field)
     assert field in body["error"]["message"]
 
 
@@ -252,6 +257,7 @@ async def test_a_gone_client_is_aborted_and_logged(stream: bool, engine: EngineP
     assert f"aborted request cmpl-gone-{stream} after" in engine.log.read_text()
 
 
+@pytest.mark.stack
 async def test_from_loading_to_a_cut_stream(start: Start, neox: Path) -> None:
     """/health is 503 while a GPT-NeoX loads, then 200; on SIGTERM a stream that outlasts the
     drain time is cut, and the process ends with 0."""
@@ -271,6 +277,7 @@ async def test_from_loading_to_a_cut_stream(start: Start, neox: Path) -> None:
         assert await stopped == 0
 
 
+@pytest.mark.stack
 def test_sigterm_while_loading_ends_it_with_zero(start: Start, llama: Path) -> None:
     """It can be stopped before it is ready."""
     engine = start(llama)

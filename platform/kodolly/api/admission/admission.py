@@ -128,6 +128,14 @@ class Admission:
         """Requests of a model that may run at once."""
         return self._worker_limit * len(self._table.ready(model))
 
+    def knows(self, model: str) -> bool:
+        """Whether the model is one that a worker has served."""
+        return model in self._lanes
+
+    def counts(self) -> list[tuple[str, int, int]]:
+        """(model, requests that run, requests that wait) for each model."""
+        return [(lane.model, lane.running, len(lane.queue)) for lane in self._lanes.values()]
+
     def running(self, model: str) -> int:
         """Requests of a model that run now."""
         lane = self._lanes.get(model)

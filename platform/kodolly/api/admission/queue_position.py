@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from kodolly.api.admission.admission import Ticket
-from kodolly.api.client_output import ClientOutput
+from kodolly.api.client_output import Output
 from kodolly.api.sse import event
 from kodolly.http import server
 
@@ -22,7 +22,7 @@ FIRST_DELAY = 0.2
 
 
 @asynccontextmanager
-async def queue_events(ticket: Ticket, output: ClientOutput) -> AsyncIterator[None]:
+async def queue_events(ticket: Ticket, output: Output) -> AsyncIterator[None]:
     """Sends the ticket's place once a second for as long as the context lasts."""
     task = asyncio.create_task(_send_positions(ticket, output))
     try:
@@ -31,7 +31,7 @@ async def queue_events(ticket: Ticket, output: ClientOutput) -> AsyncIterator[No
         await server.cancel_and_wait(task)
 
 
-async def _send_positions(ticket: Ticket, output: ClientOutput) -> None:
+async def _send_positions(ticket: Ticket, output: Output) -> None:
     await asyncio.sleep(FIRST_DELAY)
     while True:
         if ticket.position:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -57,40 +56,19 @@ class EngineCalls:
     """The calls to engines of one API process."""
 
     def __init__(self, pool: Pool, watch: StallWatch, timeouts: EngineTimeouts) -> None:
-        self._pool = pool
+        self.pool = pool
         self._watch = watch
-        self._timeouts = timeouts
+        self.timeouts = timeouts
 
-    @asynccontextmanager
-    async def open(
+    def open(
         self, request: ApiRequest, worker: Worker, path: str, data: bytes, *, stream: bool
-    ) -> AsyncIterator[EngineResponse]:
-        """A worker's 200 response, closed at the end so that the engine stops an unfinished answer.
+    ) -> _OpenCall:
+        """`async with`: a worker's 200 response, closed at the end so that the engine stops.
 
         Raises WorkerFailed where another worker may do better, ApiError where it would not.
         """
-        url, headers = _address(worker)
-        headers["X-Request-Id"] = request.request_id
-        # An engine sends nothing of a whole answer before its end.
-        limit = self._timeouts.read if stream else self._timeouts.answer
-        with self._watch.watch(worker) as call:
-            # The engine has the request and may be at work: another one would take as long.
-            call.limit = limit, EngineFailed(f"the engine sent nothing within {limit:g} s")
-            with _Failures("does not answer"):
-                connection = await call.wait_for(self._pool.post(url + path, headers, data))
-            is_complete = False
-            try:
-                response = EngineResponse(connection, call)
-                if connection.status != 200:
-                    body = await self.read_all(response, MAX_SHORT_ANSWER)
-                    error = error_of_status(connection.status, body, connection.retry_after)
-                    raise named(error, request.body, chat=request.chat)
-                if stream:
-                    call.limit = limit, WorkerFailed(f"sent nothing for {limit:g} s")
-                yield response
-                is_complete = True
-            finally:
-                connection.release(said_all=is_complete)
+        call = self._watch.watch(worker)
+        return _OpenCall(self, request, call, path, data, stream=stream)
 
     async def read_all(self, response: EngineResponse, limit: int = MAX_ANSWER) -> bytes:
         """A whole body of at most `limit` bytes. Raises WorkerFailed or EngineFailed."""
@@ -129,7 +107,7 @@ class EngineCalls:
         try:
             async with asyncio.timeout(DETOKENIZE_TIMEOUT):
                 with self._watch.watch(worker) as call:
-                    post = self._pool.post(url + "/detokenize", headers, data)
+                    post = self.pool.post(url + "/detokenize", headers, data)
                     connection = await call.wait_for(post)
                 try:
                     body = b""
@@ -147,6 +125,62 @@ class EngineCalls:
                 f"decodes no tokens: {describe_error(error)}",
                 did_work=not isinstance(error, Unreachable),
             ) from error
+
+
+class _OpenCall:
+    """See `EngineCalls.open`: a plain class, since a generator would cost each request its steps."""
+
+    __slots__ = ("_call", "_calls", "_connection", "_data", "_path", "_request", "_stream")
+
+    def __init__(
+        self,
+        calls: EngineCalls,
+        request: ApiRequest,
+        call: WatchedCall,
+        path: str,
+        data: bytes,
+        *,
+        stream: bool,
+    ) -> None:
+        self._calls, self._request, self._call = calls, request, call
+        self._path, self._data, self._stream = path, data, stream
+        self._connection: Connection | None = None
+
+    async def __aenter__(self) -> EngineResponse:
+        self._call.__enter__()
+        try:
+            return await self._begin()
+        except BaseException:
+            self._close(is_complete=False)
+            raise
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._close(is_complete=kind is None)
+
+    async def _begin(self) -> EngineResponse:
+        call, calls, request = self._call, self._calls, self._request
+        url, headers = _address(call.worker)
+        headers["X-Request-Id"] = request.request_id
+        # An engine sends nothing of a whole answer before its end.
+        limit = calls.timeouts.read if self._stream else calls.timeouts.answer
+        # The engine has the request and may be at work: another one would take as long.
+        call.limit = limit, EngineFailed(f"the engine sent nothing within {limit:g} s")
+        with _Failures("does not answer"):
+            post = calls.pool.post(url + self._path, headers, self._data)
+            connection = self._connection = await call.wait_for(post)
+        response = EngineResponse(connection, call)
+        if connection.status != 200:
+            body = await calls.read_all(response, MAX_SHORT_ANSWER)
+            error = error_of_status(connection.status, body, connection.retry_after)
+            raise named(error, request.body, request.prompt_field)
+        if self._stream:
+            call.limit = limit, WorkerFailed(f"sent nothing for {limit:g} s")
+        return response
+
+    def _close(self, *, is_complete: bool) -> None:
+        self._call.__exit__(None, None, None)
+        if self._connection is not None:
+            self._connection.release(said_all=is_complete)
 
 
 def _parse(parser: EventParser, chunk: bytes) -> list[Event]:

@@ -103,6 +103,7 @@ class StallWatch:
         self._clock = clock
         self._calls: dict[str, set[WatchedCall]] = {}  # by the worker's name
         self._probes: dict[str, asyncio.Task[None]] = {}
+        self.calls_moved = 0  # off workers that were silent
 
     def watch(self, worker: Worker) -> WatchedCall:
         """A call to a worker, to be entered by `with`."""
@@ -187,4 +188,5 @@ class StallWatch:
         now = self._clock()
         for call in self._calls.get(name, ()):
             if call.silence(now) >= silence:
+                self.calls_moved += 1
                 call.fail(WorkerFailed(why))

@@ -33,8 +33,8 @@ from kodolly.api.fastchat_worker.prompt import (
     completion_prompt,
     conversation_of,
 )
-from kodolly.api.relay.relay import ClientStream
-from kodolly.api.request import ApiRequest
+from kodolly.api.relay.client_stream import ClientStream
+from kodolly.api.request import TEXTLESS, ApiRequest
 from kodolly.api.routing.table import Worker
 from kodolly.api.sse import LAST, LOST, error_event, event
 from kodolly.errors import ApiError, BadRequest, ContextOverflow
@@ -42,6 +42,7 @@ from kodolly.http import descriptors, server
 from kodolly.http.client import CALL_ERRORS, describe_call_error, request_bounded
 from kodolly.http.upstream import Broken, Connection, NoDescriptor, Pool, Unreachable
 from kodolly.log_safe import describe_error
+from kodolly.observe.requests import BROKEN
 from kodolly.protocol.wire import frames
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,11 @@ class FastChatRelay:
 
     async def answer(self, request: ApiRequest, worker: Worker) -> bytes:
         """The whole answer, as an OpenAI body. Raises WorkerFailed or ApiError."""
+        if request.path in TEXTLESS:
+            raise BadRequest(
+                f"model: {request.model} is served by a FastChat worker, which has no {request.path}",
+                param="model",
+            )
         params = await self._params(request, worker)
         answers = [
             asyncio.create_task(self._last_frame(params, worker))
@@ -94,6 +100,7 @@ class FastChatRelay:
         async with aclosing(self._chunks(request, params, worker)) as chunks:
             first = await anext(chunks)
             write, stream.has_answer = stream.output.write, True
+            request.measurement.first = time.perf_counter()
             await write(event(first))
             try:
                 async for chunk in chunks:
@@ -101,8 +108,10 @@ class FastChatRelay:
                 await write(LAST)
             except WorkerFailed as error:
                 log.warning("%s: %s %s", request.request_id, worker.row.name, error)
+                request.measurement.outcome = BROKEN
                 await write(error_event(LOST, "worker_lost"))
             except ApiError as error:
+                request.measurement.outcome = BROKEN
                 await write(event(error.envelope()))
 
     async def _chunks(

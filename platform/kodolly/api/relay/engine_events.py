@@ -7,6 +7,7 @@ failure are parsed one by one, so a stream that mixes forms comes out right as w
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 from kodolly.api.errors import WorkerFailed, error_of_event
@@ -33,6 +34,7 @@ FINISH_REASON = b'"finish_reason"'
 UNFINISHED, FINISHED = FINISH_REASON + b":null", FINISH_REASON + b':"'
 UNFINISHED_LENGTH = len(UNFINISHED)
 ERROR = b'"error"'
+PROMPT_IDS = b'"prompt_token_ids":['
 NO_HEAD = b"\0"
 
 
@@ -46,6 +48,10 @@ class EngineEvents:
         """
         self.is_over = False
         self.failure: WorkerFailed | ApiError | None = None
+        self.count = 0  # events that were passed on
+        self.usage: dict[str, Any] | None = None  # what the engine says of its tokens
+        self.prompt_tokens: int | None = None
+        self.first_time: float | None = None  # of the first event, by `time.perf_counter`
         self._journal = journal
         self._hide_ids = hide_ids
         self._expected = expected
@@ -57,15 +63,20 @@ class EngineEvents:
 
     def feed(self, chunk: bytes) -> bytes:
         """What the client gets of the engine's next bytes. Raises EventTooLarge."""
-        if chunk.endswith(EVENT_END) and self._parser.is_idle and self._are_plain(chunk):
-            return self._pass_on(chunk)
+        if (
+            chunk.endswith(EVENT_END)
+            and self._parser.is_idle
+            and (number := self._number_of_plain(chunk))
+        ):
+            return self._pass_on(chunk, number)
         if not self._has_begun:
             self._choose_form(chunk)
         if self._parser.between_events:
             chunk = self._parser.take_partial_line() + chunk
             end = _end_of_unfinished(chunk)
-            if end and self._are_plain(chunk[:end]):
-                return self._pass_on(chunk[:end]) + self._read(self._parser.feed(chunk[end:]))
+            if end and (number := self._number_of_plain(chunk[:end])):
+                passed = self._pass_on(chunk[:end], number)
+                return passed + self._read(self._parser.feed(chunk[end:]))
         return self._read(self._parser.feed(chunk))
 
     def finish(self) -> bytes:
@@ -81,18 +92,26 @@ class EngineEvents:
         return ready
 
     def _choose_form(self, chunk: bytes) -> None:
+        self.first_time = time.perf_counter()
+        self._count_prompt(chunk)
         if head := FAST_HEAD.match(chunk):
             self._head = head[0] + (ONLY_CHOICE if self._expected == 1 else b"")
             self._next_head = EVENT_END + self._head
 
-    def _are_plain(self, events: bytes) -> bool:
-        """Whether whole events all have vLLM's form, and none ends an answer or may tell of a failure.
+    def _count_prompt(self, chunk: bytes) -> None:
+        """Counts the token ids of the prompt, where the first event holds them."""
+        begin = chunk.find(PROMPT_IDS)
+        if begin >= 0 and (end := chunk.find(b"]", begin)) > begin + len(PROMPT_IDS):
+            self.prompt_tokens = chunk.count(b",", begin + len(PROMPT_IDS), end) + 1
+
+    def _number_of_plain(self, events: bytes) -> int:
+        """How many whole events these are, if all have vLLM's form, and none ends an answer or may tell of a failure; else 0.
 
         Most do: this is asked for every chunk. Nearly every chunk is one event, which is looked
         through once; several are counted through together.
         """
         if not events.startswith(self._head):
-            return False
+            return 0
         begin = len(self._head)
         if events.find(b"\n", begin) == len(events) - len(EVENT_END):
             rest = events.find(UNFINISHED, begin) + UNFINISHED_LENGTH
@@ -100,17 +119,19 @@ class EngineEvents:
             is_whole = rest > begin and events.find(FINISH_REASON, rest) < 0
             return is_whole and events.find(ERROR, rest) < 0
         number = events.count(EVENT_END)
-        return (
+        are_plain = (
             events.count(UNFINISHED) == number
             and events.count(FINISH_REASON) == number
             and events.count(self._next_head) == number - 1
             and events.count(b"\n") == 2 * number
             and ERROR not in events
         )
+        return number if are_plain else 0
 
-    def _pass_on(self, events: bytes) -> bytes:
-        """Keeps whole events, and returns what the client gets of them."""
+    def _pass_on(self, events: bytes, number: int) -> bytes:
+        """Keeps `number` whole events, and returns what the client gets of them."""
         self._has_begun = True
+        self.count += number
         if self._journal is not None:
             self._journal.add(events)
         return without_token_ids(events) if self._hide_ids else events
@@ -144,11 +165,15 @@ class EngineEvents:
 
     def _pass_on_parsed(self, parsed: Event, body: dict[str, Any]) -> bytes:
         self._has_begun = True
+        if body.get("choices"):
+            self.count += 1
+        if usage := body.get("usage"):
+            self.usage = usage
         changed = self._set_only_index(body) or b"\n" in parsed.data
         events = event(body) if changed else event_of_data(parsed.data)
         if self._journal is not None:
             self._journal.add(events)
-        return event(body) if self._hide_ids and _remove_token_ids(body) else events
+        return without_token_ids(events) if self._hide_ids else events
 
     def _set_only_index(self, body: dict[str, Any]) -> bool:
         """Gives the only choice the index 0, where an engine (TGI) counts tokens. True if it did."""
@@ -178,15 +203,3 @@ def _failure_in(failed: Event, body: dict[str, Any] | None) -> WorkerFailed | Ap
     if body is not None and is_aborted(body):
         return WorkerFailed("aborted its answer")
     return None
-
-
-def _remove_token_ids(body: dict[str, Any]) -> bool:
-    """Empties all fields that hold token ids; True if there were any."""
-    removed = False
-    deltas = [each["delta"] for each in choices_of(body) if isinstance(each.get("delta"), dict)]
-    for part in (body, *choices_of(body), *deltas):
-        for name in part:
-            if name.endswith("token_ids") and part[name]:
-                part[name] = None
-                removed = True
-    return removed

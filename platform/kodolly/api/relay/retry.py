@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from kodolly.api.errors import RETRY_AFTER, WorkerFailed
 from kodolly.api.request import ApiRequest
+from kodolly.api.routing.router import ForcedIds
 from kodolly.api.sse import LOST
 from kodolly.errors import ApiError, ContextOverflow, EngineFailed, NoWorker
 from kodolly.protocol.request_bounds import may_break_engine
@@ -45,7 +46,7 @@ class RetryState:
     """The attempts at one request. `excluded`: names of workers that are not to be tried now.
 
     `least_context`: tokens that a worker's context must have room for; `preferred_context`: that it
-    has room for if any worker does.
+    has room for if any worker does. `forced_ids`: whether the worker has to take forced ids.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class RetryState:
         self._client_error: ApiError | None = None
         self._busy: ApiError | None = None
         self.least_context = self.preferred_context = 0
+        self.forced_ids: ForcedIds | None = None
         self._waiting_since = self._attempt_start = clock()
 
     def failed(self, worker: str, error: WorkerFailed, delivered: int | None) -> None:
@@ -89,6 +91,9 @@ class RetryState:
             self._crashes.clear()
             self._waiting_since = now
             self.excluded = {worker}
+            # A grammar may have crashed it at this very token: one more such crash is enough.
+            if error.engine_crashed and may_break_engine(self._request.body):
+                self._crashes.add(worker)
         elif fruitless and duration < EARLY_FAILURE_S:
             self._fruitless += 1
             if error.engine_crashed:
@@ -102,13 +107,20 @@ class RetryState:
                 f"{MAX_CRASHES} engines broke down on this request: it is not given to a third.",
                 headers=NO_RETRY,
             )
-        # An engine that answers is well and blames the request; one that breaks off may have been killed.
-        is_blamed = error.engine_crashed and error.client_error is not None
+        # An engine that answers is well and blames the request; one that breaks off may have been
+        # killed, and so may one that had given tokens until then.
+        is_blamed = error.engine_crashed and error.client_error is not None and fruitless
         if is_blamed and may_break_engine(self._request.body):
             raise self._grammar_error()
         too_many = self._fruitless >= MAX_FRUITLESS or self._lost_workers >= MAX_LOST_WORKERS
         if over_budget or too_many:
             raise self._final_error()
+
+    def resumed(self, delivered: int | None) -> None:
+        """Another process has sent `delivered` tokens. Raises ApiError if none can go on (None)."""
+        if delivered is None:
+            raise EngineFailed(LOST, code="worker_lost")
+        self.has_tried, self.delivered = True, delivered
 
     def overflowed(self, error: ContextOverflow, context: int) -> None:
         """A worker whose context has `context` tokens refused the request as too long for it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from kodolly.api.client_output import ClientOutput, PendingSend
+from kodolly.api.client_output import Output, PendingSend
 from kodolly.api.engine_io.calls import EngineResponse
 from kodolly.api.errors import WorkerFailed
 from kodolly.api.relay.engine_events import EngineEvents
@@ -20,9 +20,7 @@ from kodolly.protocol.event_stream import EventTooLarge
 class StreamPump:
     """Passes one engine's events on to one client. `has_sent`: the client has some of them."""
 
-    def __init__(
-        self, response: EngineResponse, output: ClientOutput, events: EngineEvents
-    ) -> None:
+    def __init__(self, response: EngineResponse, output: Output, events: EngineEvents) -> None:
         self.has_sent = False
         self._response = response
         self._output = output

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from kodolly.api.client_output import ClientOutput
-from kodolly.api.engine_io.calls import EngineCalls
 from kodolly.api.errors import WorkerFailed
 from kodolly.api.prepare import stops_of
-from kodolly.api.request import ApiRequest
 from kodolly.api.resume import events
+from kodolly.api.resume.attempt import ResumeAttempt
 from kodolly.api.resume.continuation_request import (
     continuation_request,
     logprobs_count,
     tokens_left,
 )
-from kodolly.api.resume.journal import Choice, Journal
+from kodolly.api.resume.journal import Choice
 from kodolly.api.resume.text_cut import (
     LONGEST_SPLIT,
     REPLACEMENT,
@@ -27,10 +24,7 @@ from kodolly.api.resume.text_cut import (
     tokens_of_half_a_character,
     unsent_text,
 )
-from kodolly.api.routing.table import Worker
-from kodolly.api.sse import LAST, event
-from kodolly.errors import ApiError, EngineFailed, NoWorker
-from kodolly.http import server
+from kodolly.errors import EngineFailed
 from kodolly.protocol.event_stream import choices_of
 
 Json = dict[str, Any]
@@ -38,57 +32,21 @@ Json = dict[str, Any]
 WINDOW = 8
 
 
-class Continuation:
-    """One attempt to finish a stream on `worker`. What it sends is added to the journal."""
+class Continuation(ResumeAttempt):
+    """Continues each answer by a plain completion of its prompt and its tokens so far."""
 
-    def __init__(
-        self,
-        request: ApiRequest,
-        worker: Worker,
-        journal: Journal,
-        engines: EngineCalls,
-        output: ClientOutput,
-    ) -> None:
-        self._request = request
-        self._worker = worker
-        self._journal = journal
-        self._engines = engines
-        self._output = output
-
-    async def run(self) -> None:
-        """Sends the rest of every answer, the usage if wanted, and the end.
-
-        Raises WorkerFailed when this worker fails too, ApiError when no worker can continue.
-        """
+    def check(self) -> None:
+        """Raises WorkerFailed for an engine that takes no token ids."""
         worker = self._worker
         if worker.takes_token_ids is False or (worker.extension and worker.extension.chat_only):
             raise WorkerFailed("cannot continue from token ids", did_work=False)
-        await self._finish_all()
-        if self._request.wants_usage and not self._journal.usage_sent:
-            await self._send(events.usage_event(self._request, self._journal))
-            self._journal.usage_sent = True
-        await self._output.write(LAST)
 
-    async def _finish_all(self) -> None:
-        # Not a TaskGroup: it cancels the task it fails in, which then cannot tell that from its
-        # own client's leaving any more.
-        tasks = [asyncio.create_task(self._finish(choice)) for choice in self._journal.unfinished]
-        if not tasks:
-            return
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-            outcomes = [task.exception() for task in tasks if task.done()]
-        finally:
-            await server.cancel_and_wait(*tasks)
-        if failures := [outcome for outcome in outcomes if outcome is not None]:
-            raise _one_of(failures)
-
-    async def _finish(self, choice: Choice) -> None:
+    async def finish(self, choice: Choice) -> None:
         text = await self._text_after_cut(choice)
         context = self._worker.context_of(self._request.model)
         left = tokens_left(self._request, choice, context)
         if self._request.chat and not choice.role_sent:
-            await self._send(events.role_event(self._journal, choice))
+            await self.send(events.role_event(self._journal, choice))
             choice.role_sent = True
         if left is None:
             raise EngineFailed("the engine tells no context length to continue within")
@@ -97,8 +55,7 @@ class Continuation:
         if text.stop is not None:
             return await self._deliver(choice, text.push(""), [], None, ("stop", text.stop))
         body = continuation_request(self._request, choice, left)
-        # An engine remembers a request's id for a while after its connection has broken.
-        request = replace(self._request, request_id=self._new_id(choice))
+        request = replace(self._request, request_id=self.new_id(choice))
         stream = self._engines.events(request, self._worker, "/v1/completions", body)
         async with aclosing(stream):  # closed at once where a stop string ends it
             async for part in stream:
@@ -106,9 +63,6 @@ class Continuation:
                 if choice.is_finished:
                     return None
         raise WorkerFailed("ended its answer too early")
-
-    def _new_id(self, choice: Choice) -> str:
-        return f"{self._request.request_id}-{choice.index}-{len(choice.ids)}"
 
     async def _pass_on(self, choice: Choice, after_cut: TextAfterCut, body: Json) -> None:
         """One event of the continuation."""
@@ -137,12 +91,12 @@ class Continuation:
         repeats: int = 0,
     ) -> None:
         """Sends one piece; the client already has the first `repeats` of its token ids."""
-        new_ids = ids[repeats:] if self._request.wants_token_ids else None
+        new_ids = ids[repeats:] if self._shows_ids else None
         body = events.text_event(
             self._request, self._journal, choice, text, new_ids, logprobs, finish
         )
         # Sent first, then added to the journal, with nothing between: what fails was not sent.
-        await self._send(body)
+        await self.send(body)
         choice.ids.extend(ids)
         if text:
             choice.parts.append(text)
@@ -187,18 +141,3 @@ class Continuation:
 
     async def _detokenize(self, ids: list[int]) -> str:
         return await self._engines.detokenize(self._request, self._worker, ids)
-
-    async def _send(self, body: Json) -> None:
-        await self._output.write(event(body))
-
-
-def _one_of(failures: list[BaseException]) -> BaseException:
-    """The one failure that stands for what one engine did to several answers at once.
-
-    A fault of our own code goes before all; an overloaded engine's refusal lets another worker try.
-    """
-    faults = [each for each in failures if not isinstance(each, WorkerFailed | ApiError)]
-    failure = (faults or failures)[0]
-    if isinstance(failure, NoWorker):
-        return WorkerFailed(failure.message, failure, did_work=False)
-    return failure

@@ -40,9 +40,14 @@ def text_event(
     return body
 
 
-def usage_event(request: ApiRequest, journal: Journal) -> Json:
+def replayed_event(journal: Journal, choice: Json, usage: Json | None) -> Json:
+    """An event of a replayed answer; `usage`: the counts so far, for a client that wants them."""
+    return _event(journal, [choice]) | ({"usage": usage} if usage else {})
+
+
+def usage_event(journal: Journal, usage: Json) -> Json:
     """The event without choices that `include_usage` adds."""
-    return _event(journal, []) | {"usage": usage(request, journal)}
+    return _event(journal, []) | {"usage": usage}
 
 
 def usage(request: ApiRequest, journal: Journal) -> Json:

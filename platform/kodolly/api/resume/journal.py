@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from kodolly.api.request import ApiRequest
+from kodolly.api.resume.delta_fields import Fields, add_to, entries_of, fields_of
 from kodolly.api.sse import data_of
 from kodolly.log_safe import describe_error
 
@@ -37,6 +38,9 @@ class Choice:
     # and the client, which has them already, does not get them twice.
     repeats: int = 0
     parts: list[str] = field(default_factory=list)
+    # What was sent beside plain text, such as thoughts and the arguments of tool calls.
+    others: Fields = field(default_factory=dict)
+    logprobs: int = 0  # entries that were sent
     role_sent: bool = False
     is_finished: bool = False
     is_plain_text: bool = True
@@ -135,6 +139,12 @@ class Journal:
             texts.setdefault(choice.index, []).append(text)
         if any(value for key, value in delta.items() if key not in PLAIN):
             choice.is_plain_text = False
+            choice.has_token_ids = choice.has_token_ids and bool(ids)
+            rest = {key: value for key, value in delta.items() if key not in PLAIN}
+            for path, value in fields_of(rest):
+                add_to(choice.others, path, value)
+        if logprobs := part.get("logprobs"):
+            choice.logprobs += entries_of(logprobs)
         choice.role_sent = True
         choice.is_finished = choice.is_finished or part.get("finish_reason") is not None
 

@@ -34,7 +34,7 @@ def check_fits(request: ApiRequest, table: WorkerTable) -> None:
     raise ContextOverflow(
         f"This model's maximum context length is {extension.context_of(request.model)} tokens, but "
         f"the text has at least {size // extension.token_bytes}.",
-        param="messages" if request.chat else "prompt",
+        param=request.prompt_field,
     )
 
 
@@ -49,7 +49,7 @@ def longest_text(worker: Worker, model: str) -> float:
 def _prompts(body: dict[str, Any]) -> Iterator[list[str]]:
     """The texts of each prompt of a request."""
     if "messages" not in body:
-        prompt = body.get("prompt")
+        prompt = body.get("prompt", body.get("input"))
         texts = prompt if isinstance(prompt, list) else [prompt]
         yield from ([text] for text in texts if isinstance(text, str))
         return

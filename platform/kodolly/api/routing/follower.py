@@ -119,6 +119,11 @@ class Follower:
         self._chosen: ControllerStream | None = None
         self._applied: tuple[ControllerStream, float] | None = None  # the stream, and its `since`
 
+    @property
+    def connected(self) -> int:
+        """How many controllers are heard now."""
+        return sum(stream.since is not None for stream in self._streams)
+
     async def run(self) -> None:
         """Follows all controllers for ever, and takes over the table of the best one."""
         async with asyncio.TaskGroup() as tasks:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from enum import Enum, auto
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from kodolly.api.errors import RETRY_AFTER
-from kodolly.api.routing.policies import POLICIES, Policy
+from kodolly.api.request import TEXTLESS, ApiRequest
+from kodolly.api.routing.policies import POLICIES, Policy, ShortestQueue
 from kodolly.api.routing.table import Worker, WorkerTable
 from kodolly.errors import ModelNotFound, NoWorker
 
-if TYPE_CHECKING:
-    from kodolly.api.request import ApiRequest
+
+class ForcedIds(Enum):
+    """Whether a worker has to take forced token ids, which replay what another worker began."""
+
+    PREFERRED = auto()
+    REQUIRED = auto()
 
 
 class Booking:
@@ -43,6 +48,7 @@ class Router:
     def __init__(self, table: WorkerTable, policy: str | Policy = "affinity") -> None:
         self._table = table
         self._policy = POLICIES[policy]() if isinstance(policy, str) else policy
+        self._textless = ShortestQueue()  # no cache of a conversation helps them
 
     def book(
         self,
@@ -50,6 +56,7 @@ class Router:
         excluded: frozenset[str] = frozenset(),
         least_context: int = 0,
         preferred_context: int = 0,
+        forced_ids: ForcedIds | None = None,
     ) -> Booking:
         """The worker for a request, never one named in `excluded`; enter the booking at once.
 
@@ -58,10 +65,13 @@ class Router:
         Raises ModelNotFound, or NoWorker when none is ready or all are excluded.
         """
         candidates = self._candidates(request.model, excluded)
+        if forced_ids is not None:
+            candidates = _forcing(candidates, request.model, forced_ids)
         if self._table.is_unequal(request.model):
             tokens = max(request.least_tokens, preferred_context)
             candidates = _fitting(candidates, request, least_context, tokens)
-        return Booking(self._policy.choose(request, candidates), request.choices)
+        policy = self._textless if request.path in TEXTLESS else self._policy
+        return Booking(policy.choose(request, candidates), request.choices)
 
     def _candidates(self, model: str, excluded: frozenset[str]) -> list[Worker]:
         workers = self._table.trusted(model)
@@ -81,6 +91,14 @@ class Router:
             f"The model '{model}' does not exist. Available: {', '.join(self._table.models())}.",
             param="model",
         )
+
+
+def _forcing(workers: list[Worker], model: str, forced_ids: ForcedIds) -> list[Worker]:
+    """The workers that take forced ids. Raises NoWorker if there are none and one is required."""
+    forcing = [w for w in workers if w.extension is not None and w.extension.forced_ids]
+    if not forcing and forced_ids is ForcedIds.REQUIRED:
+        raise NoWorker(f"No worker of model '{model}' can replay this answer.", headers=RETRY_AFTER)
+    return forcing or workers
 
 
 def _fitting(

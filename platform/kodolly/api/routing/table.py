@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kodolly.api.request import Preset
 from kodolly.protocol.wire import Change, Extension, Snapshot, WorkerRow, WorkerState
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,31 @@ class Worker:
         self.row = row
 
 
+def _presets(workers: list[Worker]) -> dict[str, Preset]:
+    """Name of a model or alias -> its preset, for those that have any.
+
+    An alias that several models claim stands for that of the ready worker that registered last. So it
+    moves when a new worker claims it, and back when that one goes.
+    """
+    own = [w for w in workers if w.extension and (w.extension.aliases or w.extension.defaults)]
+    if not own:
+        return {}
+    presets: dict[str, Preset] = {}
+    for worker in sorted(own, key=lambda w: (w.row.state is WorkerState.READY, w.row.number)):
+        extension = worker.extension
+        assert extension is not None
+        defaults = extension.defaults.model_dump(exclude_none=True) if extension.defaults else {}
+        if defaults:
+            presets |= {name: Preset(name, defaults) for name in worker.row.model_names}
+        presets |= {alias: Preset(name, defaults) for alias, name in extension.aliases.items()}
+    served = {name for worker in workers for name in worker.row.model_names}
+    return {
+        name: preset
+        for name, preset in presets.items()
+        if preset.model == name or name not in served
+    }
+
+
 class WorkerTable:
     """Workers by base URL, as of the newest snapshot."""
 
@@ -100,6 +126,7 @@ class WorkerTable:
         self._applied = clock()
         # Ready workers by model, good until a snapshot comes or an orphan's grace ends.
         self._ready: dict[str, list[Worker]] = {}
+        self._presets: dict[str, Preset] = {}
         self._unequal: set[str] = set()  # models whose ready workers cannot all take the same
         self._ready_until = -math.inf
         self._listeners: list[Callable[[], None]] = []
@@ -185,6 +212,21 @@ class WorkerTable:
         """Makes a worker that failed the last choice, for a moment."""
         worker.suspect_until = self._clock() + SUSPECT_S
 
+    def preset(self, name: str) -> Preset | None:
+        """What a request for a model, or for one of its aliases, is changed to; None for nothing."""
+        if self._clock() >= self._ready_until:
+            self._index()
+        return self._presets.get(name)
+
+    def aliases(self) -> dict[str, str]:
+        """Alias -> the model that it stands for now, of those with a ready worker."""
+        self.ready("")
+        return {
+            name: preset.model
+            for name, preset in sorted(self._presets.items())
+            if preset.model != name and preset.model in self._ready
+        }
+
     def _index(self) -> None:
         self._ready = {}
         now = self._clock()
@@ -194,6 +236,7 @@ class WorkerTable:
             if worker.row.state is WorkerState.READY:
                 for model in dict.fromkeys(worker.row.model_names):
                     self._ready.setdefault(model, []).append(worker)
+        self._presets = _presets(self.all())
         self._unequal = {
             model
             for model, workers in self._ready.items()

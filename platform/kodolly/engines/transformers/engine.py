@@ -10,13 +10,21 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 from kodolly.engines.token_bytes import longest_token_of
 from kodolly.engines.transformers import model as models
+from kodolly.engines.transformers.logprobs import TokenTexts
+from kodolly.engines.transformers.requests.chat import ChatRequest
+from kodolly.engines.transformers.requests.sampling import Sampling
 from kodolly.engines.transformers.sampling import SamplingParams
 from kodolly.engines.transformers.scheduler import Scheduler
-from kodolly.engines.transformers.schema import ChatRequest, Sampling
 from kodolly.engines.transformers.sequence import Delta, Sequence
+from kodolly.engines.transformers.structured.compiler import (
+    Grammar,
+    GrammarCompiler,
+    llguidance_tokenizer,
+)
 from kodolly.engines.transformers.text import Text, generation_defaults
 from kodolly.engines.transformers.tokenizing import Tokenizing
 from kodolly.errors import BadRequest, ContextOverflow, EngineStartError, NoWorker
@@ -24,11 +32,25 @@ from kodolly.errors import BadRequest, ContextOverflow, EngineStartError, NoWork
 log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rules:
+    """What a request's texts are made into: a grammar, and token ids that may not follow each other."""
+
+    grammar: Grammar | None = None
+    bad_words: tuple[tuple[int, ...], ...] = ()
+
+
+NO_RULES = Rules()
+
+
 class Answers:
     """The answers to one request while they are generated; one sequence for each choice."""
 
     def __init__(self, scheduler: Scheduler, prompts: list[list[int]]) -> None:
         self.prompts = prompts  # token ids, one list for each choice
+        self.echoes: list[
+            str
+        ] = []  # what each choice's text begins with; none at all for most requests
         self._scheduler = scheduler
         self._loop = asyncio.get_running_loop()
         self._deltas: asyncio.Queue[tuple[int, Delta]] = asyncio.Queue()
@@ -118,9 +140,25 @@ class Engine:
             self._scheduler.abort_all()
             self._thread.join(timeout=10)
 
-    async def encode_chat(self, messages: list[dict[str, str]], **options: bool) -> list[int]:
-        """Token ids of a chat. `options`: of `Text.chat`. Raises BadRequest, ContextOverflow, NoWorker."""
-        limit = self.longest
+    async def encode_chat(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        contexts: int = 1,
+        calls: bool = False,
+        **options: Any,
+    ) -> list[int]:
+        """Token ids of a chat. `options`: of `Text.chat`. Raises BadRequest, ContextOverflow, NoWorker.
+
+        `contexts`: of the model that it may fill. `calls`: the answer may call tools.
+        """
+        limit = self.longest * contexts
+        if calls and not self._text.reads_calls:
+            raise BadRequest(
+                "tools: the model's chat template has no place for them, or calls them in a form that "
+                "the transformers engine does not read",
+                param="tools",
+            )
         with self.tokenizing.place():
             text = await self.tokenizing.run(lambda: self._text.chat(messages, **options))
             return await self.tokenizing.encode(
@@ -152,13 +190,47 @@ class Engine:
         with self.tokenizing.place():
             return await self.tokenizing.run(lambda: self._text.decode(ids, special=True))
 
+    async def decode_plain(self, ids: list[int]) -> str:
+        """The text of token ids without special ones. Raises NoWorker."""
+        with self.tokenizing.place():
+            return await self.tokenizing.run(lambda: self._text.decode(ids))
+
+    async def pieces(self, ids: list[int]) -> list[str]:
+        """Tokens as the vocabulary spells them. Raises NoWorker."""
+        with self.tokenizing.place():
+            return await self.tokenizing.run(lambda: self._text.pieces(ids))
+
+    async def rules(self, sampling: Sampling) -> Rules:
+        """What has to be made of a request's texts before it can start: its grammar, its bad words.
+
+        Raises BadRequest, which names the field, or NoWorker.
+        """
+        _ = self.scheduler  # raises while the model is loading
+        words: list[tuple[int, ...]] = []
+        if sampling.bad_words:
+            with self.tokenizing.place():
+                words = await self.tokenizing.run(
+                    lambda: [ids for word in sampling.bad_words for ids in self._text.word(word)]
+                )
+        constraint = sampling.constraint
+        if constraint is None:
+            return Rules(bad_words=tuple(words))
+        if self._compiler is None:
+            field = constraint.field.partition(".")[0]
+            raise BadRequest(
+                f"{field}: needs a tokenizer.json, which this model does not have", param=field
+            )
+        return Rules(await self._compiler.compile(constraint), tuple(words))
+
     @property
     def load(self) -> int:
         """Requests that are tokenized, wait or run."""
         return self.tokenizing.requests + self.scheduler.waiting + self.scheduler.running
 
-    def submit(self, request_id: str, prompts: list[list[int]], sampling: Sampling) -> Answers:
-        """Starts `sampling.n` answers to each prompt (token ids).
+    def submit(
+        self, request_id: str, prompts: list[list[int]], sampling: Sampling, rules: Rules
+    ) -> Answers:
+        """Starts `sampling.n` answers to each prompt (token ids). `rules`: of `rules`.
 
         Raises ContextOverflow or BadRequest for an impossible request, NoWorker when too many wait.
         """
@@ -170,23 +242,30 @@ class Engine:
                 f"most {most} at once, running and waiting",
                 param=field,
             )
+        prompts = [sampling.truncated(prompt, self.longest) for prompt in prompts]
         answers = Answers(self.scheduler, [prompt for prompt in prompts for _ in range(sampling.n)])
         for index, prompt in enumerate(answers.prompts):
             params = sampling.params(
                 self._room(prompt, sampling), self._defaults, self._model.vocabulary
             )
             self._check_min_tokens(params)
+            changes: dict[str, Any] = {}
             seed = self._seed if params.seed is None else params.seed
             if seed is not None:
-                params = dataclasses.replace(params, seed=seed + index % sampling.n)
+                changes["seed"] = seed + index % sampling.n
+            if rules.bad_words:
+                changes["bad_words"] = rules.bad_words
+            if changes:
+                params = dataclasses.replace(params, **changes)
             answers.sequences.append(
                 Sequence(
                     request_id,
                     prompt,
                     params,
-                    self._decoder.decode,
+                    self._decoder.decode if sampling.hides_special else self._decode_all,
                     self._ends,
                     answers.sink(index),
+                    rules.grammar.matcher() if rules.grammar else None,
                 )
             )
         self.scheduler.submit(answers.sequences)
@@ -207,7 +286,8 @@ class Engine:
             raise BadRequest(f"{field} must not be empty", param=field)
         if max(prompt) >= self._model.vocabulary:
             raise BadRequest(f"{field} holds a token outside the vocabulary", param=field)
-        room, limit = self.longest - len(prompt), sampling.limit or 1
+        room, limit = self.longest - len(prompt), sampling.limit
+        limit = 1 if limit is None else limit
         if room < limit:
             if limit > self.longest:
                 chat = isinstance(sampling, ChatRequest) and sampling.max_completion_tokens
@@ -232,6 +312,19 @@ class Engine:
             return
         self.scheduler.run()
 
+    def _decode_all(self, ids: list[int]) -> str:
+        return self._decoder.decode(ids, special=True)
+
+    def _grammar_compiler(self, ends: list[int]) -> GrammarCompiler | None:
+        """None for a model without a tokenizer.json."""
+        size = max(self._model.vocabulary, len(self._text.tokenizer))
+        try:
+            tokenizer = llguidance_tokenizer(self._text.tokenizer, size, ends)
+        except ValueError as error:
+            log.warning("no JSON, grammars or demanded tool calls with this tokenizer: %s", error)
+            return None
+        return GrammarCompiler(tokenizer, size, most=self._options.max_num_seqs + self._max_waiting)
+
     def _load(self) -> None:
         directory, started = Path(self._options.directory), time.monotonic()
         self._text = Text(directory, self._template)
@@ -243,6 +336,8 @@ class Engine:
         ends = ends or frozenset(() if self._text.end is None else (self._text.end,))
         self._defaults = {**defaults, **self._options.defaults}
         self._model = models.load(self._options)
+        self._compiler = self._grammar_compiler([*ends])
+        self.texts = TokenTexts(self._decode_all)
         self._ends = frozenset(token for token in ends if 0 <= token < self._model.vocabulary)
         slots = self._options.max_num_seqs
         self._scheduler = Scheduler(self._model, slots, self._max_waiting)

@@ -43,8 +43,11 @@ class Model:
             _cache_shape(config), slots, longest, network.get_output_embeddings().weight
         )
 
-    def prefill(self, row: int, start: int, ids: list[int]) -> Any:
-        """Runs `ids` in one row from position `start`; the last one's logits (V,) in float32."""
+    def prefill(self, row: int, start: int, ids: list[int], *, every: bool = False) -> Any:
+        """Runs `ids` in one row from position `start`; the last one's logits (V,) in float32.
+
+        `every`: the logits of all of them, (N, V).
+        """
         import torch
 
         device, end = self._network.device, start + len(ids)
@@ -53,7 +56,8 @@ class Model:
         positions = torch.arange(start, end, device=device)
         mask = torch.arange(end, device=device)[None, :] <= positions[:, None]
         tokens = torch.tensor([ids], device=device)
-        return self._forward(tokens, positions[None], mask[None, None])[0]
+        logits = self._forward(tokens, positions[None], mask[None, None], 0 if every else 1)[0]
+        return logits if every else logits[-1]
 
     def decode(self, tokens: list[int], positions: list[int]) -> Any:
         """Runs one token for each of the first rows; logits (B, V) in float32."""
@@ -65,10 +69,13 @@ class Model:
         self.cache.aim_batch(places, longest)
         mask = torch.arange(longest, device=device)[None, :] <= places[:, None]
         ids = torch.tensor(tokens, device=device)
-        return self._forward(ids[:, None], places[:, None], mask[:, None, None])
+        return self._forward(ids[:, None], places[:, None], mask[:, None, None], 1)[:, -1]
 
-    def _forward(self, ids: Any, positions: Any, mask: Any) -> Any:
-        """Logits (B, V) of the last position. `mask`: (B, 1, q, kv), true where a query may attend."""
+    def _forward(self, ids: Any, positions: Any, mask: Any, keep: int) -> Any:
+        """Logits (B, q, V). `mask`: (B, 1, q, kv), true where a query may attend.
+
+        `keep`: of how many last positions; 0: of all.
+        """
         import torch
 
         with torch.inference_mode():
@@ -78,9 +85,9 @@ class Model:
                 attention_mask=mask,
                 past_key_values=self.cache,
                 use_cache=True,
-                logits_to_keep=1,
+                logits_to_keep=keep,
             )
-            return out.logits[:, -1].float()
+            return out.logits.float()
 
 
 def load(options: ModelOptions) -> Model:

@@ -14,6 +14,10 @@ from typing import Any
 SHORTLIST = 512  # top-p first tries only so many tokens, the most likely; sorting all is slow
 
 
+class NothingAllowed(Exception):
+    """The values of a request contradict each other: no token may come next."""
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """The sampling parameters of an answer; names and meanings are vLLM's."""
@@ -27,12 +31,17 @@ class SamplingParams:
     presence_penalty: float = 0.0  # over the answer
     frequency_penalty: float = 0.0  # over the answer, per occurrence
     logit_bias: dict[int, float] = field(default_factory=dict)
+    allowed_token_ids: tuple[int, ...] = ()  # none: all of them
+    bad_words: tuple[tuple[int, ...], ...] = ()  # token ids that may not follow each other
     seed: int | None = None
     min_tokens: int = 0
     ignore_eos: bool = False
     stop: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
     include_stop: bool = False
+    logprobs: int | None = None  # alternatives of each token; None: no log probabilities
+    prompt_logprobs: int | None = None  # the same for the prompt's tokens
+    forced: tuple[int, ...] = ()  # the answer begins with these tokens, whatever is drawn
 
     @property
     def plain(self) -> bool:
@@ -41,6 +50,7 @@ class SamplingParams:
             self.temperature == 0
             and self.repetition_penalty == 1
             and not (self.presence_penalty or self.frequency_penalty or self.logit_bias)
+            and not (self.allowed_token_ids or self.bad_words)
         )
 
     @cached_property
@@ -57,10 +67,12 @@ def adjust(
     prompt: Sequence[int],
     output: Sequence[int],
     forbidden: Any = None,
+    allowed: Any = None,
 ) -> Any:
     """A new tensor with the logits (V,) after bias and penalties: finite, but -inf for `forbidden`.
 
     `prompt`, `output`: token ids so far. `forbidden`: a tensor of token ids, not the whole vocabulary.
+    `allowed`: a tensor (V,), false for tokens that are forbidden too. Raises NothingAllowed.
     """
     import torch
 
@@ -85,6 +97,10 @@ def adjust(
     )  # infinities become the largest and smallest float
     if forbidden is not None:
         logits[forbidden.to(logits.device)] = float("-inf")
+    if allowed is not None:
+        logits.masked_fill_(~allowed.to(logits.device), float("-inf"))
+    if (allowed is not None or params.bad_words) and logits.max() == float("-inf"):
+        raise NothingAllowed("the request's own values leave no token that may come next")
     return logits
 
 

@@ -21,8 +21,8 @@ class Runner(Protocol):
 
     cache: Any
 
-    def prefill(self, row: int, start: int, ids: list[int]) -> Any:
-        """Logits (V,) after `ids`, run in `row` from position `start`."""
+    def prefill(self, row: int, start: int, ids: list[int], *, every: bool = False) -> Any:
+        """Logits (V,) after `ids`, run in `row` from position `start`; `every`: (N, V), after each."""
 
     def decode(self, tokens: list[int], positions: list[int]) -> Any:
         """Logits (B, V) after one token for each of the first rows."""
@@ -144,8 +144,12 @@ class Scheduler:
             start = sequence.prefill_end
             ids = sequence.prompt[start : start + budget]
             budget -= len(ids)
+            scored = sequence.params.prompt_logprobs is not None
             try:
-                logits = self._model.prefill(row, start, ids)
+                logits = self._model.prefill(row, start, ids, every=scored)
+                if scored:
+                    sequence.score_prompt(logits, start)
+                    logits = logits[-1]
             except Exception:  # noqa: BLE001 - _fail logs it; only this row was run
                 self._fail(row, "error")
                 continue
@@ -157,6 +161,10 @@ class Scheduler:
     def _promote(self, row: int, logits: Any) -> None:
         """The row's prompt is in the cache: moves it to the generating rows, with its first token."""
         sequence, first = self._rows[row], self._decoding
+        if sequence.params.max_tokens == 0:  # only its prompt was wanted
+            sequence.end("length")
+            self._remove(row)
+            return
         if row != first:
             other = self._rows[first]
             self._model.cache.swap(row, first, max(sequence.in_cache, other.in_cache))

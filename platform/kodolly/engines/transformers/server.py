@@ -13,15 +13,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kodolly.engines.transformers import answers as responses
-from kodolly.engines.transformers.engine import Answers, Engine
+from kodolly.engines.transformers.choices import Choices, response_meta
+from kodolly.engines.transformers.engine import NO_RULES, Answers, Engine, Rules
 from kodolly.engines.transformers.metrics import exposition
-from kodolly.engines.transformers.schema import (
-    ChatRequest,
-    CompletionRequest,
-    DetokenizeRequest,
-    TokenizeRequest,
-    check,
-)
+from kodolly.engines.transformers.requests.base import check, refuse
+from kodolly.engines.transformers.requests.chat import ChatRequest
+from kodolly.engines.transformers.requests.completion import CompletionRequest
+from kodolly.engines.transformers.requests.sampling import Sampling
+from kodolly.engines.transformers.requests.tokens import DetokenizeRequest, TokenizeRequest
 from kodolly.errors import ApiError, ModelNotFound, Unauthorized
 from kodolly.http.bodies import read_object
 from kodolly.http.server import (
@@ -84,35 +83,44 @@ class Endpoints:
         body = check(ChatRequest, await read_object(request, MAX_BODY))
         name = self._model_name(body.model)
         messages = [message.plain(index) for index, message in enumerate(body.messages)]
-        encoding = self._engine.encode_chat(
-            messages,
-            add_generation_prompt=body.add_generation_prompt,
-            continue_final_message=body.continue_final_message,
-        )
-        prompt = await unless_gone(encoding, request.receive)
+        contexts = _contexts(body)
+        encoding = self._engine.encode_chat(messages, contexts=contexts, **body.template_options)
+        prompt = await unless_gone(encoding, request.scope)
         if prompt is None:
             return Response(status_code=CLIENT_CLOSED)
-        return await self._answer(request, name, body, [prompt])
+        echoes = [body.echoed] if body.echo else []
+        return await self._answer(request, name, body, [prompt], echoes)
 
     async def completions(self, request: Request) -> Response:
         """POST /v1/completions."""
         body = check(CompletionRequest, await read_object(request, MAX_BODY))
         name = self._model_name(body.model)
-        encoding = self._engine.encode(body.prompts(), special=body.add_special_tokens)
-        prompts = await unless_gone(encoding, request.receive)
+        encoding = self._engine.encode(
+            body.prompts(), special=body.add_special_tokens, contexts=_contexts(body)
+        )
+        prompts = await unless_gone(encoding, request.scope)
         if prompts is None:
             return Response(status_code=CLIENT_CLOSED)
-        return await self._answer(request, name, body, prompts)
+        echoes = []
+        if body.echo and not body.return_token_ids:  # vLLM leaves the text out beside the ids
+            echoes = [
+                prompt if isinstance(prompt, str) else await self._engine.decode_plain(prompt)
+                for prompt in body.prompts()
+            ]
+        return await self._answer(request, name, body, prompts, echoes)
 
     async def tokenize(self, request: Request) -> Response:
         """POST /tokenize."""
         body = check(TokenizeRequest, await read_object(request, MAX_BODY))
         self._model_name(body.model)
-        tokens = await unless_gone(self._tokens(body), request.receive)
+        tokens = await unless_gone(self._tokens(body), request.scope)
         if tokens is None:
             return Response(status_code=CLIENT_CLOSED)
         longest = self._engine.longest
-        return JsonResponse({"count": len(tokens), "max_model_len": longest, "tokens": tokens})
+        strs = await self._engine.pieces(tokens) if body.return_token_strs else None
+        return JsonResponse(
+            {"count": len(tokens), "max_model_len": longest, "tokens": tokens, "token_strs": strs}
+        )
 
     async def detokenize(self, request: Request) -> Response:
         """POST /detokenize."""
@@ -128,8 +136,14 @@ class Endpoints:
             return encoded[0]
         messages = [message.plain(index) for index, message in enumerate(body.messages)]
         continue_final = body.continue_final_message
+        if body.add_special_tokens:
+            refuse("add_special_tokens", "is not supported for messages by the transformers engine")
         return await self._engine.encode_chat(
             messages,
+            contexts=MAX_CONTEXTS,
+            tools=[tool.plain() for tool in body.tools or ()],
+            calls=bool(body.tools),
+            variables=body.chat_template_kwargs,
             add_generation_prompt=body.add_generation_prompt and not continue_final,
             continue_final_message=continue_final,
         )
@@ -145,13 +159,21 @@ class Endpoints:
         name: str,
         body: ChatRequest | CompletionRequest,
         prompts: list[list[int]],
+        echoes: list[str],
     ) -> Response:
         request_id = request.headers.get("x-request-id", "")[:MAX_ID]
-        meta = responses.response_meta(request_id or uuid.uuid4().hex, name, body)
-        answers = self._engine.submit(meta.id, prompts, body)
+        meta = response_meta(request_id or uuid.uuid4().hex, name, body)
+        rules: Rules | None = NO_RULES
+        if body.bad_words or body.constraint is not None:
+            rules = await unless_gone(self._engine.rules(body), request.scope)
+        if rules is None:
+            return Response(status_code=CLIENT_CLOSED)
+        answers = self._engine.submit(meta.id, prompts, body, rules)
+        answers.echoes = [echo for echo in echoes for _ in range(body.n)]
+        choices = Choices(answers, meta, body, self._engine.texts)
         if body.stream:
-            return EventStream(answers, responses.stream(answers, meta, body.stream_options))
-        work = asyncio.ensure_future(responses.whole(answers, meta))
+            return EventStream(answers, responses.stream(choices, body.stream_options))
+        work = asyncio.ensure_future(responses.whole(choices))
         disconnect = asyncio.ensure_future(until_disconnect(request.receive))
         try:
             await asyncio.wait({work, disconnect}, return_when=asyncio.FIRST_COMPLETED)
@@ -162,6 +184,11 @@ class Endpoints:
             answers.abort()
             await cancel_and_wait(work, disconnect)
         return JsonResponse(result)
+
+
+def _contexts(body: Sampling) -> int:
+    """Contexts of the model that a prompt may fill: more than one if it is cut afterwards."""
+    return 1 if body.truncate_prompt_tokens is None else MAX_CONTEXTS
 
 
 class EventStream(Response):

@@ -23,6 +23,8 @@ LINGER = 1.0
 UNACKNOWLEDGED, SMALL = 5000, 32 * 1024
 # Headers of the engine's: more than any sends.
 MAX_HEADERS = 64 * 1024
+# Of the names of those that mean something here.
+LENGTHS = frozenset(map(len, ("content-length", "transfer-encoding", "retry-after")))
 
 
 class Broken(ConnectionError):
@@ -147,7 +149,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._home.opened()
+        self._home.opened(self)
 
     def data_received(self, data: bytes) -> None:
         if not self._open:
@@ -178,11 +180,12 @@ class Connection(asyncio.Protocol):
         self._header_bytes += len(name) + len(value)
         if self._header_bytes > MAX_HEADERS:
             raise httptools.HttpParserError("headers beyond all bounds")
-        name = name.lower()
-        if name in (b"content-length", b"transfer-encoding"):
-            self._until_close = False
-        elif name == b"retry-after":
-            self.retry_after = value
+        if len(name) in LENGTHS:  # most are neither of these three
+            name = name.lower()
+            if name in (b"content-length", b"transfer-encoding"):
+                self._until_close = False
+            elif name == b"retry-after":
+                self.retry_after = value
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -276,7 +279,7 @@ class Connection(asyncio.Protocol):
 class Home(Protocol):
     """Where a connection goes between two exchanges."""
 
-    def opened(self) -> None:
+    def opened(self, connection: Connection) -> None:
         """There is one more."""
 
     def free(self, connection: Connection) -> None:

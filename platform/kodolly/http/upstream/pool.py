@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import math
+import contextlib
 import re
 import ssl
 from collections import deque
@@ -48,16 +48,17 @@ class _Origin:
     """The connections to one engine; the one used last is used first."""
 
     idle: deque[tuple[float, Connection]] = field(default_factory=deque)
-    open: int = 0  # idle ones, those at work, and attempts
+    connections: set[Connection] = field(default_factory=set)  # idle ones and those at work
+    attempts: int = 0
 
-    def opened(self) -> None:
-        self.open += 1
+    def opened(self, connection: Connection) -> None:
+        self.connections.add(connection)
 
     def free(self, connection: Connection) -> None:
         self.idle.append((asyncio.get_running_loop().time(), connection))
 
     def lost(self, connection: Connection) -> None:
-        self.open -= 1
+        self.connections.discard(connection)
         for entry in self.idle:
             if entry[1] is connection:
                 self.idle.remove(entry)
@@ -98,18 +99,28 @@ class Pool:
             return await self._asked(new, request)
 
     async def run(self) -> None:
-        """Closes what was idle for too long, until cancelled; then all that is idle."""
+        """Closes what was idle for too long, until cancelled; then all connections."""
         try:
             while True:
                 await asyncio.sleep(SWEEP)
                 self._drop_old(asyncio.get_running_loop().time())
         finally:
-            self._drop_old(math.inf)
+            await self._close_all()
+
+    async def _close_all(self) -> None:
+        """Closes every connection, and waits for the event loop to have let go of each."""
+        closing = [each for origin in self._origins.values() for each in origin.connections]
+        for connection in closing:
+            connection.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                while any(origin.connections for origin in self._origins.values()):
+                    await asyncio.sleep(0)
 
     def _drop_old(self, now: float) -> None:
         for key, origin in list(self._origins.items()):
             origin.drop_old(now)
-            if not origin.open:
+            if not origin.connections and not origin.attempts:
                 del self._origins[key]
 
     async def _asked(self, connection: Connection, request: bytes) -> Connection:
@@ -134,7 +145,7 @@ class Pool:
 
     async def _opened(self, to: Target) -> Connection:
         origin = self._origins.setdefault((to.host, to.port, to.secure), _Origin())
-        origin.open += 1
+        origin.attempts += 1
         if to.secure and self._tls is None:
             self._tls = client_context()
         try:
@@ -152,7 +163,7 @@ class Pool:
                 raise NoDescriptor(describe_error(error)) from error
             raise Unreachable(describe_error(error)) from error
         finally:
-            origin.open -= 1
+            origin.attempts -= 1
         return connection
 
 

@@ -4,13 +4,17 @@ uvicorn closes a new connection whose request is still under way when the server
 And it lets a request's head, trailers and chunk extensions grow without end, before any key is asked: here more
 than MAX_HEAD bytes or MAX_FIELDS fields of them are answered with 431, and the connection is closed. So is one
 whose client takes too long for a head, a body or its next request (408), or that is one too many (503).
-The app also gets what ASGI lacks, in `scope["extensions"]`: `kodolly.abort()` breaks the connection, and
-`kodolly.chunk(data)` writes a piece of a body under way in a plain call (decision 0009).
+The app also gets what ASGI lacks, in `scope["extensions"]`: `kodolly.abort()` breaks the connection, `kodolly.disconnect`
+tells when the client has gone (a task that waits for it costs a short request a twentieth of its time),
+`kodolly.chunk(data)` writes a piece of a body under way in a plain call, and `kodolly.know(answer)` has the
+bodies of further requests with the same head taken by `answer` (decision 0009 and `known_heads`).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -27,7 +31,13 @@ from kodolly.errors import (
 )
 from kodolly.http import descriptors
 from kodolly.http.bounds import Bounds, ConnectionLimit, Wait
-from kodolly.http.response_writer import BufferedHead, Cycle, chunk_writer
+from kodolly.http.downstream.known_heads import HEAD_END, KnownHeads
+from kodolly.http.downstream.response_writer import (
+    BufferedHead,
+    Cycle,
+    chunk_writer,
+    json_response,
+)
 
 HIGH_WATER = 64 * 1024  # bytes for a client that it has not taken yet
 FIRST_REQUEST_GRACE = (
@@ -43,6 +53,30 @@ BEYOND = (
 )
 
 
+class Disconnection:
+    """Whether a connection's client has gone, and the functions to call once it has."""
+
+    __slots__ = ("_callbacks", "has_happened")
+
+    def __init__(self) -> None:
+        self.has_happened = False
+        self._callbacks: set[Callable[[], None]] = set()
+
+    def add(self, callback: Callable[[], None]) -> None:
+        """Has it called, unless it is discarded before."""
+        self._callbacks.add(callback)
+
+    def discard(self, callback: Callable[[], None]) -> None:
+        """It is not called any more."""
+        self._callbacks.discard(callback)
+
+    def happen(self) -> None:
+        """The client has gone."""
+        self.has_happened = True
+        for callback in tuple(self._callbacks):
+            callback()
+
+
 class HeadTooLarge(Exception):
     """A head, or what follows a body, has more fields or bytes than it may."""
 
@@ -53,7 +87,10 @@ class HttpProtocol(HttpToolsProtocol):
     reserve = descriptors.Reserve()  # of the whole process
     bounds = Bounds()
     limit = ConnectionLimit(bounds.max_connections)
+    known_heads: KnownHeads | None = None  # None: no application of this server adds any
     _ends = False
+    _head = b""  # of the request that is parsed next, where it came in one piece
+    _waiting = b""  # a known head, whose body has yet to come
     _unread = 0  # bytes of a head, chunk extension or trailers that are not whole yet
     _too_large = False
     _requests = 0  # whose heads have come
@@ -65,6 +102,7 @@ class HttpProtocol(HttpToolsProtocol):
         """A slow client has room again at a quarter of what is too much: uvloop's own mark is 16 bytes."""
         transport.set_write_buffer_limits(HIGH_WATER, HIGH_WATER // 4)
         super().connection_made(transport)
+        self._disconnection = Disconnection()
         self.flow = OpenFlow(transport)
         sock = transport.get_extra_info("socket")
         if sock is not None and self.reserve.is_reached(sock.fileno()):
@@ -72,8 +110,15 @@ class HttpProtocol(HttpToolsProtocol):
         elif self.limit.is_exceeded(len(self.connections)):
             self._write_and_close(TooManyConnections())
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone: who waits for that is called."""
+        super().connection_lost(exc)
+        self._disconnection.happen()
+
     def data_received(self, data: bytes) -> None:
         """Parse what came, in small pieces once its head might become too large."""
+        if self.known_heads is not None and not (data := self._answer_known(data)):
+            return
         if self._unread + len(data) <= MAX_HEAD:
             self._unread += len(data)
             super().data_received(data)
@@ -87,6 +132,29 @@ class HttpProtocol(HttpToolsProtocol):
             if self._unread > MAX_HEAD:
                 self._refuse_head()
                 return
+
+    def _answer_known(self, data: bytes) -> bytes:
+        """Answers a request with a known head. Returns what is left to be parsed as usual."""
+        data, self._waiting = self._waiting + data, b""
+        self._head = b""
+        cycle = self.cycle
+        if self._unread or self._in_body or (cycle is not None and not cycle.response_complete):
+            return data
+        head, _, body = data.partition(HEAD_END)
+        assert self.known_heads is not None
+        known = self.known_heads.get(head)
+        if known is None or self._ends or self.flow.write_paused or self.transport.is_closing():
+            self._head = head
+            return data
+        if len(body) < known.length:
+            self._waiting = data
+            return b""
+        if len(body) > known.length or (answer := known.answer(body)) is None:
+            return data
+        self._requests += 1
+        self.server_state.total_requests += 1
+        self.transport.write(json_response(self.server_state.default_headers, answer))
+        return b""
 
     def on_body(self, body: bytes) -> None:
         """What the application reads is bounded there, by the size of a body."""
@@ -146,10 +214,15 @@ class HttpProtocol(HttpToolsProtocol):
         before = self.cycle
         super().on_headers_complete()
         self.headers = []  # for the trailers, which are no headers of the application's
-        cast(dict[str, Any], self.scope)["extensions"] = {
+        extensions: dict[str, Any] = {
             "kodolly.abort": self.transport.abort,
+            "kodolly.disconnect": self._disconnection,
             "kodolly.chunk": chunk_writer(self.cycle, self.transport),
         }
+        cast(dict[str, Any], self.scope)["extensions"] = extensions
+        if self.known_heads is not None:
+            extensions["kodolly.know"] = partial(self.known_heads.add, self._head, headers)
+            self._head = b""  # what follows in the same piece is another request's
         if self._ends:
             self.cycle.keep_alive = False
         if self.cycle is not before:
@@ -177,6 +250,8 @@ class HttpProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if self.flow.write_paused or self.transport.is_closing():
             return Wait.READ, self.transport.get_write_buffer_size()
+        if self._waiting:
+            return Wait.BODY, self._requests
         if self._in_body:
             return None if self.flow.read_paused else (Wait.BODY, self._requests)
         if cycle is not None and not cycle.response_complete:
@@ -214,7 +289,8 @@ class OpenFlow(FlowControl):
             super().resume_reading()
 
 
-def bounded(bounds: Bounds) -> type[HttpProtocol]:
+def bounded(bounds: Bounds, known_heads: KnownHeads | None = None) -> type[HttpProtocol]:
     """The protocol of one server, whose connections are counted together."""
     limit = ConnectionLimit(bounds.max_connections)
-    return type("BoundedHttpProtocol", (HttpProtocol,), {"bounds": bounds, "limit": limit})
+    values = {"bounds": bounds, "limit": limit, "known_heads": known_heads}
+    return type("BoundedHttpProtocol", (HttpProtocol,), values)

@@ -78,6 +78,13 @@ class Cycle(RequestResponseCycle):
         return True
 
 
+def json_response(default_headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:
+    """A whole 200 with a JSON body. `default_headers`: of every response of this server."""
+    head = b"".join([b"%b: %b\r\n" % header for header in default_headers])
+    kind = b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+    return b"".join((STATUS_LINE[200], head, kind, body))
+
+
 def chunk_writer(
     cycle: RequestResponseCycle, transport: asyncio.Transport
 ) -> Callable[[bytes], bool]:

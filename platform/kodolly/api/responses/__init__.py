@@ -1,0 +1,1 @@
+"""The OpenAI Responses API and Conversations, made of chats."""

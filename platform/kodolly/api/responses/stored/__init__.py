@@ -1,0 +1,1 @@
+"""Responses and conversations that are kept in the store."""

@@ -1,0 +1,1 @@
+"""Connections from clients: requests read within bounds, responses written in few steps."""

@@ -1,0 +1,1 @@
+"""`kodolly top`: workers and models in a terminal, as they are now."""
