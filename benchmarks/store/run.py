@@ -20,7 +20,7 @@ from kodolly.store.records import ResponseRecord
 from kodolly.store.store import Store
 
 STREAMS, RATE = 32, 25  # tokens a second of each
-GAPS = (0.02, 0.03, 0.04, 0.05)
+GAPS = (0.02, 0.04, 0.08)
 
 
 async def measure(url: str, gap: float | None, seconds: float) -> tuple[float, list[float]]:

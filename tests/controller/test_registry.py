@@ -80,6 +80,21 @@ def test_our_worker_is_lost_after_three_missed_beats(registry: Registry, clock: 
     assert states(registry) == {"http://a": "lost"}
 
 
+def test_a_worker_may_change_its_interval(registry: Registry, clock: Clock) -> None:
+    """It is judged by the interval that its last heartbeat told."""
+    register(registry, "http://a", extension=Extension(heart_beat_interval=5))
+    extension = Extension(heart_beat_interval=10, state=WorkerState.READY)
+    registry.heartbeat(HeartbeatRequest(worker_name="http://a", queue_length=0, kodolly=extension))
+    for _ in range(30):
+        clock.now += 1
+        registry.sweep()
+    assert states(registry) == {"http://a": "ready"}
+
+    clock.now += 1
+    registry.sweep()
+    assert states(registry) == {"http://a": "lost"}
+
+
 def test_out_of_the_box_a_dead_worker_is_lost_within_four_seconds(clock: Clock) -> None:
     """By the defaults of both sides and the pace of the sweeps, not FastChat's 90 to 180 s."""
     ours, theirs = ControllerSettings(), WorkerSettings()

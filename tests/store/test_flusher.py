@@ -38,6 +38,46 @@ async def test_many_events_are_one_commit(new_store: NewStore) -> None:
         assert (await store.responses.events(each.id)).deltas == ["first", *range(1, 41)]
 
 
+async def test_what_begins_is_committed_by_itself(new_store: NewStore) -> None:
+    """A new response and its first event do not bring forward the commit of what others have made."""
+    store = await new_store(gap=PATIENCE)
+    old, new = record(), record()
+    await store.responses.create(old, [])
+    for seq in range(2):  # the second is the first commit of all
+        assert await commit(store, old.id, seq, seq) is None
+    store.flusher.append(old.id, 2, [2], [], lambda *_: None)
+    await store.responses.create(new, [])
+    assert await commit(store, new.id, 0, "first") is None
+
+    assert (await store.responses.events(new.id)).deltas == ["first"]
+    assert (await store.responses.events(old.id)).deltas == [0, 1]
+
+
+async def test_events_can_be_made_right_before_their_commit(new_store: NewStore) -> None:
+    """What asks for that is called once for each commit, and not once it is finished."""
+    store = await new_store()
+    stored = record()
+    await store.responses.create(stored, [])
+    assert await commit(store, stored.id, 0, 0) is None
+    calls = []
+    for number in range(1, 4):
+        done = asyncio.Event()
+
+        def make(number: int = number, done: asyncio.Event = done) -> None:
+            calls.append(number)
+            store.flusher.append(stored.id, number, [number], [], lambda *_: done.set())
+
+        for _ in range(3):
+            store.flusher.before_commit(stored.id, make)
+        async with asyncio.timeout(PATIENCE):
+            await done.wait()
+    store.flusher.before_commit(stored.id, lambda: calls.append(-1))
+    store.flusher.forget(stored.id)
+    await store.close()
+
+    assert calls == [1, 2, 3]
+
+
 async def _grow(store: Any, response_id: str, start: int, count: int) -> None:
     """Appends `count` events, one at a time, and waits until all are committed."""
     committed = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable
@@ -41,6 +42,9 @@ class Entry:
     row: WorkerRow
     check_heart_beat: bool
     last_heartbeat: float
+    silence_limit: float = (
+        math.inf
+    )  # seconds without a heartbeat after which it is lost, or removed
     drain_requested: bool = False  # by an operator; reset when the worker registers again
     owner: str | None = None  # the group whose token registered it; None: the controller's own
     # The `kodolly` object of the last heartbeat, not decoded further, while the row is as that
@@ -109,7 +113,9 @@ class Registry:
             kodolly=extension,
             number=previous.row.number if previous else self._next_number,
         )
-        self._entries[name] = Entry(row, registration.check_heart_beat, self._clock(), owner=owner)
+        entry = Entry(row, registration.check_heart_beat, self._clock(), owner=owner)
+        entry.silence_limit = self._silence_limit(entry)
+        self._entries[name] = entry
         self.registrations += 1
         log.info("registered %s: %s, %s", name, ", ".join(row.model_names), row.state.value)
         self._row_changed(name)
@@ -199,12 +205,15 @@ class Registry:
         """Marks workers without heartbeats as lost, and removes those lost long ago."""
         now = self._clock()
         self._extend_after_pause(now)
-        for name, entry in list(self._entries.items()):
-            silence = now - entry.last_heartbeat
+        silent = [
+            (name, entry, silence)
+            for name, entry in self._entries.items()
+            if (silence := now - entry.last_heartbeat) > entry.silence_limit
+        ]
+        for name, entry, silence in silent:
             if entry.row.state is WorkerState.LOST:
-                if silence > REMOVE_LOST_AFTER:
-                    self.remove(name)
-            elif entry.check_heart_beat and silence > self._silence_limit(entry):
+                self.remove(name)
+            else:
                 log.warning("lost %s: no heartbeat for %.1f s", name, silence)
                 self.mark_lost(name)
 
@@ -283,13 +292,19 @@ class Registry:
             return
         update = {"state": state, "queue_length": queue, "kodolly": extension}
         entry.row = row.model_copy(update=update)
+        entry.silence_limit = self._silence_limit(entry)
         self._row_changed(row.name)
 
     def _silence_limit(self, entry: Entry) -> float:
-        """Seconds without a heartbeat after which the worker is lost."""
-        if entry.row.kodolly is None:
+        """Seconds without a heartbeat after which a worker is lost, or a lost one removed."""
+        extension = entry.row.kodolly
+        if entry.row.state is WorkerState.LOST:
+            return REMOVE_LOST_AFTER
+        if not entry.check_heart_beat:
+            return math.inf
+        if extension is None:
             return self._expiration
-        return entry.row.kodolly.heart_beat_interval * self._missed_beats
+        return extension.heart_beat_interval * self._missed_beats
 
     def _load_changed(self, entry: Entry, queue: int) -> None:
         entry.row.queue_length = queue

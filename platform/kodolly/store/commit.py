@@ -1,6 +1,6 @@
 """The transactions of a group commit.
 
-Events alone are stored by one statement of the driver: it happens 25 times a second, and SQLAlchemy would take
+Events alone are stored by one statement of the driver: it happens 12 times a second, and SQLAlchemy would take
 several times the CPU. New responses and the ends of others come with them in a transaction of SQLAlchemy's.
 """
 

@@ -1,8 +1,10 @@
 """One group commit a process: events are committed first, and delivered to clients after that.
 
 A running response hands over its events by `append`, and its ends by `run_operation`, in order. Whatever has
-come since the last commit is committed together, GAP seconds after it; a response's first event and every
-operation are committed at once.
+come since the last commit of all is committed together, GAP seconds after it. A new response and a response's first
+event are committed at once, by themselves: many that begin would otherwise have the others' events committed one by
+one. A response that asks by `before_commit` can make its events just before a commit, all at once, instead of one at
+a time as they come.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from kodolly.store.notices import Notices
 
 log = logging.getLogger(__name__)
 
-GAP = 0.05  # seconds between commits: benchmarks/store measures what other gaps cost
+GAP = 0.08  # seconds between commits of all: benchmarks/store measures what other gaps cost
 RETRY_TIME = 5.0  # seconds for which a commit is tried again while the database is away
 ATTEMPT_TIMEOUT = 5.0  # seconds for one attempt
 RETRY_PAUSE = 0.2
@@ -60,8 +62,11 @@ class Flusher:
         self._gap = gap
         self._retry_time = retry_time
         self._group = Group()
+        self._to_call: dict[str, Callable[[], None]] = {}
+        self._urgent: set[str] = set()  # responses whose first event is to be committed at once
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._is_due = False  # a commit of all
         self._last_commit = 0.0
         self._is_down = False
         self._is_stopping = False
@@ -105,9 +110,15 @@ class Flusher:
             chunk.appends += 1
         if response_id not in self._running:
             self._running.add(response_id)
+            self._urgent.add(response_id)
             self._wake.set()
-        elif self._timer is None:
+        else:
             self._set_timer()
+
+    def before_commit(self, response_id: str, call: Callable[[], None]) -> None:
+        """Call this once, right before the next commit: it may `append` what is to be committed then."""
+        self._to_call[response_id] = call
+        self._set_timer()
 
     async def create(self, row: dict[str, Any], items: list[dict[str, Any]]) -> None:
         """Store a new response that this process runs, with those that come at the same time.
@@ -121,17 +132,18 @@ class Flusher:
         await future
 
     async def run_operation(self, response_id: str, operation: Operation) -> Any:
-        """Run `operation` in the next commit, after the events before it; its result once committed.
+        """Run `operation` in the next commit of all, after the events before it; its result once committed.
 
         Raises StoreUnavailable, Fenced, ResponseDeleted, or what the operation raises.
         """
         future = asyncio.get_running_loop().create_future()
         self._group.operations.append(QueuedOperation(response_id, operation, future))
-        self._wake.set()
+        self._set_timer()
         return await future
 
     def forget(self, response_id: str) -> None:
         """The response is finished here, stored or not."""
+        self._to_call.pop(response_id, None)
         self._running.discard(response_id)
         if not isinstance(self._lost.get(response_id), StoreUnavailable):
             self._lost.pop(response_id, None)
@@ -161,31 +173,62 @@ class Flusher:
 
     async def run(self) -> None:
         """Commit until stopped. To be awaited, not cancelled: a commit under way would be lost."""
-        while not (self._is_stopping and self._group.is_empty):
+        while not (self._is_stopping and self._group.is_empty and not self._to_call):
             await self._wake.wait()
             await self._flush()
 
     async def _flush(self) -> None:
         self._wake.clear()
+        is_of_all = self._is_due or self._is_stopping
+        self._is_due = False
+        for response_id in (
+            list(self._to_call) if is_of_all else self._urgent & self._to_call.keys()
+        ):
+            try:
+                self._to_call.pop(response_id)()
+            except Exception:  # one response's fault is no other's
+                log.exception("events could not be made")
+        group = self._take_all() if is_of_all else self._take_urgent()
+        if not group.is_empty:
+            await self._commit(group)
+        if is_of_all:
+            self._last_commit = time.monotonic()
+        if self._is_stopping or self._group.new or self._urgent:
+            self._wake.set()
+        if not self._group.is_empty or self._to_call:
+            self._set_timer()
+
+    def _take_all(self) -> Group:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        group = self._take()
-        if not group.is_empty:
-            await self._commit(group)
-        self._last_commit = time.monotonic()
-        if self._is_stopping:
-            self._wake.set()
-        elif self._group.chunks:
-            self._set_timer()
-
-    def _take(self) -> Group:
+        self._urgent.clear()
         group, self._group = self._group, Group()
         return group
 
+    def _take_urgent(self) -> Group:
+        """What is new, and all that waits of responses with a first event."""
+        chunks, operations, urgent = self._group.chunks, self._group.operations, self._urgent
+        group = Group(
+            new=self._group.new,
+            chunks={each: chunks.pop(each) for each in urgent if each in chunks},
+            operations=[each for each in operations if each.response_id in urgent],
+        )
+        self._group.new = []
+        if group.operations:
+            self._group.operations = [each for each in operations if each.response_id not in urgent]
+        self._urgent = set()
+        return group
+
     def _set_timer(self) -> None:
-        wait = max(0.0, self._last_commit + self._gap - time.monotonic())
-        self._timer = asyncio.get_running_loop().call_later(wait, self._wake.set)
+        if self._timer is None:
+            wait = max(0.0, self._last_commit + self._gap - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(wait, self._commit_all_now)
+
+    def _commit_all_now(self) -> None:
+        self._timer = None
+        self._is_due = True
+        self._wake.set()
 
     async def _commit(self, group: Group) -> None:
         """Commit a group, or tell everybody in it why not."""

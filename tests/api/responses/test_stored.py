@@ -13,6 +13,7 @@ from support.processes import eventually
 from support.response_events import TEXT_DELTA, events_of, plain, text_of
 from support.scripted_engine import Script
 
+from kodolly.api.responses.deltas import Batch, DeltaReader
 from kodolly.errors import StoreUnavailable
 from kodolly.store import patience
 from kodolly.store.records import ResponseRecord, owner_of
@@ -142,7 +143,11 @@ async def test_a_background_response_can_be_cancelled(stack: Stack, client: Asyn
     engine = await stack.add(Script(model="slow", length=2000, token_delay=0.02))
     created = await client.responses.create(model="slow", input="안녕", background=True)
     assert created.status == "queued"
-    await asyncio.sleep(0.2)
+
+    async def has_text() -> bool:
+        return bool((await client.responses.retrieve(created.id)).output_text)
+
+    await eventually(has_text)
     cancelled = await client.responses.cancel(created.id)
     assert cancelled.status == "cancelled"
     assert cancelled.output_text
@@ -151,6 +156,34 @@ async def test_a_background_response_can_be_cancelled(stack: Stack, client: Asyn
     await client.responses.delete(created.id)
     with pytest.raises(NotFoundError):
         await client.responses.retrieve(created.id)
+
+
+async def test_a_fault_of_ours_fails_one_response(
+    stack: Stack, client: AsyncOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A response whose later events cannot be read ends as failed, with what came before; its engine stops."""
+    engine = await stack.add(Script(model="slow", length=2000, token_delay=0.02))
+    read = DeltaReader.read
+    is_broken = False
+
+    def read_or_break(reader: DeltaReader, events: bytes) -> Batch:
+        if is_broken:
+            raise KeyError("a fault of ours")
+        return read(reader, events)
+
+    monkeypatch.setattr(DeltaReader, "read", read_or_break)
+    stream = await client.responses.create(model="slow", input="안녕", stream=True)
+    text, last = "", {}
+    async for event in stream:
+        last = plain(event)
+        text += last.get("delta", "")
+        is_broken = len(text) > 8
+    assert last["type"] == "response.failed"
+    assert last["response"]["error"]["message"] == "Internal error."
+    failed = await client.responses.retrieve(last["response"]["id"])
+    assert failed.status == "failed"
+    assert failed.output_text == text
+    await eventually(lambda: engine.aborted == 1)
 
 
 async def test_a_conversation_keeps_its_turns(client: AsyncOpenAI) -> None:

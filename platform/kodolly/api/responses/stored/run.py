@@ -58,6 +58,7 @@ class Run:
         self.last_sequence_number = -1  # of the newest event that readers have
         self._store = store
         self._chat_events = DeltaReader()
+        self._unread: list[bytes] = []  # events of the chat, which are read before the next commit
         self._deltas: list[Delta] = []
         self._opening_ids: list[int] = []  # of deltas that were not given to the store yet
         self._appended = 0  # deltas that were
@@ -88,6 +89,7 @@ class Run:
             try:
                 await asyncio.wait((streaming, *waiting), return_when=asyncio.FIRST_COMPLETED)
                 if not streaming.done():
+                    self._read()
                     self._take([end_delta(self._chat_events.usage, cancelled=True)], [])
             finally:
                 for task in (streaming, *waiting):
@@ -144,6 +146,7 @@ class Run:
                 self._finishing = asyncio.create_task(self._finish())
             else:
                 await stream(client)
+                self._read()
         except ApiError as error:
             self._fail(error)
         except Exception:
@@ -173,6 +176,7 @@ class Run:
         return ClientStream.restored(chat, sink, [sent], shows_ids=True)
 
     def _fail(self, error: ApiError) -> None:
+        self._read()
         if self._deltas or self._is_public:
             fault = {"code": error.code or error.type, "message": error.message}
             self._take([end_delta(error=fault)], [])
@@ -181,9 +185,30 @@ class Run:
             self._set_over()
 
     def _consume(self, events: bytes) -> None:
-        """Whole events of the chat."""
+        """Whole events of the chat. Nobody may have them before the next commit, so most are read just then."""
         if self._has_ended or self._has_moved:
             return
+        self._unread.append(events)
+        if self._appended and self._is_stored:
+            if len(self._unread) == 1:
+                self._store.flusher.before_commit(self.id, self._read_or_fail)
+        else:
+            self._read()
+
+    def _read_or_fail(self) -> None:
+        try:
+            self._read()
+        except Exception:
+            log.exception("%s: a stored response failed by our own fault", self.id)
+            self._fail(ApiError("Internal error."))
+            self._is_cancelled.set()
+
+    def _read(self) -> None:
+        """Reads the events that have come."""
+        if not self._unread:
+            return
+        events = b"".join(self._unread)
+        self._unread.clear()
         batch = self._chat_events.read(events)
         self._take(with_end(batch, self._chat_events.usage), batch.token_ids)
 
